@@ -1,0 +1,33 @@
+"""Quickstart: a first scratchpad model on the Python standard library.
+
+Purpose: see the whole chain work on any machine, with nothing downloaded.
+Hardware: 2 CPU cores, 1 GB of memory.
+Command:
+    scratchpatch train --config=experiments/quickstart.py --workdir=runs/quickstart
+"""
+
+from scratchpatch import config as config_lib
+
+
+def get_config():
+    config = config_lib.default()
+    # Shares of the bytes that the two have on disk, about.
+    config.data.sources = (("stdlib:code", 0.9), ("stdlib:prose", 0.1))
+    config.data.window = 512
+    config.model.d_byte = 64
+    config.model.encoder.window = 16
+    config.model.entropy_head.layers = 1
+    config.model.trunk.layers = 4
+    config.model.trunk.d_model = 128
+    config.model.trunk.heads = 4
+    config.model.decoder.layers = 1
+    config.model.decoder.window = 16
+    # So weak a model exceeds any fixed entropy nearly everywhere: the controller holds the rate.
+    config.trigger.rate = 3 / 16
+    config.trigger.gain = 0.01
+    config.training.steps = 700
+    config.training.batch_rows = 8
+    config.training.eval_every = 100
+    config.training.checkpoint_every = 100
+    config.optimizer.learning_rate = 4e-3
+    return config

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained and evaluated model, on any machine with Python 3.11 or newer.
+#   bash launch/quickstart.sh
+# Run again, it goes on where it was stopped, or says that it is finished.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+bash "$root/launch/setup.sh"
+cd "$root"
+.venv/bin/python -m scratchpatch train --config=experiments/quickstart.py --workdir=runs/quickstart
+.venv/bin/python -m scratchpatch eval --workdir=runs/quickstart
+echo "report: $root/runs/quickstart/report.html"

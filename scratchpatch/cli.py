@@ -1,0 +1,155 @@
+"""The command line: `scratchpatch VERB --flag=value ...`.
+
+Here are parsing, help, logging and exit codes; the verbs themselves are in
+verbs.py. A UserError while flags are read is wrong usage (exit 2); one from a
+verb at work is a failure (exit 1). Both print one line and no traceback; any
+other exception is a defect and keeps its traceback.
+"""
+
+import contextlib
+import difflib
+import logging
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+from absl import logging as absl_logging
+
+from scratchpatch import config as fields
+from scratchpatch import config_flags
+from scratchpatch.errors import UserError
+from scratchpatch.verbs import VERBS, Verb
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+EXIT_CODES = """exit codes:
+  0  done
+  1  failed: one line on standard error says why
+  2  wrong usage: one line on standard error says what and names the nearest right one
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (without the program's name; None: this process's own) and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    _log_to_stderr()
+    try:
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of standard output left (`| head`). Python would complain
+        # once more when it flushes at exit: give it somewhere to write.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv:
+        print(_help(), file=sys.stderr)
+        return WRONG_USAGE
+    name, arguments = argv[0], argv[1:]
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        return DONE
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.0)[0]
+        return _complain(f"no verb {name!r}; the nearest is {near!r} (verbs: {', '.join(VERBS)})", WRONG_USAGE)
+    verb = VERBS[name]
+    try:
+        flag_values = _flags(name, verb, arguments)
+    except flags.IllegalFlagValueError as error:
+        return _complain(config_flags.explain(error), WRONG_USAGE)
+    except (UserError, flags.Error) as error:
+        return _complain(f"{error} (see scratchpatch {name} --help)", WRONG_USAGE)
+    if flag_values is None:
+        print(_verb_help(name, verb))
+        return DONE
+    try:
+        return verb.run(flag_values)
+    except UserError as error:
+        return _complain(str(error), FAILED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}", FAILED)
+
+
+def _flags(name: str, verb: Verb, arguments: list[str]) -> flags.FlagValues | None:
+    """The parsed and checked flags of a verb; None if its help is asked for."""
+    if {"--help", "-h", "--helpfull"} & set(arguments):
+        return None
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    argv = values.read_flags_from_files([name, *arguments], force_gnu=True)
+    verb.define(values)
+    if verb.config:
+        config_flags.define(values, argv)
+    positional = values(argv)[1:]
+    if len(positional) > len(verb.positional):
+        raise UserError(f"{positional[len(verb.positional)]!r} is not a flag: write --NAME=VALUE")
+    for flag, value in zip(verb.positional, positional, strict=False):
+        values[flag].parse(value)
+    for flag in verb.required:
+        if values[flag].value in (None, ""):
+            raise UserError(f"{name} needs --{flag}={'FILE' if flag in ('config', 'text') else 'DIR'}")
+    if verb.config and values.config is not None:
+        fields.check(values.config)
+    verb.check(values)
+    return values
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [
+        "Byte-level language models with scratchpad patching.",
+        "",
+        "usage: scratchpatch VERB [--FLAG=VALUE]...",
+        "",
+        "verbs:",
+    ]
+    lines += [f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "examples:", *(f"  {verb.examples[0]}" for verb in VERBS.values())]
+    lines += ["", EXIT_CODES, "scratchpatch VERB --help tells all about one verb."]
+    return "\n".join(lines)
+
+
+def _verb_help(name: str, verb: Verb) -> str:
+    values = flags.FlagValues()
+    verb.define(values)
+    if verb.config:
+        config_flags.define(values, [name])
+    lines = [verb.summary, "", f"usage: scratchpatch {name} {verb.usage}", "", *verb.details, "", "flags:"]
+    for flag in sorted(values, key=lambda f: (f not in verb.required, f)):
+        default = values[flag].default
+        default = "required" if flag in verb.required else f"default: {'none' if default in (None, []) else default}"
+        lines += [f"  --{flag}  ({default})", f"      {' '.join(values[flag].help.split())}"]
+    lines += ["", "examples:", *(f"  {example}" for example in verb.examples), "", EXIT_CODES]
+    if verb.config:
+        lines += ["fields of a config, with their defaults (--config.FIELD=VALUE overrides one):", fields.describe()]
+    return "\n".join(lines).rstrip()
+
+
+def _complain(message: str, code: int) -> int:
+    print("scratchpatch: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _log_to_stderr() -> None:
+    """Plain lines on standard error: ours from INFO up, the libraries' from WARNING up."""
+    flags.FLAGS.mark_as_parsed()
+    flags.FLAGS.logtostderr = True
+    absl_logging.set_verbosity(absl_logging.INFO)
+    absl_logging.use_absl_handler()
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_wanted)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    ours = record.pathname.startswith(str(Path(__file__).parent) + os.sep)
+    return ours or record.levelno >= logging.WARNING

@@ -1,0 +1,322 @@
+"""Every field of an experiment, once: default, unit, meaning, check.
+
+`default()` gives a locked `ml_collections.ConfigDict`; an experiment file
+changes what it must and returns it from `get_config()`. `check()` names every
+bad field of a config together, with the fix. `difference()` compares two
+configs in words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import ml_collections
+
+from scratchpatch.errors import UserError
+
+Check = Callable[[Any], str | None]
+
+
+def _at_least(low) -> Check:
+    return lambda v: None if v >= low else f"must be at least {low}"
+
+
+def _between(low, high) -> Check:
+    return lambda v: None if low <= v <= high else f"must lie between {low} and {high}"
+
+
+def _one_of(*choices) -> Check:
+    return lambda v: None if v in choices else f"must be one of {', '.join(choices)}"
+
+
+def _any(_):
+    return None
+
+
+def _sources(value) -> str | None:
+    for item in value:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            return "must hold (SPEC, weight) pairs, such as (('text:books/*.txt', 1.0),)"
+        spec, weight = item
+        if not isinstance(spec, str) or not isinstance(weight, (int, float)) or weight <= 0:
+            return f"holds {item!r}: wanted (SPEC, weight) with a weight above 0"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of the config.
+
+    `free` marks a field that may change when a run resumes: it moves work
+    between machines or changes how often something is saved or measured, never
+    what is computed.
+    """
+
+    name: str
+    default: Any
+    unit: str
+    meaning: str
+    check: Check
+    free: bool = False
+
+
+PATCHIFIERS = ("byte", "fixed", "whitespace", "entropy", "entropy_jump")
+TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "every")
+POOLINGS = ("mean", "cross_attention", "last")
+INJECTIONS = ("add", "cross_attention")
+REMATS = ("none", "dots", "full")
+DTYPES = ("float32", "bfloat16")
+
+FIELDS = (
+    Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
+    Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field].", _sources),
+    Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
+    Field("data.window", 1024, "bytes", "Length of one row of the stream.", _at_least(8)),
+    Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
+    Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True),
+    Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),
+    Field("data.prefetch", 4, "batches", "Batches held ready for the loop.", _at_least(1), free=True),
+    Field("model.d_byte", 256, "", "Width of the byte states (encoder, entropy head, decoder).", _at_least(2)),
+    Field("model.ffn_multiplier", 8 / 3, "", "Width of a SwiGLU block over the model width, rounded up to a multiple of 16.", _between(0.25, 16)),
+    Field("model.rope_theta", 10000.0, "", "Base of the rotary position embedding.", _at_least(1.0)),
+    Field("model.encoder.layers", 1, "layers", "Byte encoder depth; 0 leaves the byte embedding.", _at_least(0)),
+    Field("model.encoder.window", 128, "bytes", "Bytes that one byte sees in a local layer of the encoder and the entropy head, itself included.", _at_least(1)),
+    Field("model.encoder.heads", 4, "heads", "Attention heads of the encoder and the entropy head.", _at_least(1)),
+    Field("model.entropy_head.layers", 2, "layers", "Layers between the encoder and the entropy head's logits (paper, app. B.3: 2).", _at_least(0)),
+    Field("model.entropy_head.weight", 1.0, "", "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained.", _at_least(0.0)),
+    Field("model.entropy_head.stop_gradient", True, "", "Keep the entropy head's gradient out of the encoder.", _any),
+    Field("model.pooling.kind", "cross_attention", "", "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last.", _one_of(*POOLINGS)),
+    Field("model.pooling.last_state", True, "", "Add a projection of the slot's last byte state.", _any),
+    Field("model.pooling.heads", 4, "heads", "Heads of the pooling cross-attention.", _at_least(1)),
+    Field("model.trunk.kind", "transformer", "", "The global model over slots.", _one_of("transformer")),
+    Field("model.trunk.layers", 8, "layers", "Trunk depth.", _at_least(1)),
+    Field("model.trunk.d_model", 512, "", "Trunk width.", _at_least(2)),
+    Field("model.trunk.heads", 8, "heads", "Trunk query heads.", _at_least(1)),
+    Field("model.trunk.kv_heads", 0, "heads", "Trunk key and value heads; 0: as many as query heads.", _at_least(0)),
+    Field("model.decoder.layers", 2, "layers", "Decoder depth; 0 goes from the joined state straight to the logits.", _at_least(0)),
+    Field("model.decoder.window", 128, "bytes", "Bytes that one byte sees in a decoder layer, itself included.", _at_least(1)),
+    Field("model.decoder.heads", 4, "heads", "Attention heads of the decoder.", _at_least(1)),
+    Field("model.decoder.injection", "add", "", "How the trunk's context joins the byte states: add (projected, at the input) or cross_attention (in every layer).", _one_of(*INJECTIONS)),
+    Field("model.decoder.context_vectors", 2, "vectors", "Keys that one slot offers to the decoder's cross-attention (BLT's k).", _at_least(1)),
+    Field("patching.kind", "fixed", "", "Where patches end.", _one_of(*PATCHIFIERS)),
+    Field("patching.patch_bytes", 16, "bytes", "Patch size of fixed; target mean size of entropy and entropy_jump.", _at_least(1)),
+    Field("patching.threshold", 1.335, "nats", "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _any),
+    Field("patching.gain", 0.0, "log nats/byte", "Rate controller of the entropy patchifiers; 0: a fixed threshold.", _between(0.0, 1.0)),
+    Field("patching.max_patch_bytes", 64, "bytes", "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads.", _at_least(1)),
+    Field("patching.capacity", 0.0, "commits/byte", "Budget of commits; 0: what the kind needs.", _between(0.0, 1.0)),
+    Field("trigger.kind", "entropy", "", "Where scratchpads refresh the context inside a patch.", _one_of(*TRIGGERS)),
+    Field("trigger.threshold", 1.5, "nats", "A scratchpad fires where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _any),
+    Field("trigger.stride", 4, "bytes", "Bytes of the open patch between scratchpads of the stride trigger.", _at_least(1)),
+    Field("trigger.rate", 0.25, "scratchpads/byte", "Rate of the random trigger; target of the controller.", _between(0.0, 1.0)),
+    Field("trigger.gain", 0.0, "log nats/byte", "Rate controller of the entropy triggers; 0: a fixed threshold.", _between(0.0, 1.0)),
+    Field("trigger.capacity", 0.0, "scratchpads/byte", "Budget of scratchpads; 0: what the kind needs.", _between(0.0, 1.0)),
+    Field("training.steps", 1000, "steps", "Optimizer steps.", _at_least(0)),
+    Field("training.batch_rows", 8, "rows", "Rows of one optimizer step, over all devices.", _at_least(1)),
+    Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other.", _at_least(1)),
+    Field("training.remat", "none", "", "What the backward pass recomputes: none, dots (all but matrix products), full.", _one_of(*REMATS)),
+    Field("training.dtype", "float32", "", "Activations. Parameters, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
+    Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end.", _at_least(0), free=True),
+    Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),
+    Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _at_least(0), free=True),
+    Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best.", _at_least(1), free=True),
+    Field("training.allow_leak", False, "", "Train although the causality audit failed; every metric then says INVALID.", _any),
+    Field("optimizer.learning_rate", 2e-3, "", "Peak learning rate of AdamW.", _at_least(0.0)),
+    Field("optimizer.warmup_steps", 50, "steps", "Linear warm-up.", _at_least(0)),
+    Field("optimizer.final_ratio", 0.1, "", "Learning rate at the last step over the peak (cosine).", _between(0.0, 1.0)),
+    Field("optimizer.b1", 0.9, "", "AdamW's first moment decay.", _between(0.0, 1.0)),
+    Field("optimizer.b2", 0.95, "", "AdamW's second moment decay.", _between(0.0, 1.0)),
+    Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _at_least(0.0)),
+    Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _at_least(0.0)),
+    Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm.", _at_least(0.0)),
+    Field("mesh.data", -1, "devices", "Data-parallel axis; -1: the devices that the other axes leave.", _at_least(-1), free=True),
+    Field("mesh.fsdp", 1, "devices", "Axis that shards parameters and batch rows.", _at_least(1), free=True),
+    Field("mesh.tensor", 1, "devices", "Axis that shards the trunk's heads and feed-forward width.", _at_least(1), free=True),
+    Field("mesh.sequence", 1, "devices", "Axis for long windows; only 1 works today.", _between(1, 1), free=True),
+)
+
+
+def default() -> ml_collections.ConfigDict:
+    """A locked config with every default."""
+    config = ml_collections.ConfigDict()
+    for field in FIELDS:
+        *sections, leaf = field.name.split(".")
+        node = config
+        for section in sections:
+            if section not in node:
+                node[section] = ml_collections.ConfigDict()
+            node = node[section]
+        node[leaf] = field.default
+    return config.lock()
+
+
+def get(config: ml_collections.ConfigDict, name: str) -> Any:
+    """The value of a dotted field name."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Dotted name to value, in the order of FIELDS; tuples become lists (as JSON has them)."""
+
+    def plain(value):
+        return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+    return {f.name: plain(get(config, f.name)) for f in FIELDS}
+
+
+def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The inverse of `flat`; fields that `values` lacks keep their default."""
+    config = default()
+    for name, value in values.items():
+        set_field(config, name, _tuples(value))
+    return config
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, (tuple, list)) else value
+
+
+def nearest(name: str) -> str:
+    """The field whose dotted name is most like `name`."""
+    return difflib.get_close_matches(name, [f.name for f in FIELDS], n=1, cutoff=0.0)[0]
+
+
+def set_field(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+    """Set a dotted field; a wrong name or type is a UserError that names the nearest right one."""
+    field = next((f for f in FIELDS if f.name == name), None)
+    if field is None:
+        raise UserError(f"config has no field {name!r}; the nearest is {nearest(name)!r}")
+    kind = type(field.default)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    # ConfigDict itself takes None anywhere and a bool for a number.
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+        raise UserError(f"config field {name} takes a value of type {kind.__name__}, such as {field.default!r}, not {value!r}")
+    *sections, leaf = name.split(".")
+    for section in sections:
+        config = config[section]
+    config[leaf] = value
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raise one UserError that names every bad field and the fix."""
+    bad = []
+    for field in FIELDS:
+        value = get(config, field.name)
+        problem = "is not a number" if isinstance(value, float) and math.isnan(value) else field.check(value)
+        if problem:
+            bad.append(f"{field.name} = {value!r} {problem}")
+    bad += [] if bad else _between_fields(config)
+    if bad:
+        raise UserError("config: " + "; ".join(bad))
+
+
+def _between_fields(c) -> list[str]:
+    bad = []
+    if not c.data.sources:
+        bad.append("data.sources is empty: name at least one (SPEC, weight)")
+    for name, width, heads in (
+        ("model.encoder.heads", c.model.d_byte, c.model.encoder.heads),
+        ("model.decoder.heads", c.model.d_byte, c.model.decoder.heads),
+        ("model.pooling.heads", c.model.d_byte, c.model.pooling.heads),
+        ("model.trunk.heads", c.model.trunk.d_model, c.model.trunk.heads),
+    ):
+        if width % heads or (width // heads) % 2:
+            bad.append(f"{name} = {heads} must divide the width {width} into even head widths (RoPE turns pairs)")
+    kv = c.model.trunk.kv_heads or c.model.trunk.heads
+    if c.model.trunk.heads % kv:
+        bad.append(f"model.trunk.kv_heads = {kv} must divide model.trunk.heads = {c.model.trunk.heads}")
+    if c.model.decoder.injection == "cross_attention" and c.model.decoder.layers == 0:
+        bad.append("model.decoder.injection = 'cross_attention' needs model.decoder.layers >= 1: use 'add'")
+    if c.training.batch_rows % c.training.accumulation:
+        bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
+    for section, kinds in (("patching", ("entropy_jump",)), ("trigger", ("entropy_jump",))):
+        s = c[section]
+        if s.kind in kinds and s.gain > 0 and s.threshold <= 0:
+            bad.append(f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)")
+    if c.model.entropy_head.weight == 0 and reads_entropy(c):
+        bad.append("model.entropy_head.weight = 0 leaves no entropy head, which the patchifier or trigger reads: raise it")
+    if patch_limit(c) > c.data.window:
+        name = "patching.patch_bytes" if c.patching.kind == "fixed" else "patching.max_patch_bytes"
+        bad.append(f"{name} = {patch_limit(c)} does not fit data.window = {c.data.window}: lower it")
+    if commit_capacity(c) * c.data.window < 1:
+        bad.append(f"patching.capacity allows no commit in data.window = {c.data.window}: raise one of them")
+    return bad
+
+
+def reads_entropy(config) -> bool:
+    """Whether any decision needs the entropy head."""
+    kinds = ("entropy", "entropy_jump")
+    return config.patching.kind in kinds or (config.patching.kind != "byte" and config.trigger.kind in kinds)
+
+
+def patch_limit(config) -> int:
+    """Bytes of a patch that pooling reads: its length, or the last so many of a longer one."""
+    kind = config.patching.kind
+    if kind == "byte":
+        return 1
+    return config.patching.patch_bytes if kind == "fixed" else config.patching.max_patch_bytes
+
+
+def commit_capacity(config) -> Fraction:
+    """Commits per byte that a document may have made, as an exact fraction."""
+    p = config.patching
+    automatic = {
+        "byte": Fraction(1),
+        "fixed": Fraction(1, p.patch_bytes),
+        "whitespace": Fraction(1, 3),
+        "entropy": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
+        "entropy_jump": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
+    }[p.kind]
+    return _fraction(p.capacity) if p.capacity else automatic
+
+
+def scratchpad_capacity(config) -> Fraction:
+    """Scratchpads per byte that a document may have made, as an exact fraction."""
+    t = config.trigger
+    if t.kind == "none" or config.patching.kind == "byte":
+        return Fraction(0)
+    if t.capacity:
+        return _fraction(t.capacity)
+    return {
+        "every": Fraction(1),
+        "stride": Fraction(1, t.stride),
+        "whitespace": Fraction(1, 3),
+    }.get(t.kind, min(_fraction(t.rate) * Fraction(5, 4), Fraction(1)))
+
+
+def _fraction(value: float) -> Fraction:
+    return Fraction(value).limit_denominator(4096)
+
+
+def slots(config, window: int | None = None) -> tuple[int, int]:
+    """Static sizes (commits P, scratchpads S) of one row of `window` bytes."""
+    window = window or config.data.window
+    return (
+        max(int(commit_capacity(config) * window), 1),
+        int(scratchpad_capacity(config) * window),
+    )
+
+
+def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, free: bool = False) -> list[str]:
+    """Lines 'name: old -> new' of the fields that differ; free ones only when asked for."""
+    a, b = flat(old), flat(new)
+    fixed = [f.name for f in FIELDS if free or not f.free]
+    return [f"{name}: {a[name]!r} -> {b[name]!r}" for name in fixed if a[name] != b[name]]
+
+
+def describe() -> str:
+    """All fields as text, one a line, for --help and the README."""
+    lines = []
+    for f in FIELDS:
+        unit = f" [{f.unit}]" if f.unit else ""
+        lines.append(f"  {f.name} = {f.default!r}{unit}\n      {f.meaning}")
+    return "\n".join(lines)

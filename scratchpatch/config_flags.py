@@ -1,0 +1,183 @@
+"""The `--config` flag: a config file, and overrides of its fields.
+
+A config file is Python with a function `get_config()` that returns a
+`ConfigDict` (start from `scratchpatch.config.default()` or from another file's
+`get_config()`). It may import from its own folder and from its project's root,
+the nearest folder above it that holds a pyproject.toml. `FILE:ARGUMENT` calls
+`get_config(ARGUMENT)`.
+
+Every mistake is a UserError of one line that names the file and line, or the
+flag, and the nearest right name.
+"""
+
+import ast
+import contextlib
+import linecache
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from scratchpatch import config as fields
+from scratchpatch.errors import UserError
+
+
+def load(path: str) -> ml_collections.ConfigDict:
+    """The locked config that a file's `get_config()` returns, each field of its type.
+
+    Raises UserError if the file is missing or fails, or if a field is unknown
+    or of another type. Values are not checked against each other: see
+    `config.check`, which comes after the overrides.
+    """
+    path, _, argument = path.partition(":") if not os.path.exists(path) else (path, "", "")
+    if not os.path.isfile(path):
+        raise UserError(f"config file {path} does not exist")
+    with _import_folders(Path(path).resolve().parent), _named_line(path):
+        # Not an import: Python's bytecode cache would miss a second edit within one second.
+        names = {"__name__": Path(path).stem, "__file__": path}
+        exec(compile(Path(path).read_bytes(), path, "exec"), names)
+        get_config = names.get("get_config")
+        if not callable(get_config):
+            raise UserError(f"{path} has no function get_config(): define one that returns a config")
+        config = get_config(argument) if argument else get_config()
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"{path}: get_config() must return a ConfigDict, not a {type(config).__name__}")
+    return _typed(config, path)
+
+
+def define(flag_values: flags.FlagValues, argv: list[str]) -> None:
+    """Define `--config` and the `--config.FIELD=VALUE` overrides that `argv` holds (program name first).
+
+    Raises UserError if an override names no field, or stands before `--config`.
+    """
+    _check_override_names(argv)
+    config_flags.DEFINE_config_file(
+        "config",
+        help_string="Config file; --config.FIELD=VALUE after it overrides a field.",
+        flag_values=flag_values,
+        sys_argv=argv,
+    )
+    flag_values["config"].parser = _Parser()
+
+
+def explain(error: flags.IllegalFlagValueError) -> str:
+    """absl's words on a bad flag value; for a config field, the type that it takes instead."""
+    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), flags=re.DOTALL)
+    field = next((f for f in fields.FIELDS if found and f.name == found[1]), None)
+    if field is None:
+        return str(error)
+    wanted = type(field.default).__name__
+    return f"--config.{field.name}={found[2]}: the field takes a value of type {wanted}, such as {field.default!r}"
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`'trigger.threshold=1.0'` -> `('trigger.threshold', 1.0)`, checked against the fields' names and types."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--override={text}: wanted FIELD=VALUE, such as trigger.threshold=1.0")
+    trial = fields.default()
+    parsed = _literal(value)
+    if isinstance(next((f.default for f in fields.FIELDS if f.name == name), None), str):
+        parsed = parsed if isinstance(parsed, str) else value
+    fields.set_field(trial, name, parsed)
+    return name, fields.get(trial, name)
+
+
+def _literal(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+class _Parser(flags.ArgumentParser):
+    """Loads with `load`: ml-collections' own parser puts a traceback in its errors and hides a missing file."""
+
+    def parse(self, path: str) -> ml_collections.ConfigDict:
+        return load(path)
+
+
+def _check_override_names(argv: list[str]) -> None:
+    given = False
+    for arg in argv[1:]:
+        if arg == "--":
+            break
+        given = given or re.match(r"--?config(=|$)", arg) is not None
+        found = re.match(r"--?(?:no)?config\.([^=]*)", arg)
+        if not found:
+            continue
+        if not given:
+            raise UserError(f"{arg} overrides a config: give --config=FILE before it")
+        name = found[1]
+        if name not in (f.name for f in fields.FIELDS):
+            raise UserError(f"--config has no field {name!r}; the nearest is --config.{fields.nearest(name)}")
+
+
+def _typed(config: ml_collections.ConfigDict, path: str) -> ml_collections.ConfigDict:
+    """A locked copy in which every field has its own type (a file may have unlocked its config)."""
+    typed = fields.default()
+    for name, value in _leaves(config, ""):
+        try:
+            fields.set_field(typed, name, value)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+    return typed
+
+
+def _leaves(config: ml_collections.ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+@contextlib.contextmanager
+def _import_folders(folder: Path) -> Iterator[None]:
+    root = next((f for f in (folder, *folder.parents) if (f / "pyproject.toml").exists()), folder)
+    before = list(sys.path)
+    sys.path[:0] = dict.fromkeys((str(folder), str(root)))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextlib.contextmanager
+def _named_line(path: str) -> Iterator[None]:
+    """Turn whatever a config file raises into a UserError that names its line."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        if not frames:
+            raise UserError(str(error)) from error
+        line = frames[-1].lineno
+        raise UserError(f"{path}:{line}: {_reason(error, linecache.getline(path, line))}") from error
+
+
+def _reason(error: Exception, source: str) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    inner = error.args[0] if error.args else ""
+    # An AttributeError of a ConfigDict holds the KeyError that it came from.
+    text = str(inner.args[0] if isinstance(inner, KeyError) else inner)
+    missing = re.match(r"Key \"(\w+)\" does not exist|'(\w+)'\nDid you mean", text)
+    if missing:
+        key = missing[1] or missing[2]
+        # The message names the last part only; the line of source has the path before it.
+        dotted = re.search(rf"\w+\.((?:\w+\.)*{key}(?:\.\w+)*)\b", source)
+        name = dotted[1] if dotted else key
+        return f"config has no field {name!r}; the nearest is {fields.nearest(name)!r}"
+    return ": ".join([type(error).__name__, *text.splitlines()[:1]])

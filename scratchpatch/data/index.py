@@ -1,0 +1,87 @@
+"""A source's stream on disk: built once, then memory-mapped.
+
+The index's name is a key of the source, the layout and the (path, size,
+modification time) of every file read: where a file changes, a new index is
+built. Layout 'whole' holds all documents in the order of the source; layout
+'split' holds train, validation and test one after the other. `build` says what
+lies in the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from scratchpatch.data import build, sources, splits
+from scratchpatch.data.records import FIX
+from scratchpatch.data.stream import Stream
+from scratchpatch.errors import UserError
+
+
+def cache_folder(configured: str = "") -> Path:
+    """`configured`, else $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch."""
+    return Path(configured or os.environ.get("SCRATCHPATCH_CACHE") or "~/.cache/scratchpatch").expanduser()
+
+
+def open_stream(spec: str, split: str, cache_dir: str = "", on_bad_record: str = "error") -> Stream:
+    """The stream of one split of a source; its index is built where it is missing or damaged.
+
+    Args:
+        spec: see `sources`.
+        split: 'train', 'validation', 'test' or 'all'.
+        cache_dir: see `cache_folder`.
+        on_bad_record: 'error' or 'skip'.
+
+    Raises:
+        UserError: an unknown spec or split, no file, a bad record (unless skipped), no bytes, no room on disk.
+    """
+    splits.check(split)
+    source = sources.parse(spec)
+    files = source.files()
+    layout = "whole" if split == "all" else "split"
+    place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{_key(source, layout, files)}"
+    meta = build.intact(place)
+    if meta is None:
+        try:
+            build.build(place, source, layout, files, on_bad_record)
+            meta = build.intact(place)
+        except OSError as error:
+            raise UserError(f"cannot keep the stream index in {place.parent} ({error}); set data.cache_dir") from error
+    if meta["skipped"]:
+        if on_bad_record != "skip":
+            raise UserError(meta["bad"][0] + FIX)
+        logging.warning("%s: skipped %d bad record(s): %s", spec, meta["skipped"], "; ".join(meta["bad"][:3]))
+    part = meta["parts"][split]
+    if part["positions"] == part["documents"]:
+        raise UserError(
+            f"{spec}: the {split} split is empty, the source has {meta['documents']} document(s); "
+            "give it more documents, or name data.validation_sources"
+        )
+    # Plain views of the maps: a np.memmap costs more per slice than a window does.
+    data = np.asarray(np.memmap(place / build.STREAM, np.uint8, "r"))
+    starts = np.asarray(np.load(place / build.STARTS, mmap_mode="r"))
+    return Stream(
+        spec=spec,
+        split=split,
+        data=data[part["position"] : part["position"] + part["positions"]],
+        starts=starts[part["document"] : part["document"] + part["documents"]],
+        skipped=meta["skipped"],
+        checksum=meta["checksum"],
+    )
+
+
+def _key(source: sources.Source, layout: str, files: list[tuple[str, str]]) -> str:
+    state = []
+    for name, path in files:
+        try:
+            stat = os.stat(path)
+            state.append((name, path, stat.st_size, stat.st_mtime_ns, os.access(path, os.R_OK)))
+        except OSError:
+            state.append((name, path))  # reading it says what is wrong
+    text = json.dumps([build.FORMAT, source.identity, layout, state])
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

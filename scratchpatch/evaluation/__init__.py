@@ -1,0 +1,1 @@
+"""Is the model causal, how well does it predict, and at what cost?"""

@@ -1,0 +1,104 @@
+"""Bits per byte of streams, and what they cost.
+
+Legend: T positions of a stream.
+"""
+
+import math
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from scratchpatch import vocabulary
+from scratchpatch.accounting import flops, kv_cache
+from scratchpatch.evaluation import compressors
+from scratchpatch.inference.language_model import LanguageModel, Positions
+from scratchpatch.training.progress import Progress
+
+
+class Tally:
+    """Sums over positions; every byte and every end of a document once."""
+
+    def __init__(self):
+        self.sums = dict.fromkeys(
+            ("nats", "head_nats", "end_nats", "bytes", "ends", "positions", "commits", "scratchpads"), 0.0
+        )
+        self.nats_by_offset = np.zeros(0)
+        self.bytes_by_offset = np.zeros(0, np.int64)
+
+    def add(self, p: Positions, offset_T: np.ndarray | None = None) -> None:
+        """Count a part of a stream; `offset_T` groups the lag curve by other offsets than the model's own."""
+        byte_T, end_T = p.targets < vocabulary.BOS, p.targets == vocabulary.BOS
+        nats_T = p.nats.astype(np.float64)
+        for name, value in (
+            ("nats", nats_T[byte_T].sum()),
+            ("head_nats", p.head_nats[byte_T].sum(dtype=np.float64)),
+            ("end_nats", nats_T[end_T].sum()),
+            ("bytes", byte_T.sum()),
+            ("ends", end_T.sum()),
+            ("positions", len(byte_T)),
+            ("commits", p.commit.sum()),
+            ("scratchpads", p.scratchpad.sum()),
+        ):
+            self.sums[name] += float(value)
+        offset_T = (p.offset if offset_T is None else offset_T)[byte_T]
+        size = max(int(offset_T.max(initial=-1)) + 1, len(self.bytes_by_offset))
+        grow = lambda x: np.pad(x, (0, size - len(x)))  # noqa: E731
+        self.nats_by_offset = grow(self.nats_by_offset) + np.bincount(offset_T, nats_T[byte_T], size)
+        self.bytes_by_offset = grow(self.bytes_by_offset) + np.bincount(offset_T, minlength=size)
+
+    @property
+    def bpb(self) -> float | None:
+        """Bits per raw byte; None of no bytes."""
+        return self.sums["nats"] / self.sums["bytes"] / math.log(2) if self.sums["bytes"] else None
+
+    def bpb_by_offset(self) -> list[float | None]:
+        """BPB by bytes read since the last commit: the patch-lag curve; None where no byte stands."""
+        return [
+            float(n / c / math.log(2)) if c else None
+            for n, c in zip(self.nats_by_offset, self.bytes_by_offset, strict=True)
+        ]
+
+
+def tally(lm: LanguageModel, streams: Iterable, label: str = "evaluating") -> Tally:
+    """Run the model along every stream."""
+    streams, total = list(streams), Tally()
+    with Progress(total=sum(map(len, streams)), first=0, label=label, unit="B") as progress:
+        for stream in streams:
+            for part in lm.positions(stream):
+                total.add(part)
+                progress.advance(len(part.nats), len(part.nats), total.bpb)
+    return total
+
+
+def evaluate(lm: LanguageModel, streams, compress: bool = True, label: str = "evaluating") -> dict:
+    """Everything that `eval --json` holds about some streams.
+
+    bpb counts raw bytes; end_of_document_nats is the mean over ends of
+    documents that another document follows. Rates are per position (bytes and
+    BOS): the trunk runs at a BOS too.
+    """
+    streams, began = list(streams), time.monotonic()
+    total = tally(lm, streams, label)
+    s, positions = total.sums, max(total.sums["positions"], 1.0)
+    commits, scratchpads = s["commits"] / positions, s["scratchpads"] / positions
+    headless = math.isnan(s["head_nats"])
+    text = (bytes(t[t < vocabulary.BOS].astype(np.uint8)) for t in (x.read(0, len(x)) for x in streams))
+    return {
+        "bpb": total.bpb,
+        "bytes": int(s["bytes"]),
+        "documents": int(sum(int((x.read(0, len(x)) == vocabulary.BOS).sum()) for x in streams)),
+        "end_of_document_nats": s["end_nats"] / s["ends"] if s["ends"] else None,
+        "entropy_head_bpb": None if headless or not s["bytes"] else s["head_nats"] / s["bytes"] / math.log(2),
+        "trunk_calls_per_byte": commits + scratchpads,
+        "commits_per_byte": commits,
+        "scratchpads_per_byte": scratchpads,
+        "bytes_per_patch": 1 / commits if commits else None,
+        "flops_per_byte": flops.flops_per_byte(lm.config, commits, scratchpads, lm.config.data.window),
+        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(lm.config, commits),
+        "bpb_by_offset": total.bpb_by_offset(),
+        "bytes_by_offset": [int(c) for c in total.bytes_by_offset],
+        "compressors": compressors.bits_per_byte(text) if compress else None,
+        "seconds": time.monotonic() - began,
+        "step": lm.step,
+    }

@@ -1,0 +1,230 @@
+"""A model with its weights, as a function of documents.
+
+Legend: R rows, L positions of a row, T tokens of a stream, n bytes of a
+document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scratchpatch import config as config_lib
+from scratchpatch import vocabulary
+from scratchpatch.errors import UserError
+from scratchpatch.inference import windows
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.patching import documents
+from scratchpatch.training import loss as loss_lib
+
+# Tokens of one call of the compiled pass: enough to keep the cores busy.
+_TOKENS_PER_CALL = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """What the model says at consecutive positions of a stream, each array [T].
+
+    nats: of the next token (0 where there is none); head_nats: the entropy
+    head's (NaN without a head); targets: the next token (PAD where none);
+    entropy: nats (NaN without a head); commit, scratchpad: bool; offset: bytes
+    read since the last commit, or since the document's start: 0 where a commit
+    stands, so the lag of the context without scratchpads.
+    """
+
+    nats: np.ndarray
+    head_nats: np.ndarray
+    targets: np.ndarray
+    entropy: np.ndarray
+    commit: np.ndarray
+    scratchpad: np.ndarray
+    offset: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """Decisions after each byte of a document, arrays [n].
+
+    entropy: of the next byte, nats; commit: a patch ends with this byte;
+    scratchpad: the context is refreshed after this byte.
+    """
+
+    entropy: np.ndarray
+    commit: np.ndarray
+    scratchpad: np.ndarray
+
+
+class LanguageModel:
+    """Scores, segments and continues documents of any length.
+
+    Attributes:
+      config: the experiment.
+      weights: see `model.weights`.
+      step: optimizer steps behind the weights.
+    """
+
+    def __init__(self, config, weights: dict[str, Any], step: int = 0, passes: Callable | None = None):
+        self.config, self.weights, self.step = config, weights, step
+        self._pass = passes or _compile(config)
+
+    def score(self, data: bytes) -> np.ndarray:
+        """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
+        tokens_T = _tokens(data)
+        bits = [p.nats for p in self.positions(windows.Text(tokens_T))]
+        return -np.concatenate(bits)[: len(data)].astype(np.float64) / math.log(2)
+
+    def segment(self, data: bytes) -> Segmentation:
+        """Entropies, commits and scratchpads after each byte."""
+        parts = list(self.positions(windows.Text(_tokens(data))))
+        join = lambda name: np.concatenate([getattr(p, name) for p in parts])[1:]  # noqa: E731
+        return Segmentation(join("entropy"), join("commit"), join("scratchpad"))
+
+    def generate(self, prompt: bytes = b"", max_bytes: int = 256, temperature: float = 0.0, seed: int = 0) -> bytes:
+        """Bytes that continue `prompt`; ends early where the model ends the document.
+
+        The prefix is computed anew for every byte, by the windows that `score`
+        reads. Temperature 0 takes the likeliest byte.
+
+        Raises:
+          UserError: a negative temperature or max_bytes.
+        """
+        if temperature < 0 or max_bytes < 0:
+            raise UserError(f"temperature = {temperature} and max_bytes = {max_bytes} must not be negative")
+        rng = np.random.default_rng(seed)
+        tokens = [*_tokens(prompt)]
+        for _ in range(max_bytes):
+            *_, window = windows.plan(len(tokens), self.config.data.window)
+            row = windows.Text(np.array(tokens[window.start :], np.int32))
+            length = windows.row_length(len(row), self.config.data.window)
+            logits_V = np.asarray(self._pass.logits(self.weights, row.read(0, length)[None], len(row) - 1))
+            choice = _choose(logits_V.astype(np.float64)[: vocabulary.BOS + 1], temperature, rng)
+            if choice == vocabulary.BOS:
+                break
+            tokens.append(choice)
+        return bytes(tokens[1 + len(prompt) :])
+
+    def override(self, changes: dict[str, Any] | None = None, **more: Any) -> LanguageModel:
+        """A copy with other config fields on the same parameters.
+
+        Fields are dotted names, given as a dict or as `**{'trigger.threshold': 1.0}`;
+        an underscore pair stands for the dot in keywords: `trigger__threshold=1.0`.
+
+        Raises:
+          UserError: an unknown field, a bad value, or a change that needs other parameters.
+        """
+        changes = dict(changes or {}) | {name.replace("__", "."): value for name, value in more.items()}
+        config = config_lib.from_flat(config_lib.flat(self.config))
+        for name, value in changes.items():
+            config_lib.set_field(config, name, value)
+        config_lib.check(config)
+        _, weights = weights_lib.redefine(config, self.config, self.weights)
+        # Fixed thresholds are data: the compiled pass serves them all.
+        only_data = set(changes) <= {"trigger.threshold", "patching.threshold"}
+        return LanguageModel(config, weights, self.step, self._pass if only_data else None)
+
+    def with_weights(self, weights: dict[str, Any], step: int) -> LanguageModel:
+        """The same model at another moment of its training."""
+        return LanguageModel(self.config, weights, step, self._pass)
+
+    def positions(self, stream) -> Iterator[Positions]:
+        """What the model says along a stream, in order, part by part.
+
+        Args:
+          stream: has `len` and `read(start, length)`: `data.stream.Stream`,
+            `windows.Text` or `windows.Head`.
+        """
+        length = windows.row_length(len(stream), self.config.data.window)
+        batch = max(_TOKENS_PER_CALL // length, 1)
+        if len(stream) <= length:
+            batch = 1
+        plan = list(windows.plan(len(stream), length))
+        for i in range(0, len(plan), batch):
+            part = plan[i : i + batch]
+            rows = np.stack([stream.read(w.start, length + 1) for w in part])
+            rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=vocabulary.PAD)
+            found = jax.device_get(self._pass.positions(self.weights, rows))
+            where = [(r, slice(w.first - w.start, w.first - w.start + w.count)) for r, w in enumerate(part)]
+            yield Positions(**{k: np.concatenate([v[r, s] for r, s in where]) for k, v in found.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    positions: Callable
+    logits: Callable
+
+
+def _compile(config) -> _Pass:
+    definition, _ = weights_lib.abstract(config)
+
+    @jax.jit
+    def positions(weights, tokens_RM):
+        tokens_RL, targets_RL = tokens_RM[:, :-1], tokens_RM[:, 1:]
+        output = weights_lib.merge(definition, weights)(tokens_RL)
+        layout, nothing = output.layout, jnp.full(tokens_RL.shape, jnp.nan)
+        headless = output.head_logits_BLV is None
+        last_RL = documents.latest(layout.commit_BL, layout.start_BL)
+        n_L = jnp.arange(tokens_RL.shape[1])
+        return {
+            "nats": loss_lib.nats(output.logits_BLV, targets_RL),
+            "head_nats": nothing if headless else loss_lib.nats(output.head_logits_BLV, targets_RL),
+            "targets": targets_RL,
+            "entropy": nothing if headless else output.entropy_BL,
+            "commit": layout.commit_BL,
+            "scratchpad": layout.scratchpad_BL,
+            "offset": n_L - jnp.where(last_RL < 0, layout.start_BL - 1, last_RL),
+        }
+
+    @jax.jit
+    def logits(weights, tokens_1L, position):
+        return weights_lib.merge(definition, weights)(tokens_1L).logits_BLV[0, position]
+
+    return _Pass(positions, logits)
+
+
+def _tokens(data: bytes) -> np.ndarray:
+    return np.concatenate([[vocabulary.BOS], np.frombuffer(data, np.uint8)]).astype(np.int32)
+
+
+def _choose(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    p = np.exp((logits - logits.max()) / temperature)
+    return int(rng.choice(len(p), p=p / p.sum()))
+
+
+def init(config, seed: int = 0) -> LanguageModel:
+    """A model with random weights.
+
+    Raises:
+      UserError: a config that cannot be.
+    """
+    config_lib.check(config)
+    return LanguageModel(config, jax.jit(weights_lib.init, static_argnums=(0, 1))(_frozen(config), seed))
+
+
+def load(workdir, step: int | None = None) -> LanguageModel:
+    """The model of a run's checkpoint: the newest good one, or that of `step`.
+
+    Raises:
+      UserError: no run, no checkpoint, or none that is whole.
+    """
+    from pathlib import Path
+
+    from scratchpatch.training import checkpoints, workdir as workdir_lib
+
+    config = workdir_lib.load_config(workdir)
+    _, abstract = weights_lib.abstract(config)
+    restored = checkpoints.CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)
+    return LanguageModel(config, restored.state, restored.step)
+
+
+def _frozen(config):
+    from ml_collections import FrozenConfigDict
+
+    return FrozenConfigDict(config)

@@ -1,0 +1,1 @@
+"""Attention over windows of bytes and over the staircase of slots."""

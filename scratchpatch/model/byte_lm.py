@@ -1,0 +1,94 @@
+"""The byte-level language model with scratchpads (DESIGN 3).
+
+Legend: B rows, L byte positions, N slots, P commits, D trunk width, d byte
+width, V vocabulary.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import FrozenConfigDict
+
+from scratchpatch import config as config_lib
+from scratchpatch.model.decoder import Decoder
+from scratchpatch.model.encoder import Encoder
+from scratchpatch.model.entropy_head import EntropyHead
+from scratchpatch.model.logits import entropy
+from scratchpatch.model.pooling import Pooling
+from scratchpatch.model.trunk import Trunk
+from scratchpatch.patching import documents, layout
+
+
+class Threshold(nnx.Variable):
+    """A threshold in nats at which documents start: carried by training, not learned by gradient."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What one pass gives.
+
+    logits_BLV: float32, of the byte after each position. head_logits_BLV: the
+    entropy head's, or None. entropy_BL: nats, or None. pooled_BND, trunk_BND:
+    slot states before and after the trunk. hidden_BLd: the encoder's states.
+    """
+
+    logits_BLV: jax.Array
+    head_logits_BLV: jax.Array | None
+    entropy_BL: jax.Array | None
+    layout: layout.Layout
+    hidden_BLd: jax.Array
+    pooled_BND: jax.Array
+    trunk_BND: jax.Array
+
+
+class ByteLM(nnx.Module):
+    """Encoder, entropy head, patchifier and trigger, pooling, trunk, decoder.
+
+    The entropy head exists where `model.entropy_head.weight` > 0.
+    """
+
+    def __init__(self, config, *, rngs: nnx.Rngs):
+        self.config = FrozenConfigDict(config)
+        # A key per part: models that differ in one part begin equal in the others.
+        encoder, head, pooling, trunk, decoder = (nnx.Rngs(params=k) for k in jax.random.split(rngs.params(), 5))
+        self.encoder = Encoder(config, encoder)
+        self.entropy_head = EntropyHead(config, head) if config.model.entropy_head.weight > 0 else None
+        self.pooling = Pooling(config, pooling)
+        self.trunk = Trunk(config, trunk)
+        self.decoder = Decoder(config, decoder)
+        thresholds = layout.initial_thresholds(config)
+        self.patching_threshold = Threshold(thresholds.patching)
+        self.trigger_threshold = Threshold(thresholds.trigger)
+
+    def __call__(self, tokens_BL: jax.Array, probe_BLd: jax.Array | None = None) -> Output:
+        """Logits of the token after each position.
+
+        Args:
+          tokens_BL: int32 [B, L], bytes, BOS and PAD.
+          probe_BLd: added to the byte embedding; for gradients by position.
+        """
+        start_BL = documents.starts(tokens_BL)
+        h_BLd = self.encoder(tokens_BL, start_BL, probe_BLd)
+        head_logits_BLV = None if self.entropy_head is None else self.entropy_head(h_BLd, start_BL)
+        entropy_BL = None if head_logits_BLV is None else jax.lax.stop_gradient(entropy(head_logits_BLV))
+        decisions = layout.decide(self.config, tokens_BL, entropy_BL, self.thresholds())
+        commits, _ = config_lib.slots(self.config, tokens_BL.shape[1])
+        pooled_BND = self.pooling(h_BLd, decisions.slots)
+        z_BND = self.trunk(pooled_BND, decisions.slots, commits)
+        return Output(
+            logits_BLV=self.decoder(h_BLd, z_BND, decisions.slots.context_BL, start_BL),
+            head_logits_BLV=head_logits_BLV,
+            entropy_BL=entropy_BL,
+            layout=decisions,
+            hidden_BLd=h_BLd,
+            pooled_BND=pooled_BND,
+            trunk_BND=z_BND,
+        )
+
+    def thresholds(self) -> layout.Thresholds:
+        return layout.Thresholds(
+            jnp.asarray(self.patching_threshold.get_value()), jnp.asarray(self.trigger_threshold.get_value())
+        )

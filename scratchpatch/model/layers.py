@@ -1,0 +1,88 @@
+"""Parts that every tier is built of.
+
+Legend: B rows, T positions (bytes or slots), d width, H heads, G key-value
+heads, K head width.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
+    """A bias-free projection, normal with standard deviation scale / sqrt(d_in)."""
+    init = nnx.with_metadata(
+        nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
+        sharding_names=names,
+        eager_sharding=False,
+    )
+    return nnx.Linear(d_in, d_out, use_bias=False, kernel_init=init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+
+
+def norm(d: int, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    return nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+
+
+def rope(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
+    """Rotary position embedding, halves turned against each other (arXiv 2104.09864)."""
+    half = x_BTHK.shape[-1] // 2
+    frequency_k = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = position_BT[..., None, None].astype(jnp.float32) * frequency_k
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BTHK.dtype)
+
+
+def ffn_width(d: int, multiplier: float) -> int:
+    """Hidden width of a SwiGLU block."""
+    return 16 * math.ceil(round(d * multiplier / 16, 6))
+
+
+class Attention(nnx.Module):
+    """Projections and RoPE around an attention that the caller names."""
+
+    def __init__(self, d: int, heads: int, kv_heads: int, inner: str, theta: float, out_scale: float, dtype, rngs):
+        width = d // heads
+        self.heads, self.kv_heads, self.theta = heads, kv_heads, theta
+        self.q = linear(d, heads * width, ("width", inner), dtype, rngs)
+        self.k = linear(d, kv_heads * width, ("width", inner), dtype, rngs)
+        self.v = linear(d, kv_heads * width, ("width", inner), dtype, rngs)
+        self.o = linear(heads * width, d, (inner, "width"), dtype, rngs, out_scale)
+
+    def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
+        split = lambda y, heads: y.reshape(*y.shape[:2], heads, -1)  # noqa: E731
+        q_BTHK = rope(split(self.q(x_BTd), self.heads), position_BT, self.theta)
+        k_BTGK = rope(split(self.k(x_BTd), self.kv_heads), position_BT, self.theta)
+        v_BTGK = split(self.v(x_BTd), self.kv_heads)
+        out_BTHK = attend(q_BTHK, k_BTGK, v_BTGK)
+        return self.o(out_BTHK.reshape(*out_BTHK.shape[:2], -1))
+
+
+class SwiGLU(nnx.Module):
+    """Gated feed-forward block (arXiv 2002.05202)."""
+
+    def __init__(self, d: int, hidden: int, inner: str, out_scale: float, dtype, rngs):
+        self.gate = linear(d, hidden, ("width", inner), dtype, rngs)
+        self.up = linear(d, hidden, ("width", inner), dtype, rngs)
+        self.down = linear(hidden, d, (inner, "width"), dtype, rngs, out_scale)
+
+    def __call__(self, x_BTd) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x_BTd)) * self.up(x_BTd))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block; local tiers and trunk differ only in `attend`."""
+
+    def __init__(self, d, heads, kv_heads, inner, ffn_multiplier, theta, layers, dtype, rngs):
+        out_scale = (2 * layers) ** -0.5
+        self.attention_norm = norm(d, dtype, rngs)
+        self.attention = Attention(d, heads, kv_heads, inner, theta, out_scale, dtype, rngs)
+        self.ffn_norm = norm(d, dtype, rngs)
+        self.ffn = SwiGLU(d, ffn_width(d, ffn_multiplier), inner, out_scale, dtype, rngs)
+
+    def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
+        x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)
+        return x_BTd + self.ffn(self.ffn_norm(x_BTd))

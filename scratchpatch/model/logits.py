@@ -1,0 +1,30 @@
+"""From byte states to logits. Legend: B rows, L positions, d byte width, V rows of the vocabulary."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scratchpatch import vocabulary
+from scratchpatch.model import layers
+from scratchpatch.parallel.rules import constrain
+
+# Rows that are never a target: PAD and the rows that round the table up.
+_TARGET_V = jnp.arange(vocabulary.ROWS) <= vocabulary.BOS
+
+
+class Logits(nnx.Module):
+    """Norm and projection; float32 logits, -1e30 where no token can stand."""
+
+    def __init__(self, d: int, dtype, rngs: nnx.Rngs):
+        self.norm = layers.norm(d, dtype, rngs)
+        self.projection = layers.linear(d, vocabulary.ROWS, ("width", "vocabulary"), dtype, rngs, scale=0.1)
+
+    def __call__(self, x_BLd) -> jax.Array:
+        logits_BLV = self.projection(self.norm(x_BLd)).astype(jnp.float32)
+        return constrain(jnp.where(_TARGET_V, logits_BLV, -1e30), "rows", "positions", None)
+
+
+def entropy(logits_BLV: jax.Array) -> jax.Array:
+    """Entropy of the next token in nats, float32 [B, L]."""
+    log_p_BLV = jax.nn.log_softmax(logits_BLV, axis=-1)
+    return -(jnp.exp(log_p_BLV) * log_p_BLV).sum(axis=-1)

@@ -1,0 +1,73 @@
+"""Pooling: one vector per slot from the bytes of its patch so far (DESIGN 3.7).
+
+Legend: B rows, L byte positions, N slots, M bytes of a patch at most, d byte
+width, D trunk width, H heads, K head width.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scratchpatch import config as config_lib
+from scratchpatch.model import layers, local
+from scratchpatch.parallel.rules import constrain
+
+
+def take(x_BLd: jax.Array, index_BN: jax.Array) -> jax.Array:
+    """Rows of x by position, per batch row (vmap keeps the gradient's scatter local to a row)."""
+    return jax.vmap(lambda x, i: x[i])(x_BLd, index_BN)
+
+
+class Pooling(nnx.Module):
+    """`mean`, `cross_attention` (the mean as query over the patch's bytes) or `last`.
+
+    cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are
+    our choice. last_state (ours): a projection of the slot's last byte state is
+    added, since a pooled vector forgets which byte it stands at. Of a patch
+    longer than M bytes, the last M are read.
+    """
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        p, d, trunk = config.model.pooling, config.model.d_byte, config.model.trunk.d_model
+        dtype = local.activation_dtype(config)
+        self.kind, self.heads, self.limit = p.kind, p.heads, config_lib.patch_limit(config)
+        self.norm = layers.norm(d, dtype, rngs)
+        if p.kind == "cross_attention":
+            self.q = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
+            self.k = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
+            self.v = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
+            self.o = layers.linear(d, d, ("local_inner", "width"), dtype, rngs)
+        self.projection = layers.linear(d, trunk, ("width", "trunk_inner"), dtype, rngs)
+        self.last = layers.linear(d, trunk, ("width", "trunk_inner"), dtype, rngs) if p.last_state else None
+
+    def __call__(self, h_BLd, slots) -> jax.Array:
+        h_BLd = self.norm(h_BLd)
+        last_BNd = take(h_BLd, slots.end_BN)
+        if self.kind == "last" or self.limit == 1:
+            pooled_BNd = last_BNd
+        else:
+            index_BNM = slots.end_BN[..., None] - jnp.arange(self.limit, dtype=jnp.int32)
+            inside_BNM = index_BNM >= slots.start_BN[..., None]
+            index_BNM = jnp.maximum(index_BNM, 0)
+            # The gathered windows are the largest temporary: recomputed, not kept.
+            pooled_BNd = jax.checkpoint(self._pool, prevent_cse=False)(h_BLd, index_BNM, inside_BNM)
+        x_BND = self.projection(pooled_BNd)
+        if self.last is not None:
+            x_BND = x_BND + self.last(last_BNd)
+        return constrain(x_BND, "rows", None, None)
+
+    def _pool(self, h_BLd, index_BNM, inside_BNM) -> jax.Array:
+        inside_BNM1 = inside_BNM[..., None]
+        count_BN1 = inside_BNM.sum(axis=-1, dtype=jnp.float32)[..., None]
+        sum_BNd = jnp.where(inside_BNM1, take(h_BLd, index_BNM), 0).sum(axis=2, dtype=jnp.float32)
+        mean_BNd = (sum_BNd / count_BN1).astype(h_BLd.dtype)
+        if self.kind == "mean":
+            return mean_BNd
+        split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)  # noqa: E731
+        q_BNHK = split(self.q(mean_BNd))
+        k_BNMHK, v_BNMHK = (split(take(y_BLd, index_BNM)) for y_BLd in (self.k(h_BLd), self.v(h_BLd)))
+        logits = jnp.einsum("bnhk,bnmhk->bnhm", q_BNHK, k_BNMHK, preferred_element_type=jnp.float32)
+        logits = jnp.where(inside_BNM[:, :, None], logits * q_BNHK.shape[-1] ** -0.5, -jnp.inf)
+        weights = jax.nn.softmax(logits, axis=-1).astype(h_BLd.dtype)
+        out_BNd = jnp.einsum("bnhm,bnmhk->bnhk", weights, v_BNMHK).reshape(mean_BNd.shape)
+        return mean_BNd + self.o(out_BNd)

@@ -1,0 +1,50 @@
+"""The trunk: a transformer over slots (DESIGN 3.8). Legend: B rows, N slots, D trunk width."""
+
+import jax
+from flax import nnx
+
+from scratchpatch.kernels import staircase
+from scratchpatch.model import layers, local
+from scratchpatch.model.stack import Stack
+from scratchpatch.parallel.rules import constrain
+
+
+class Trunk(nnx.Module):
+    """Each slot reads the commits before it in its document, and itself.
+
+    Its RoPE position is the number of those commits, so a scratchpad stands
+    where its patch's commit will stand.
+    """
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        m, t = config.model, config.model.trunk
+        dtype = local.activation_dtype(config)
+        self.stack = Stack(
+            lambda rngs: layers.Block(
+                t.d_model,
+                t.heads,
+                t.kv_heads or t.heads,
+                "trunk_inner",
+                m.ffn_multiplier,
+                m.rope_theta,
+                t.layers,
+                dtype,
+                rngs,
+            ),
+            t.layers,
+            config.training.remat,
+            rngs,
+        )
+        self.norm = layers.norm(t.d_model, dtype, rngs)
+
+    def __call__(self, x_BND, slots, commits: int) -> jax.Array:
+        """Slot states [B, N, D]; the first `commits` slots are the commits."""
+        position_BN = slots.commits_BN - slots.first_BN
+
+        def attend(q, k, v):
+            return staircase.attend(q, k, v, slots.first_BN, slots.commits_BN, commits)
+
+        def run(layer, x):
+            return constrain(layer(x, position_BN, attend), "rows", None, None)
+
+        return self.norm(self.stack(x_BND, run))

@@ -1,0 +1,69 @@
+"""A model as a static definition and plain trees of arrays.
+
+`weights` is {'params': nested dict, 'thresholds': nested dict}: what gradients
+change, and the thresholds that training carries along.
+"""
+
+import jax
+from flax import nnx
+
+from scratchpatch.errors import UserError
+from scratchpatch.model.byte_lm import ByteLM, Threshold
+from scratchpatch.parallel import rules
+
+
+def split(model: ByteLM):
+    """(definition, weights) of a model."""
+    definition, params, thresholds = nnx.split(model, nnx.Param, Threshold)
+    return definition, {"params": nnx.to_pure_dict(params), "thresholds": nnx.to_pure_dict(thresholds)}
+
+
+def merge(definition, weights) -> ByteLM:
+    return nnx.merge(definition, weights["params"], weights["thresholds"])
+
+
+def init(config, seed: int):
+    """Random weights; the same for every mesh they are computed on."""
+    return split(ByteLM(config, rngs=nnx.Rngs(params=seed)))[1]
+
+
+def abstract(config):
+    """(definition, weights as ShapeDtypeStructs), nothing computed."""
+    return split(nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0))))
+
+
+def shardings(config, mesh):
+    """NamedShardings of `weights`, by the names of their axes.
+
+    Raises:
+      UserError: an axis that the mesh does not divide.
+    """
+    model = nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0)))
+    _, params, thresholds = nnx.split(model, nnx.Param, Threshold)
+    params, thresholds = (rules.state_shardings(state, mesh) for state in (params, thresholds))
+    return {"params": nnx.to_pure_dict(params), "thresholds": nnx.to_pure_dict(thresholds)}
+
+
+def redefine(config, old_config, weights):
+    """(definition, weights) of another config on the same parameters.
+
+    A threshold follows the new config where it names another than the old one,
+    and stays as trained where it does not.
+
+    Raises:
+      UserError: the new config has other parameters; names them.
+    """
+    definition, wanted = abstract(config)
+    have = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(weights["params"])}
+    want = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(wanted["params"])}
+    if have != want:
+        other = sorted(k for k in have.keys() | want.keys() if have.get(k) != want.get(k))
+        raise UserError(
+            f"this change needs other parameters ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''}): "
+            "only patching.*, trigger.*, data.* and training.* can change on trained weights"
+        )
+    thresholds = dict(weights["thresholds"])
+    for section in ("patching", "trigger"):
+        if config[section].threshold != old_config[section].threshold:
+            thresholds[f"{section}_threshold"] = jax.numpy.float32(config[section].threshold)
+    return definition, {"params": weights["params"], "thresholds": thresholds}

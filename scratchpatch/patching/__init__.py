@@ -1,0 +1,1 @@
+"""Where patches end and where scratchpads fire: pure functions on masks, no parameters."""

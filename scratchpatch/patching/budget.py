@@ -1,0 +1,39 @@
+"""A causal budget, private to each document.
+
+Static slot arrays need a bound on commits and scratchpads. By byte n a
+document may have made floor(capacity * (n - bos + 1)) of each: the sum over a
+row never exceeds capacity * L, no document can take another's share, and
+nothing looks ahead. Legend: B rows, L byte positions.
+"""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+
+from scratchpatch.patching import documents
+
+_NEVER = -(1 << 20)  # below any credit that a row can gather
+
+
+def grant(request_BL: jax.Array, start_BL: jax.Array, capacity: Fraction) -> jax.Array:
+    """bool [B, L]: the requests that the budget can pay, first come first served.
+
+    The slack y (credits gathered minus requests granted) obeys Lindley's
+    recursion y' = max(y + credit - request, 0), restarted at each document.
+    Maps y -> max(y + a, b) compose, so it is an associative scan.
+    """
+    offset_BL = documents.offsets(start_BL)
+    allowed = lambda o: o * capacity.numerator // capacity.denominator  # noqa: E731
+    credit_BL = allowed(offset_BL + 1) - allowed(offset_BL)
+    net_BL = credit_BL - request_BL.astype(jnp.int32)
+    # The first position of a document forgets the slack before it.
+    a_BL = jnp.where(offset_BL == 0, _NEVER, net_BL)
+    b_BL = jnp.maximum(net_BL, 0)
+
+    def compose(first, then):
+        (a1, b1), (a2, b2) = first, then
+        return jnp.maximum(a1 + a2, _NEVER), jnp.maximum(b1 + a2, b2)
+
+    _, slack_BL = jax.lax.associative_scan(compose, (a_BL, b_BL), axis=1)
+    return request_BL & (documents.previous(slack_BL, start_BL, 0) + credit_BL > 0)

@@ -1,0 +1,83 @@
+"""The layout of a batch: bytes and entropies in, masks and slots out.
+
+Legend: B rows, L byte positions.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from scratchpatch import config as config_lib
+from scratchpatch.patching import budget, documents, patchifiers, slots, triggers
+from scratchpatch.vocabulary import PAD
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """float32, nats: scalars where decisions start; [B] where rows end."""
+
+    patching: jax.Array
+    trigger: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Decisions of one batch.
+
+    commit_BL, scratchpad_BL: bool [B, L], never both. suppressed_*_B: int32
+    [B], requests that the budget refused. start_BL: int32 [B, L], document
+    starts. thresholds: where each row's controllers ended, float32 [B].
+    """
+
+    commit_BL: jax.Array
+    scratchpad_BL: jax.Array
+    suppressed_commits_B: jax.Array
+    suppressed_scratchpads_B: jax.Array
+    start_BL: jax.Array
+    slots: slots.Slots
+    thresholds: Thresholds
+
+
+def initial_thresholds(config) -> Thresholds:
+    """The thresholds that the config names."""
+    return Thresholds(jnp.float32(config.patching.threshold), jnp.float32(config.trigger.threshold))
+
+
+def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, thresholds: Thresholds) -> Layout:
+    """Patchifier, trigger, budgets and slots of a batch (DESIGN 3.4 to 3.6).
+
+    Args:
+      config: the experiment; reads `patching` and `trigger`.
+      tokens_BL: int32 [B, L], bytes, BOS and PAD.
+      entropy_BL: float32 [B, L], nats; None where no decision reads it.
+      thresholds: scalars at which documents start.
+    """
+    start_BL = documents.starts(tokens_BL)
+    valid_BL = tokens_BL != PAD
+    request_BL, patching_B = patchifiers.request(
+        config.patching, tokens_BL, start_BL, valid_BL, entropy_BL, thresholds.patching
+    )
+    commit_BL = budget.grant(request_BL, start_BL, config_lib.commit_capacity(config))
+    wish_BL, trigger_B = triggers.request(
+        config.trigger,
+        tokens_BL,
+        start_BL,
+        slots.patch_starts(commit_BL, start_BL),
+        valid_BL & ~commit_BL,
+        entropy_BL,
+        thresholds.trigger,
+    )
+    scratchpad_BL = budget.grant(wish_BL, start_BL, config_lib.scratchpad_capacity(config))
+    sizes = config_lib.slots(config, tokens_BL.shape[1])
+    return Layout(
+        commit_BL=commit_BL,
+        scratchpad_BL=scratchpad_BL,
+        suppressed_commits_B=(request_BL & ~commit_BL).sum(axis=1),
+        suppressed_scratchpads_B=(wish_BL & ~scratchpad_BL).sum(axis=1),
+        start_BL=start_BL,
+        slots=slots.build(commit_BL, scratchpad_BL, start_BL, *sizes),
+        thresholds=Thresholds(patching_B, trigger_B),
+    )

@@ -1,0 +1,44 @@
+"""Triggers: where a scratchpad refreshes the context inside a patch.
+
+Legend: B rows, L byte positions.
+"""
+
+import jax.numpy as jnp
+
+from scratchpatch.patching import controller, scores
+
+
+def request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, entropy_BL, threshold):
+    """Where the trigger asks for a scratchpad, before the budget.
+
+    `eligible_BL` is False at PAD and where a commit stands: a commit refreshes
+    the context anyway. A decision at n depends on bytes <= n of its document.
+
+    Args:
+      trigger: the config's section.
+      tokens_BL: int32 [B, L].
+      start_BL, patch_start_BL: int32 [B, L], starts of document and open patch.
+      eligible_BL: bool [B, L].
+      entropy_BL: float32 [B, L], nats, or None if the kind does not read it.
+      threshold: float32 scalar, nats.
+    Returns:
+      request_BL bool [B, L]; threshold_B float32 [B] at the end of each row.
+    Sources: entropy (a threshold on the entropy), stride, whitespace:
+    Scratchpad Patching (arXiv 2605.09630, app. E.2); the others are ours.
+    """
+    threshold_B = jnp.broadcast_to(threshold, tokens_BL.shape[:1])
+    kind = trigger.kind
+    if kind == "none":
+        return jnp.zeros_like(eligible_BL), threshold_B
+    if kind == "every":
+        return eligible_BL, threshold_B
+    if kind == "stride":
+        k = trigger.stride
+        n_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
+        return eligible_BL & ((n_L - patch_start_BL) % k == k - 1), threshold_B
+    if kind == "whitespace":
+        return eligible_BL & scores.word_end(tokens_BL, start_BL), threshold_B
+    if kind == "random":
+        return eligible_BL & (scores.chance(tokens_BL, start_BL) < trigger.rate), threshold_B
+    score_BL = entropy_BL if kind == "entropy" else scores.entropy_jump(entropy_BL, start_BL)
+    return controller.fire(score_BL, eligible_BL, start_BL, threshold, trigger.gain, trigger.rate)

@@ -1,0 +1,1 @@
+"""What one looks at: figures, the page of a run, a passage of text with its patches."""

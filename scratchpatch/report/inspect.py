@@ -1,0 +1,55 @@
+"""Where a trained model ends patches and spends scratchpads on a given text."""
+
+from __future__ import annotations
+
+import html as html_lib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from scratchpatch.errors import UserError
+from scratchpatch.report import page, passage
+
+
+def inspect(
+    workdir: str | os.PathLike,
+    text_file: str | os.PathLike,
+    html: str | os.PathLike | None = None,
+    overrides: dict | None = None,
+) -> str:
+    """The text of a file with its patches and scratchpads, and a line of numbers, for a terminal.
+
+    Also writes a page to `html` where that is given. `overrides` maps dotted
+    config fields to values, such as {"trigger.threshold": 1.0}. Raises
+    UserError when the file cannot be read or the page cannot be written.
+    """
+    import scratchpatch
+
+    try:
+        data = Path(text_file).read_bytes()
+    except OSError as error:
+        raise UserError(f"--text={text_file} cannot be read: {error.strerror}; name a file of text") from error
+    model = scratchpatch.load(workdir)
+    if overrides:
+        model = model.override(**overrides)
+    found = model.segment(data)
+    shown = passage.Passage(data, *(np.asarray(x) for x in (found.entropy, found.commit, found.scratchpad)))
+    line = summary(shown, -float(np.mean(model.score(data))) if data else None)
+    if html is not None:
+        title = f"{Path(text_file).name} in patches"
+        body = f'<h1>{html_lib.escape(title)}</h1><p class="note">{line}</p>{passage.to_html(shown)}'
+        try:
+            Path(html).write_text(page.document(title, body), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--html={html} cannot be written: {error.strerror}; name a file in a folder that exists") from error
+    return f"{passage.to_text(shown)}\n\n│ a patch ends   · a scratchpad\n{line}"
+
+
+def summary(shown: passage.Passage, bpb: float | None) -> str:
+    """One line of numbers; `bpb` is None where there is no byte."""
+    size, patches = len(shown.data), int(np.sum(shown.commit))
+    if not size:
+        return "0 bytes"
+    per_patch = f"{size / patches:.2f} bytes per patch, " if patches else ""
+    return f"{size:,} bytes, {patches:,} patches, {per_patch}{np.sum(shown.scratchpad) / size:.4f} scratchpads per byte, {bpb:.4f} bits per byte"

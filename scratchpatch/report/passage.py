@@ -1,0 +1,148 @@
+"""A passage of text with its patches: bytes shaded by entropy, one rendering for pages and one for terminals.
+
+All 256 byte values are shown and none reaches the reader raw: a printable
+character stands for itself, a newline is ⏎, a tab ⇥, any other byte its hex
+value as ‹0a›. A character of several bytes is shown on the first of them, unless a
+patch ends or a scratchpad fires inside it: then each byte shows its hex value.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import math
+import unicodedata
+
+import numpy as np
+
+SHADES = 10
+FULL_SHADE_NATS = 4.0  # a uniform guess over 256 bytes is 5.55 nats
+LIMIT = 16384  # bytes drawn; a page of more is slower to open than to read
+
+CSS = """
+.passage{font:15px/1.75 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;white-space:pre-wrap;
+ overflow-wrap:anywhere;background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:14px 16px;margin:10px 0}
+.passage i,.legend i{font-style:normal;unicode-bidi:isolate;padding:1px 0;border-bottom:3px solid transparent}
+.passage i:empty{padding-left:.3em}
+.passage i.h,.passage i.n{color:var(--soft);font-size:.78em}
+i.k{border-right:2px solid var(--ink);margin-right:2px}
+.passage i.s,.legend i.s{border-bottom-color:var(--pad)}
+.legend{display:flex;flex-wrap:wrap;gap:6px 22px;align-items:center;color:var(--soft);font-size:14px}
+.legend i{display:inline-block;min-width:1.1em;text-align:center;line-height:1.3;color:var(--ink)}
+.legend .scale i{min-width:14px;height:1.3em;vertical-align:middle}
+""" + "".join(f"i.e{n}{{background:rgba(224,123,34,{0.85 * n / (SHADES - 1):.3f})}}" for n in range(1, SHADES))
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """n bytes and, after each of them: next-byte entropy in nats, whether a patch ends, whether a scratchpad fires."""
+
+    data: bytes
+    entropy: np.ndarray
+    commit: np.ndarray
+    scratchpad: np.ndarray
+
+    def __post_init__(self):
+        lengths = {len(self.data), len(self.entropy), len(self.commit), len(self.scratchpad)}
+        if len(lengths) > 1:
+            raise ValueError(f"a passage needs one entropy, commit and scratchpad per byte, not lengths {sorted(lengths)}")
+
+    @classmethod
+    def from_json(cls, value: dict) -> Passage:
+        """The inverse of `to_json`; raises KeyError or ValueError on anything else."""
+        masks = (np.asarray(value[name], bool) for name in ("commit", "scratchpad"))
+        return cls(base64.b64decode(value["text_base64"]), np.asarray(value["entropy"], float), *masks)
+
+    def to_json(self) -> dict:
+        """A dict of plain values: base64 text, and lists."""
+        return {
+            "text_base64": base64.b64encode(self.data).decode(),
+            "entropy": [round(float(e), 4) for e in self.entropy],
+            "commit": [bool(c) for c in self.commit],
+            "scratchpad": [bool(s) for s in self.scratchpad],
+        }
+
+    def head(self, length: int) -> Passage:
+        """Its first `length` bytes."""
+        return Passage(self.data[:length], self.entropy[:length], self.commit[:length], self.scratchpad[:length])
+
+
+def glyphs(passage: Passage) -> list[str]:
+    """One text per byte, '' for the rest of a character that its first byte shows."""
+    data, out, at = passage.data, [], 0
+    marked = np.asarray(passage.commit, bool) | np.asarray(passage.scratchpad, bool)
+    while at < len(data):
+        length = _character(data, at)
+        if length > 1 and not marked[at : at + length - 1].any():
+            out += [data[at : at + length].decode()] + [""] * (length - 1)
+        else:
+            out += [_glyph(byte) for byte in data[at : at + length]]
+        at += length
+    return out
+
+
+def to_html(passage: Passage) -> str:
+    """The passage as an HTML fragment with its legend, styled by `CSS`; every byte is one escaped element."""
+    shown = passage.head(LIMIT)
+    cells = []
+    for n, glyph in enumerate(glyphs(shown)):
+        byte, entropy = shown.data[n], float(shown.entropy[n])
+        classes = f"e{_shade(entropy)}" + " k" * bool(shown.commit[n]) + " s" * bool(shown.scratchpad[n])
+        classes += " h" * glyph.startswith("‹") + " n" * (glyph in ("⏎", "⇥"))
+        newline = "\n" if byte == 0x0A else ""
+        cells.append(f'<i class="{classes}" title="byte {n}: {byte:02x}, {entropy:.2f} nats">{html.escape(glyph)}</i>{newline}')
+    more = len(passage.data) - len(shown.data)
+    note = f'<p class="note">The first {len(shown.data):,} of {len(passage.data):,} bytes.</p>' if more else ""
+    text = "".join(cells) or '<span class="note">empty text</span>'
+    return f'{_legend()}<div class="passage" translate="no" dir="ltr">{text}</div>{note}'
+
+
+def to_text(passage: Passage) -> str:
+    """The passage for a terminal: │ after a patch's last byte, · where a scratchpad fires."""
+    shown = passage.head(LIMIT)
+    out = []
+    for n, glyph in enumerate(glyphs(shown)):
+        out.append(glyph + "│" * bool(shown.commit[n]) + "·" * bool(shown.scratchpad[n]))
+        if shown.data[n] == 0x0A:
+            out.append("\n")
+    more = len(passage.data) - len(shown.data)
+    return "".join(out) + (f"\n… {more:,} more bytes" if more else "")
+
+
+def _character(data: bytes, at: int) -> int:
+    """Bytes of the showable UTF-8 character at `at`; 1 where there is none of several bytes."""
+    for length in (2, 3, 4):
+        try:
+            character = data[at : at + length].decode()
+        except UnicodeDecodeError:
+            continue
+        # A mark would join the byte before it, and look like that byte's.
+        if len(character) == 1 and len(data[at : at + length]) == length:
+            shows = character.isprintable() and not unicodedata.category(character).startswith("M")
+            return length if shows else 1
+    return 1
+
+
+def _glyph(byte: int) -> str:
+    if byte == 0x0A:
+        return "⏎"
+    if byte == 0x09:
+        return "⇥"
+    return chr(byte) if 0x20 <= byte < 0x7F else f"‹{byte:02x}›"
+
+
+def _shade(nats: float) -> int:
+    if not math.isfinite(nats):
+        return 0
+    return min(max(round(nats / FULL_SHADE_NATS * (SHADES - 1)), 0), SHADES - 1)
+
+
+def _legend() -> str:
+    scale = "".join(f'<i class="e{n}"></i>' for n in range(SHADES))
+    return (
+        f'<div class="legend"><span class="scale">next-byte entropy 0 {scale} {FULL_SHADE_NATS:g}+ nats</span>'
+        '<span><i class="k">a</i> a patch ends after this byte: a commit</span>'
+        '<span><i class="s">a</i> the context is refreshed after this byte: a scratchpad</span>'
+        "<span>⏎ newline, ⇥ tab, ‹00› any other byte</span></div>"
+    )

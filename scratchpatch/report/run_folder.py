@@ -1,0 +1,88 @@
+"""What a run left in its folder, as the page needs it: absent or half-written parts are empty, never an error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+from scratchpatch.report.figures import Series
+from scratchpatch.report.passage import Passage
+
+
+class RunFolder:
+    """config.json, metrics.jsonl and evaluation.json of one run.
+
+    config: dotted field name to value. metrics: one dict per line.
+    evaluation: the evaluator's dict. Raises UserError when the folder does not
+    exist.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self.path = Path(workdir)
+        if not self.path.is_dir():
+            raise UserError(f"there is no run at {workdir}: `{command('train', workdir, '--config=FILE')}` makes one")
+        known = {field.name for field in config_lib.FIELDS}
+        stored = _object(self.path / "config.json").get("config")
+        self.config = {name: value for name, value in stored.items() if name in known} if isinstance(stored, dict) else {}
+        self.metrics = _lines(self.path / "metrics.jsonl")
+        self.evaluation = _object(self.path / "evaluation.json")
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def result(self, name: str) -> Any:
+        """One entry of the evaluation's results; {} where there is none."""
+        results = self.evaluation.get("results")
+        return (results.get(name) if isinstance(results, dict) else None) or {}
+
+    def passage(self) -> Passage | None:
+        try:
+            return Passage.from_json(self.evaluation["passage"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def curve(self, key: str, label: str) -> Series:
+        """A metric against the step; lines that lack it are left out."""
+        points = [(m.get("step"), m[key]) for m in self.metrics if m.get(key) is not None]
+        return Series(label, [p[0] for p in points], [p[1] for p in points])
+
+    def bytes_per_step(self) -> int:
+        """Bytes of the windows that one optimizer step reads."""
+        values = config_lib.flat(config_lib.default()) | self.config
+        return math.prod(values[name] for name in ("training.batch_rows", "data.window"))
+
+
+def command(verb: str, workdir: str | os.PathLike, *more: str) -> str:
+    """The command line of a verb on a folder, quoted for the shell."""
+    return " ".join(["scratchpatch", verb, *more, f"--workdir={shlex.quote(os.fspath(workdir))}"])
+
+
+def _object(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _lines(path: Path) -> list[dict]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found

@@ -1,0 +1,402 @@
+"""Checkpoints of a run: one folder per step, written in the background, checked before it is read.
+
+    checkpoints/200/state/        the state's arrays, as orbax writes them
+    checkpoints/200/about.json    what they are: config, step, package version, metrics, shape and dtype of every array,
+                                  and size and checksum of every file under state/
+    checkpoints/200.partial/      while it is written; renamed once all of it is there
+
+A state is a dict whose top-level keys ('params', 'optimizer', ...) are stored apart, so that one can be read without
+the others. Below them any pytree of numeric arrays goes: only the paths of its leaves are stored.
+
+Orbax restores a flipped bit without a word, and wants no files but whole ones; so it is shown no others.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import logging as standard_logging
+import math
+import re
+import shutil
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+import scratchpatch
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+from scratchpatch.training.workdir import replace_text
+
+try:
+    from orbax.checkpoint import v1 as ocp
+except ImportError:
+    from orbax.checkpoint.experimental import v1 as ocp
+
+_CONTEXT = ocp.Context()
+# A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
+_CONTEXT.async_options.create_directories_asynchronously = False
+_LEFTOVER = re.compile(r"\d+\.(partial|deleted)")
+_STATE, _ABOUT = "state", "about.json"
+_CHUNK_BYTES = 1 << 20
+_BEST = "validation_bpb"
+
+
+def _keep(record: standard_logging.LogRecord) -> bool:
+    # Orbax logs fifty lines per save at the level of this package's own lines, and the traceback of an exception that
+    # it also raises.
+    return "orbax" not in record.pathname or (record.levelno >= standard_logging.WARNING and not record.exc_info)
+
+
+logging.get_absl_logger().addFilter(_keep)
+# Orbax drops its coroutines where writing fails; the failure itself is raised.
+warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds.
+
+    state: as the abstract state that was asked for, with arrays in place of its leaves.
+    metadata: 'config' (flat, see config.flat), 'step', 'version', 'metrics' (name to number or None), 'arrays' (path
+    to shape and dtype), 'files' (path to size in bytes and CRC-32).
+    """
+
+    step: int
+    state: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+class _Damaged(Exception):
+    """A stored step that cannot be trusted; says why."""
+
+
+class CheckpointReader:
+    """Reads the checkpoints in a folder, and changes nothing there.
+
+    Abstract states are dicts of pytrees of jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever
+    devices it was saved from; without one it goes to the first device.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).absolute()
+
+    def steps(self) -> list[int]:
+        """The stored steps, oldest first, damaged ones included."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
+        """The newest whole step, or None where no step was ever stored.
+
+        Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
+        holds other arrays than `abstract_state`.
+        """
+        return self._latest(abstract_state, partial=False)[0]
+
+    def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
+        """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
+        return self._one(step, abstract_state, partial=False)
+
+    def restore_part(self, step: int | None, abstract_part: dict[str, Any]) -> Restored:
+        """Some top-level keys of a step (None: the newest whole one); the others are not read.
+
+        Raises UserError as `restore` does, and where nothing is stored.
+        """
+        if step is not None:
+            return self._one(step, abstract_part, partial=True)
+        restored, _ = self._latest(abstract_part, partial=True)
+        if restored is None:
+            raise UserError(f"{self.folder} holds no checkpoint: train first")
+        return restored
+
+    def _one(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
+        if step not in self.steps():
+            stored = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"{self.folder} holds no checkpoint of step {step}; stored steps: {stored}")
+        try:
+            return self._load(step, abstract, partial)
+        except _Damaged as error:
+            others = ", ".join(str(s) for s in self.steps() if s != step) or "none"
+            raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({error}); others: {others}") from error
+
+    def _latest(self, abstract: dict[str, Any], partial: bool) -> tuple[Restored | None, dict[int, str]]:
+        """The newest whole step, and the damaged newer ones with the reasons."""
+        damaged = {}
+        for step in reversed(self.steps()):
+            try:
+                restored = self._load(step, abstract, partial)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            for bad, reason in damaged.items():
+                logging.warning("checkpoint %s is damaged (%s): using step %d", self.folder / str(bad), reason, step)
+            return restored, damaged
+        if damaged:
+            reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+            raise UserError(
+                f"every checkpoint in {self.folder} is damaged ({reasons}): restore the folder from a copy, "
+                "or remove it to start again from scratch"
+            )
+        return None, {}
+
+    def _load(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
+        path = self.folder / str(step)
+        about = _about(path)
+        targets = {name: _with_sharding(leaf) for name, leaf in _named(abstract).items()}
+        _check_agreement(path, about["arrays"], targets, partial)
+        groups = _grouped(targets)
+        _check_files(path, about, skipped={_group(name) for name in about["arrays"]} - set(groups))
+        values = ocp.load_checkpointables(path / _STATE, groups)
+        leaves = [values[_group(name)][name] for name in targets]
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), about)
+
+
+class Checkpoints(CheckpointReader):
+    """Writes the checkpoints of the one run that owns the folder, and reads them.
+
+    The newest `keep_last` steps are kept, and of all steps the one with the lowest 'validation_bpb' among the metrics
+    that `save` was given. Opening the folder removes what a killed process left there.
+    Raises UserError where the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, config, keep_last: int):
+        super().__init__(folder)
+        self._config = config_lib.flat(config)
+        self._keep_last = keep_last
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._pending: concurrent.futures.Future | None = None
+        self._sound: set[int] = set()
+        self._scores: dict[int, float] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clean()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for step in self.steps():
+            try:
+                self._scores[step] = _score(_about(self.folder / str(step))["metrics"])
+            except _Damaged:
+                self._scores[step] = math.inf
+
+    def save(self, step: int, state: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
+        """Copy the state to the host, then write it in the background.
+
+        The state's buffers may be donated as soon as this returns. A step that this object has already saved or
+        restored is left as it is.
+
+        Args:
+          step: optimizer steps done, the folder's name.
+          state: dict of pytrees of jax.Array.
+          metrics: numbers to store beside it.
+
+        Raises:
+          UserError: the folder cannot be written, now or by the save before this one.
+        """
+        self.wait()
+        if step in self._sound:
+            return
+        arrays = _named(state)
+        about = {
+            "config": self._config,
+            "step": step,
+            "version": scratchpatch.__version__,
+            "metrics": {k: float(v) if math.isfinite(v) else None for k, v in (metrics or {}).items()},
+            "arrays": {name: _shape_and_dtype(array) for name, array in arrays.items()},
+        }
+        partial = self._partial(step)
+        try:
+            if partial.exists() and jax.process_index() == 0:
+                shutil.rmtree(partial)
+            with _CONTEXT:
+                response = ocp.save_checkpointables_async(partial / _STATE, _grouped(arrays))
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._pending = self._pool.submit(self._finish, step, about, response)
+
+    def wait(self) -> None:
+        """Return once the last save lies on the disk and the steps not to keep are gone.
+
+        Raises UserError where that save failed.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        try:
+            pending.result()
+        except Exception as error:
+            # Orbax passes on a full disk as one of several types.
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Wait for the last save, and save no more. Raises UserError where it failed."""
+        self.wait()
+        self._pool.shutdown()
+
+    def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
+        """As CheckpointReader.restore_latest; damaged steps are set aside as STEP.damaged, for the run to redo."""
+        self.wait()
+        restored, damaged = self._latest(abstract_state, partial=False)
+        for step in damaged if jax.process_index() == 0 else ():
+            aside = self.folder / f"{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+            logging.warning("set aside %s", aside)
+            self._scores.pop(step, None)
+        if restored is not None:
+            self._sound.add(restored.step)
+        return restored
+
+    def _partial(self, step: int) -> Path:
+        return self.folder / f"{step}.partial"
+
+    def _finish(self, step: int, about: dict[str, Any], response) -> None:
+        """In the background: wait for orbax, write what it wrote, rename the folder into place."""
+        response.result()
+        if jax.process_index() == 0:
+            partial, path = self._partial(step), self.folder / str(step)
+            replace_text(partial / _ABOUT, _sealed(about | {"files": _files(partial / _STATE)}))
+            if path.exists():
+                _remove(path)
+            partial.rename(path)
+        self._sound.add(step)
+        self._scores[step] = _score(about["metrics"])
+        self._prune()
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        kept = set(steps[-self._keep_last :])
+        best = min(steps, key=lambda s: self._scores.get(s, math.inf))
+        if self._scores.get(best, math.inf) < math.inf:
+            kept.add(best)
+        for step in steps:
+            if step not in kept and jax.process_index() == 0:
+                _remove(self.folder / str(step))
+
+    def _clean(self) -> None:
+        for path in self.folder.iterdir() if jax.process_index() == 0 else ():
+            if _LEFTOVER.fullmatch(path.name):
+                logging.info("removing %s, which a killed run left behind", path)
+                shutil.rmtree(path)
+
+    def _unwritable(self, error: Exception) -> UserError:
+        return UserError(
+            f"cannot write checkpoints into {self.folder}: {_first_line(error)}; "
+            "free space there, make it writable, or use another --workdir"
+        )
+
+
+def _remove(path: Path) -> None:
+    """Delete a step such that a kill in between leaves a leftover, not half a step."""
+    doomed = path.with_name(f"{path.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _sealed(about: dict[str, Any]) -> str:
+    text = json.dumps(about, sort_keys=True)
+    return json.dumps({"about": about, "checksum": zlib.crc32(text.encode())}, sort_keys=True)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What `save` stored beside the arrays. Raises _Damaged."""
+    try:
+        text = (path / _ABOUT).read_text()
+        about = json.loads(text)["about"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _Damaged(f"{_ABOUT} cannot be read: {_first_line(error)}") from error
+    if _sealed(about) != text:
+        raise _Damaged(f"the checksum of {_ABOUT} is wrong")
+    return about
+
+
+def _files(state: Path) -> dict[str, list[int]]:
+    """Relative path to size in bytes and CRC-32 of every file under a folder."""
+    return {str(p.relative_to(state)): _size_and_checksum(p) for p in sorted(state.rglob("*")) if p.is_file()}
+
+
+def _size_and_checksum(path: Path) -> list[int]:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            size += len(chunk)
+            checksum = zlib.crc32(chunk, checksum)
+    return [size, checksum]
+
+
+def _check_files(path: Path, about: dict[str, Any], skipped: set[str]) -> None:
+    """Raise _Damaged unless the files are those that were written; the top-level keys `skipped` are not looked at."""
+    for name, (size, checksum) in about["files"].items():
+        if name.split("/")[0] in skipped:
+            continue
+        try:
+            size_now, checksum_now = _size_and_checksum(path / _STATE / name)
+        except OSError as error:
+            raise _Damaged(f"{_STATE}/{name} cannot be read: {error.strerror}") from error
+        if size_now != size:
+            raise _Damaged(f"{_STATE}/{name} holds {size_now} bytes instead of {size}")
+        if checksum_now != checksum:
+            raise _Damaged(f"the checksum of {_STATE}/{name} is wrong")
+
+
+def _check_agreement(path: Path, stored: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
+    """Raise UserError unless the stored arrays are those of the abstract state."""
+    advice = "use the config that it was trained with, or another --workdir"
+    for name, leaf in targets.items():
+        if name not in stored:
+            raise UserError(f"checkpoint {path} holds no array {name}: {advice}")
+        there, here = stored[name], _shape_and_dtype(leaf)
+        for what in ("shape", "dtype"):
+            if there[what] != here[what]:
+                raise UserError(f"checkpoint {path}: {name} has {what} {there[what]}, this model {here[what]}: {advice}")
+    groups = {_group(name) for name in targets}
+    surplus = [name for name in stored if name not in targets and (not partial or _group(name) in groups)]
+    if surplus:
+        raise UserError(f"checkpoint {path} holds an array {surplus[0]} that this model lacks: {advice}")
+
+
+def _named(state: dict[str, Any]) -> dict[str, Any]:
+    """Path to leaf, such as 'params.trunk.kernel', in the order of jax.tree.leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two leaves of the state have the same path: use keys without dots")
+    return named
+
+
+def _shape_and_dtype(array: Any) -> dict[str, Any]:
+    return {"shape": list(array.shape), "dtype": str(array.dtype)}
+
+
+def _group(name: str) -> str:
+    """The top-level key of a path."""
+    return name.split(".", 1)[0]
+
+
+def _grouped(named: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {}
+    for name, leaf in named.items():
+        groups.setdefault(_group(name), {})[name] = leaf
+    return groups
+
+
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _score(metrics: dict[str, Any]) -> float:
+    value = metrics.get(_BEST)
+    return math.inf if value is None else value
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

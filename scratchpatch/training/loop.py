@@ -1,0 +1,188 @@
+"""The training loop: start or resume, dispatch step N, read the metrics of N-1."""
+
+import contextlib
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+
+from scratchpatch import config as config_lib
+from scratchpatch.accounting import account
+from scratchpatch.data.batches import Batches
+from scratchpatch.data.mixture import streams_for
+from scratchpatch.errors import UserError
+from scratchpatch.evaluation import audit, bpb
+from scratchpatch.inference.language_model import LanguageModel
+from scratchpatch.inference.windows import Head
+from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.report.page import write_report
+from scratchpatch.training import optimizer, workdir as workdir_lib
+from scratchpatch.training.checkpoints import Checkpoints
+from scratchpatch.training.measures import Measures
+from scratchpatch.training.metrics import MetricsWriter
+from scratchpatch.training.progress import Progress
+from scratchpatch.training.step import Trainer
+
+
+def train(config, workdir) -> None:
+    """Train `config` into `workdir`, or go on with the run that is there.
+
+    Raises:
+      UserError: a bad config or source, a workdir of another experiment, a
+        model that fails the audit, or a loss that is not finite.
+    """
+    config_lib.check(config)
+    mesh = mesh_lib.make(config)
+    workdir_lib.guard_workdir(workdir, config)
+    with workdir_lib.lock_workdir(workdir), _Stop() as stop:
+        _Run(config, Path(workdir), mesh).run(stop)
+
+
+class _Stop:
+    """True once SIGTERM came: a preemption notice."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        with contextlib.suppress(ValueError):  # only the main thread can listen
+            self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(ValueError, AttributeError):
+            signal.signal(signal.SIGTERM, self._before)
+
+
+class _Run:
+    def __init__(self, config, workdir: Path, mesh):
+        self.config, self.workdir = config, workdir
+        self.batches = Batches(config, "train", jax.process_index(), jax.process_count())
+        self.validation = [
+            Head(stream, max(config.training.eval_bytes // len(streams), 2))
+            for streams in [streams_for(config, "validation")]
+            for stream, _ in streams
+        ]
+        _guard_data(workdir, [stream for stream, _ in self.batches.streams])
+        self.trainer = Trainer(config, mesh)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
+        self.metrics = MetricsWriter(workdir)
+        self.measures = Measures(config, optimizer.schedule(config), mesh.devices.flatten())
+        self.model = None
+        self.invalid = {}
+
+    def run(self, stop: _Stop) -> None:
+        steps = self.config.training.steps
+        restored = self.checkpoints.restore_latest(self.trainer.abstract_state())
+        state = restored.state if restored else self.trainer.init()
+        first = restored.step if restored else 0
+        self.metrics.truncate(first)
+        if first >= steps and restored:
+            logging.info("%s is finished: %d steps", self.workdir, steps)
+            return
+        self._describe(state)
+        step = self.trainer.compile()
+        memory = step.memory_analysis()
+        if memory:
+            live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+            live -= memory.alias_size_in_bytes
+            logging.info("memory of the compiled step: %.1f MB per device", live / 1e6)
+        logging.info("%s", f"resumed at step {first}" if restored else "training from random weights")
+        with Progress(total=steps, first=first, label="training") as progress:
+            state = self._loop(step, state, first, stop, progress)
+        self.checkpoints.close()
+        self.metrics.close()
+        done = int(state["step"])
+        if done < steps:
+            logging.info("stopped by SIGTERM at step %d of %d; the same command goes on from there", done, steps)
+            return
+        logging.info("report: %s", write_report(self.workdir))
+
+    def _loop(self, step, state, first, stop, progress):
+        t, pending = self.config.training, None
+        clock = time.monotonic()
+        due = lambda every, done: done == t.steps or (every and done % every == 0)  # noqa: E731
+        for index, rows in self.batches.iterate(first):
+            if index >= t.steps or stop.asked:
+                break
+            state, sums = step(state, self.trainer.place(rows), np.int32(index))
+            if pending is not None:
+                clock = self._report(*pending, clock, state, progress)
+            pending = index, sums
+            done = index + 1
+            if due(t.checkpoint_every, done) or due(t.eval_every, done):
+                clock = self._report(*pending, clock, state, progress)
+                pending, scores = None, {}
+                if due(t.eval_every, done):
+                    scores = self._validate(state, done)
+                    progress.note(f"step {done}: validation {scores['validation_bpb']:.3f} BPB")
+                if due(t.checkpoint_every, done) or scores:
+                    self.checkpoints.save(done, state, scores)
+                clock = time.monotonic()
+        if pending is not None:
+            self._report(*pending, clock, state, progress)
+        self.checkpoints.save(int(state["step"]), state)
+        return state
+
+    def _report(self, index, sums, clock, state, progress) -> float:
+        """Write the metrics of a step that the device has been given time to finish."""
+        sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+        now = time.monotonic()
+        if not math.isfinite(sums["nats"]) or not math.isfinite(sums["gradient_norm"]):
+            self.checkpoints.save(int(state["step"]), state)
+            self.checkpoints.close()
+            raise UserError(
+                f"the loss or its gradient is not finite in batch {index}; the state before it is saved as step "
+                f"{int(state['step'])}: lower optimizer.learning_rate or look at that batch's rows"
+            )
+        found = self.measures.of(index, sums, now - clock)
+        self.metrics.write(index + 1, found | self.invalid)
+        progress.advance(1, int(sums["bytes"]), found["bpb"])
+        return now
+
+    def _validate(self, state, done: int) -> dict[str, float]:
+        weights = {"params": state["params"], "thresholds": state["thresholds"]}
+        if self.model is None:
+            self.model = LanguageModel(self.config, weights, done)
+        else:
+            self.model = self.model.with_weights(weights, done)
+        total = bpb.Tally()
+        for stream in self.validation:
+            for part in self.model.positions(stream):
+                total.add(part)
+        found = {"validation_bpb": total.bpb if total.bpb is not None else math.nan}
+        self.metrics.write(done, found | self.invalid)
+        return found
+
+    def _describe(self, state) -> None:
+        """What is about to be trained, and whether it is causal."""
+        logging.info("\n%s", account.table(account.account(self.config)))
+        report = audit.audit(self.config, {"params": state["params"], "thresholds": state["thresholds"]})
+        logging.info("%s", report.text())
+        if not report.ok and not self.config.training.allow_leak:
+            raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
+        self.invalid = {} if report.ok else {"causality": "INVALID"}
+
+
+def _guard_data(workdir: Path, streams) -> None:
+    """Refuse to go on with a run whose text has changed: its batches would be others.
+
+    Raises:
+      UserError: naming the source.
+    """
+    path = workdir / "data.json"
+    found = {stream.spec: stream.checksum for stream in streams}
+    if path.exists():
+        known = json.loads(path.read_text())
+        changed = [spec for spec, checksum in found.items() if known.get(spec) != checksum]
+        if changed:
+            raise UserError(
+                f"the text of {', '.join(changed)} is not what {workdir} was trained on: restore it, or use another --workdir"
+            )
+    elif jax.process_index() == 0:
+        workdir_lib.replace_text(path, json.dumps(found, indent=1) + "\n")

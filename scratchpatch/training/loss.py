@@ -1,0 +1,76 @@
+"""The loss, and the sums that every metric is made of.
+
+Legend: B rows, L byte positions, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from scratchpatch import vocabulary
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.model.byte_lm import Output
+
+
+def nats(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
+    """Negative log-likelihood of each target in nats, float32 [B, L]; 0 at PAD."""
+    top_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    safe_BL = jnp.minimum(targets_BL, vocabulary.BOS)
+    hit_BL = jnp.take_along_axis(logits_BLV, safe_BL[..., None], axis=-1)[..., 0]
+    return jnp.where(targets_BL == vocabulary.PAD, 0.0, top_BL - hit_BL)
+
+
+def targets_of(tokens_BM: jax.Array) -> jax.Array:
+    """Valid targets of rows of L + 1 tokens: bytes and ends of documents."""
+    return (tokens_BM[:, 1:] != vocabulary.PAD).sum()
+
+
+def sums(output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
+    """Scalars that add up over rows, parts and hosts.
+
+    nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of
+    documents; bytes, ends, positions: how many of each.
+    """
+    is_byte_BL = targets_BL < vocabulary.BOS
+    is_end_BL = targets_BL == vocabulary.BOS
+    loss_BL = nats(output.logits_BLV, targets_BL)
+    total = {
+        "nats": jnp.where(is_byte_BL, loss_BL, 0.0).sum(),
+        "end_nats": jnp.where(is_end_BL, loss_BL, 0.0).sum(),
+        "bytes": is_byte_BL.sum(),
+        "ends": is_end_BL.sum(),
+        "positions": (tokens_BL != vocabulary.PAD).sum(),
+        "commits": output.layout.commit_BL.sum(),
+        "scratchpads": output.layout.scratchpad_BL.sum(),
+        "suppressed_commits": output.layout.suppressed_commits_B.sum(),
+        "suppressed_scratchpads": output.layout.suppressed_scratchpads_B.sum(),
+    }
+    if output.head_logits_BLV is not None:
+        head_BL = nats(output.head_logits_BLV, targets_BL)
+        total["head_nats"] = jnp.where(is_byte_BL, head_BL, 0.0).sum()
+        total["head_end_nats"] = jnp.where(is_end_BL, head_BL, 0.0).sum()
+    return {k: v.astype(jnp.float32) for k, v in total.items()}
+
+
+def loss(params, thresholds, definition, tokens_BM, targets: jax.Array, head_weight: float):
+    """This part's share of the loss: nats over the step's `targets`, never a mean of means.
+
+    Args:
+      params, thresholds: see `model.weights`.
+      definition: the model's static part.
+      tokens_BM: int32 [B, L + 1].
+      targets: valid targets of the whole step, over parts and hosts.
+      head_weight: weight of the entropy head's cross-entropy.
+    Returns:
+      (loss, (sums, mean thresholds at the ends of rows)).
+    """
+    tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
+    output = weights_lib.merge(definition, {"params": params, "thresholds": thresholds})(tokens_BL)
+    total = sums(output, tokens_BL, targets_BL)
+    value = total["nats"] + total["end_nats"]
+    if output.head_logits_BLV is not None:
+        value += head_weight * (total["head_nats"] + total["head_end_nats"])
+    final = {
+        "patching_threshold": output.layout.thresholds.patching.mean(),
+        "trigger_threshold": output.layout.thresholds.trigger.mean(),
+    }
+    return value / targets, (total, final)

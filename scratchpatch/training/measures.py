@@ -1,0 +1,49 @@
+"""The metrics of a step, from its sums."""
+
+import math
+
+from scratchpatch.accounting import flops, peaks
+
+
+class Measures:
+    """Turns sums of a step (see `loss.sums`) into what a metrics line holds."""
+
+    def __init__(self, config, schedule, devices):
+        self._config, self._schedule = config, schedule
+        peak = peaks.peak_flops(devices[0].device_kind)
+        self._peak = peak and peak * len(devices)
+
+    def of(self, index: int, sums: dict[str, float], seconds: float | None) -> dict[str, float | str]:
+        """Metrics of the step with this index.
+
+        bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends.
+        Rates are per position, suppressed ones counts. flops_per_second counts
+        useful FLOPs (padding and recomputation excluded); mfu is its share of
+        the chips' dense bf16 peak, left out where that is unknown.
+        """
+        bits = lambda nats: nats / max(sums["bytes"], 1.0) / math.log(2)  # noqa: E731
+        positions = max(sums["positions"], 1.0)
+        commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
+        found = {
+            "bpb": bits(sums["nats"]),
+            "end_of_document_nats": sums["end_nats"] / max(sums["ends"], 1.0),
+            "gradient_norm": sums["gradient_norm"],
+            "learning_rate": float(self._schedule(index)),
+            "trunk_calls_per_byte": commits + scratchpads,
+            "scratchpads_per_byte": scratchpads,
+            "bytes_per_patch": 1 / commits if commits else math.inf,
+            "suppressed_commits": sums["suppressed_commits"],
+            "suppressed_scratchpads": sums["suppressed_scratchpads"],
+            "patching_threshold": sums["patching_threshold"],
+            "trigger_threshold": sums["trigger_threshold"],
+            "bytes": sums["bytes"],
+        }
+        if "head_nats" in sums:
+            found["head_bpb"] = bits(sums["head_nats"])
+        if seconds:
+            per_byte = flops.training_flops_per_byte(self._config, commits, scratchpads, self._config.data.window)
+            found["bytes_per_second"] = sums["bytes"] / seconds
+            found["flops_per_second"] = per_byte * found["bytes_per_second"]
+            if self._peak:
+                found["mfu"] = found["flops_per_second"] / self._peak
+        return found

@@ -1,0 +1,119 @@
+"""How far a long piece of work is: a bar on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import collections
+import sys
+import time
+
+from absl import logging
+from tqdm import tqdm
+
+_LINE_SECONDS = 10.0
+_LINE_SHARE = 0.05
+# The rate is that of the last so many seconds, sampled this often: a validation or a checkpoint shows in it, and passes.
+_RATE_SECONDS = 30.0
+_SAMPLE_SECONDS = 0.5
+
+
+class Progress:
+    """Shows position, rate in kB/s, loss in BPB, and time left.
+
+    On a terminal a bar on standard error; elsewhere log lines: the first at once, then one every ten seconds or every
+    twentieth of the work, whichever is rarer. Use it as a context manager; leaving it logs a summary.
+
+    Args:
+      total: units of the whole work (steps, or bytes).
+      first: units already done when this starts.
+      label: what the work is, in a word.
+      unit: name of a unit; "B" where units are bytes.
+    """
+
+    def __init__(self, total: int, first: int = 0, label: str = "training", unit: str = "steps"):
+        self._total, self._first, self._done = total, first, first
+        self._label, self._unit = label, unit
+        self._bytes = 0
+        self._bpb: float | None = None
+        self._start = time.monotonic()
+        self._samples: collections.deque[tuple[float, int, int]] = collections.deque()
+        self._line_time, self._line_done = None, first
+        self._bar = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=self._total,
+                initial=self._first,
+                desc=self._label,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                unit_scale=self._unit == "B",
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+            )
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        seconds = time.monotonic() - self._start
+        rate = f", {self._bytes / seconds / 1e3:.1f} kB/s" if self._bytes and seconds else ""
+        state = "done" if self._done >= self._total else "stopped"
+        logging.info("%s %s: %s%s in %s%s", self._label, state, self._position(), rate, _clock(seconds), self._loss())
+
+    def advance(self, units: int, byte_count: int, bpb: float | None = None) -> None:
+        """Count `units` as done, `byte_count` bytes among them; `bpb`: their loss in bits per byte, or None."""
+        if units < 1:
+            raise ValueError(f"advance by {units} {self._unit}: wanted at least 1")
+        self._done += units
+        self._bytes += byte_count
+        self._bpb = self._bpb if bpb is None else bpb
+        now = time.monotonic()
+        measures = self._measures(now)
+        # The first sample is taken here, not at the start: what came before is mostly compilation.
+        if not self._samples or now - self._samples[-1][0] >= _SAMPLE_SECONDS:
+            self._samples.append((now, self._bytes, self._done))
+        while len(self._samples) > 1 and self._samples[0][0] < now - _RATE_SECONDS:
+            self._samples.popleft()
+        if self._bar is not None:
+            self._bar.set_postfix_str(measures.removeprefix(", "), refresh=False)
+            self._bar.update(units)
+        elif self._line_due(now):
+            self._line_time, self._line_done = now, self._done
+            logging.info("%s: %s%s", self._label, self._position(), measures)
+
+    def note(self, text: str) -> None:
+        """Log a line without breaking the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        logging.info("%s", text)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def _line_due(self, now: float) -> bool:
+        if self._line_time is None:
+            return True
+        enough = self._done - self._line_done >= _LINE_SHARE * (self._total - self._first)
+        return enough and now - self._line_time >= _LINE_SECONDS
+
+    def _position(self) -> str:
+        share = 100 * self._done / self._total if self._total else 100
+        return f"{self._done}/{self._total} {self._unit} ({share:.0f}%)"
+
+    def _loss(self) -> str:
+        return "" if self._bpb is None else f", {self._bpb:.3f} BPB"
+
+    def _measures(self, now: float) -> str:
+        """Loss, rate and time left, as far as they are known; each after a comma."""
+        if not self._samples:
+            return self._loss()
+        since, bytes_before, done_before = self._samples[0]
+        seconds = max(now - since, 1e-9)
+        rate = (self._bytes - bytes_before) / seconds / 1e3
+        left = (self._total - self._done) * seconds / (self._done - done_before)
+        return f"{self._loss()}, {rate:.1f} kB/s, {_clock(left)} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

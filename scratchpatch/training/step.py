@@ -1,0 +1,121 @@
+"""The train step: one jitted, donated function from state and batch to state and sums.
+
+Legend: A parts of the accumulation, B rows of a part, M = L + 1 tokens.
+State: {'params', 'thresholds', 'optimizer', 'step'}.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.parallel import rules
+from scratchpatch.training import loss as loss_lib
+from scratchpatch.training import optimizer as optimizer_lib
+
+# A new document starts where documents lately ended: the carried threshold
+# moves by this share of the way per step. No effect without a controller.
+THRESHOLD_RATE = 0.1
+
+
+class Trainer:
+    """The compiled pieces of a run on one mesh: initial state, step, their shardings."""
+
+    def __init__(self, config, mesh):
+        self.config, self.mesh = config, mesh
+        self.optimizer = optimizer_lib.make(config)
+        self.definition, weights = weights_lib.abstract(config)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        placed = weights_lib.shardings(config, mesh)
+        moments = jax.eval_shape(self.optimizer.init, weights["params"])
+        self.shardings = {
+            **placed,
+            "optimizer": optax.tree_utils.tree_map_params(
+                self.optimizer,
+                lambda _, sharding: sharding,
+                moments,
+                placed["params"],
+                transform_non_params=lambda _: everywhere,
+            ),
+            "step": everywhere,
+        }
+        part_rows = config.training.batch_rows // config.training.accumulation
+        names = (None, "rows", None)
+        shape = (config.training.accumulation, part_rows, config.data.window + 1)
+        self.batch = jax.ShapeDtypeStruct(
+            shape, jnp.int32, sharding=NamedSharding(mesh, rules.spec(names, shape, mesh, "training.batch_rows"))
+        )
+        self._step = jax.jit(self._advance, donate_argnums=0, out_shardings=(self.shardings, everywhere))
+
+    def abstract_state(self):
+        """The state as ShapeDtypeStructs with shardings, to restore into."""
+        state = jax.eval_shape(self._initial)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings
+        )
+
+    def init(self):
+        """The state before step 0; the same numbers on every mesh."""
+        with jax.set_mesh(self.mesh):
+            return jax.jit(self._initial, out_shardings=self.shardings)()
+
+    def compile(self):
+        """The step ahead of time: (state, batch, index) -> (state, sums); has memory_analysis()."""
+        with jax.set_mesh(self.mesh):
+            index = jax.ShapeDtypeStruct((), jnp.int32)
+            return self._step.lower(self.abstract_state(), self.batch, index).compile()
+
+    def place(self, rows_BM) -> jax.Array:
+        """This host's rows of a global batch, on the devices."""
+        parts, rows, tokens = self.batch.shape
+        # Part a holds global rows [a * rows, (a + 1) * rows).
+        return jax.make_array_from_process_local_data(
+            self.batch.sharding, rows_BM.reshape(parts, -1, tokens), self.batch.shape
+        )
+
+    def _initial(self):
+        weights = weights_lib.init(self.config, self.config.seed)
+        return {**weights, "optimizer": self.optimizer.init(weights["params"]), "step": jnp.int32(0)}
+
+    def _advance(self, state, batch_ABM, index):
+        """One optimizer step.
+
+        A step whose loss or gradient is not finite changes nothing, and
+        neither does any after it (their index runs ahead of state['step']), so
+        the state stays the last good one until the loop has read the metrics.
+        """
+        params, thresholds = state["params"], state["thresholds"]
+        targets = jax.vmap(loss_lib.targets_of)(batch_ABM).sum().astype(jnp.float32)
+        gradient_of = jax.grad(loss_lib.loss, has_aux=True)
+
+        def part(gradient, tokens_BM):
+            g, aux = gradient_of(
+                params, thresholds, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight
+            )
+            return jax.tree.map(jnp.add, gradient, g), aux
+
+        if len(batch_ABM) == 1:
+            gradient, aux = part(jax.tree.map(jnp.zeros_like, params), batch_ABM[0])
+            total, final = aux
+        else:
+            gradient, aux_A = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), batch_ABM)
+            total, final_A = aux_A
+            total = jax.tree.map(lambda x: x.sum(0), total)
+            final = jax.tree.map(lambda x: x.mean(0), final_A)
+        norm = optax.global_norm(gradient)
+        updates, optimizer = self.optimizer.update(gradient, state["optimizer"], params)
+        new = {
+            "params": optax.apply_updates(params, updates),
+            "thresholds": jax.tree.map(lambda old, end: old + THRESHOLD_RATE * (end - old), thresholds, final)
+            if self._controlled()
+            else thresholds,
+            "optimizer": optimizer,
+            "step": state["step"] + 1,
+        }
+        good = jnp.isfinite(total["nats"]) & jnp.isfinite(norm) & (state["step"] == index)
+        state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        return state, total | {"gradient_norm": norm, "targets": targets} | final
+
+    def _controlled(self) -> bool:
+        return self.config.patching.gain > 0 or self.config.trigger.gain > 0

@@ -1,0 +1,97 @@
+"""The folder of one run: whose experiment it is, and who writes there now.
+
+    workdir/config.json    the flat config of the latest start, and the package version that ran it
+    workdir/lock           held by the trainer that owns the workdir
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import ml_collections
+
+import scratchpatch
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+
+_CONFIG = "config.json"
+_LOCK = "lock"
+
+
+def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
+    """Make the workdir this config's own, and write its config.json.
+
+    A workdir that holds the same experiment passes: fields that are free to change on resumption (config.Field.free)
+    may differ. Raises UserError where it holds another experiment, or cannot be written.
+    """
+    path = Path(workdir) / _CONFIG
+    if path.exists():
+        changes = config_lib.difference(load_config(workdir), config)
+        if changes:
+            raise UserError(
+                f"workdir {workdir} holds another experiment: {'; '.join(changes)}; "
+                "use another --workdir, or undo these changes to resume"
+            )
+    if jax.process_index() != 0:
+        return
+    text = json.dumps({"version": scratchpatch.__version__, "config": config_lib.flat(config)}, indent=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
+
+
+def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The config that a workdir was trained with. Raises UserError where it is missing or cannot be read."""
+    path = Path(workdir) / _CONFIG
+    try:
+        values = json.loads(path.read_text())["config"]
+        return config_lib.from_flat(values)
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} is no workdir: it has no {_CONFIG}; train into it first") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
+        raise UserError(f"cannot read {path}: {error or type(error).__name__}; restore it or train anew") from error
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: str | Path) -> Iterator[None]:
+    """Hold the workdir alone. Raises UserError where another trainer holds it.
+
+    The system drops the lock with the process, however it dies. Of a run's several processes the first one holds it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    path = Path(workdir) / _LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"workdir {workdir} is in use by another trainer (process {file.read().strip() or 'unknown'}); "
+                "wait for it, stop it, or use another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file such that readers, and a kill at any moment, see the old text or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

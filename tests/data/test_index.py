@@ -1,0 +1,131 @@
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scratchpatch.data import build
+from scratchpatch.data.index import cache_folder, open_stream
+from scratchpatch.errors import UserError
+from scratchpatch.vocabulary import BOS
+
+PARTS = ("train", "validation", "test")
+
+
+def test_awkward_documents_survive(write_texts, cache, awkward):
+    stream = open_stream(write_texts(awkward), "all", cache)
+    assert list(stream.documents_iter()) == awkward
+    assert stream.read(0, len(stream)).tolist() == [t for d in awkward for t in (BOS, *d)]
+    assert (stream.documents, stream.bytes, stream.skipped) == (len(awkward), sum(map(len, awkward)), 0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(documents=st.lists(st.binary(min_size=1, max_size=6), min_size=3, max_size=30))
+def test_splits_are_disjoint_and_cover_all(tmp_path_factory, documents):
+    folder = tmp_path_factory.mktemp("texts")
+    documents = [b"%d:" % i + d for i, d in enumerate(documents)]
+    for number, data in enumerate(documents):
+        (folder / f"{number:04}").write_bytes(data)
+    spec, cache = f"text:{folder}/*", str(folder / "cache")
+    found = {split: list(open_stream(spec, split, cache).documents_iter()) for split in (*PARTS, "all")}
+    assert found["all"] == documents
+    assert Counter(found["train"] + found["validation"] + found["test"]) == Counter(documents)
+    assert all(found.values())
+
+
+def test_the_only_document_is_cut_by_bytes(write_texts, cache):
+    text = bytes(range(200))
+    spec = write_texts([text])
+    pieces = [list(open_stream(spec, split, cache).documents_iter()) for split in PARTS]
+    assert pieces == [[text[:180]], [text[180:190]], [text[190:]]]
+    assert list(open_stream(spec, "all", cache).documents_iter()) == [text]
+    stream = open_stream(spec, "validation", cache)
+    assert stream.read(0, 3).tolist() == [BOS, 180, 181]
+
+
+def test_a_split_without_documents_is_an_error(write_texts, cache):
+    spec = write_texts([b"one", b"two"])
+    assert open_stream(spec, "train", cache).documents == open_stream(spec, "validation", cache).documents == 1
+    with pytest.raises(UserError, match=r"the test split is empty, the source has 2 document\(s\)"):
+        open_stream(spec, "test", cache)
+
+
+def test_a_standard_library_docstring_is_held_out_with_its_code(cache):
+    for split in ("validation", "test"):
+        code, prose = (open_stream(f"stdlib:{kind}", split, cache) for kind in ("code", "prose"))
+        train = open_stream("stdlib:code", "train", cache)
+        assert 0.02 < code.bytes / train.bytes < 0.1
+        held_out = [d for d in prose.documents_iter() if d.count(b"\n") > 8 and d.isascii()]
+        trained_on = train.concatenated()
+        leaks = [d for d in held_out if d.strip() in trained_on]
+        assert held_out and not leaks
+
+
+def test_an_index_is_built_once_and_read_again(write_texts, cache, monkeypatch):
+    spec = write_texts([b"a", b"b", b"c"])
+    first = open_stream(spec, "train", cache)
+    monkeypatch.setattr(build, "build", lambda *_: pytest.fail("built again"))
+    again = open_stream(spec, "train", cache)
+    assert again.concatenated() == first.concatenated() and again.checksum == first.checksum
+    assert open_stream(spec, "validation", cache).documents == 1
+
+
+def test_a_changed_file_gets_a_new_index(write_texts, cache, tmp_path):
+    spec = write_texts([b"a", b"b"])
+    before = open_stream(spec, "all", cache)
+    path = tmp_path / "texts" / "0000.txt"
+    path.write_bytes(b"z")
+    os.utime(path, ns=(1, 1))
+    after = open_stream(spec, "all", cache)
+    assert (before.concatenated(), after.concatenated()) == (b"ab", b"zb")
+    assert before.checksum != after.checksum
+
+
+def test_a_truncated_index_is_built_again(write_texts, cache):
+    spec = write_texts([b"abc", b"def"])
+    open_stream(spec, "all", cache)
+    (stream,) = Path(cache).glob("index/*/stream.bin")
+    stream.write_bytes(b"")
+    assert open_stream(spec, "all", cache).concatenated() == b"abcdef"
+
+
+def test_skipped_records_are_reported_and_an_error_where_not_allowed(write_lines, cache):
+    spec, path = write_lines([{"text": "a"}, b"?", {"text": "b"}, {"body": "c"}])
+    for _ in range(2):
+        stream = open_stream(spec, "all", cache, "skip")
+        assert (stream.skipped, list(stream.documents_iter())) == (2, [b"a", b"b"])
+        with pytest.raises(UserError, match=rf"{path}:2: not JSON.*on_bad_record=skip"):
+            open_stream(spec, "all", cache, "error")
+
+
+def test_processes_that_build_at_once_agree(write_texts, cache):
+    spec = write_texts([bytes([i % 256]) * 50 for i in range(400)])
+    code = (
+        "import sys; from scratchpatch.data.index import open_stream;"
+        "sys.stdin.readline(); print(open_stream(sys.argv[1], 'train', sys.argv[2]).checksum)"
+    )
+    command = [sys.executable, "-c", code, spec, cache]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = {process.communicate(timeout=60)[0] for process in both}
+    assert outputs == {open_stream(spec, "train", cache).checksum + "\n"}
+    assert len(list((Path(cache) / "index").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_names_the_fix(write_texts, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot keep the stream index.*set data\.cache_dir"):
+        open_stream(write_texts([b"a"]), "all", str(tmp_path / "file"))
+
+
+def test_the_cache_folder_is_configured_or_in_the_environment_or_at_home(monkeypatch):
+    monkeypatch.setenv("SCRATCHPATCH_CACHE", "/e")
+    assert cache_folder("/c") == Path("/c") and cache_folder() == Path("/e")
+    monkeypatch.delenv("SCRATCHPATCH_CACHE")
+    assert cache_folder() == Path.home() / ".cache/scratchpatch"

@@ -1,0 +1,106 @@
+import builtins
+import gzip
+
+import pytest
+
+from scratchpatch.data.records import BadRecords, read_jsonl, read_text
+from scratchpatch.errors import UserError
+
+
+def texts(path, mode="error", field="text"):
+    bad = BadRecords(mode)
+    return [d.data for d in read_jsonl("n", str(path), field, bad)], bad
+
+
+def test_a_file_is_one_document_byte_for_byte(tmp_path):
+    data = bytes(range(256)) + b"\r\n\xff\xfe"
+    (tmp_path / "a.txt").write_bytes(data)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(data))
+    for name in ("a.txt", "a.txt.gz"):
+        assert [tuple(d) for d in read_text(name, str(tmp_path / name), BadRecords("error"))] == [(name, data)]
+
+
+def test_a_line_is_one_document_named_by_its_number(write_lines):
+    _, path = write_lines([{"text": "one"}, b"", b"  \t", {"text": ""}, {"text": "\ud800"}, {"text": "caf\u00e9"}])
+    found = list(read_jsonl("n", str(path), "text", BadRecords("error")))
+    assert found == [
+        ("n#1", b"one"),
+        ("n#4", b""),
+        ("n#5", b"\xed\xa0\x80"),
+        ("n#6", "caf\u00e9".encode()),
+    ]
+
+
+def test_compressed_lines_and_another_field(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"body": "x"}\n{"body": "y"}'))
+    assert texts(path, field="body")[0] == [b"x", b"y"]
+
+
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        (b"{not json", "not JSON"),
+        (b'{"text": "\xff"}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"9" * 5000, "not JSON"),
+        (b"[1, 2]", "holds a list, wanted an object"),
+        (b'{"body": "x"}', "has no field 'text' (it has 'body'"),
+        (b"{}", "no fields at all"),
+        (b'{"text": 3}', "field 'text' holds a int, wanted a string"),
+        (b'{"text": null}', "holds a NoneType"),
+    ],
+)
+def test_a_bad_line_is_named_or_skipped(write_lines, line, problem):
+    _, path = write_lines([{"text": "good"}, b"", line, {"text": "after"}])
+    with pytest.raises(UserError) as caught:
+        texts(path)
+    assert str(caught.value).startswith(f"{path}:3: ") and problem in str(caught.value)
+    assert "data.on_bad_record=skip" in str(caught.value) and "\n" not in str(caught.value)
+    documents, bad = texts(path, "skip")
+    assert documents == [b"good", b"after"]
+    assert bad.count == 1 and bad.messages[0].startswith(f"{path}:3: ")
+
+
+def test_many_bad_records_are_counted_but_not_all_kept(write_lines):
+    _, path = write_lines([b"?"] * 50)
+    _, bad = texts(path, "skip")
+    assert bad.count == 50 and len(bad.messages) == 20
+
+
+def test_a_vanished_file_is_named(tmp_path):
+    gone = str(tmp_path / "gone.txt")
+    for read in (lambda bad: read_text("n", gone, bad), lambda bad: read_jsonl("n", gone, "text", bad)):
+        with pytest.raises(UserError, match=r"gone\.txt.*vanished"):
+            list(read(BadRecords("error")))
+        bad = BadRecords("skip")
+        assert list(read(bad)) == [] and bad.count == 1
+
+
+def test_a_forbidden_file_is_named(tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", forbidden)
+    with pytest.raises(UserError, match="no permission to read"):
+        list(read_text("n", str(tmp_path / "a.txt"), BadRecords("error")))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "plain"])
+def test_a_damaged_gz_is_named(tmp_path, damage):
+    packed = bytearray(gzip.compress(b'{"text": "x"}\n' * 20_000, compresslevel=0))
+    if damage == "cut":
+        packed = packed[: len(packed) // 2]
+    elif damage == "flipped":
+        packed[-6] ^= 1
+    else:
+        packed = bytearray(b"no gzip at all")
+    path = tmp_path / "a.gz"
+    path.write_bytes(packed)
+    with pytest.raises(UserError, match=r"a\.gz.*not a whole gzip file"):
+        list(read_text("n", str(path), BadRecords("error")))
+    with pytest.raises(UserError, match=r"a\.gz:\d+: not a whole gzip file"):
+        texts(path)
+    documents, bad = texts(path, "skip")
+    assert bad.count == 1
+    assert (len(documents) == 0) == (damage == "plain")

@@ -1,0 +1,87 @@
+import pytest
+
+from scratchpatch.data import sources
+from scratchpatch.data.records import BadRecords
+from scratchpatch.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        ("stdlib:code", ("stdlib", "code", "")),
+        ("text:/a/*.txt", ("text", "/a/*.txt", "")),
+        ("text:/a/b#c.txt", ("text", "/a/b#c.txt", "")),
+        ("text:/a/../b/./c", ("text", "/b/c", "")),
+        ("jsonl:/a/*.gz", ("jsonl", "/a/*.gz", "text")),
+        ("jsonl:/a/*.gz#body", ("jsonl", "/a/*.gz", "body")),
+    ],
+)
+def test_a_spec_is_a_scheme_a_target_and_a_field(spec, expected):
+    assert sources.parse(spec).identity == expected
+
+
+@pytest.mark.parametrize(
+    "spec, says",
+    [
+        ("txt:/a", "the nearest is text:"),
+        ("json:/a", "the nearest is jsonl:"),
+        ("/a/b.txt", "has no known scheme"),
+        ("stdlib:prosa", "the nearest is stdlib:prose"),
+        ("text:", "lacks its path"),
+        ("jsonl:#text", "lacks its path"),
+        ("jsonl:/a#", "lacks its field"),
+    ],
+)
+def test_a_wrong_spec_names_the_nearest(spec, says):
+    with pytest.raises(UserError) as caught:
+        sources.parse(spec)
+    assert says in str(caught.value) and repr(spec) in str(caught.value)
+
+
+def test_a_glob_is_recursive_sorted_and_named_below_its_fixed_part(tmp_path):
+    for name in ("b/2.txt", "a.txt", "b/c/1.txt", "b/no.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    names = [name for name, _ in sources.parse(f"text:{tmp_path}/**/*.txt").files()]
+    assert names == ["a.txt", "b/2.txt", "b/c/1.txt"]
+    assert [name for name, _ in sources.parse(f"text:{tmp_path}/b/*").files()] == ["2.txt", "no.md"]
+    assert [name for name, _ in sources.parse(f"text:{tmp_path}/b/2.txt").files()] == ["2.txt"]
+
+
+def test_a_file_may_be_named_like_a_pattern(tmp_path):
+    (tmp_path / "a[1].txt").write_text("x")
+    assert [name for name, _ in sources.parse(f"text:{tmp_path}/a[1].txt").files()] == ["a[1].txt"]
+
+
+def test_home_and_the_working_directory_are_understood(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert sources.parse("text:~/a.txt").identity == sources.parse("text:a.txt").identity
+
+
+def test_no_file_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"no file matches .*/nothing\*"):
+        sources.parse(f"text:{tmp_path}/nothing*").files()
+    with pytest.raises(UserError, match=r"is a folder; name the files in it"):
+        sources.parse(f"text:{tmp_path}").files()
+
+
+def test_documents_of_several_files_keep_their_order(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "1"}\n{"body": "2"}\n')
+    (tmp_path / "b.jsonl").write_text('{"body": "3"}\n')
+    source = sources.parse(f"jsonl:{tmp_path}/*.jsonl#body")
+    found = list(source.documents(source.files(), BadRecords("error")))
+    assert found == [("a.jsonl#1", b"1"), ("a.jsonl#2", b"2"), ("b.jsonl#1", b"3")]
+
+
+def test_a_file_that_vanishes_after_the_glob_is_named_or_skipped(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    source = sources.parse(f"text:{tmp_path}/*")
+    files = source.files()
+    (tmp_path / "a").unlink()
+    with pytest.raises(UserError, match=r"/a: the file vanished"):
+        list(source.documents(files, BadRecords("error")))
+    bad = BadRecords("skip")
+    assert list(source.documents(files, bad)) == [("b", b"b")] and bad.count == 1

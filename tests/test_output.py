@@ -1,0 +1,29 @@
+import json
+
+import numpy as np
+
+from scratchpatch import output
+
+
+def test_json_has_no_nan_and_takes_numpy_values():
+    text = output.as_json(
+        {"a": float("nan"), "b": [float("-inf"), np.float32(0.5)], "c": np.arange(3), 4: (True, None)}
+    )
+    assert json.loads(text) == {"a": None, "b": [None, 0.5], "c": [0, 1, 2], "4": [True, None]}
+    assert "\n" not in text
+
+
+def test_table_names_nested_values_and_shows_lists():
+    table = output.as_table(
+        {"bpb": 2.123456789, "compressors": {"gzip": 3}, "lags": [1.5, None], "source": "stdlib:code"}
+    )
+    assert table.splitlines() == [
+        "bpb               2.12346",
+        "compressors.gzip  3",
+        "lags              1.5 -",
+        "source            stdlib:code",
+    ]
+
+
+def test_empty_table():
+    assert output.as_table({}) == ""

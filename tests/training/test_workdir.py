@@ -1,0 +1,80 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import scratchpatch
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+from scratchpatch.training.workdir import guard_workdir, load_config, lock_workdir
+
+
+def test_the_first_start_writes_the_config_and_the_same_one_passes(tmp_path):
+    config = config_lib.default()
+    config_lib.set_field(config, "training.steps", 7)
+    guard_workdir(tmp_path / "run", config)
+    guard_workdir(tmp_path / "run", config)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {
+        "version": scratchpatch.__version__,
+        "config": config_lib.flat(config),
+    }
+    assert load_config(tmp_path / "run").to_dict() == config.to_dict()
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_another_experiment_is_refused_with_the_difference(tmp_path):
+    guard_workdir(tmp_path, config_lib.default())
+    other = config_lib.default()
+    config_lib.set_field(other, "training.steps", 7)
+    config_lib.set_field(other, "trigger.kind", "stride")
+    with pytest.raises(UserError) as error:
+        guard_workdir(tmp_path, other)
+    assert "holds another experiment: trigger.kind: 'entropy' -> 'stride'; training.steps: 1000 -> 7;" in str(error.value)
+    assert load_config(tmp_path).training.steps == 1000
+
+
+def test_a_free_field_may_change_and_is_recorded(tmp_path):
+    guard_workdir(tmp_path, config_lib.default())
+    other = config_lib.default()
+    config_lib.set_field(other, "training.checkpoint_every", 5)
+    guard_workdir(tmp_path, other)
+    assert load_config(tmp_path).training.checkpoint_every == 5
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"training.stepz": 3}}'])
+def test_a_config_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/config.json"):
+        load_config(tmp_path)
+
+
+def test_no_workdir_and_an_unwritable_one_are_named(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} is no workdir"):
+        load_config(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file/config.json: File exists"):
+        guard_workdir(tmp_path / "file", config_lib.default())
+
+
+_HOLDER = """
+import sys
+from scratchpatch.training.workdir import lock_workdir
+with lock_workdir(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_trainer_is_refused_until_the_first_dies(tmp_path):
+    command = [sys.executable, "-c", _HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"in use by another trainer \(process {holder.pid}\)"), lock_workdir(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        with lock_workdir(tmp_path):
+            pass
+    with lock_workdir(tmp_path):
+        pass
