@@ -124,7 +124,7 @@ def _define_eval(values: Flags) -> None:
     flags.DEFINE_integer(
         "max_bytes",
         None,
-        "Stop after the document that reaches so many bytes; none: all.",
+        "Read the first so many bytes of each source; none: all.",
         lower_bound=1,
         flag_values=values,
     )

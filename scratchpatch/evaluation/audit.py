@@ -3,8 +3,8 @@
 Bytes that a position must not see are changed, and every stage of the model
 must give the same bits there: after every prefix length (suffixes), in the
 other documents of a row (documents), in the other rows (rows). Then single
-gradients of logits with respect to the byte embeddings must be exactly zero
-where nothing may be read (gradients): a backward pass can leak on its own.
+gradients of every stage with respect to the byte embeddings must be exactly
+zero where nothing may be read (gradients): a backward pass can leak on its own.
 
 Legend: R rows, L byte positions, N slots, d byte width.
 """
@@ -12,6 +12,7 @@ Legend: R rows, L byte positions, N slots, d byte width.
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +24,11 @@ from scratchpatch.errors import UserError
 from scratchpatch.kernels import window as window_kernel
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
-from scratchpatch.model.pooling import take
-from scratchpatch.patching import documents, scores
 
 STAGES = ("encoder", "entropy head", "patchifier", "trigger", "pooling", "trunk", "decoder")
+# Those that gradients pass through.
+_SMOOTH = ("encoder", "entropy head", "pooling", "trunk", "decoder")
 _ROWS = 8
-_GRADIENTS = 6
 _PATCHES = 3
 # Most prefix lengths tried one by one; a longer row tries every one of its
 # first patches and block edges, and spreads the rest.
@@ -84,7 +84,7 @@ def audit_config(config) -> AuditReport:
     return audit(config, jax.jit(weights_lib.init, static_argnums=(0, 1))(_frozen(config), config.seed))
 
 
-def audit(config, weights, seed: int = 0, build=None) -> AuditReport:
+def audit(config, weights, seed: int = 0, build: Callable | None = None) -> AuditReport:
     """Audit a model with these weights.
 
     Args:
@@ -92,76 +92,124 @@ def audit(config, weights, seed: int = 0, build=None) -> AuditReport:
       weights: see `model.weights`.
       seed: of the audited text.
       build: weights -> model; the config's own where None (a test plants leaks here).
+    Raises:
+      UserError: no change of any byte changes any logit, so nothing can be told.
     """
-    began = time.monotonic()
     if build is None:
         build = functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
-    auditor = _Auditor(config, build, np.random.default_rng(seed))
-    auditor.weights = auditor.calibrate(weights)
-    checks = {"prefixes": auditor.suffixes, "documents": auditor.documents, "rows": auditor.rows, "gradients": auditor.gradients}
-    checked = {name: check() for name, check in checks.items()}
-    return AuditReport(tuple(auditor.findings.values()), checked, time.monotonic() - began)
+    # Compiling is most of the audit's time, and its programs run a few times.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    forward = jax.jit(lambda weights, tokens_RL: build(weights)(tokens_RL), compiler_options=quick)
+    backward = jax.jit(functools.partial(_reached, config, build), compiler_options=quick)
+    return Auditor(config, forward, backward, seed).report(weights)
 
 
-def stages(output: Output) -> dict[str, jax.Array]:
-    """What each stage says at each byte, [R, L, ...]; slot stages are 0 where no slot stands."""
-    layout = output.layout
-    slot_RL = layout.commit_BL | layout.scratchpad_BL
-    index_RL = jnp.where(slot_RL, layout.slots.context_BL, 0)
-    by_byte = lambda x_RND: jnp.where(slot_RL[..., None], take(x_RND, index_RL), 0)  # noqa: E731
-    head = output.head_logits_BLV
-    return {
+def _reached(config, build, weights, tokens_RL, row, position, stages) -> jax.Array:
+    """bool [R, L]: where the gradient of some stages at one position arrives in the embeddings.
+
+    Args:
+      row, position: int32 scalars.
+      stages: bool per name of `_SMOOTH`.
+    """
+
+    def value(probe_RLd):
+        output = build(weights)(tokens_RL, probe_RLd)
+        slots = output.layout.slots
+        at_RL = (jnp.arange(tokens_RL.shape[0])[:, None] == row) & (jnp.arange(tokens_RL.shape[1]) == position)
+        at_RN = (jnp.arange(tokens_RL.shape[0])[:, None] == row) & (slots.end_BN == position) & slots.valid_BN
+        total = 0.0
+        for name, x in _states(output).items():
+            at = at_RN if name in ("pooling", "trunk") else at_RL
+            # Any direction in which no sum of states is flat.
+            direction = jnp.cos(jnp.arange(x.shape[-1], dtype=jnp.float32))
+            total += jnp.where((at & stages[name])[..., None], x.astype(jnp.float32) * direction, 0.0).sum()
+        return total
+
+    probe_RLd = jnp.zeros((*tokens_RL.shape, config.model.d_byte), jnp.float32)
+    return (jax.grad(value)(probe_RLd) != 0).any(-1)
+
+
+def _states(output: Output) -> dict[str, jax.Array]:
+    """The arrays of `_SMOOTH` stages, [R, L or N, ...]; no entropy head where the model has none."""
+    states = {
         "encoder": output.hidden_BLd,
-        "entropy head": jnp.zeros_like(output.hidden_BLd) if head is None else head,
-        "patchifier": layout.commit_BL,
-        "trigger": layout.scratchpad_BL,
-        "pooling": by_byte(output.pooled_BND),
-        "trunk": by_byte(output.trunk_BND),
+        "entropy head": output.head_logits_BLV,
+        "pooling": output.pooled_BND,
+        "trunk": output.trunk_BND,
         "decoder": output.logits_BLV,
+    }
+    return {name: x for name, x in states.items() if x is not None}
+
+
+def _by_byte(output: Output) -> dict[str, list[np.ndarray]]:
+    """What each stage says at each byte, arrays [R, L, ...] on the host; slot states are 0 where no slot stands."""
+    output = jax.device_get(output)
+    layout, slots = output.layout, output.layout.slots
+    row_n = np.nonzero(slots.valid_BN)[0]
+    end_n = slots.end_BN[slots.valid_BN]
+
+    def place(x_RND):
+        at_byte = np.zeros((*layout.commit_BL.shape, x_RND.shape[-1]), x_RND.dtype)
+        at_byte[row_n, end_n] = x_RND[slots.valid_BN]
+        return at_byte
+
+    return {
+        "encoder": [output.hidden_BLd],
+        "entropy head": [x for x in (output.head_logits_BLV, output.entropy_BL) if x is not None],
+        "patchifier": [layout.commit_BL],
+        "trigger": [layout.scratchpad_BL],
+        "pooling": [place(output.pooled_BND)],
+        "trunk": [place(output.trunk_BND)],
+        "decoder": [output.logits_BLV],
     }
 
 
-class _Auditor:
-    def __init__(self, config, build, rng):
-        self.config, self.rng = config, rng
+class Auditor:
+    """The checks, on a text of three documents a row.
+
+    Args:
+      config: the experiment.
+      forward: (weights, tokens_RL) -> Output.
+      backward: see `_reached`.
+      seed: of the text.
+    """
+
+    def __init__(self, config, forward: Callable, backward: Callable | None, seed: int = 0):
+        self.config, self.forward, self.backward = config, forward, backward
+        self.rng = np.random.default_rng(seed)
         self.findings: dict[tuple[str, str], Finding] = {}
         m, patch = config.model, config_lib.patch_limit(config)
         local = window_kernel.block_size(max(m.encoder.window, m.decoder.window), config.data.window)
         # Three patches, and the edge between two blocks of local attention.
         self.length = min(config.data.window, max((_PATCHES + 1) * patch, 2 * local))
+        self.starts = (0, self.length // 4, self.length // 4 + self.length // 2)
+        self.document_L = np.searchsorted(self.starts, np.arange(self.length), side="right") - 1
         self.tokens = self._text()
-        self._changed = jax.jit(
-            lambda weights, a, b: {
-                name: (x != y).reshape(*x.shape[:2], -1).any(-1)
-                for (name, x), y in zip(stages(build(weights)(a)).items(), stages(build(weights)(b)).values(), strict=True)
-            }
-        )
 
-        def reading(weights, tokens, row, position, direction_V, stage):
-            def value(probe):
-                x_RLx = stages(build(weights)(tokens, probe))[stage]
-                return (x_RLx[row, position].astype(jnp.float32) * direction_V[: x_RLx.shape[-1]]).sum()
+    def report(self, weights) -> AuditReport:
+        began = time.monotonic()
+        self.weights = self._calibrated(weights)
+        self.base = _by_byte(self.forward(self.weights, self.tokens))
+        checks = {"prefixes": self.suffixes, "documents": self.documents, "rows": self.rows}
+        if self.backward is not None:
+            checks["gradients"] = self.gradients
+        checked = {name: check() for name, check in checks.items()}
+        return AuditReport(tuple(self.findings.values()), checked, time.monotonic() - began)
 
-            probe = jnp.zeros((*tokens.shape, m.d_byte), jnp.float32)
-            return (jax.grad(value)(probe) != 0).any(-1)
-
-        self._reading = jax.jit(reading, static_argnames="stage")
-        self._decisions = jax.jit(lambda weights, tokens: build(weights)(tokens))
-
-    def calibrate(self, weights):
+    def _calibrated(self, weights):
         """Thresholds at the middle of the entropies, so that decisions go both ways."""
         if not config_lib.reads_entropy(self.config):
             return weights
-        output = self._decisions(weights, self.tokens)
+        entropy_RL = np.asarray(self.forward(weights, self.tokens).entropy_BL)
+        jump_Rl = np.diff(entropy_RL)
+        # A controller needs a threshold above zero.
+        jump = np.median(jump_Rl[jump_Rl > 0]) if (jump_Rl > 0).any() else self.config.trigger.threshold
+        middle = {"entropy": np.median(entropy_RL), "entropy_jump": jump}
         thresholds = dict(weights["thresholds"])
         for section in ("patching", "trigger"):
-            if self.config[section].kind == "entropy_jump":
-                score = scores.entropy_jump(output.entropy_BL, output.layout.start_BL)
-                # A controller needs a threshold above zero.
-                score = jnp.where(score > 0, score, jnp.nan)
-                thresholds[f"{section}_threshold"] = jnp.nanmedian(score).astype(jnp.float32)
-            else:
-                thresholds[f"{section}_threshold"] = jnp.median(output.entropy_BL)
+            kind = self.config[section].kind
+            if kind in middle:
+                thresholds[f"{section}_threshold"] = np.float32(middle[kind])
         return {**weights, "thresholds": thresholds}
 
     def suffixes(self) -> int:
@@ -174,72 +222,69 @@ class _Auditor:
             edge = np.arange(self.length // 2 - _PREFIXES // 8, self.length // 2 + _PREFIXES // 8)
             spread = np.linspace(0, last, _PREFIXES // 4).astype(int)
             cuts = np.unique(np.concatenate([dense, edge, spread]))
-        seen = False
+        seen, row_R = False, np.arange(_ROWS)
         for part in np.array_split(cuts, -(-len(cuts) // _ROWS)):
             cut_R = np.resize(part, _ROWS)
-            other = self._text()
-            # Half of the suffixes begin with the end of the document, and half do not.
-            after = np.minimum(cut_R + 1, self.length - 1)
-            self_bos = self.tokens[np.arange(_ROWS), after] == vocabulary.BOS
-            flip = self_bos | (self.rng.random(_ROWS) < 0.5)
-            replacement = np.where(self_bos, ord("e"), vocabulary.BOS)
-            other[np.arange(_ROWS), after] = np.where(flip, replacement, ord("x"))
+            other, next_R = self._text(), cut_R + 1
+            # What follows the prefix: a byte, the document's end, or nothing at all.
+            ends_R = self.tokens[row_R, next_R] == vocabulary.BOS
+            other[row_R, next_R] = np.where(ends_R ^ (self.rng.random(_ROWS) < 0.5), ord("e"), vocabulary.BOS)
+            other[self.rng.random(_ROWS) < 0.2] = vocabulary.PAD
             keep = np.arange(self.length) <= cut_R[:, None]
-            changed = self._run(np.where(keep, self.tokens, other))
-            seen |= bool((changed["decoder"] & ~keep).any())
-            self._judge("suffix", changed, keep, "later bytes were changed")
+            seen |= self._judge("suffix", np.where(keep, self.tokens, other), keep, "later bytes were changed")
         if not seen:
-            raise UserError("the causality audit is blind: no change of any byte changed any logit")
+            raise UserError("the causality audit is blind: no change of any byte changes any logit")
         return len(cuts)
 
     def documents(self) -> int:
-        """All bytes of one document are replaced; the row's other documents must not notice."""
-        ids = np.asarray(documents.starts(jnp.asarray(self.tokens)))
-        starts = sorted(set(ids.flatten()))
-        for start in starts:
-            inside = ids == start
-            changed = self._run(np.where(inside & (self.tokens != vocabulary.BOS), self._bytes(), self.tokens))
-            self._judge("document", changed, ~inside, f"the document that starts at {start} was changed")
-        return len(starts)
+        """All bytes of one document of each row are replaced; the row's other documents must not notice."""
+        for first in range(len(self.starts)):
+            changed = self.document_L == (np.arange(_ROWS)[:, None] + first) % len(self.starts)
+            tokens = np.where(changed & (self.tokens != vocabulary.BOS), self._bytes(), self.tokens)
+            self._judge("document", tokens, ~changed, "another document of the row was changed")
+        return _ROWS * len(self.starts)
 
     def rows(self) -> int:
-        """All rows but one are replaced; that one must not notice."""
-        for row in range(_ROWS):
-            keep = np.arange(_ROWS)[:, None] == row
-            changed = self._run(np.where(keep, self.tokens, self._bytes()))
-            self._judge("row", changed, np.broadcast_to(keep, self.tokens.shape), "the batch's other rows were changed")
+        """Half of the rows are replaced; the others must not notice. Every row meets every other."""
+        halves = [(np.arange(_ROWS) >> bit) % 2 == side for bit in range(_ROWS.bit_length() - 1) for side in (0, 1)]
+        for keep_R in halves:
+            keep = np.broadcast_to(keep_R[:, None], self.tokens.shape)
+            self._judge("row", np.where(keep, self.tokens, self._bytes()), keep, "other rows of the batch were changed")
         return _ROWS
 
     def gradients(self) -> int:
-        """Single gradients: one row and position at a time."""
-        ids = np.asarray(documents.starts(jnp.asarray(self.tokens)))
-        positions = np.linspace(1, self.length - 2, _GRADIENTS).astype(int)
-        for i, n in enumerate(positions):
-            row = i % _ROWS
+        """Single gradients, one row and position at a time: on both sides of documents' edges, and inside."""
+        _, second, third = self.starts
+        positions = (second - 1, second, self.length // 2, third - 1, third, self.length - 2)
+        for row, n in enumerate(positions):
             allowed = np.zeros(self.tokens.shape, bool)
-            allowed[row] = (np.arange(self.length) <= n) & (ids[row] == ids[row, n])
-            direction = self.rng.standard_normal(2 * vocabulary.ROWS + self.config.model.trunk.d_model).astype(np.float32)
-            read = lambda stage: self._reading(self.weights, self.tokens, row, n, direction, stage)  # noqa: B023, E731
-            if not (np.asarray(read("decoder")) & ~allowed).any():
-                continue
-            for stage in ("encoder", "entropy head", "pooling", "trunk", "decoder"):
-                bad = np.argwhere(np.asarray(read(stage)) & ~allowed)
-                if len(bad):
-                    where = f"its gradient reaches row {bad[0][0]}, position {bad[0][1]} from row {row}"
-                    self._add(Finding("gradient", stage, int(n), where))
-                    break
-        return _GRADIENTS
+            allowed[row] = (np.arange(self.length) <= n) & (self.document_L == self.document_L[n])
 
-    def _run(self, tokens) -> dict[str, np.ndarray]:
-        return jax.device_get(self._changed(self.weights, self.tokens, tokens))
+            def leaks(names, row=row, n=n, allowed=allowed):
+                wanted = {name: name in names for name in _SMOOTH}
+                return np.argwhere(np.asarray(self.backward(self.weights, self.tokens, row, n, wanted)) & ~allowed)
 
-    def _judge(self, check: str, changed, must_stay_RL, detail: str) -> None:
-        for stage in STAGES:
-            bad = np.argwhere(changed[stage] & must_stay_RL)
+            if len(leaks(_SMOOTH)):
+                stage, (at_row, at) = next((s, bad[0]) for s in _SMOOTH if len(bad := leaks((s,))))
+                where = f"from row {row} its gradient reaches row {at_row}, position {at}"
+                self._add(Finding("gradient", stage, int(n), where))
+        return len(positions)
+
+    def _judge(self, check: str, tokens, must_stay_RL, detail: str) -> bool:
+        """Note the first stage that changed where it must not; whether any logit changed where it may."""
+        found = _by_byte(self.forward(self.weights, tokens))
+        changed = {
+            stage: np.any([(x != y).reshape(*tokens.shape, -1).any(-1) for x, y in zip(found[stage], self.base[stage], strict=True)], axis=0)
+            for stage in STAGES
+            if found[stage]
+        }
+        for stage, changed_RL in changed.items():
+            bad = np.argwhere(changed_RL & must_stay_RL)
             if len(bad):
-                first = bad[bad[:, 1].argmin()]
-                self._add(Finding(check, stage, int(first[1]), f"row {first[0]}; {detail}"))
-                return
+                row, position = bad[bad[:, 1].argmin()]
+                self._add(Finding(check, stage, int(position), f"row {row}; {detail}"))
+                break
+        return bool((changed["decoder"] & ~must_stay_RL).any())
 
     def _add(self, finding: Finding) -> None:
         key = finding.check, finding.stage
@@ -252,11 +297,10 @@ class _Auditor:
         return self.rng.choice(letters, (_ROWS, self.length)).astype(np.int32)
 
     def _text(self) -> np.ndarray:
-        """Rows of three documents; the first row begins with a BOS, as do half of the others."""
+        """Rows of three documents; every other row begins inside its first."""
         tokens = self._bytes()
         tokens[::2, 0] = vocabulary.BOS
-        tokens[:, self.length // 4] = vocabulary.BOS
-        tokens[:, self.length // 4 + self.length // 2] = vocabulary.BOS
+        tokens[:, self.starts[1:]] = vocabulary.BOS
         return tokens
 
 

@@ -35,7 +35,8 @@ class Positions:
     head's (NaN without a head); targets: the next token (PAD where none);
     entropy: nats (NaN without a head); commit, scratchpad: bool; offset: bytes
     read since the last commit, or since the document's start: 0 where a commit
-    stands, so the lag of the context without scratchpads.
+    stands, so the lag of the context without scratchpads; since: tokens read
+    since the document (or the row inside it) began.
     """
 
     nats: np.ndarray
@@ -45,6 +46,7 @@ class Positions:
     commit: np.ndarray
     scratchpad: np.ndarray
     offset: np.ndarray
+    since: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _compile(config) -> _Pass:
             "commit": layout.commit_BL,
             "scratchpad": layout.scratchpad_BL,
             "offset": n_L - jnp.where(last_RL < 0, layout.start_BL - 1, last_RL),
+            "since": n_L - layout.start_BL + 1,
         }
 
     @jax.jit
@@ -205,7 +208,7 @@ def init(config, seed: int = 0) -> LanguageModel:
       UserError: a config that cannot be.
     """
     config_lib.check(config)
-    return LanguageModel(config, jax.jit(weights_lib.init, static_argnums=(0, 1))(_frozen(config), seed))
+    return LanguageModel(config, weights_lib.random(config, seed))
 
 
 def load(workdir, step: int | None = None) -> LanguageModel:
@@ -216,15 +219,10 @@ def load(workdir, step: int | None = None) -> LanguageModel:
     """
     from pathlib import Path
 
-    from scratchpatch.training import checkpoints, workdir as workdir_lib
+    from scratchpatch.training import checkpoints
+    from scratchpatch.training import workdir as workdir_lib
 
     config = workdir_lib.load_config(workdir)
     _, abstract = weights_lib.abstract(config)
     restored = checkpoints.CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)
     return LanguageModel(config, restored.state, restored.step)
-
-
-def _frozen(config):
-    from ml_collections import FrozenConfigDict
-
-    return FrozenConfigDict(config)

@@ -41,9 +41,10 @@ def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Ar
         top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), own))
         weights, own = jnp.exp(logits - top[..., None]), jnp.exp(own - top)
         total = weights.sum(axis=-1) + own
-        weights, own = (weights / total[..., None]).astype(v_BPGK.dtype), (own / total).astype(v_BPGK.dtype)
-        out = jnp.einsum("bgrcp,bpgk->bcgrk", weights, v_BPGK)
-        return out + jnp.einsum("bgrc,bcgk->bcgrk", own, v_BCGK)
+        out = jnp.einsum("bgrcp,bpgk->bcgrk", weights.astype(v_BPGK.dtype), v_BPGK)
+        out += jnp.einsum("bgrc,bcgk->bcgrk", own.astype(v_BPGK.dtype), v_BCGK)
+        # Divided last: [C, K] is narrower than [C, P].
+        return out / jnp.einsum("bgrc->bcgr", total)[..., None].astype(out.dtype)
 
     arguments = (q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN)
     if slots <= CHUNK:

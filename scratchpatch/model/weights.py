@@ -4,7 +4,10 @@
 change, and the thresholds that training carries along.
 """
 
+import functools
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch.errors import UserError
@@ -22,9 +25,14 @@ def merge(definition, weights) -> ByteLM:
     return nnx.merge(definition, weights["params"], weights["thresholds"])
 
 
-def init(config, seed: int):
-    """Random weights; the same for every mesh they are computed on."""
-    return split(ByteLM(config, rngs=nnx.Rngs(params=seed)))[1]
+def init(config, seed: int | jax.Array):
+    """Random weights; the same for every mesh they are computed on. One compiled program serves all seeds."""
+    return split(ByteLM(config, rngs=nnx.Rngs(params=jax.random.key(seed))))[1]
+
+
+def random(config, seed: int):
+    """`init`, compiled, on the first device."""
+    return jax.jit(functools.partial(init, config))(jnp.uint32(seed))
 
 
 def abstract(config):
@@ -65,5 +73,5 @@ def redefine(config, old_config, weights):
     thresholds = dict(weights["thresholds"])
     for section in ("patching", "trigger"):
         if config[section].threshold != old_config[section].threshold:
-            thresholds[f"{section}_threshold"] = jax.numpy.float32(config[section].threshold)
+            thresholds[f"{section}_threshold"] = jnp.float32(config[section].threshold)
     return definition, {"params": weights["params"], "thresholds": thresholds}

@@ -2,8 +2,9 @@
 
     checkpoints/200/state/        the state's arrays, as orbax writes them
     checkpoints/200/about.json    what they are: config, step, package version, metrics, shape and dtype of every array,
-                                  and size and checksum of every file under state/
+                                  and size and checksum of every file under state/ (see manifest)
     checkpoints/200.partial/      while it is written; renamed once all of it is there
+    checkpoints/200.damaged/      set aside by the run that found it damaged
 
 A state is a dict whose top-level keys ('params', 'optimizer', ...) are stored apart, so that one can be read without
 the others. Below them any pytree of numeric arrays goes: only the paths of its leaves are stored.
@@ -15,13 +16,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import logging as standard_logging
 import math
 import re
 import shutil
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,9 @@ from absl import logging
 import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
-from scratchpatch.training.workdir import replace_text
+from scratchpatch.training import manifest
+from scratchpatch.training.json_files import plain
+from scratchpatch.training.manifest import Damaged
 
 try:
     from orbax.checkpoint import v1 as ocp
@@ -42,8 +43,6 @@ _CONTEXT = ocp.Context()
 # A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
 _CONTEXT.async_options.create_directories_asynchronously = False
 _LEFTOVER = re.compile(r"\d+\.(partial|deleted)")
-_STATE, _ABOUT = "state", "about.json"
-_CHUNK_BYTES = 1 << 20
 _BEST = "validation_bpb"
 
 
@@ -63,17 +62,13 @@ class Restored:
     """What a checkpoint holds.
 
     state: as the abstract state that was asked for, with arrays in place of its leaves.
-    metadata: 'config' (flat, see config.flat), 'step', 'version', 'metrics' (name to number or None), 'arrays' (path
-    to shape and dtype), 'files' (path to size in bytes and CRC-32).
+    metadata: 'config' (flat, see config.flat), 'step', 'version', 'metrics' (name to number, text or None), 'arrays'
+    (path to shape and dtype), 'files' (path to size in bytes and CRC-32).
     """
 
     step: int
     state: dict[str, Any]
     metadata: dict[str, Any]
-
-
-class _Damaged(Exception):
-    """A stored step that cannot be trusted; says why."""
 
 
 class CheckpointReader:
@@ -122,7 +117,7 @@ class CheckpointReader:
             raise UserError(f"{self.folder} holds no checkpoint of step {step}; stored steps: {stored}")
         try:
             return self._load(step, abstract, partial)
-        except _Damaged as error:
+        except Damaged as error:
             others = ", ".join(str(s) for s in self.steps() if s != step) or "none"
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({error}); others: {others}") from error
 
@@ -132,7 +127,7 @@ class CheckpointReader:
         for step in reversed(self.steps()):
             try:
                 restored = self._load(step, abstract, partial)
-            except _Damaged as error:
+            except Damaged as error:
                 damaged[step] = str(error)
                 continue
             for bad, reason in damaged.items():
@@ -148,12 +143,12 @@ class CheckpointReader:
 
     def _load(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
         path = self.folder / str(step)
-        about = _about(path)
+        about = manifest.read(path)
         targets = {name: _with_sharding(leaf) for name, leaf in _named(abstract).items()}
         _check_agreement(path, about["arrays"], targets, partial)
         groups = _grouped(targets)
-        _check_files(path, about, skipped={_group(name) for name in about["arrays"]} - set(groups))
-        values = ocp.load_checkpointables(path / _STATE, groups)
+        manifest.check(path, about, skipped={_group(name) for name in about["arrays"]} - set(groups))
+        values = ocp.load_checkpointables(path / manifest.STATE, groups)
         leaves = [values[_group(name)][name] for name in targets]
         return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), about)
 
@@ -181,8 +176,8 @@ class Checkpoints(CheckpointReader):
             raise self._unwritable(error) from error
         for step in self.steps():
             try:
-                self._scores[step] = _score(_about(self.folder / str(step))["metrics"])
-            except _Damaged:
+                self._scores[step] = _score(manifest.read(self.folder / str(step))["metrics"])
+            except Damaged:
                 self._scores[step] = math.inf
 
     def save(self, step: int, state: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
@@ -194,7 +189,7 @@ class Checkpoints(CheckpointReader):
         Args:
           step: optimizer steps done, the folder's name.
           state: dict of pytrees of jax.Array.
-          metrics: numbers to store beside it.
+          metrics: names to numbers or short texts, stored beside it.
 
         Raises:
           UserError: the folder cannot be written, now or by the save before this one.
@@ -207,7 +202,7 @@ class Checkpoints(CheckpointReader):
             "config": self._config,
             "step": step,
             "version": scratchpatch.__version__,
-            "metrics": {k: float(v) if math.isfinite(v) else None for k, v in (metrics or {}).items()},
+            "metrics": {name: plain(value) for name, value in (metrics or {}).items()},
             "arrays": {name: _shape_and_dtype(array) for name, array in arrays.items()},
         }
         partial = self._partial(step)
@@ -215,7 +210,7 @@ class Checkpoints(CheckpointReader):
             if partial.exists() and jax.process_index() == 0:
                 shutil.rmtree(partial)
             with _CONTEXT:
-                response = ocp.save_checkpointables_async(partial / _STATE, _grouped(arrays))
+                response = ocp.save_checkpointables_async(partial / manifest.STATE, _grouped(arrays))
         except OSError as error:
             raise self._unwritable(error) from error
         self._pending = self._pool.submit(self._finish, step, about, response)
@@ -247,7 +242,7 @@ class Checkpoints(CheckpointReader):
             aside = self.folder / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
-            logging.warning("set aside %s", aside)
+            logging.warning("set aside as %s, which nothing reads: remove it when you like", aside)
             self._scores.pop(step, None)
         if restored is not None:
             self._sound.add(restored.step)
@@ -261,7 +256,7 @@ class Checkpoints(CheckpointReader):
         response.result()
         if jax.process_index() == 0:
             partial, path = self._partial(step), self.folder / str(step)
-            replace_text(partial / _ABOUT, _sealed(about | {"files": _files(partial / _STATE)}))
+            manifest.write(partial, about)
             if path.exists():
                 _remove(path)
             partial.rename(path)
@@ -287,7 +282,7 @@ class Checkpoints(CheckpointReader):
 
     def _unwritable(self, error: Exception) -> UserError:
         return UserError(
-            f"cannot write checkpoints into {self.folder}: {_first_line(error)}; "
+            f"cannot write checkpoints into {self.folder}: {manifest.first_line(error)}; "
             "free space there, make it writable, or use another --workdir"
         )
 
@@ -300,52 +295,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _sealed(about: dict[str, Any]) -> str:
-    text = json.dumps(about, sort_keys=True)
-    return json.dumps({"about": about, "checksum": zlib.crc32(text.encode())}, sort_keys=True)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """What `save` stored beside the arrays. Raises _Damaged."""
-    try:
-        text = (path / _ABOUT).read_text()
-        about = json.loads(text)["about"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _Damaged(f"{_ABOUT} cannot be read: {_first_line(error)}") from error
-    if _sealed(about) != text:
-        raise _Damaged(f"the checksum of {_ABOUT} is wrong")
-    return about
-
-
-def _files(state: Path) -> dict[str, list[int]]:
-    """Relative path to size in bytes and CRC-32 of every file under a folder."""
-    return {str(p.relative_to(state)): _size_and_checksum(p) for p in sorted(state.rglob("*")) if p.is_file()}
-
-
-def _size_and_checksum(path: Path) -> list[int]:
-    size = checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            size += len(chunk)
-            checksum = zlib.crc32(chunk, checksum)
-    return [size, checksum]
-
-
-def _check_files(path: Path, about: dict[str, Any], skipped: set[str]) -> None:
-    """Raise _Damaged unless the files are those that were written; the top-level keys `skipped` are not looked at."""
-    for name, (size, checksum) in about["files"].items():
-        if name.split("/")[0] in skipped:
-            continue
-        try:
-            size_now, checksum_now = _size_and_checksum(path / _STATE / name)
-        except OSError as error:
-            raise _Damaged(f"{_STATE}/{name} cannot be read: {error.strerror}") from error
-        if size_now != size:
-            raise _Damaged(f"{_STATE}/{name} holds {size_now} bytes instead of {size}")
-        if checksum_now != checksum:
-            raise _Damaged(f"the checksum of {_STATE}/{name} is wrong")
-
-
 def _check_agreement(path: Path, stored: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
     """Raise UserError unless the stored arrays are those of the abstract state."""
     advice = "use the config that it was trained with, or another --workdir"
@@ -355,7 +304,8 @@ def _check_agreement(path: Path, stored: dict[str, Any], targets: dict[str, Any]
         there, here = stored[name], _shape_and_dtype(leaf)
         for what in ("shape", "dtype"):
             if there[what] != here[what]:
-                raise UserError(f"checkpoint {path}: {name} has {what} {there[what]}, this model {here[what]}: {advice}")
+                both = f"has {what} {there[what]}, this model {here[what]}"
+                raise UserError(f"checkpoint {path}: {name} {both}: {advice}")
     groups = {_group(name) for name in targets}
     surplus = [name for name in stored if name not in targets and (not partial or _group(name) in groups)]
     if surplus:
@@ -395,8 +345,3 @@ def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
 def _score(metrics: dict[str, Any]) -> float:
     value = metrics.get(_BEST)
     return math.inf if value is None else value
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -21,8 +21,10 @@ from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.windows import Head
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.report.page import write_report
-from scratchpatch.training import optimizer, workdir as workdir_lib
+from scratchpatch.training import optimizer
+from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
+from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.measures import Measures
 from scratchpatch.training.metrics import MetricsWriter
 from scratchpatch.training.progress import Progress
@@ -38,8 +40,8 @@ def train(config, workdir) -> None:
     """
     config_lib.check(config)
     mesh = mesh_lib.make(config)
-    workdir_lib.guard_workdir(workdir, config)
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
+        workdir_lib.guard_workdir(workdir, config)
         _Run(config, Path(workdir), mesh).run(stop)
 
 
@@ -185,4 +187,4 @@ def _guard_data(workdir: Path, streams) -> None:
                 f"the text of {', '.join(changed)} is not what {workdir} was trained on: restore it, or use another --workdir"
             )
     elif jax.process_index() == 0:
-        workdir_lib.replace_text(path, json.dumps(found, indent=1) + "\n")
+        replace_text(path, json.dumps(found, indent=1) + "\n")

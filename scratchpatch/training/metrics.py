@@ -8,15 +8,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorboardX
 
 from scratchpatch.errors import UserError
-from scratchpatch.training.workdir import replace_text
+from scratchpatch.training.json_files import plain, replace_text
 
 _FILE = "metrics.jsonl"
 _VALIDATION = "validation_bpb"
@@ -53,7 +51,7 @@ class MetricsWriter:
 
         values: names to numbers (Python, numpy, or jax scalars) or short texts.
         """
-        values = {name: _plain(value) for name, value in values.items()}
+        values = {name: plain(value) for name, value in values.items()}
         try:
             self._open()
             self._file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
@@ -119,14 +117,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}:{number}: {line[:80]!r} is no line of metrics: remove that line") from error
         records.append(record)
     return records
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON has: float, int, text, or None for a number that is not finite."""
-    if isinstance(value, (str, bool, int)) or value is None:
-        return value
-    array = np.asarray(value)
-    if np.issubdtype(array.dtype, np.integer):
-        return int(array)
-    number = float(array)
-    return number if math.isfinite(number) else None

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 _LINE_SECONDS = 10.0
 _LINE_SHARE = 0.05
-# The rate is that of the last so many seconds, sampled this often: a validation or a checkpoint shows in it, and passes.
+# The rate is that of the last so many seconds, sampled this often: a validation shows in it, and passes.
 _RATE_SECONDS = 30.0
 _SAMPLE_SECONDS = 0.5
 
@@ -62,8 +62,6 @@ class Progress:
 
     def advance(self, units: int, byte_count: int, bpb: float | None = None) -> None:
         """Count `units` as done, `byte_count` bytes among them; `bpb`: their loss in bits per byte, or None."""
-        if units < 1:
-            raise ValueError(f"advance by {units} {self._unit}: wanted at least 1")
         self._done += units
         self._bytes += byte_count
         self._bpb = self._bpb if bpb is None else bpb
@@ -109,8 +107,11 @@ class Progress:
         since, bytes_before, done_before = self._samples[0]
         seconds = max(now - since, 1e-9)
         rate = (self._bytes - bytes_before) / seconds / 1e3
-        left = (self._total - self._done) * seconds / (self._done - done_before)
-        return f"{self._loss()}, {rate:.1f} kB/s, {_clock(left)} left"
+        measures = f"{self._loss()}, {rate:.1f} kB/s"
+        if self._done > done_before:
+            left = (self._total - self._done) * seconds / (self._done - done_before)
+            measures += f", {_clock(left)} left"
+        return measures
 
 
 def _clock(seconds: float) -> str:

@@ -50,7 +50,7 @@ class Trainer:
 
     def abstract_state(self):
         """The state as ShapeDtypeStructs with shardings, to restore into."""
-        state = jax.eval_shape(self._initial)
+        state = jax.eval_shape(self._initial, jnp.uint32(0))
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings
         )
@@ -58,7 +58,7 @@ class Trainer:
     def init(self):
         """The state before step 0; the same numbers on every mesh."""
         with jax.set_mesh(self.mesh):
-            return jax.jit(self._initial, out_shardings=self.shardings)()
+            return jax.jit(self._initial, out_shardings=self.shardings)(jnp.uint32(self.config.seed))
 
     def compile(self):
         """The step ahead of time: (state, batch, index) -> (state, sums); has memory_analysis()."""
@@ -74,8 +74,8 @@ class Trainer:
             self.batch.sharding, rows_BM.reshape(parts, -1, tokens), self.batch.shape
         )
 
-    def _initial(self):
-        weights = weights_lib.init(self.config, self.config.seed)
+    def _initial(self, seed):
+        weights = weights_lib.init(self.config, seed)
         return {**weights, "optimizer": self.optimizer.init(weights["params"]), "step": jnp.int32(0)}
 
     def _advance(self, state, batch_ABM, index):

@@ -19,6 +19,7 @@ import ml_collections
 import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.training.json_files import replace_text
 
 _CONFIG = "config.json"
 _LOCK = "lock"
@@ -88,10 +89,3 @@ def lock_workdir(workdir: str | Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file such that readers, and a kill at any moment, see the old text or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

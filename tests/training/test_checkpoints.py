@@ -71,14 +71,15 @@ def flip(path: Path, where: float) -> None:
 
 def test_a_state_comes_back_bit_for_bit_with_what_it_is(tmp_path):
     state = make_state(7)
-    store(tmp_path, 7, metrics={7: {"validation_bpb": 2.5, "bpb": np.float32("nan")}})
+    metrics = {"validation_bpb": jnp.float32(2.5), "bpb": np.float32("nan"), "verdict": "INVALID"}
+    store(tmp_path, 7, metrics={7: metrics})
     restored = CheckpointReader(tmp_path).restore_latest(abstract(state))
     assert_same(restored.state, state)
     about = restored.metadata
     assert restored.step == about["step"] == 7
     assert config_lib.difference(config_lib.from_flat(about["config"]), CONFIG, free=True) == []
     assert about["version"] == scratchpatch.__version__
-    assert about["metrics"] == {"validation_bpb": 2.5, "bpb": None}
+    assert about["metrics"] == {"validation_bpb": 2.5, "bpb": None, "verdict": "INVALID"}
     assert about["arrays"]["params.trunk.bias"]["shape"] == [32]
     assert about["arrays"]["params.trunk.bias"]["dtype"] == "bfloat16"
 
@@ -242,8 +243,8 @@ def test_leftovers_of_a_killed_run_are_removed_by_the_next_and_only_those(tmp_pa
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda s: s["params"]["trunk"].update(bias=jnp.zeros(32)), "params.trunk.bias has dtype bfloat16, this model float32"),
-        (lambda s: s["params"]["trunk"].update(kernel=jnp.zeros((8, 32))), r"has shape \[16, 32\], this model \[8, 32\]"),
+        (lambda s: s["params"]["trunk"].update(bias=jnp.zeros(32)), "bias has dtype bfloat16, this model float32"),
+        (lambda s: s["params"]["trunk"].update(kernel=jnp.zeros((8, 32))), r"has shape \[16, 32\], this model \[8"),
         (lambda s: s["params"].update(extra=jnp.zeros(3)), "holds no array params.extra"),
         (lambda s: s["params"]["trunk"].pop("bias"), "holds an array params.trunk.bias that this model lacks"),
         (lambda s: s.pop("step"), "holds an array step that this model lacks"),
@@ -297,6 +298,15 @@ def test_a_full_disk_is_reported_by_the_next_call_and_loses_no_earlier_step(tmp_
     assert_same(Checkpoints(tmp_path, CONFIG, 1).restore_latest(abstract(make_state(1))).state, make_state(1))
 
 
+def test_close_finishes_the_last_save_and_ends_the_saving(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CONFIG, 1)
+    checkpoints.save(1, make_state(1))
+    checkpoints.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    with pytest.raises(RuntimeError):
+        checkpoints.save(2, make_state(2))
+
+
 def test_saving_adds_no_lines_of_the_library_to_the_log(tmp_path, caplog):
     caplog.set_level("INFO", logger="absl")
     store(tmp_path, 1)
@@ -323,7 +333,8 @@ while True:
 def test_a_kill_at_any_moment_leaves_a_step_to_go_on_from(tmp_path):
     reached = 0
     for delay in (0.0, 0.013, 0.031):
-        with subprocess.Popen([sys.executable, "-c", _SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        command = [sys.executable, "-c", _SAVER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             first = child.stdout.readline().split()
             assert first[0] == "start" and int(first[1]) >= reached - 1
             start = int(first[1])
@@ -345,8 +356,8 @@ import sys, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from scratchpatch import config
 from scratchpatch.training.checkpoints import Checkpoints, CheckpointReader
-values = {"params": {"kernel": np.arange(512, dtype=np.float32).reshape(16, 32), "bias": np.arange(8)}, "step": np.int32(5)}
-values["params"]["bias"] = values["params"]["bias"].astype(np.float32).astype(jnp.bfloat16)
+kernel, bias = np.arange(512, dtype=np.float32).reshape(16, 32), np.arange(8, dtype=np.float32).astype(jnp.bfloat16)
+values = {"params": {"kernel": kernel, "bias": bias}, "step": np.int32(5)}
 def place(devices):
     mesh = jax.make_mesh((devices,), ("fsdp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     specs = {"params": {"kernel": P(None, "fsdp"), "bias": P("fsdp")}, "step": P()}

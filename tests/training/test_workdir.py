@@ -30,7 +30,8 @@ def test_another_experiment_is_refused_with_the_difference(tmp_path):
     config_lib.set_field(other, "trigger.kind", "stride")
     with pytest.raises(UserError) as error:
         guard_workdir(tmp_path, other)
-    assert "holds another experiment: trigger.kind: 'entropy' -> 'stride'; training.steps: 1000 -> 7;" in str(error.value)
+    changes = "trigger.kind: 'entropy' -> 'stride'; training.steps: 1000 -> 7"
+    assert f"holds another experiment: {changes};" in str(error.value)
     assert load_config(tmp_path).training.steps == 1000
 
 
@@ -70,7 +71,8 @@ def test_a_second_trainer_is_refused_until_the_first_dies(tmp_path):
     command = [sys.executable, "-c", _HOLDER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=rf"in use by another trainer \(process {holder.pid}\)"), lock_workdir(tmp_path):
+        message = rf"in use by another trainer \(process {holder.pid}\)"
+        with pytest.raises(UserError, match=message), lock_workdir(tmp_path):
             pass
         holder.kill()
         holder.wait()

@@ -1,0 +1,69 @@
+"""Train one variant with one seed and measure it: `worker.py VARIANT SEED FOLDER STEPS EVAL_BYTES`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.patch_lag.config import get_config
+from scratchpatch import compilation_cache, load
+from scratchpatch.accounting import flops, kv_cache
+from scratchpatch.data.mixture import streams_for
+from scratchpatch.evaluation.bpb import Tally
+from scratchpatch.inference.windows import Head
+from scratchpatch.training.loop import train
+from scratchpatch.training.json_files import replace_text
+
+# Offsets of every model are counted by this patch size, that of the p=16 models.
+PERIOD = 16
+
+
+def measure(lm, streams) -> dict:
+    """BPB, rates, and BPB by offset in a patch of PERIOD bytes, over all streams and each."""
+    total, each = Tally(), []
+    for stream in streams:
+        alone = Tally()
+        for part in lm.positions(stream):
+            alone.add(part)
+            total.add(part, part.since % PERIOD)
+        each.append(alone.bpb)
+    s = total.sums
+    commits, scratchpads = s["commits"] / s["positions"], s["scratchpads"] / s["positions"]
+    return {
+        "bpb": total.bpb,
+        "books": each[0],
+        "code": each[1],
+        "trunk_calls_per_byte": commits + scratchpads,
+        "scratchpads_per_byte": scratchpads,
+        "flops_per_byte": flops.flops_per_byte(lm.config, commits, scratchpads, lm.config.data.window),
+        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(lm.config, commits),
+        "bpb_by_offset": total.bpb_by_offset(),
+    }
+
+
+def main(variant: str, seed: int, folder: Path, steps: int, eval_bytes: int) -> None:
+    compilation_cache.enable()
+    config = get_config(variant)
+    config.seed, config.training.steps = seed, steps
+    began = time.monotonic()
+    train(config, folder)
+    lm = load(folder)
+    streams = [Head(stream, eval_bytes // 2 + 1) for stream, _ in streams_for(config, "validation")]
+    result = measure(lm, streams)
+    result["parameters"] = int(sum(np.prod(x.shape) for x in _leaves(lm.weights["params"])))
+    if config.trigger.kind != "none":
+        result["without_scratchpads"] = measure(lm.override({"trigger.kind": "none"}), streams)
+    result |= {"seconds": time.monotonic() - began, "training_bytes": steps * config.training.batch_rows * config.data.window}
+    replace_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def _leaves(tree):
+    return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

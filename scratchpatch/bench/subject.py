@@ -1,0 +1,81 @@
+"""One config's train step, compiled, with one batch in place."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
+
+from scratchpatch.data.batches import Batches
+from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.training.step import Trainer
+
+
+class Subject:
+    """A train step that is called again and again on the config's first batch.
+
+    Attributes:
+        bytes: input positions of a step.
+        compiled: the step's executable.
+        compile_seconds: tracing and compiling.
+        parameters: how many.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self._trainer = Trainer(config, mesh_lib.make(config))
+        began = time.perf_counter()
+        self.compiled = self._trainer.compile()
+        self.compile_seconds = time.perf_counter() - began
+        self._state = self._trainer.init()
+        self.parameters = sum(x.size for x in jax.tree.leaves(self._state["params"]))
+        self._batch = self._trainer.place(Batches(config).batch(0))
+        self.bytes = config.training.batch_rows * config.data.window
+        self._index = 0
+        self._sums = None
+
+    def __call__(self) -> None:
+        """One step, finished when this returns."""
+        self._state, self._sums = self.compiled(self._state, self._batch, np.int32(self._index))
+        jax.block_until_ready((self._state, self._sums))
+        self._index += 1
+
+    @property
+    def memory_bytes(self) -> int:
+        """Most bytes of the compiled step at once: state, batch, results and temporaries."""
+        m = self.compiled.memory_analysis()
+        return (
+            m.argument_size_in_bytes
+            + m.output_size_in_bytes
+            + m.temp_size_in_bytes
+            - m.alias_size_in_bytes
+        )
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """(commits, scratchpads) per position of the latest step."""
+        sums = jax.device_get(self._sums)
+        return float(sums["commits"] / sums["positions"]), float(sums["scratchpads"] / sums["positions"])
+
+    @property
+    def widths(self) -> frozenset[int]:
+        """Sizes of axes of parameters: what is wide whatever the window."""
+        return frozenset(n for x in jax.tree.leaves(self._state["params"]) for n in (*x.shape, math.prod(x.shape)))
+
+
+@contextlib.contextmanager
+def nothing_cached() -> Iterator[None]:
+    """Compile everything anew inside: the time of a compilation, not of a cache."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        jax_cache.reset_cache()

@@ -1,0 +1,97 @@
+"""`scratchpatch eval`: numbers of a run, and what its report shows."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from scratchpatch import config as config_lib
+from scratchpatch.accounting.account import account
+from scratchpatch.data.mixture import evaluation_stream, streams_for
+from scratchpatch.evaluation.bpb import evaluate as evaluate_streams
+from scratchpatch.inference.language_model import LanguageModel, load
+from scratchpatch.inference.windows import Head
+from scratchpatch.report.page import write_report
+from scratchpatch.training.json_files import replace_text
+from scratchpatch.vocabulary import BOS
+
+# Scratchpad rates of the sweep; the thresholds that give them come from the text's own entropies.
+_SWEEP_RATES = (0.03, 0.06, 0.12, 0.2, 0.3, 0.5)
+_SWEEP_BYTES = 65536
+_PASSAGE_BYTES = 1600
+
+
+def evaluate(workdir, source=None, split="validation", overrides=None, step=None, max_bytes=None) -> dict:
+    """Evaluate a run's checkpoint; see `bpb.evaluate` for what the result holds.
+
+    The run's own validation split on the unchanged model also goes into
+    `evaluation.json`, with the same model without scratchpads, a sweep of
+    trigger thresholds and a passage of text, and the report is written anew.
+
+    Args:
+      workdir: folder of the run.
+      source: SPEC of the documents; the run's own where None.
+      split: which documents of the source.
+      overrides: dotted config fields to change on the trained weights.
+      step: of the checkpoint; the newest where None.
+      max_bytes: read the first so many bytes of each source; all where None.
+    """
+    lm = load(workdir, step)
+    if overrides:
+        lm = lm.override(overrides)
+    if source is None:
+        streams = [stream for stream, _ in streams_for(lm.config, split)]
+    else:
+        streams = [evaluation_stream(lm.config, source, split)]
+    names = [stream.spec for stream in streams]
+    if max_bytes is not None:
+        streams = [Head(stream, max_bytes + 1) for stream in streams]
+    result = evaluate_streams(lm, streams) | {"source": ", ".join(names), "split": split, "overrides": overrides or {}}
+    if source is None and split == "validation" and not overrides and max_bytes is None:
+        found = {"step": lm.step, "results": _comparisons(lm, streams, result), "passage": _passage(lm, streams[0])}
+        replace_text(Path(workdir) / "evaluation.json", json.dumps(found | {"account": account(lm.config)}, indent=1) + "\n")
+        logging.info("report: %s", write_report(workdir))
+    return result
+
+
+def _comparisons(lm: LanguageModel, streams, result: dict) -> dict:
+    scratchpads = lm.config.trigger.kind != "none" and lm.config.patching.kind != "byte"
+    without = None
+    if scratchpads:
+        plain = lm.override({"trigger.kind": "none"})
+        without = evaluate_streams(plain, streams, compress=False, label="without scratchpads")
+    return {"validation": result, "without_scratchpads": without, "sweep": _sweep(lm, streams)}
+
+
+def _sweep(lm: LanguageModel, streams) -> list[dict]:
+    """BPB and cost at several fixed thresholds of the entropy trigger, on the same weights and bytes."""
+    if lm.config.model.entropy_head.weight == 0 or lm.config.patching.kind == "byte":
+        return []
+    parts = [Head(stream, _SWEEP_BYTES // len(streams)) for stream in streams]
+    free = lm.override({"trigger.kind": "entropy", "trigger.gain": 0.0, "trigger.capacity": 1.0, "trigger.threshold": 1e9})
+    entropy = np.concatenate([p.entropy[~p.commit] for part in parts for p in free.positions(part)])
+    share = 1 - 1 / max(config_lib.patch_limit(lm.config), 2)
+    thresholds = [float(np.quantile(entropy, max(1 - rate / share, 0.0))) for rate in _SWEEP_RATES]
+    keep = ("bpb", "trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte")
+    found = []
+    for threshold in (1e9, *reversed(sorted(thresholds)), -1.0):
+        at = evaluate_streams(free.override({"trigger.threshold": threshold}), parts, compress=False, label="sweep")
+        found.append({"threshold": threshold, **{name: at[name] for name in keep}})
+    return found
+
+
+def _passage(lm: LanguageModel, stream) -> dict:
+    """The beginning of a held-out document, with the decisions on it."""
+    tokens = stream.read(0, min(len(stream), 64 * _PASSAGE_BYTES))
+    edges = np.append(np.flatnonzero(tokens == BOS), len(tokens))
+    longest = int(np.argmax(np.diff(edges)))
+    data = tokens[edges[longest] + 1 : edges[longest + 1]].astype(np.uint8).tobytes()[:_PASSAGE_BYTES]
+    found = lm.segment(data)
+    return {
+        "text_base64": base64.b64encode(data).decode(),
+        "entropy": [float(x) if np.isfinite(x) else None for x in found.entropy],
+        "commit": found.commit.tolist(),
+        "scratchpad": found.scratchpad.tolist(),
+    }

@@ -1,0 +1,138 @@
+"""What patching must compute, byte by byte: every decision is made from what came before it.
+
+A document is a list of tokens from its BOS (or from the row's start). These
+loops see one document at a time, so they cannot look ahead or across a BOS.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from scratchpatch import config as config_lib
+from scratchpatch.vocabulary import BOS, PAD
+
+CHUNK = 64
+
+
+def starts(tokens) -> list[int]:
+    """Where each document of a row starts."""
+    return sorted({0, *(n for n, t in enumerate(tokens) if t == BOS)})
+
+
+def spans(tokens) -> list[tuple[int, int]]:
+    """(start, stop) of each document of a row."""
+    begins = starts(tokens)
+    return list(zip(begins, [*begins[1:], len(tokens)], strict=True))
+
+
+def spacelike(token: int) -> bool:
+    if token < 0x80:
+        return not chr(token).isalnum()
+    return 0xC0 <= token <= 0xFF
+
+
+def word_end(tokens, n: int) -> bool:
+    return spacelike(tokens[n]) and (n == 0 or not spacelike(tokens[n - 1]))
+
+
+def jump(entropy, n: int) -> float:
+    return -math.inf if n == 0 else float(np.float32(entropy[n]) - np.float32(entropy[n - 1]))
+
+
+def chance(tokens, n: int) -> float:
+    x = n
+    for back in range(3):
+        token = tokens[n - back] if n >= back else BOS
+        x = ((x ^ (token + 0x9E3779B9)) * 0x85EBCA6B) % 2**32
+        x = ((x ^ (x >> 13)) * 0xC2B2AE35) % 2**32
+        x ^= x >> 16
+    return (x >> 8) / 2**24
+
+
+class Controller:
+    """A threshold that moves once per CHUNK bytes of its document.
+
+    `closest`: the least distance of a score to a threshold that moved through
+    logarithms, where float32 may decide either way.
+    """
+
+    def __init__(self, threshold: float, gain: float, rate: float):
+        self.threshold, self.gain, self.rate, self.fired = threshold, gain, rate, 0
+        self.closest = math.inf
+
+    def fire(self, n: int, score: float, eligible: bool) -> bool:
+        if self.gain and n and n % CHUNK == 0:
+            self.threshold *= math.exp(self.gain * (self.fired - self.rate * CHUNK))
+            self.fired = 0
+        if self.gain and math.isfinite(score):
+            self.closest = min(self.closest, abs(score - self.threshold) / self.threshold)
+        fires = eligible and score > self.threshold
+        self.fired += fires
+        return fires
+
+
+class Budget:
+    """At most floor(capacity * bytes so far) grants, first come first served."""
+
+    def __init__(self, capacity: Fraction):
+        self.capacity, self.granted = capacity, 0
+
+    def grant(self, n: int, request: bool) -> bool:
+        paid = request and self.granted < math.floor(self.capacity * (n + 1))
+        self.granted += paid
+        return paid
+
+
+class Document:
+    """Decisions of one document: commit, scratchpad (masks), suppressed counts, thresholds at its end."""
+
+    def __init__(self, config, tokens, entropy, patching: float, trigger: float):
+        p, t = config.patching, config.trigger
+        commits, scratchpads = (
+            Budget(config_lib.commit_capacity(config)),
+            Budget(config_lib.scratchpad_capacity(config)),
+        )
+        self.patching = Controller(patching, p.gain, 1 / p.patch_bytes)
+        self.trigger = Controller(trigger, t.gain, t.rate)
+        self.commit, self.scratchpad = [], []
+        self.suppressed_commits = self.suppressed_scratchpads = 0
+        asked, patch_start = -1, 0  # last byte that the patchifier asked for, before chopping; first of the patch
+        for n, token in enumerate(tokens):
+            valid = token != PAD
+            score = {
+                "byte": lambda n: True,
+                "fixed": lambda n: n % p.patch_bytes == p.patch_bytes - 1,
+                "whitespace": lambda n: word_end(tokens, n),
+                "entropy": lambda n: float(entropy[n]),
+                "entropy_jump": lambda n: jump(entropy, n),
+            }[p.kind](n)
+            variable = p.kind in ("whitespace", "entropy", "entropy_jump")
+            asks = self.patching.fire(n, score, valid) if p.kind.startswith("entropy") else valid and score
+            chopped = variable and valid and (n - asked) % p.max_patch_bytes == 0
+            asked = n if asks else asked
+            request = asks or chopped
+            commit = commits.grant(n, request)
+            self.suppressed_commits += request and not commit
+
+            eligible = valid and not commit
+            if t.kind.startswith("entropy"):
+                wish = self.trigger.fire(n, float(entropy[n]) if t.kind == "entropy" else jump(entropy, n), eligible)
+            else:
+                wish = eligible and {
+                    "none": lambda n, first: False,
+                    "every": lambda n, first: True,
+                    "stride": lambda n, first: (n - first + 1) % t.stride == 0,
+                    "whitespace": lambda n, first: word_end(tokens, n),
+                    "random": lambda n, first: chance(tokens, n) < np.float32(t.rate),
+                }[t.kind](n, patch_start)
+            scratchpad = scratchpads.grant(n, wish)
+            self.suppressed_scratchpads += wish and not scratchpad
+            patch_start = n + 1 if commit else patch_start
+            self.commit.append(commit)
+            self.scratchpad.append(scratchpad)
+
+
+def decide(config, tokens, entropy, patching: float, trigger: float) -> list[Document]:
+    """The documents of a row, each on its own."""
+    return [Document(config, tokens[a:b], entropy[a:b], patching, trigger) for a, b in spans(tokens)]

@@ -1,0 +1,56 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scratchpatch.patching import documents, patchifiers
+from scratchpatch.vocabulary import BOS, PAD
+from tests import tiny
+
+
+def requests(kind: str, tokens: list[int], entropy=None, threshold: float = 1.0, **fields) -> list[int]:
+    """Positions at which a patchifier asks for a commit."""
+    config = tiny.config({"patching.kind": kind, **{f"patching.{k}": v for k, v in fields.items()}})
+    tokens_BL = jnp.array([tokens])
+    entropy_BL = jnp.zeros(tokens_BL.shape) if entropy is None else jnp.array([entropy], jnp.float32)
+    got_BL, threshold_B = patchifiers.request(
+        config.patching, tokens_BL, documents.starts(tokens_BL), tokens_BL != PAD, entropy_BL, jnp.float32(threshold)
+    )
+    assert threshold_B.tolist() == [threshold]
+    return np.flatnonzero(got_BL[0]).tolist()
+
+
+def test_byte_asks_everywhere_but_at_pad():
+    assert requests("byte", [BOS, 1, 2, PAD]) == [0, 1, 2]
+
+
+def test_fixed_counts_from_bos():
+    assert requests("fixed", [7, 7, BOS, 1, 2, 3, 4, 5, 6, BOS, 1], patch_bytes=3) == [4, 7]
+    assert requests("fixed", [7, 7, 7, 7], patch_bytes=2) == [1, 3]
+
+
+def test_whitespace_ends_a_patch_with_the_space_after_a_word():
+    assert requests("whitespace", [BOS, *b"ab cd  e"], max_patch_bytes=64) == [3, 6]
+
+
+def test_entropy_ends_a_patch_where_the_next_byte_is_uncertain():
+    assert requests("entropy", [BOS, *b"abcd"], [2.0, 0.5, 1.0, 1.5, 0.0]) == [0, 3]
+
+
+def test_entropy_jump_ends_a_patch_where_uncertainty_rises():
+    assert requests("entropy_jump", [BOS, *b"abcd"], [9.0, 1.0, 2.5, 3.0, 4.5]) == [2, 4]
+    assert requests("entropy_jump", [BOS, 1, BOS, 2], [0.0, 0.5, 9.0, 9.5]) == []
+
+
+@pytest.mark.parametrize("kind", ["whitespace", "entropy", "entropy_jump"])
+def test_a_patch_of_variable_size_is_chopped(kind):
+    assert requests(kind, [BOS, *b"aaaaaaaa", BOS, *b"aaa", PAD, PAD], max_patch_bytes=4) == [3, 7, 12]
+
+
+def test_the_open_patch_is_not_closed_by_a_bos():
+    assert requests("fixed", [BOS, 1, BOS, 1], patch_bytes=3) == []
+
+
+def test_chop_counts_from_the_last_request():
+    asked_BL = jnp.zeros((1, 12), bool).at[0, 4].set(True)
+    chopped_BL = patchifiers.chop(asked_BL, jnp.zeros((1, 12), jnp.int32), 3)
+    assert np.flatnonzero(chopped_BL[0]).tolist() == [2, 4, 7, 10]

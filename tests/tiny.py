@@ -1,0 +1,143 @@
+"""Configs and rows so small that a model compiles in seconds.
+
+Legend: B rows, L byte positions, M = L + 1 tokens.
+"""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scratchpatch import config as config_lib
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.patching import layout
+from scratchpatch.training import loss as loss_lib
+from scratchpatch.vocabulary import BOS, PAD
+
+WINDOW = 72
+
+# Compiling is most of the time of these tests; the numbers stay the same.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+FIELDS = {
+    "data.window": WINDOW,
+    "model.d_byte": 16,
+    "model.encoder.layers": 1,
+    "model.encoder.heads": 2,
+    "model.encoder.window": 12,
+    "model.entropy_head.layers": 1,
+    "model.pooling.heads": 2,
+    "model.trunk.layers": 2,
+    "model.trunk.d_model": 32,
+    "model.trunk.heads": 4,
+    "model.trunk.kv_heads": 2,
+    "model.decoder.layers": 1,
+    "model.decoder.heads": 2,
+    "model.decoder.window": 12,
+    "patching.patch_bytes": 5,
+    "patching.max_patch_bytes": 9,
+    "training.batch_rows": 8,
+    "training.steps": 20,
+    "optimizer.warmup_steps": 4,
+    "mesh.data": 1,
+}
+
+
+def config(fields=None):
+    """A checked tiny config; `fields` maps dotted names to values."""
+    made = config_lib.default()
+    for name, value in {**FIELDS, **(fields or {})}.items():
+        config_lib.set_field(made, name, value)
+    config_lib.check(made)
+    return made
+
+
+def text(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Bytes with words, spaces, digits, UTF-8 lead and continuation bytes, and any others."""
+    common = np.frombuffer(b"abcdefg  .,1\n\xc3\xa9\xe2\x82\xac", np.uint8)
+    return np.where(rng.random(size) < 0.9, rng.choice(common, size), rng.integers(0, 256, size)).astype(np.int32)
+
+
+def pack(rng: np.random.Generator, lengths, length: int, inside: bool = False, pad: int = 0) -> np.ndarray:
+    """One row, int32 [length]: documents of `lengths` bytes, the last one cut or filled up, then PAD.
+
+    Args:
+      inside: the row begins inside a document, so its first one has no BOS.
+      pad: positions of PAD at the end.
+    """
+    tokens = []
+    for i, size in enumerate((*lengths, length)):
+        tokens += [] if inside and i == 0 else [BOS]
+        tokens += text(rng, size).tolist()
+    return np.array(tokens[: length - pad] + [PAD] * pad, np.int32)
+
+
+def batch(seed: int = 0, rows: int = 2, length: int = WINDOW + 1) -> np.ndarray:
+    """int32 [rows, length]: packed documents; odd rows begin inside one, the last one ends in PAD."""
+    rng = np.random.default_rng(seed)
+    return np.stack(
+        [
+            pack(rng, rng.integers(2, length // 2, 3), length, inside=r % 2 == 1, pad=7 if r == rows - 1 else 0)
+            for r in range(rows)
+        ]
+    )
+
+
+def _key(made) -> str:
+    return json.dumps(config_lib.flat(made))
+
+
+@functools.lru_cache
+def _forward(key: str):
+    definition, _ = weights_lib.abstract(config_lib.from_flat(json.loads(key)))
+    return jax.jit(lambda w, tokens_BL: weights_lib.merge(definition, w)(tokens_BL), compiler_options=QUICK)
+
+
+@functools.lru_cache
+def _value_and_gradient(key: str):
+    made = config_lib.from_flat(json.loads(key))
+    definition, _ = weights_lib.abstract(made)
+    weight = made.model.entropy_head.weight
+
+    def value(params, thresholds, tokens_BM):
+        targets = loss_lib.targets_of(tokens_BM).astype(jnp.float32)
+        return loss_lib.loss(params, thresholds, definition, tokens_BM, targets, weight)
+
+    step = jax.value_and_grad(value, has_aux=True)
+    return jax.jit(lambda w, tokens_BM: step(w["params"], w["thresholds"], tokens_BM), compiler_options=QUICK)
+
+
+@functools.lru_cache
+def _weights(key: str):
+    return weights_lib.init(config_lib.from_flat(json.loads(key)), 0)
+
+
+def weights(made):
+    """Random weights of a config, {'params', 'thresholds'}: built once, not to be changed in place."""
+    return _weights(_key(made))
+
+
+def forward(made):
+    """Compiled (weights, tokens_BL) -> Output; the same function for equal configs."""
+    return _forward(_key(made))
+
+
+def value_and_gradient(made):
+    """Compiled (weights, tokens_BM) -> ((loss, (sums, thresholds)), gradient)."""
+    return _value_and_gradient(_key(made))
+
+
+def with_thresholds(w, **thresholds):
+    """Weights with other thresholds: `patching` or `trigger`, in nats."""
+    new = {f"{name}_threshold": jnp.float32(value) for name, value in thresholds.items()}
+    return {"params": w["params"], "thresholds": {**w["thresholds"], **new}}
+
+
+def decide(made, tokens_BL, entropy_BL, **thresholds) -> layout.Layout:
+    """The layout of a batch at the config's thresholds, or at others."""
+    start = layout.initial_thresholds(made)
+    patching = jnp.float32(thresholds.get("patching", start.patching))
+    trigger = jnp.float32(thresholds.get("trigger", start.trigger))
+    return layout.decide(made, jnp.asarray(tokens_BL), jnp.asarray(entropy_BL), layout.Thresholds(patching, trigger))
