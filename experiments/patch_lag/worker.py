@@ -9,6 +9,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from absl import logging
+
 from experiments.patch_lag.config import get_config
 from scratchpatch import compilation_cache, load
 from scratchpatch.accounting import flops, kv_cache
@@ -46,6 +48,7 @@ def measure(lm, streams) -> dict:
 
 
 def main(variant: str, seed: int, folder: Path, steps: int, eval_bytes: int) -> None:
+    logging.set_verbosity(logging.INFO)
     compilation_cache.enable()
     config = get_config(variant)
     config.seed, config.training.steps = seed, steps

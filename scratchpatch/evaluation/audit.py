@@ -29,10 +29,12 @@ STAGES = ("encoder", "entropy head", "patchifier", "trigger", "pooling", "trunk"
 # Those that gradients pass through.
 _SMOOTH = ("encoder", "entropy head", "pooling", "trunk", "decoder")
 _ROWS = 8
+# A backward pass costs more, and two rows can leak into each other.
+_GRADIENT_ROWS = 2
 _PATCHES = 3
-# Most prefix lengths tried one by one; a longer row tries every one of its
-# first patches and block edges, and spreads the rest.
-_PREFIXES = 256
+# A row of so many bytes has every prefix length tried; a longer one those of
+# its first patches and of the edges of documents and blocks, and some between.
+_PREFIXES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,14 +216,11 @@ class Auditor:
 
     def suffixes(self) -> int:
         """After each prefix length, everything later is replaced, ends of documents included."""
-        last = self.length - 2
-        if last < _PREFIXES:
-            cuts = np.arange(last + 1)
-        else:
-            dense = np.arange(_PREFIXES // 2)
-            edge = np.arange(self.length // 2 - _PREFIXES // 8, self.length // 2 + _PREFIXES // 8)
-            spread = np.linspace(0, last, _PREFIXES // 4).astype(int)
-            cuts = np.unique(np.concatenate([dense, edge, spread]))
+        cuts = np.arange(self.length - 1)
+        if self.length > _PREFIXES:
+            dense = cuts[: _PATCHES * config_lib.patch_limit(self.config)]
+            edges = [cuts[edge - 4 : edge + 4] for edge in (*self.starts[1:], self.length // 2)]
+            cuts = np.unique(np.concatenate([dense, *edges, cuts[:: len(cuts) // (_PREFIXES // 2)]]))
         seen, row_R = False, np.arange(_ROWS)
         for part in np.array_split(cuts, -(-len(cuts) // _ROWS)):
             cut_R = np.resize(part, _ROWS)
@@ -256,13 +255,15 @@ class Auditor:
         """Single gradients, one row and position at a time: on both sides of documents' edges, and inside."""
         _, second, third = self.starts
         positions = (second - 1, second, self.length // 2, third - 1, third, self.length - 2)
-        for row, n in enumerate(positions):
-            allowed = np.zeros(self.tokens.shape, bool)
+        tokens = self.tokens[:_GRADIENT_ROWS]
+        for i, n in enumerate(positions):
+            row = i % _GRADIENT_ROWS
+            allowed = np.zeros(tokens.shape, bool)
             allowed[row] = (np.arange(self.length) <= n) & (self.document_L == self.document_L[n])
 
             def leaks(names, row=row, n=n, allowed=allowed):
                 wanted = {name: name in names for name in _SMOOTH}
-                return np.argwhere(np.asarray(self.backward(self.weights, self.tokens, row, n, wanted)) & ~allowed)
+                return np.argwhere(np.asarray(self.backward(self.weights, tokens, row, n, wanted)) & ~allowed)
 
             if len(leaks(_SMOOTH)):
                 stage, (at_row, at) = next((s, bad[0]) for s in _SMOOTH if len(bad := leaks((s,))))
@@ -273,13 +274,13 @@ class Auditor:
     def _judge(self, check: str, tokens, must_stay_RL, detail: str) -> bool:
         """Note the first stage that changed where it must not; whether any logit changed where it may."""
         found = _by_byte(self.forward(self.weights, tokens))
-        changed = {
-            stage: np.any([(x != y).reshape(*tokens.shape, -1).any(-1) for x, y in zip(found[stage], self.base[stage], strict=True)], axis=0)
-            for stage in STAGES
-            if found[stage]
-        }
-        for stage, changed_RL in changed.items():
-            bad = np.argwhere(changed_RL & must_stay_RL)
+        changed = {}
+        for stage in STAGES:
+            pairs = zip(found[stage], self.base[stage], strict=True)
+            differ = [(x != y).reshape(*tokens.shape, -1).any(axis=-1) for x, y in pairs]
+            changed[stage] = np.any(differ, axis=0) if differ else np.zeros(tokens.shape, bool)
+        for stage in STAGES:
+            bad = np.argwhere(changed[stage] & must_stay_RL)
             if len(bad):
                 row, position = bad[bad[:, 1].argmin()]
                 self._add(Finding(check, stage, int(position), f"row {row}; {detail}"))

@@ -21,7 +21,7 @@ def grant(request_BL, tokens_BL, capacity) -> np.ndarray:
     return np.asarray(budget.grant(jnp.asarray(request_BL), documents.starts(jnp.asarray(tokens_BL)), capacity))
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(tokens_BL=rows(), request_BL=masks(), capacity=capacities)
 def test_grants_are_those_of_a_till_that_sees_one_byte_after_the_other(tokens_BL, request_BL, capacity):
     granted_BL = grant(request_BL, tokens_BL, capacity)
@@ -32,7 +32,7 @@ def test_grants_are_those_of_a_till_that_sees_one_byte_after_the_other(tokens_BL
             assert granted_BL[r, start:stop].tolist() == wanted
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(tokens_BL=rows(), request_BL=masks(), capacities=st.tuples(capacities, capacities))
 def test_more_capacity_never_grants_fewer_by_any_byte(tokens_BL, request_BL, capacities):
     # The sets need not be nested: what is spent early cannot be spent late.
@@ -45,7 +45,7 @@ def test_more_capacity_never_grants_fewer_by_any_byte(tokens_BL, request_BL, cap
             assert (np.cumsum(low[inside]) <= np.cumsum(high[inside])).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(tokens_BL=rows(), capacity=capacities)
 def test_a_row_never_exceeds_its_static_size(tokens_BL, capacity):
     granted_BL = grant(np.ones_like(tokens_BL, bool), tokens_BL, capacity)
@@ -59,8 +59,8 @@ def test_all_is_granted_at_capacity_1_and_nothing_at_0():
     assert not grant(request_BL, tokens_BL, Fraction(0)).any()
 
 
-@pytest.mark.parametrize("length", [1, 1 << 17])
-def test_rows_of_one_byte_and_of_a_hundred_thousand(length):
+@pytest.mark.parametrize("length", [1, 1 << 14])
+def test_rows_of_one_byte_and_of_many(length):
     request_BL = np.ones((1, length), bool)
     tokens_BL = np.full((1, length), 65, np.int32)
     capacity = Fraction(4095, 4096)

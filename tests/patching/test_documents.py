@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ def test_starts_offsets_previous_and_latest_equal_loops(tokens_BL, mask_BL):
     offset_BL = documents.offsets(start_BL)
     previous_BL = documents.previous(jnp.asarray(tokens_BL), start_BL, -7)
     latest_BL = documents.latest(jnp.asarray(mask_BL), start_BL)
+    start_BL, offset_BL, previous_BL, latest_BL = jax.device_get((start_BL, offset_BL, previous_BL, latest_BL))
     for r, tokens in enumerate(tokens_BL.tolist()):
         for start, stop in reference.spans(tokens):
             for n in range(start, stop):

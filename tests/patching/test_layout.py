@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +44,16 @@ thresholds = st.sampled_from((0.21, 0.83, 1.5, 3.7))
 
 
 @pytest.mark.parametrize("fields", PAIRS + CONTROLLED, ids=name)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(tokens_BL=rows(), entropy_BL=entropies(), patching=thresholds, trigger=thresholds)
 def test_decisions_equal_a_loop_over_each_document(fields, tokens_BL, entropy_BL, patching, trigger):
     config = tiny.config(fields)
-    got = decide(fields, tokens_BL, entropy_BL, patching, trigger)
+    got = jax.device_get(decide(fields, tokens_BL, entropy_BL, patching, trigger))
+    assert not (got.commit_BL & got.scratchpad_BL).any()
+    assert not ((got.commit_BL | got.scratchpad_BL) & (tokens_BL == PAD)).any()
+    sizes = config_lib.slots(config, LENGTH)
+    assert got.commit_BL.sum(axis=1).max() <= sizes[0] and got.scratchpad_BL.sum(axis=1).max() <= sizes[1]
+    assert (got.slots.valid_BN.sum(axis=1) == (got.commit_BL | got.scratchpad_BL).sum(axis=1)).all()
     for r, tokens in enumerate(tokens_BL.tolist()):
         wanted = reference.decide(config, tokens, entropy_BL[r], patching, trigger)
         assume(all(min(d.patching.closest, d.trigger.closest) > 1e-5 for d in wanted))
@@ -62,7 +66,7 @@ def test_decisions_equal_a_loop_over_each_document(fields, tokens_BL, entropy_BL
 
 
 @pytest.mark.parametrize("fields", PAIRS + CONTROLLED, ids=name)
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(
     rows=st.tuples(rows(), rows()),
     entropies=st.tuples(entropies(), entropies()),
@@ -92,20 +96,8 @@ def test_decisions_know_neither_the_future_nor_other_documents(fields, rows, ent
     same(np.where(content_BL, fresh_BL, rows[0]), np.where(keep_BL, *entropies), keep_BL)
 
 
-@pytest.mark.parametrize("fields", PAIRS + CONTROLLED, ids=name)
-@settings(max_examples=3)
-@given(tokens_BL=rows(), entropy_BL=entropies())
-def test_masks_are_disjoint_fit_their_slots_and_leave_pad_alone(fields, tokens_BL, entropy_BL):
-    got = decide(fields, tokens_BL, entropy_BL, 0.21, 0.21)
-    commits, scratchpads = config_lib.slots(tiny.config(fields), LENGTH)
-    assert not (got.commit_BL & got.scratchpad_BL).any()
-    assert not ((got.commit_BL | got.scratchpad_BL) & (tokens_BL == PAD)).any()
-    assert got.commit_BL.sum(axis=1).max() <= commits and got.scratchpad_BL.sum(axis=1).max() <= scratchpads
-    assert (got.slots.valid_BN.sum(axis=1) == (got.commit_BL | got.scratchpad_BL).sum(axis=1)).all()
-
-
 @pytest.mark.parametrize("fields", [PAIRS[8], *CONTROLLED], ids=name)
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), place=st.integers(0, LENGTH - 90))
 def test_a_document_decides_alike_wherever_in_the_row_it_starts(fields, seed, place):
     rng = np.random.default_rng(seed)
@@ -119,12 +111,12 @@ def test_a_document_decides_alike_wherever_in_the_row_it_starts(fields, seed, pl
         assert mask_BL[0, :90].tolist() == mask_BL[1, place : place + 90].tolist()
 
 
-@settings(max_examples=25)
-@given(tokens_BL=rows(), entropy_BL=entropies(), capacity=st.fractions(Fraction(1, 64), 1))
+@settings(max_examples=15)
+@given(tokens_BL=rows(), entropy_BL=entropies(), capacity=st.sampled_from((1 / 64, 0.2, 0.5)))
 def test_overflow_only_reduces_refreshes(tokens_BL, entropy_BL, capacity):
     free, tight = (
         tiny.decide(tiny.config({"trigger.capacity": c, "patching.kind": "whitespace"}), tokens_BL, entropy_BL, trigger=0.4)
-        for c in (1.0, float(capacity))
+        for c in (1.0, capacity)
     )
     assert (free.commit_BL == tight.commit_BL).all()
     assert not (tight.scratchpad_BL & ~free.scratchpad_BL).any()

@@ -1,0 +1,226 @@
+"""The model against a NumPy oracle, over patchifiers, triggers, poolings and injections; and its exact limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from scratchpatch import config as config_lib
+from scratchpatch.kernels import staircase
+from scratchpatch.model import stack, weights
+from scratchpatch.vocabulary import BOS, PAD
+from tests import tiny
+from tests.model.reference import Reference
+from tests.patching.reference import spans
+
+# Room for a scratchpad at every byte, so that one compiled program serves every threshold.
+BASE = {"trigger.capacity": 1.0}
+COMBINATIONS = {
+    "fixed-entropy": BASE,
+    "byte-none": {
+        "patching.kind": "byte",
+        "trigger.kind": "none",
+        "model.pooling.last_state": False,
+        "model.decoder.injection": "cross_attention",
+        "model.entropy_head.weight": 0.0,
+    },
+    "whitespace-stride": {
+        "patching.kind": "whitespace",
+        "trigger.kind": "stride",
+        "trigger.stride": 2,
+        "model.pooling.kind": "last",
+        "model.encoder.layers": 0,
+    },
+    "entropy-entropy_jump": {
+        "patching.kind": "entropy",
+        "patching.gain": 0.02,
+        "trigger.kind": "entropy_jump",
+        "trigger.gain": 0.02,
+        "model.pooling.kind": "mean",
+        "model.decoder.injection": "cross_attention",
+        "model.decoder.layers": 2,
+        "model.trunk.kv_heads": 1,
+    },
+    "entropy_jump-every": {
+        "patching.kind": "entropy_jump",
+        "trigger.kind": "every",
+        "model.pooling.last_state": False,
+        "model.decoder.layers": 0,
+        "model.entropy_head.stop_gradient": False,
+    },
+    "whitespace-random": {
+        "patching.kind": "whitespace",
+        "trigger.kind": "random",
+        "model.pooling.kind": "mean",
+        "model.pooling.last_state": False,
+        "model.entropy_head.layers": 0,
+        "model.encoder.layers": 2,
+    },
+    "fixed-whitespace": {
+        "trigger.kind": "whitespace",
+        "model.pooling.kind": "last",
+        "model.pooling.last_state": False,
+        "model.decoder.injection": "cross_attention",
+        "model.decoder.context_vectors": 1,
+    },
+}
+TOKENS_BM = tiny.batch()
+TOKENS_BL = TOKENS_BM[:, :-1]
+VALID_BL = TOKENS_BL != PAD
+
+
+def run(fields, **thresholds):
+    config = tiny.config(fields)
+    return tiny.forward(config)(tiny.with_thresholds(tiny.weights(config), **thresholds), TOKENS_BL)
+
+
+def calls(output) -> np.ndarray:
+    return np.asarray(output.layout.commit_BL | output.layout.scratchpad_BL)
+
+
+@pytest.fixture(scope="module")
+def threshold() -> float:
+    """The median entropy of the base model: half of the bytes fire."""
+    return float(np.median(run(BASE).entropy_BL))
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_equals_the_numpy_oracle_and_its_gradient_is_finite(name, threshold):
+    config = tiny.config(COMBINATIONS[name])
+    w = tiny.with_thresholds(tiny.weights(config), patching=threshold, trigger=threshold)
+    if "jump" in name:
+        w = tiny.with_thresholds(w, **{"trigger" if name.endswith("jump") else "patching": 0.1})
+    gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
+
+    commit_BL, scratchpad_BL = np.asarray(output.layout.commit_BL), np.asarray(output.layout.scratchpad_BL)
+    assert commit_BL.sum() > 5
+    assert (scratchpad_BL.sum() > 5) == (config.trigger.kind != "none")
+    oracle = Reference(config, w["params"])
+    for r, tokens in enumerate(TOKENS_BL):
+        for a, b in spans(tokens.tolist()):
+            logits, head = oracle.document(tokens[a:b], commit_BL[r, a:b], scratchpad_BL[r, a:b])
+            valid = VALID_BL[r, a:b]
+            np.testing.assert_allclose(output.logits_BLV[r, a:b][valid], logits[valid], rtol=2e-4, atol=2e-4)
+            if head is not None:
+                np.testing.assert_allclose(output.head_logits_BLV[r, a:b][valid], head[valid], rtol=2e-4, atol=2e-4)
+                p = np.exp(head - head.max(-1, keepdims=True))
+                p /= p.sum(-1, keepdims=True)
+                entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
+                np.testing.assert_allclose(output.entropy_BL[r, a:b][valid], entropy[valid], rtol=1e-4, atol=1e-4)
+
+    for path, g in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(g).all(), path
+        assert np.abs(g).max() > 0, f"{path} has no gradient"
+
+
+def test_trigger_none_is_a_threshold_at_infinity():
+    none, infinite = run({"trigger.kind": "none"}), run(BASE, trigger=np.inf)
+    assert none.pooled_BND.shape[1] < infinite.pooled_BND.shape[1]
+    assert (calls(none) == calls(infinite)).all() and not infinite.layout.scratchpad_BL.any()
+    np.testing.assert_allclose(none.logits_BLV, infinite.logits_BLV, rtol=1e-5, atol=1e-5)
+
+
+def test_a_threshold_of_0_is_a_scratchpad_at_every_byte():
+    zero, every = run(BASE, trigger=0.0), run({"trigger.kind": "every"})
+    assert (calls(zero) == VALID_BL).all() and (calls(every) == VALID_BL).all()
+    np.testing.assert_allclose(zero.logits_BLV, every.logits_BLV, rtol=1e-5, atol=1e-5)
+
+
+def test_patches_of_one_byte_are_the_byte_level_model():
+    one, byte = run({"patching.patch_bytes": 1}), run({"patching.kind": "byte"})
+    assert (np.asarray(byte.layout.commit_BL) == VALID_BL).all()
+    np.testing.assert_allclose(one.logits_BLV, byte.logits_BLV, rtol=1e-5, atol=1e-5)
+
+
+def test_every_byte_reads_the_slot_that_stands_at_it_when_all_fire():
+    slots = run(BASE, trigger=0.0).layout.slots
+    end_BL = np.take_along_axis(np.asarray(slots.end_BN), np.minimum(slots.context_BL, slots.end_BN.shape[1] - 1), axis=1)
+    assert (end_BL == np.arange(TOKENS_BL.shape[1]))[VALID_BL].all()
+
+
+def keys_and_values(trunk, pooled_BND, slots, commits):
+    """What every layer of the trunk projects from its slots: [2, layers, B, N, G * K]."""
+    definition, parameters = nnx.split(trunk.stack.block)
+    x, keys, values = pooled_BND, [], []
+    attend = lambda q, k, v: staircase.attend(q, k, v, slots.first_BN, slots.commits_BN, commits)  # noqa: E731
+    for i in range(trunk.stack.layers):
+        layer = nnx.merge(definition, jax.tree.map(lambda p, i=i: p[i], parameters))
+        y = layer.attention_norm(x)
+        keys.append(layer.attention.k(y))
+        values.append(layer.attention.v(y))
+        x = layer(x, slots.commits_BN - slots.first_BN, attend)
+    return jnp.stack([jnp.stack(keys), jnp.stack(values)])
+
+
+def test_removing_every_scratchpad_leaves_the_commits_bit_identical(threshold):
+    config = tiny.config(BASE)
+    commits, _ = config_lib.slots(config)
+    with_, without = run(BASE, trigger=threshold), run(BASE, trigger=np.inf)
+    assert with_.layout.scratchpad_BL.sum() > 20
+    assert np.array_equal(with_.pooled_BND[:, :commits], without.pooled_BND[:, :commits])
+    assert np.array_equal(with_.trunk_BND[:, :commits], without.trunk_BND[:, :commits])
+    assert not np.allclose(with_.logits_BLV, without.logits_BLV, atol=1e-2)
+
+    trunk = weights.merge(weights.abstract(config)[0], tiny.weights(config)).trunk
+    project = jax.jit(lambda output: keys_and_values(trunk, output.pooled_BND, output.layout.slots, commits))
+    with_, without = project(with_), project(without)
+    assert np.array_equal(with_[..., :commits, :], without[..., :commits, :])
+    assert not np.array_equal(with_, without)
+
+
+@pytest.mark.parametrize("fields", [BASE, COMBINATIONS["entropy-entropy_jump"]], ids=["fixed", "controlled"])
+def test_a_document_gets_the_same_logits_packed_as_alone(fields, threshold):
+    # One row of a batch is one document; nothing else differs between the passes.
+    config = tiny.config(fields)
+    jump = config.trigger.kind == "entropy_jump"
+    w = tiny.with_thresholds(tiny.weights(config), patching=threshold, trigger=0.1 if jump else threshold)
+    packed = tiny.forward(config)(w, TOKENS_BL)
+    for r in range(len(TOKENS_BL)):
+        for a, b in spans(TOKENS_BL[r].tolist()):
+            alone_BL = np.full_like(TOKENS_BL, PAD)
+            alone_BL[0, : b - a] = TOKENS_BL[r, a:b]
+            alone = tiny.forward(config)(w, alone_BL)
+            valid = VALID_BL[r, a:b]
+            assert (calls(alone)[0, : b - a] == calls(packed)[r, a:b]).all()
+            np.testing.assert_allclose(
+                alone.logits_BLV[0, : b - a][valid], packed.logits_BLV[r, a:b][valid], rtol=1e-4, atol=1e-4
+            )
+
+
+def test_remat_changes_no_gradient(threshold):
+    w = tiny.with_thresholds(tiny.weights(tiny.config(BASE)), trigger=threshold)
+    wanted, _ = tiny.with_gradient(tiny.config(BASE))(w, TOKENS_BM)
+    for remat in ("dots", "full"):
+        got, _ = tiny.with_gradient(tiny.config({**BASE, "training.remat": remat}))(w, TOKENS_BM)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, wanted)
+
+
+def test_unrolled_layers_give_the_same_logits(threshold):
+    config = tiny.config(BASE)
+    w = tiny.with_thresholds(tiny.weights(config), trigger=threshold)
+    definition, _ = weights.abstract(config)
+    with stack.unrolled():
+        unrolled = jax.jit(lambda w: weights.merge(definition, w)(TOKENS_BL).logits_BLV, compiler_options=tiny.QUICK)(w)
+    np.testing.assert_allclose(unrolled, tiny.forward(config)(w, TOKENS_BL).logits_BLV, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_activations_keep_float32_parameters_and_logits():
+    # Stride decides from no entropy, so both passes hold the same slots.
+    fields = {"trigger.kind": "stride", "trigger.stride": 2}
+    config = tiny.config({**fields, "training.dtype": "bfloat16"})
+    w = tiny.weights(config)
+    gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
+    assert output.hidden_BLd.dtype == output.pooled_BND.dtype == output.trunk_BND.dtype == jnp.bfloat16
+    assert output.logits_BLV.dtype == output.head_logits_BLV.dtype == output.entropy_BL.dtype == jnp.float32
+    for path, g in jax.tree_util.tree_leaves_with_path(gradient):
+        assert g.dtype == jnp.float32 and np.isfinite(g).all(), path
+    real = slice(BOS + 1)
+    close = np.abs(output.logits_BLV - run(fields).logits_BLV)[VALID_BL][:, real]
+    assert close.mean() < 0.05 * np.abs(output.logits_BLV[VALID_BL][:, real]).mean()
+
+
+def test_pad_and_unused_rows_of_the_table_are_never_predicted():
+    logits_BLV = np.asarray(run(BASE, trigger=np.inf).logits_BLV)
+    assert (logits_BLV[..., PAD:] == -1e30).all() and np.isfinite(logits_BLV).all()
+    assert np.abs(logits_BLV[..., :PAD]).max() < 1e3
