@@ -24,6 +24,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.kernels import window as window_kernel
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
+from scratchpatch.patching import controller
 
 STAGES = ("encoder", "entropy head", "patchifier", "trigger", "pooling", "trunk", "decoder")
 # Those that gradients pass through.
@@ -102,11 +103,11 @@ def audit(config, weights, seed: int = 0, build: Callable | None = None) -> Audi
     # Compiling is most of the audit's time, and its programs run a few times.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     forward = jax.jit(lambda weights, tokens_RL: build(weights)(tokens_RL), compiler_options=quick)
-    backward = jax.jit(functools.partial(_reached, config, build), compiler_options=quick)
+    backward = jax.jit(functools.partial(reached, config, build), compiler_options=quick)
     return Auditor(config, forward, backward, seed).report(weights)
 
 
-def _reached(config, build, weights, tokens_RL, row, position, stages) -> jax.Array:
+def reached(config, build, weights, tokens_RL, row, position, stages) -> jax.Array:
     """bool [R, L]: where the gradient of some stages at one position arrives in the embeddings.
 
     Args:
@@ -172,7 +173,7 @@ class Auditor:
     Args:
       config: the experiment.
       forward: (weights, tokens_RL) -> Output.
-      backward: see `_reached`.
+      backward: see `reached`.
       seed: of the text.
     """
 
@@ -182,8 +183,10 @@ class Auditor:
         self.findings: dict[tuple[str, str], Finding] = {}
         m, patch = config.model, config_lib.patch_limit(config)
         local = window_kernel.block_size(max(m.encoder.window, m.decoder.window), config.data.window)
-        # Three patches, and the edge between two blocks of local attention.
-        self.length = min(config.data.window, max((_PATCHES + 1) * patch, 2 * local))
+        carried = controller.CHUNK if config.patching.gain > 0 or config.trigger.gain > 0 else 0
+        # Three patches, the edge between two blocks of local attention, and the
+        # place where a controller first moves its threshold.
+        self.length = min(config.data.window, max((_PATCHES + 1) * patch, 2 * local, 3 * carried))
         self.starts = (0, self.length // 4, self.length // 4 + self.length // 2)
         self.document_L = np.searchsorted(self.starts, np.arange(self.length), side="right") - 1
         self.tokens = self._text()

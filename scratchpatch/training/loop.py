@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account
@@ -112,7 +113,8 @@ class _Run:
         for index, rows in self.batches.iterate(first):
             if index >= t.steps or stop.asked:
                 break
-            state, sums = step(state, self.trainer.place(rows), np.int32(index))
+            with jax.transfer_guard("disallow"):
+                state, sums = step(state, self.trainer.place(rows), self._place_index(index))
             if pending is not None:
                 clock = self._report(*pending, clock, state, progress)
             pending = index, sums
@@ -131,9 +133,14 @@ class _Run:
         self.checkpoints.save(int(state["step"]), state)
         return state
 
+    def _place_index(self, index: int) -> jax.Array:
+        everywhere = NamedSharding(self.trainer.mesh, PartitionSpec())
+        return jax.make_array_from_process_local_data(everywhere, np.int32(index), ())
+
     def _report(self, index, sums, clock, state, progress) -> float:
         """Write the metrics of a step that the device has been given time to finish."""
-        sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+        with jax.transfer_guard("disallow"):
+            sums = {name: float(value) for name, value in jax.device_get(sums).items()}
         now = time.monotonic()
         if not math.isfinite(sums["nats"]) or not math.isfinite(sums["gradient_norm"]):
             self.checkpoints.save(int(state["step"]), state)
@@ -142,8 +149,9 @@ class _Run:
                 f"the loss or its gradient is not finite in batch {index}; the state before it is saved as step "
                 f"{int(state['step'])}: lower optimizer.learning_rate or look at that batch's rows"
             )
-        found = self.measures.of(index, sums, now - clock)
-        self.metrics.write(index + 1, found | self.invalid)
+        with jax.transfer_guard("disallow"):
+            found = self.measures.of(index, sums, now - clock)
+            self.metrics.write(index + 1, found | self.invalid)
         progress.advance(1, int(sums["bytes"]), found["bpb"])
         return now
 

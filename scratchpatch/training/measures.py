@@ -2,6 +2,9 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
+
 from scratchpatch.accounting import flops, peaks
 
 
@@ -9,14 +12,18 @@ class Measures:
     """Turns sums of a step (see `loss.sums`) into what a metrics line holds."""
 
     def __init__(self, config, schedule, devices):
-        self._config, self._schedule = config, schedule
+        self._config = config
+        # All of them now: computing one on the device in the loop would wait behind the step that runs there.
+        steps = config.training.steps
+        self._learning_rates = jax.device_get(jnp.broadcast_to(schedule(jnp.arange(steps)), steps))
         peak = peaks.peak_flops(devices[0].device_kind)
         self._peak = peak and peak * len(devices)
 
     def of(self, index: int, sums: dict[str, float], seconds: float | None) -> dict[str, float | str]:
         """Metrics of the step with this index.
 
-        bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends.
+        bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends,
+        NaN where no document ends.
         Rates are per position, suppressed ones counts. flops_per_second counts
         useful FLOPs (padding and recomputation excluded); mfu is its share of
         the chips' dense bf16 peak, left out where that is unknown.
@@ -26,9 +33,9 @@ class Measures:
         commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
         found = {
             "bpb": bits(sums["nats"]),
-            "end_of_document_nats": sums["end_nats"] / max(sums["ends"], 1.0),
+            "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
             "gradient_norm": sums["gradient_norm"],
-            "learning_rate": float(self._schedule(index)),
+            "learning_rate": float(self._learning_rates[index]),
             "trunk_calls_per_byte": commits + scratchpads,
             "scratchpads_per_byte": scratchpads,
             "bytes_per_patch": 1 / commits if commits else math.inf,

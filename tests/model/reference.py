@@ -7,6 +7,7 @@ what DESIGN 2 and 3 say a position sees.
 
 import numpy as np
 
+from scratchpatch import config as config_lib
 from scratchpatch.vocabulary import BOS
 
 
@@ -88,7 +89,8 @@ class Reference:
         """The vector of a slot that stands at `end` in the patch that began at `start`."""
         p, tree = self.m.pooling, self.params["pooling"]
         h = norm(h, tree["norm"])
-        inside = h[start : end + 1]
+        # Of a patch that the budget let grow beyond the limit, its last bytes are read.
+        inside = h[max(start, end + 1 - config_lib.patch_limit(self.config)) : end + 1]
         query = pooled = inside.mean(0)
         if p.kind == "last" or self.config.patching.kind == "byte":
             pooled = h[end]

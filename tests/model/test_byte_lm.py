@@ -109,9 +109,13 @@ def test_equals_the_numpy_oracle_and_its_gradient_is_finite(name, threshold):
                 entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
                 np.testing.assert_allclose(output.entropy_BL[r, a:b][valid], entropy[valid], rtol=1e-4, atol=1e-4)
 
+    # Where every byte is a slot, none reads the null context; a patch of one byte needs no pooling; the softmax over
+    # one vector is 1.
+    idle = {"byte-none": ("null", "pooling/q", "pooling/k", "pooling/v", "pooling/o"), "entropy_jump-every": ("null",), "fixed-whitespace": ("cross/norm", "cross/q", "cross/k")}
     for path, g in jax.tree_util.tree_leaves_with_path(gradient):
+        path = "/".join(part.key for part in path)
         assert np.isfinite(g).all(), path
-        assert np.abs(g).max() > 0, f"{path} has no gradient"
+        assert (np.abs(g).max() > 0) != any(part in path for part in idle.get(name, ())), path
 
 
 def test_trigger_none_is_a_threshold_at_infinity():
