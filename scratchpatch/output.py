@@ -1,4 +1,4 @@
-"""What a verb prints on standard output: one JSON object, or a table."""
+"""What a verb prints on standard output: one JSON object, or a table; and how a count is written."""
 
 import json
 import math
@@ -29,6 +29,16 @@ def as_table(values: dict[str, Any]) -> str:
     rows = list(_rows(plain(values), ""))
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in rows)
+
+
+def quantity(value: float) -> str:
+    """A count in few characters: 950, 12.5k, 3.1M, 1.2G."""
+    for scale, unit in ((1, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"), (1e15, "P")):
+        text = f"{value / scale:.3g}{unit}"
+        # 999.6 rounds to a thousand, which the next unit writes as 1.
+        if abs(value) < 999.5 * scale:
+            break
+    return text
 
 
 def _rows(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,18 @@
-"""Runs so small that they train in a second, and what one asks of their workdirs."""
+"""Runs so small that they train in seconds, and what one asks of their workdirs."""
 
+import json
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from scratchpatch import config as config_lib
+from scratchpatch.evaluation import audit
+from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.training.checkpoints import CheckpointReader
+from scratchpatch.training.step import Trainer
+from tests import tiny
 
 FIELDS = {
     "data.window": 64,
@@ -24,7 +32,7 @@ FIELDS = {
     "patching.max_patch_bytes": 8,
     "trigger.threshold": 5.5,
     "training.batch_rows": 2,
-    "training.steps": 16,
+    "training.steps": 12,
     "training.eval_every": 0,
     "training.eval_bytes": 512,
     "training.checkpoint_every": 0,
@@ -34,6 +42,8 @@ FIELDS = {
 }
 
 _WORDS = b"the cat sat on a mat and saw no dog but was \xc3\xa9t\xc3\xa9 -- so it ran (far) away.\n".split(b" ")
+# What no two runs share.
+_TIMES = ("bytes_per_second", "flops_per_second", "mfu")
 
 
 def write_text(folder: Path, files: int = 12, seed: int = 0) -> dict[str, bytes]:
@@ -47,11 +57,59 @@ def write_text(folder: Path, files: int = 12, seed: int = 0) -> dict[str, bytes]
     return written
 
 
-def config(text: Path, fields=None):
-    """A checked tiny config that trains on the .txt files of a folder; `fields` maps dotted names to values."""
+def config(folder: Path, fields=None):
+    """A checked tiny config that trains on folder/text, which is written where it is missing.
+
+    `fields` maps dotted names to values.
+    """
+    if not (folder / "text").exists():
+        write_text(folder / "text")
     made = config_lib.default()
-    sources = {"data.sources": ((f"text:{text}/*.txt", 1.0),), "data.cache_dir": str(text.parent / "cache")}
+    sources = {"data.sources": ((f"text:{folder}/text/*.txt", 1.0),), "data.cache_dir": str(folder / "cache")}
     for name, value in {**FIELDS, **sources, **(fields or {})}.items():
         config_lib.set_field(made, name, value)
     config_lib.check(made)
     return made
+
+
+def write_config(path: Path, made) -> str:
+    """An experiment file that returns a config; its path."""
+    values = json.loads(json.dumps(config_lib.flat(made)))
+    path.write_text(f"from scratchpatch import config\n\n\ndef get_config():\n    return config.from_flat({values!r})\n")
+    return str(path)
+
+
+def leave_out_audit(setattr=setattr) -> None:
+    """Let training take its model for causal: the audit is a third of a start, and has tests of its own."""
+    setattr(audit, "audit", lambda config, weights: audit.AuditReport((), {}, 0.0))
+
+
+def compile_quickly(setattr=setattr) -> None:
+    """Let XLA optimise the train step less: compiling it is most of a run's time."""
+    compile = jax.stages.Lowered.compile
+    setattr(jax.stages.Lowered, "compile", lambda self: compile(self, tiny.QUICK))
+
+
+def lines(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl without those fields that measure time."""
+    read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in _TIMES} for line in read]
+
+
+def stored_steps(workdir: Path) -> list[int]:
+    return CheckpointReader(workdir / "checkpoints").steps()
+
+
+def state(workdir: Path, made, step: int):
+    """The whole state of a checkpoint, on the host."""
+    abstract = Trainer(made, mesh_lib.make(made, jax.devices()[:1])).abstract_state()
+    return jax.device_get(CheckpointReader(workdir / "checkpoints").restore(step, abstract).state)
+
+
+def rewind(workdir: Path, step: int, into: Path) -> Path:
+    """A copy of a run as it was when the checkpoint of `step` was its newest."""
+    shutil.copytree(workdir, into)
+    for newer in stored_steps(into):
+        if newer > step:
+            shutil.rmtree(into / "checkpoints" / str(newer))
+    return into

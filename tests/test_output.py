@@ -27,3 +27,9 @@ def test_table_names_nested_values_and_shows_lists():
 
 def test_empty_table():
     assert output.as_table({}) == ""
+
+
+def test_quantities_are_short():
+    values = (0, 0.25, 7, 950, 999.4, 999.6, 1000, 12500, 3.14159e6, 999999, 1.2e9, 2.5e12, 4e15, -1500)
+    wanted = "0 0.25 7 950 999 1k 1k 12.5k 3.14M 1M 1.2G 2.5T 4P -1.5k"
+    assert " ".join(map(output.quantity, values)) == wanted

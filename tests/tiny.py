@@ -19,7 +19,6 @@ from scratchpatch.vocabulary import BOS, PAD
 WINDOW = 72
 
 
-
 def _known(options):
     """Those of the options that this version of XLA has."""
     known = {}
@@ -138,7 +137,7 @@ def _weights(key: str):
     rng = np.random.default_rng(0)
 
     def jitter(path, x):
-        sharpen = 10.0 if "projection" in jax.tree_util.keystr(path) and x.shape[-1] > 200 else 1.0
+        sharpen = 30.0 if "projection" in jax.tree_util.keystr(path) and x.shape[-1] > 200 else 1.0
         return x * (sharpen * rng.uniform(0.7, 1.3, x.shape)).astype(np.float32)
 
     return {**weights, "params": jax.tree_util.tree_map_with_path(jitter, weights["params"])}

@@ -1,6 +1,6 @@
 """Run every variant of the patch-lag study on every seed, then write README.md beside this file.
 
-    .venv/bin/python experiments/patch_lag/run.py [--seeds=0,1] [--steps=1200] [--workers=2]
+    .venv/bin/python -m experiments.patch_lag.run [--seeds=0,1] [--steps=1000] [--workers=2]
 
 Finished runs in --workdir are kept: the same command goes on after a stop.
 """
@@ -13,19 +13,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 from experiments.patch_lag import summary
 from experiments.patch_lag.config import DATA, VARIANTS
 from scratchpatch.training.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1", help="seeds, each a pair of initialisation and data order")
-    parser.add_argument("--steps", type=int, default=1200, help="training steps of 1024 bytes")
-    parser.add_argument("--eval_bytes", type=int, default=200_000, help="validation bytes, half books, half code")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of 1024 bytes")
+    parser.add_argument("--eval_bytes", type=int, default=150_000, help="validation bytes, half books, half code")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one core each")
     parser.add_argument("--workdir", type=Path, default=Path("runs/patch_lag"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of README.md and figures")
@@ -61,7 +60,7 @@ def run(job: tuple[str, int], workdir: Path, steps: int, eval_bytes: int, cores:
     """Train and measure one variant in a process of its own, on one core."""
     core, (variant, seed) = cores.get(), job
     workdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("worker.py")), variant, str(seed), str(workdir), str(steps), str(eval_bytes)]
+    command = [sys.executable, "-m", "experiments.patch_lag.worker", variant, str(seed), str(workdir), str(steps), str(eval_bytes)]
     try:
         with (workdir / "log").open("a") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -89,7 +89,7 @@ def page(study: Study) -> str:
         "paired: a seed fixes initialisation and data order for every variant. BPB on held-out books and code. "
         f"Mean over seeds, ± half the spread; differences below {NOISE} BPB, or of differing sign between seeds, are not called results.",
         "",
-        "Everything here is written by `.venv/bin/python experiments/patch_lag/run.py` (2 CPU cores, about an hour).",
+        "Everything here is written by `.venv/bin/python -m experiments.patch_lag.run` (2 CPU cores, about 40 minutes).",
         "",
         "| variant | last_state | BPB | books | code | trunk calls/byte | trunk KV bytes/byte | MFLOPs/byte |",
         "|---|---|---|---|---|---|---|---|",

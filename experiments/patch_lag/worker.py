@@ -1,4 +1,4 @@
-"""Train one variant with one seed and measure it: `worker.py VARIANT SEED FOLDER STEPS EVAL_BYTES`."""
+"""Train one variant with one seed and measure it: `python -m experiments.patch_lag.worker VARIANT SEED FOLDER STEPS EVAL_BYTES`."""
 
 import json
 import sys
@@ -6,9 +6,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from absl import logging
 
 from experiments.patch_lag.config import get_config
@@ -17,8 +14,8 @@ from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
 from scratchpatch.inference.windows import Head
-from scratchpatch.training.loop import train
 from scratchpatch.training.json_files import replace_text
+from scratchpatch.training.loop import train
 
 # Offsets of every model are counted by this patch size, that of the p=16 models.
 PERIOD = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.accounting.parameters import parameters
+from scratchpatch.output import quantity
 
 
 def rates(config) -> tuple[float, float]:
@@ -20,7 +21,8 @@ def rates(config) -> tuple[float, float]:
     scratchpads = {
         "none": 0.0,
         "every": inside,
-        "stride": commits * ((1 / commits) // trigger.stride - (1 if (1 / commits) % trigger.stride == 0 else 0)),
+        # The patch's last byte commits and needs none.
+        "stride": commits * ((round(1 / commits) - 1) // trigger.stride),
         "whitespace": inside * float(config_lib.scratchpad_capacity(config)),
         "random": inside * trigger.rate,
     }.get(trigger.kind, trigger.rate)
@@ -57,8 +59,6 @@ def account(config) -> dict:
 
 def table(found: dict) -> str:
     """An account as text."""
-    from scratchpatch.report.figures import quantity
-
     lines = [f"{'tier':<14}{'parameters':>12}{'inference FLOPs/byte':>22}{'training FLOPs/byte':>22}"]
     for tier in (*flops.TIERS, "total"):
         if tier in found["parameters"]:

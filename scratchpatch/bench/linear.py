@@ -7,12 +7,14 @@ from scratchpatch.bench import arrays, timing
 from scratchpatch.bench.results import Result, at_most
 from scratchpatch.bench.subject import Subject
 
-_SHORT, _LONG, _SECONDS = 2048, 8192, 25.0
+_SHORT, _LONG, _SECONDS = 2048, 8192, 30.0
+# Two long rows, so that rows can be spread over cores at either length.
+_STEP_BYTES = 2 * _LONG
 
 
 def measure(config) -> Result:
     """Bytes/s and compiled memory per byte of both, and the largest arrays in the compiled steps."""
-    subjects = {f"window {window}": Subject(at_window(config, window, _LONG)) for window in (_SHORT, _LONG)}
+    subjects = {f"window {window}": Subject(at_window(config, window, _STEP_BYTES)) for window in (_SHORT, _LONG)}
     short, long = subjects
     times = timing.take_turns(subjects, _SECONDS)
     numbers, squares = {}, []
@@ -30,7 +32,7 @@ def measure(config) -> Result:
         }
     growth = numbers[long]["memory_bytes_per_byte"] / numbers[short]["memory_bytes_per_byte"]
     return Result(
-        f"cost against window length, {_LONG} bytes per step",
+        f"cost against window length, {_STEP_BYTES} bytes per step",
         numbers,
         (
             at_most(f"time per byte at {_LONG} over {_SHORT}", times.ratio(long, short), 1.3),
@@ -42,8 +44,9 @@ def measure(config) -> Result:
 
 
 def at_window(config, window: int, step_bytes: int):
-    """`config` with rows of `window` bytes, `step_bytes` of them in a step."""
+    """`config` with rows of `window` bytes, `step_bytes` of them in a step, on one device."""
     config = config_lib.from_flat(config_lib.flat(config))
     config.data.window, config.training.batch_rows = window, max(step_bytes // window, 1)
     config.training.accumulation = 1
+    config.mesh.data = config.mesh.fsdp = config.mesh.tensor = 1
     return config

@@ -186,7 +186,7 @@ class Auditor:
         carried = controller.CHUNK if config.patching.gain > 0 or config.trigger.gain > 0 else 0
         # Three patches, the edge between two blocks of local attention, and the
         # place where a controller first moves its threshold.
-        self.length = min(config.data.window, max((_PATCHES + 1) * patch, 2 * local, 3 * carried))
+        self.length = min(config.data.window, max((_PATCHES + 1) * patch, 2 * local, 5 * carried // 2))
         self.starts = (0, self.length // 4, self.length // 4 + self.length // 2)
         self.document_L = np.searchsorted(self.starts, np.arange(self.length), side="right") - 1
         self.tokens = self._text()
@@ -202,19 +202,21 @@ class Auditor:
         return AuditReport(tuple(self.findings.values()), checked, time.monotonic() - began)
 
     def _calibrated(self, weights):
-        """Thresholds at the middle of the entropies, so that decisions go both ways."""
+        """Thresholds amid the entropies, so that decisions go both ways; at a controller's rate, so that it moves little."""
         if not config_lib.reads_entropy(self.config):
             return weights
         entropy_RL = np.asarray(self.forward(weights, self.tokens).entropy_BL)
-        jump_Rl = np.diff(entropy_RL)
-        # A controller needs a threshold above zero.
-        jump = np.median(jump_Rl[jump_Rl > 0]) if (jump_Rl > 0).any() else self.config.trigger.threshold
-        middle = {"entropy": np.median(entropy_RL), "entropy_jump": jump}
+        scores = {"entropy": entropy_RL, "entropy_jump": np.diff(entropy_RL)}
         thresholds = dict(weights["thresholds"])
-        for section in ("patching", "trigger"):
-            kind = self.config[section].kind
-            if kind in middle:
-                thresholds[f"{section}_threshold"] = np.float32(middle[kind])
+        for section, rate in (("patching", 1 / self.config.patching.patch_bytes), ("trigger", self.config.trigger.rate)):
+            settings = self.config[section]
+            if settings.kind in scores:
+                score = scores[settings.kind]
+                value = np.quantile(score, 1 - rate if settings.gain > 0 else 0.5)
+                if settings.gain > 0:
+                    # Its logarithm is what moves.
+                    value = max(value, score[score > 0].min(initial=1.0))
+                thresholds[f"{section}_threshold"] = np.float32(value)
         return {**weights, "thresholds": thresholds}
 
     def suffixes(self) -> int:
@@ -223,7 +225,7 @@ class Auditor:
         if self.length > _PREFIXES:
             dense = cuts[: _PATCHES * config_lib.patch_limit(self.config)]
             edges = [cuts[edge - 4 : edge + 4] for edge in (*self.starts[1:], self.length // 2)]
-            cuts = np.unique(np.concatenate([dense, *edges, cuts[:: len(cuts) // (_PREFIXES // 2)]]))
+            cuts = np.unique(np.concatenate([dense, *edges, cuts[:: len(cuts) // (_PREFIXES // 4)]]))
         seen, row_R = False, np.arange(_ROWS)
         for part in np.array_split(cuts, -(-len(cuts) // _ROWS)):
             cut_R = np.resize(part, _ROWS)

@@ -1,19 +1,18 @@
 """`scratchpatch eval`: numbers of a run, and what its report shows."""
 
-import base64
 import json
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
-from scratchpatch import config as config_lib
 from scratchpatch.accounting.account import account
 from scratchpatch.data.mixture import evaluation_stream, streams_for
 from scratchpatch.evaluation.bpb import evaluate as evaluate_streams
 from scratchpatch.inference.language_model import LanguageModel, load
 from scratchpatch.inference.windows import Head
 from scratchpatch.report.page import write_report
+from scratchpatch.report.passage import Passage
 from scratchpatch.training.json_files import replace_text
 from scratchpatch.vocabulary import BOS
 
@@ -21,6 +20,8 @@ from scratchpatch.vocabulary import BOS
 _SWEEP_RATES = (0.03, 0.06, 0.12, 0.2, 0.3, 0.5)
 _SWEEP_BYTES = 65536
 _PASSAGE_BYTES = 1600
+# Thresholds that every entropy, or none, exceeds.
+_ALWAYS, _NEVER = -1.0, 1e9
 
 
 def evaluate(workdir, source=None, split="validation", overrides=None, step=None, max_bytes=None) -> dict:
@@ -50,7 +51,7 @@ def evaluate(workdir, source=None, split="validation", overrides=None, step=None
         streams = [Head(stream, max_bytes + 1) for stream in streams]
     result = evaluate_streams(lm, streams) | {"source": ", ".join(names), "split": split, "overrides": overrides or {}}
     if source is None and split == "validation" and not overrides and max_bytes is None:
-        found = {"step": lm.step, "results": _comparisons(lm, streams, result), "passage": _passage(lm, streams[0])}
+        found = {"step": lm.step, "results": _comparisons(lm, streams, result), "passage": _passage(lm, streams[0]).to_json()}
         replace_text(Path(workdir) / "evaluation.json", json.dumps(found | {"account": account(lm.config)}, indent=1) + "\n")
         logging.info("report: %s", write_report(workdir))
     return result
@@ -66,32 +67,31 @@ def _comparisons(lm: LanguageModel, streams, result: dict) -> dict:
 
 
 def _sweep(lm: LanguageModel, streams) -> list[dict]:
-    """BPB and cost at several fixed thresholds of the entropy trigger, on the same weights and bytes."""
-    if lm.config.model.entropy_head.weight == 0 or lm.config.patching.kind == "byte":
-        return []
+    """BPB and cost on the first bytes of the streams: of the model as trained (threshold None), then, where it has an
+    entropy head, of the entropy trigger at several fixed thresholds on the same weights."""
     parts = [Head(stream, _SWEEP_BYTES // len(streams)) for stream in streams]
-    free = lm.override({"trigger.kind": "entropy", "trigger.gain": 0.0, "trigger.capacity": 1.0, "trigger.threshold": 1e9})
+    keep = ("bpb", "bytes", "trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte")
+
+    def point(threshold, model):
+        at = evaluate_streams(model, parts, compress=False, label="sweep")
+        return {"threshold": threshold, **{name: at[name] for name in keep}}
+
+    found = [point(None, lm)]
+    if lm.config.model.entropy_head.weight == 0 or lm.config.patching.kind == "byte":
+        return found
+    free = lm.override({"trigger.kind": "entropy", "trigger.gain": 0.0, "trigger.capacity": 1.0, "trigger.threshold": _NEVER})
     entropy = np.concatenate([p.entropy[~p.commit] for part in parts for p in free.positions(part)])
-    share = 1 - 1 / max(config_lib.patch_limit(lm.config), 2)
-    thresholds = [float(np.quantile(entropy, max(1 - rate / share, 0.0))) for rate in _SWEEP_RATES]
-    keep = ("bpb", "trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte")
-    found = []
-    for threshold in (1e9, *reversed(sorted(thresholds)), -1.0):
-        at = evaluate_streams(free.override({"trigger.threshold": threshold}), parts, compress=False, label="sweep")
-        found.append({"threshold": threshold, **{name: at[name] for name in keep}})
-    return found
+    share = len(entropy) / sum(map(len, parts))
+    rates = [rate for rate in _SWEEP_RATES if rate < share]
+    thresholds = sorted((float(np.quantile(entropy, 1 - rate / share)) for rate in rates), reverse=True)
+    return found + [point(t, free.override({"trigger.threshold": t})) for t in (_NEVER, *thresholds, _ALWAYS)]
 
 
-def _passage(lm: LanguageModel, stream) -> dict:
+def _passage(lm: LanguageModel, stream) -> Passage:
     """The beginning of a held-out document, with the decisions on it."""
     tokens = stream.read(0, min(len(stream), 64 * _PASSAGE_BYTES))
     edges = np.append(np.flatnonzero(tokens == BOS), len(tokens))
     longest = int(np.argmax(np.diff(edges)))
     data = tokens[edges[longest] + 1 : edges[longest + 1]].astype(np.uint8).tobytes()[:_PASSAGE_BYTES]
     found = lm.segment(data)
-    return {
-        "text_base64": base64.b64encode(data).decode(),
-        "entropy": [float(x) if np.isfinite(x) else None for x in found.entropy],
-        "commit": found.commit.tolist(),
-        "scratchpad": found.scratchpad.tolist(),
-    }
+    return Passage(data, found.entropy, found.commit, found.scratchpad)

@@ -16,7 +16,7 @@ class Encoder(nnx.Module):
         d, tier = config.model.d_byte, config.model.encoder
         self.dtype = local.activation_dtype(config)
         init = nnx.with_metadata(
-            nnx.initializers.truncated_normal(d**-0.5), sharding_names=("vocabulary", "width"), eager_sharding=False
+            nnx.initializers.truncated_normal(1.0), sharding_names=("vocabulary", "width"), eager_sharding=False
         )
         self.embedding = nnx.Embed(
             vocabulary.ROWS, d, embedding_init=init, param_dtype=jnp.float32, dtype=self.dtype, rngs=rngs

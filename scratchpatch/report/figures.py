@@ -2,16 +2,18 @@
 
 Every figure is a pure function of its arguments: the same data gives the same
 text. The SVG stands alone as a file and also inlines into a page: its ids carry
-the figure's name, it loads nothing, and its ink follows the reader's light or
-dark scheme. Points whose x or y is None or not finite are left out.
+the figure's name, it loads nothing, and its ink and ground follow the reader's
+light or dark scheme. Points whose x or y is None or not finite are left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -19,7 +21,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from scratchpatch.output import quantity
+
+LIGHT, DARK = ("#1d2430", "#ffffff"), ("#d7dce4", "#1b2028")  # ink, ground
 PALETTE = ("#3b78d8", "#e07b22", "#1f9e89", "#9b6cd1", "#d2495d", "#8a8f98", "#b59a1c", "#2fa8d6")
+_MARKERS = "osD^vPXp"
+_LEGEND_COLUMNS = 2
+_Y_LABEL_WIDTH = 36  # characters: a longer line is cut at the figure's edge
 BINS = 400  # points of a drawn curve: more cannot be told apart at this size
 
 # Stand-ins that no palette uses: matplotlib wants colours, the page wants CSS.
@@ -43,9 +51,12 @@ _STYLE = {
     "ytick.color": _FAINT,
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.06,
     "legend.frameon": False,
     "legend.fontsize": 9.5,
     "lines.linewidth": 1.8,
+    "lines.markersize": 4,
     "lines.solid_capstyle": "round",
 }
 
@@ -60,119 +71,123 @@ class Series:
     notes: Sequence[str] = ()
 
 
-def loss_curves(training: Sequence[Series], validation: Sequence[Series], bytes_per_step: int, name: str = "loss") -> str:
+def loss_curves(
+    training: Sequence[Series], validation: Sequence[Series], bytes_per_step: int, name: str = "loss"
+) -> str:
     """BPB against the step (below) and the bytes read (above).
 
     `training` curves of more than BINS points are drawn as the means of equal
     bins of steps; `validation` keeps every point, marked.
     """
+    training, validation = [_binned(one) for one in _drawable(training)], _drawable(validation)
 
     def draw(axes):
-        for index, series in enumerate(training):
-            x, y = _binned(*_finite(series))
-            axes.plot(x, y, color=_colour(index), label=series.label, marker="o" if len(x) == 1 else None)
-        for index, series in enumerate(validation, start=len(training)):
-            axes.plot(*_finite(series), color=_colour(index), label=series.label, marker="o", markersize=3.5, linewidth=1.2)
+        for index, one in enumerate(training):
+            marker = _marker(index) if len(one.x) == 1 else None
+            axes.plot(one.x, one.y, color=_colour(index), marker=marker, label=one.label)
+        for index, one in enumerate(validation, start=len(training)):
+            axes.plot(one.x, one.y, color=_colour(index), marker=_marker(index), linewidth=1.2, label=one.label)
         axes.set_xlabel("step")
         axes.set_ylabel("bits per byte")
+        axes.xaxis.set_major_locator(_ticks())
         top = axes.secondary_xaxis("top", functions=(lambda s: s * bytes_per_step, lambda b: b / bytes_per_step))
         top.set_xlabel("bytes of training windows")
         top.xaxis.set_major_formatter(lambda value, _: quantity(value))
-        top.xaxis.set_major_locator(MaxNLocator(6))
+        top.xaxis.set_major_locator(_ticks())
         top.spines["top"].set_visible(True)
-        axes.legend()
 
     return _svg(name, draw, "Loss curves: bits per byte against training steps")
 
 
-def patch_lag(curves: Sequence[Series], name: str = "patch-lag") -> str:
-    """BPB against the bytes since the last commit: x counts bytes, y is BPB.
+def patch_lag(curves: Sequence[Series], y_label: str = "bits per byte", name: str = "patch-lag") -> str:
+    """BPB, or what `y_label` says, against the bytes since the last commit.
 
     A curve of one point (a byte-level model, which has no other offset) is
     drawn as a dashed level.
     """
 
     def draw(axes):
-        for index, series in enumerate(curves):
-            x, y = _finite(series)
-            if len(x) == 1:
-                axes.axhline(y[0], color=_colour(index), linestyle=(0, (4, 3)), label=series.label)
+        for index, one in enumerate(_drawable(curves)):
+            if len(one.x) == 1:
+                axes.axhline(one.y[0], color=_colour(index), linestyle=(0, (4, 3)), label=one.label)
             else:
-                axes.plot(x, y, color=_colour(index), marker="o", markersize=3.5, label=series.label)
+                axes.plot(one.x, one.y, color=_colour(index), marker=_marker(index), label=one.label)
         axes.set_xlabel("bytes since the last commit")
-        axes.set_ylabel("bits per byte")
-        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
-        axes.legend()
+        axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
+        axes.xaxis.set_major_locator(_ticks())
 
-    return _svg(name, draw, "Patch lag: bits per byte by offset inside the patch")
+    return _svg(name, draw, f"Patch lag: {y_label} by offset inside the patch")
 
 
 def compute_quality(
-    series: Sequence[Series],
-    x_label: str = "trunk calls per byte",
-    joined: bool = True,
-    name: str = "compute-quality",
+    series: Sequence[Series], x_label: str = "trunk calls per byte", name: str = "compute-quality"
 ) -> str:
-    """BPB against what it costs; `joined` connects the points of a series in the order of x."""
+    """BPB against what it costs; the points of a series are joined in the order of x."""
 
     def draw(axes):
-        for index, one in enumerate(series):
-            points = sorted(
-                (x, y, note)
-                for x, y, note in zip(one.x, one.y, one.notes or [""] * len(one.x), strict=True)
-                if _is_number(x) and _is_number(y)
-            )
-            x, y = [p[0] for p in points], [p[1] for p in points]
-            lone = len(points) == 1
-            line = "-" if joined and not lone else "none"
-            axes.plot(
-                x, y, color=_colour(index), linestyle=line, marker="D" if lone else "o", markersize=6 if lone else 4.5, label=one.label
-            )
-            for order, (px, py, note) in enumerate(points):
-                if note:
-                    above = order % 2 == 0
-                    axes.annotate(
-                        note, (px, py), (0, 7 if above else -7), textcoords="offset points", fontsize=8.5, ha="center", va="bottom" if above else "top"
-                    )
+        for index, one in enumerate(_drawable(series)):
+            points = sorted(zip(one.x, one.y, one.notes, strict=True))
+            x, y, notes = zip(*points, strict=True)
+            size = 7 if len(points) == 1 else 4.5
+            axes.plot(x, y, color=_colour(index), marker=_marker(index), markersize=size, label=one.label)
+            for order, note in enumerate(notes):
+                away, edge = (7, "bottom") if order % 2 == 0 else (-7, "top")
+                at = (x[order], y[order])
+                axes.annotate(note, at, (0, away), textcoords="offset points", fontsize=8.5, ha="center", va=edge)
         axes.set_xlabel(x_label)
         axes.set_ylabel("bits per byte")
+        axes.xaxis.set_major_formatter(lambda value, _: quantity(value))
         axes.margins(x=0.08, y=0.18)
-        axes.legend()
 
     return _svg(name, draw, f"Bits per byte against {x_label}")
-
-
-def quantity(value: float) -> str:
-    """A count in few characters: 950, 12.5k, 3.1M, 1.2G."""
-    for scale, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
+def _marker(index: int) -> str:
+    return _MARKERS[index % len(_MARKERS)]
+
+
 def _is_number(value) -> bool:
     return isinstance(value, (int, float, np.number)) and math.isfinite(value)
 
 
-def _finite(series: Series) -> tuple[list[float], list[float]]:
-    points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if _is_number(x) and _is_number(y)]
-    return [p[0] for p in points], [p[1] for p in points]
+def _drawable(series: Sequence[Series]) -> list[Series]:
+    """The finite points of each series, with a note each; a series that has none is left out."""
+    found = []
+    for one in series:
+        points = zip(one.x, one.y, one.notes or [""] * len(one.x), strict=True)
+        finite = [point for point in points if _is_number(point[0]) and _is_number(point[1])]
+        if finite:
+            found.append(Series(one.label, *zip(*finite, strict=True)))
+    return found
 
 
-def _binned(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
-    if len(x) <= BINS:
-        return x, y
-    return tuple([float(part.mean()) for part in np.array_split(np.asarray(values, float), BINS)] for values in (x, y))
+def _binned(one: Series) -> Series:
+    if len(one.x) <= BINS:
+        return one
+    x, y = (
+        [float(part.mean()) for part in np.array_split(np.asarray(values, float), BINS)] for values in (one.x, one.y)
+    )
+    return Series(one.label, x, y)
+
+
+def _ticks() -> MaxNLocator:
+    return MaxNLocator(9, steps=[1, 2, 5, 10], integer=True)
 
 
 def _svg(name: str, draw: Callable, title: str) -> str:
+    """Draw on fresh axes, with the legend below them, and give the figure its reader's colours."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 3.7), layout="constrained")
-        draw(figure.add_subplot())
+        figure = Figure(layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        _, labels = axes.get_legend_handles_labels()
+        figure.set_size_inches(6.4, 3.6 + 0.22 * math.ceil(len(labels) / _LEGEND_COLUMNS))
+        if labels:
+            figure.legend(loc="outside lower left", ncols=_LEGEND_COLUMNS)
         buffer = io.StringIO()
         blank = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=blank)
@@ -181,7 +196,13 @@ def _svg(name: str, draw: Callable, title: str) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif").replace(_INK, "currentColor")
     svg = svg.replace(f"stroke: {_FAINT}", "stroke: currentColor; stroke-opacity: .22").replace(_FAINT, "currentColor")
-    scheme = f"#{name}{{color:#1d2430}}@media (prefers-color-scheme:dark){{#{name}{{color:#d7dce4}}}}"
     end = svg.index(">") + 1
     head = svg[4 : end - 1]
-    return f'<svg id="{name}" role="img" aria-label="{title}"{head}>\n<style>{scheme}</style>{svg[end:]}\n'
+    opening = f'<svg id="{name}" role="img" aria-label="{html.escape(title)}"{head}>'
+    return f"{opening}\n<style>{_scheme(name)}</style>{svg[end:]}\n"
+
+
+def _scheme(name: str) -> str:
+    # A ground of its own: a page may be light where the reader's system is dark, and cannot tell an image.
+    light, dark = ("#{}{{color:{};background:{}}}".format(name, *colours) for colours in (LIGHT, DARK))
+    return f"{light}@media (prefers-color-scheme:dark){{{dark}}}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from scratchpatch.errors import UserError
+from scratchpatch.inference.language_model import load
 from scratchpatch.report import page, passage
 
 
@@ -24,17 +25,15 @@ def inspect(
     config fields to values, such as {"trigger.threshold": 1.0}. Raises
     UserError when the file cannot be read or the page cannot be written.
     """
-    import scratchpatch
-
     try:
         data = Path(text_file).read_bytes()
     except OSError as error:
         raise UserError(f"--text={text_file} cannot be read: {error.strerror}; name a file of text") from error
-    model = scratchpatch.load(workdir)
+    model = load(workdir)
     if overrides:
-        model = model.override(**overrides)
+        model = model.override(overrides)
     found = model.segment(data)
-    shown = passage.Passage(data, *(np.asarray(x) for x in (found.entropy, found.commit, found.scratchpad)))
+    shown = passage.Passage(data, found.entropy, found.commit, found.scratchpad)
     line = summary(shown, -float(np.mean(model.score(data))) if data else None)
     if html is not None:
         title = f"{Path(text_file).name} in patches"
@@ -42,7 +41,9 @@ def inspect(
         try:
             Path(html).write_text(page.document(title, body), encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--html={html} cannot be written: {error.strerror}; name a file in a folder that exists") from error
+            raise UserError(
+                f"--html={html} cannot be written: {error.strerror}; name a file in a folder that exists"
+            ) from error
     return f"{passage.to_text(shown)}\n\n│ a patch ends   · a scratchpad\n{line}"
 
 
@@ -52,4 +53,6 @@ def summary(shown: passage.Passage, bpb: float | None) -> str:
     if not size:
         return "0 bytes"
     per_patch = f"{size / patches:.2f} bytes per patch, " if patches else ""
-    return f"{size:,} bytes, {patches:,} patches, {per_patch}{np.sum(shown.scratchpad) / size:.4f} scratchpads per byte, {bpb:.4f} bits per byte"
+    scratchpads = np.sum(shown.scratchpad) / size
+    counts = f"{size:,} bytes, {patches:,} patches, {per_patch}{scratchpads:.4f} scratchpads per byte"
+    return f"{counts}, {bpb:.4f} bits per byte"

@@ -7,43 +7,57 @@ the rest is still shown.
 from __future__ import annotations
 
 import html
+import math
 import os
 from pathlib import Path
 
 from scratchpatch import config as config_lib
+from scratchpatch import vocabulary
 from scratchpatch.errors import UserError
+from scratchpatch.output import quantity
 from scratchpatch.report import figures, passage
-from scratchpatch.report.figures import Series, quantity
+from scratchpatch.report.figures import Series
 from scratchpatch.report.run_folder import RunFolder, command
 
 RARE = 0.002  # an offset inside the patch that holds a smaller share of the bytes is noise, and not drawn
 
+# Ink and panel are those of the figures.
+_LIGHT, _DARK = ("--ink:{};--panel:{}".format(*colours) for colours in (figures.LIGHT, figures.DARK))
+_COLOURS = f"""
+:root{{color-scheme:light dark;{_LIGHT};--soft:#5b6472;--line:#d9dee6;--paper:#f6f7f9;--link:#2a62c0;--pad:#2f7de0}}
+@media (prefers-color-scheme:dark){{
+:root{{{_DARK};--soft:#98a2b1;--line:#333b47;--paper:#14181e;--link:#7fb0ff;--pad:#5aa2ff}}}}
+"""
 CSS = """
-:root{color-scheme:light dark;--ink:#1d2430;--soft:#5b6472;--line:#d9dee6;--paper:#f6f7f9;--panel:#fff;--link:#2a62c0;--pad:#2f7de0}
-@media (prefers-color-scheme:dark){:root{--ink:#d7dce4;--soft:#98a2b1;--line:#333b47;--paper:#14181e;--panel:#1b2028;--link:#7fb0ff;--pad:#5aa2ff}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:26px 20px 60px;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
+body{margin:0 auto;max-width:1180px;padding:26px 20px 60px;background:var(--paper);color:var(--ink);
+ font:16px/1.55 system-ui,sans-serif}
 h1{font-size:26px;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:18px;margin:34px 0 8px}p{margin:6px 0}
 .note{color:var(--soft);font-size:14px;overflow-wrap:anywhere}
-.missing{border-left:3px solid #e07b22;padding:8px 14px;background:var(--panel);border-radius:0 8px 8px 0;overflow-wrap:anywhere}
+.missing{border-left:3px solid #e07b22;padding:8px 14px;background:var(--panel);border-radius:0 8px 8px 0;
+ overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:18px 0}
 .tile{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:10px 14px}
 .tile b{display:block;font-size:24px;font-weight:600;line-height:1.3;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:13.5px}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:16px;align-items:start}.grid>*{min-width:0}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:16px;align-items:start}
+.grid>*{min-width:0}
 figure{margin:0;background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:12px 14px}
 figure svg{width:100%;height:auto;display:block}figcaption{font-size:14px;color:var(--soft);margin-top:6px}
 figcaption b{color:var(--ink);font-size:15px}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;background:var(--panel);margin:10px 0}
 table{border-collapse:collapse;width:100%;font-size:15px}
-td,th{padding:6px 12px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}tr:last-child td{border-bottom:0}
+td,th{padding:6px 12px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+tr:last-child td{border-bottom:0}
 th{font-weight:600}.v{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th.v{white-space:normal;min-width:7em}
 .changed td{font-weight:600}.w{overflow-wrap:anywhere}
-pre{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:12px 14px;overflow-x:auto;font-size:14px;margin:8px 0}
+pre{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:12px 14px;overflow-x:auto;
+ font-size:14px;margin:8px 0}
 code{font-size:.93em}summary{cursor:pointer;color:var(--link)}
 """
 
-# label, key of an evaluation, format
+# label, key of what `_compared` gives, format
 NUMBERS = (
     ("Bits per byte (BPB)", "bpb", "{:.4f}"),
     ("Entropy head alone, BPB", "entropy_head_bpb", "{:.4f}"),
@@ -53,7 +67,12 @@ NUMBERS = (
     ("Bytes per patch", "bytes_per_patch", "{:.2f}"),
     ("FLOPs per byte, forward", "flops_per_byte", None),
     ("Trunk KV cache, bytes per byte", "kv_bytes_per_byte", "{:,.1f}"),
+    ("Parameters", "parameters", None),
+    ("gzip on the same bytes, BPB", "gzip", "{:.4f}"),
+    ("bzip2 on the same bytes, BPB", "bzip2", "{:.4f}"),
+    ("xz on the same bytes, BPB", "xz", "{:.4f}"),
 )
+ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "xz")
 
 
 def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None) -> Path:
@@ -80,19 +99,21 @@ def document(title: str, body: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{CSS}{passage.CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{_COLOURS}{CSS}{passage.CSS}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
     )
 
 
 def _body(run: RunFolder, other: RunFolder | None) -> str:
     return "\n".join(
         [
-            _heading(run),
+            _heading(run, other),
             _tiles(run),
             '<div class="grid">',
             _loss(run),
             _lag(run, other),
-            _sweep(run, other),
+            _sweep(run, other, "trunk_calls_per_byte", "trunk calls per byte"),
+            _sweep(run, other, "flops_per_byte", "FLOPs per byte"),
             "</div>",
             "<h2>Numbers</h2>",
             _numbers(run, other),
@@ -106,33 +127,41 @@ def _body(run: RunFolder, other: RunFolder | None) -> str:
     )
 
 
-def _heading(run: RunFolder) -> str:
+def _heading(run: RunFolder, other: RunFolder | None) -> str:
+    lines = [_where("Evaluated", run)] + ([_where(f"Baseline {other.name} evaluated", other)] if other else [])
+    notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines if line)
+    return f"<h1>{html.escape(run.name)}</h1>{notes}"
+
+
+def _where(what: str, run: RunFolder) -> str:
     found = run.result("validation")
-    where = ""
-    if found:
-        where = f"Evaluated at step {_show(found.get('step', run.evaluation.get('step')))} on {_show(found.get('bytes'))} bytes"
-        where += f" in {_show(found.get('documents'))} documents of {_show(found.get('source'))} ({_show(found.get('split'))})."
-    return f'<h1>{html.escape(run.name)}</h1><p class="note">{html.escape(where)}</p>'
+    if not found:
+        return ""
+    at = f"{what} at step {_show(found.get('step'))} on {_show(found.get('bytes'))} bytes"
+    documents, source, split = (_show(found.get(key)) for key in ("documents", "source", "split"))
+    return f"{at} in {documents} documents of {source} ({split})."
 
 
 def _tiles(run: RunFolder) -> str:
-    found = run.result("validation")
-    wanted = [(label, found.get(key), form) for label, key, form in NUMBERS if key not in ("entropy_head_bpb", "end_of_document_nats")]
-    wanted.append(("Parameters", _parameters(run), None))
-    tiles = [f'<div class="tile"><b>{_number(value, form)}</b><span>{label}</span></div>' for label, value, form in wanted if value is not None]
+    tiles = [
+        f'<div class="tile"><b>{_number(found[key], form)}</b><span>{label}</span></div>'
+        for _, found in _compared(run, None)[:1]
+        for label, key, form in NUMBERS
+        if key not in ONLY_IN_TABLE and found.get(key) is not None
+    ]
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
 
 def _loss(run: RunFolder) -> str:
-    training = [run.curve("bpb", "training"), run.curve("entropy_head_bpb", "training, entropy head")]
+    training = [run.curve("bpb", "training"), run.curve("head_bpb", "training, entropy head")]
     validation = [run.curve("validation_bpb", "validation")]
     training, validation = ([s for s in series if s.x] for series in (training, validation))
     if not training and not validation:
         return _figure("Loss", "", _missing("metrics", command("train", run.path, "--config=FILE")))
     svg = figures.loss_curves(training, validation, run.bytes_per_step())
     many = any(len(s.x) > figures.BINS for s in training)
-    note = "Training and held-out bits per byte." + f" Training curves are means over {figures.BINS} bins of steps." * many
-    return _figure("Loss", note, svg)
+    binned = f" Training curves are means over {figures.BINS} bins of steps." if many else ""
+    return _figure("Loss", f"Training and held-out bits per byte.{binned}", svg)
 
 
 def _lag(run: RunFolder, other: RunFolder | None) -> str:
@@ -146,40 +175,51 @@ def _lag(run: RunFolder, other: RunFolder | None) -> str:
             curves.append(Series(label, range(len(kept)), kept))
     if not curves:
         return _figure("Patch lag", "", _missing("BPB by offset inside the patch", command("eval", run.path)))
-    note = "BPB of a byte by its distance from the last commit: context that is not refreshed grows stale. "
-    note += f"Offsets with less than {RARE:.1%} of the bytes are not drawn."
-    if not run.result("without_scratchpads"):
-        note += " There is no evaluation without scratchpads on the same weights."
+    note = (
+        "BPB by the bytes read since the last commit: the age of the trunk's context where no scratchpad refreshes it."
+    )
+    note += f" Offsets with less than {RARE:.1%} of the bytes are not drawn."
     return _figure("Patch lag", note, figures.patch_lag(curves))
 
 
-def _sweep(run: RunFolder, other: RunFolder | None) -> str:
-    points = [p for p in run.result("sweep") or [] if isinstance(p, dict)]
-    series = []
-    if points:
-        x, y = ([p.get(key) for p in points] for key in ("trunk_calls_per_byte", "bpb"))
-        series.append(Series("trigger threshold (nats)", x, y, [f"{p['threshold']:.3g}" if "threshold" in p else "" for p in points]))
-    for label, found in _compared(run, other):
-        series.append(Series(label, [found.get("trunk_calls_per_byte")], [found.get("bpb")]))
-    if not series:
-        return _figure("Compute", "", _missing("sweep of trigger thresholds", command("eval", run.path)))
-    note = "BPB against trunk calls per byte on the same weights: the trigger threshold moves after training."
+def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str:
+    title, points = label[0].upper() + label[1:], run.result("sweep") or []
     if not points:
-        note = "The evaluation holds no sweep: only an entropy trigger has a threshold to move."
-    return _figure("Compute", note, figures.compute_quality(series))
+        return _figure(title, "", _missing(f"BPB against {label}", command("eval", run.path)))
+    moved = [p for p in points if p.get("threshold") is not None]
+    series = [_costs("entropy trigger, by threshold in nats", key, moved)] if moved else []
+    for name, one in [("this run", run)] + ([(f"baseline {other.name}", other)] if other else []):
+        as_trained = [p for p in one.result("sweep") or [] if p.get("threshold") is None]
+        series += [_costs(name, key, as_trained)] if as_trained else []
+    note = f"BPB against {label}" + (", on the same weights: the threshold moves after training." if moved else ".")
+    read, whole = points[0].get("bytes"), run.result("validation").get("bytes")
+    note += f" Measured on {_show(read)} of the {_show(whole)} bytes." if read and read != whole else ""
+    return _figure(title, note, figures.compute_quality(series, label, key.replace("_", "-")))
+
+
+def _costs(label: str, key: str, points: list[dict]) -> Series:
+    notes = [_threshold(p.get("threshold")) for p in points]
+    return Series(label, [p.get(key) for p in points], [p.get("bpb") for p in points], notes)
+
+
+def _threshold(nats: float | None) -> str:
+    """The name of a sweep's point: what a threshold does that every entropy or none exceeds; none as trained."""
+    if nats is None:
+        return ""
+    if nats < 0:
+        return "every byte"
+    return f"{nats:.3g}" if nats < math.log(vocabulary.SIZE) else "none"
 
 
 def _numbers(run: RunFolder, other: RunFolder | None) -> str:
     columns = _compared(run, other)
     if not columns:
         return _missing("evaluation", command("eval", run.path))
-    rows = [[label] + [_number(found.get(key), form) for _, found in columns] for label, key, form in NUMBERS]
-    runs = [run, run, other] if run.result("without_scratchpads") else [run, other]
-    rows.append(["Parameters"] + [_number(_parameters(one), None) for one in runs[: len(columns)]])
-    for name in ("gzip", "bzip2", "xz"):
-        rows.append([f"{name} on the same bytes, BPB"] + [_number((found.get("compressors") or {}).get(name), "{:.4f}") for _, found in columns])
     head = "".join(f'<th class="v">{html.escape(label)}</th>' for label, _ in columns)
-    body = "".join("<tr><td>" + row[0] + "</td>" + "".join(f'<td class="v">{v}</td>' for v in row[1:]) + "</tr>" for row in rows)
+    body = ""
+    for label, key, form in NUMBERS:
+        values = "".join(f'<td class="v">{_number(found.get(key), form)}</td>' for _, found in columns)
+        body += f"<tr><td>{label}</td>{values}</tr>"
     return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
 
 
@@ -196,7 +236,8 @@ def _config(run: RunFolder) -> str:
     rows = []
     for name in changed + [name for name in run.config if name not in changed]:
         mark = ' class="changed"' if name in changed else ""
-        rows.append(f'<tr{mark}><td><code>{name}</code></td><td class="w"><code>{html.escape(repr(run.config[name]))}</code></td></tr>')
+        value = html.escape(repr(run.config[name]))
+        rows.append(f'<tr{mark}><td><code>{name}</code></td><td class="w"><code>{value}</code></td></tr>')
     summary = f"{len(run.config)} fields, {len(changed)} of them unlike the default (first, in bold)"
     return f'<details><summary>{summary}</summary><div class="scroll"><table>{"".join(rows)}</table></div></details>'
 
@@ -206,6 +247,7 @@ def _commands(run: RunFolder) -> str:
         command("train", run.path, "--config=FILE"),
         command("eval", run.path, "--split=test", "--json"),
         command("eval", run.path, "--override", "trigger.kind=none"),
+        command("report", run.path, "--baseline=DIR"),
         command("inspect", run.path, "--text=FILE", "--html=OUT"),
         command("generate", run.path, "--prompt=TEXT", "--max_bytes=200"),
     )
@@ -213,16 +255,20 @@ def _commands(run: RunFolder) -> str:
 
 
 def _compared(run: RunFolder, other: RunFolder | None) -> list[tuple[str, dict]]:
-    """(label, evaluation) of the run, the run without scratchpads and the baseline, as far as there are any."""
-    found = [("this run", run.result("validation")), ("without scratchpads, same weights", run.result("without_scratchpads"))]
+    """The run, the run without scratchpads and the baseline, as far as they are evaluated.
+
+    Each is a label and an evaluation, with `parameters` and the compressors' BPB beside its own numbers.
+    """
+    found = [("this run", run, "validation"), ("without scratchpads, same weights", run, "without_scratchpads")]
     if other:
-        found.append((f"baseline {other.name}", other.result("validation")))
-    return [(label, one) for label, one in found if one]
+        found.append((f"baseline {other.name}", other, "validation"))
+    return [(label, one.result(name) | _shared(one)) for label, one, name in found if one.result(name)]
 
 
-def _parameters(run: RunFolder):
-    account = run.evaluation.get("account") or {}
-    return (account.get("parameters") or {}).get("total")
+def _shared(run: RunFolder) -> dict:
+    """What all evaluations of a run on its validation text have in common."""
+    parameters = (run.evaluation.get("account") or {}).get("parameters") or {}
+    return {"parameters": parameters.get("total")} | (run.result("validation").get("compressors") or {})
 
 
 def _figure(title: str, note: str, content: str) -> str:

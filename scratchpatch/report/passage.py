@@ -22,21 +22,23 @@ LIMIT = 16384  # bytes drawn; a page of more is slower to open than to read
 
 CSS = """
 .passage{font:15px/1.75 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;white-space:pre-wrap;
- overflow-wrap:anywhere;background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:14px 16px;margin:10px 0}
+ overflow-wrap:anywhere;background:var(--panel);border:1px solid var(--line);border-radius:8px;
+ padding:14px 16px;margin:10px 0}
 .passage i,.legend i{font-style:normal;unicode-bidi:isolate;padding:1px 0;border-bottom:3px solid transparent}
 .passage i:empty{padding-left:.3em}
-.passage i.h,.passage i.n{color:var(--soft);font-size:.78em}
+.passage i.h,.passage i.n{font-size:.78em}.passage i.h{display:inline-block}
 i.k{border-right:2px solid var(--ink);margin-right:2px}
 .passage i.s,.legend i.s{border-bottom-color:var(--pad)}
 .legend{display:flex;flex-wrap:wrap;gap:6px 22px;align-items:center;color:var(--soft);font-size:14px}
 .legend i{display:inline-block;min-width:1.1em;text-align:center;line-height:1.3;color:var(--ink)}
 .legend .scale i{min-width:14px;height:1.3em;vertical-align:middle}
-""" + "".join(f"i.e{n}{{background:rgba(224,123,34,{0.85 * n / (SHADES - 1):.3f})}}" for n in range(1, SHADES))
+""" + "".join(f"i.e{n}{{background:rgba(224,123,34,{0.7 * n / (SHADES - 1):.3f})}}" for n in range(1, SHADES))
 
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """n bytes and, after each of them: next-byte entropy in nats, whether a patch ends, whether a scratchpad fires."""
+    """n bytes and, after each of them: next-byte entropy in nats (NaN of a model that has none), whether a patch ends,
+    whether a scratchpad fires."""
 
     data: bytes
     entropy: np.ndarray
@@ -46,7 +48,9 @@ class Passage:
     def __post_init__(self):
         lengths = {len(self.data), len(self.entropy), len(self.commit), len(self.scratchpad)}
         if len(lengths) > 1:
-            raise ValueError(f"a passage needs one entropy, commit and scratchpad per byte, not lengths {sorted(lengths)}")
+            raise ValueError(
+                f"a passage needs one entropy, commit and scratchpad per byte, not lengths {sorted(lengths)}"
+            )
 
     @classmethod
     def from_json(cls, value: dict) -> Passage:
@@ -55,10 +59,10 @@ class Passage:
         return cls(base64.b64decode(value["text_base64"]), np.asarray(value["entropy"], float), *masks)
 
     def to_json(self) -> dict:
-        """A dict of plain values: base64 text, and lists."""
+        """A dict of plain values: base64 text, and lists; None where there is no entropy."""
         return {
             "text_base64": base64.b64encode(self.data).decode(),
-            "entropy": [round(float(e), 4) for e in self.entropy],
+            "entropy": [round(float(e), 4) if math.isfinite(e) else None for e in self.entropy],
             "commit": [bool(c) for c in self.commit],
             "scratchpad": [bool(s) for s in self.scratchpad],
         }
@@ -91,11 +95,13 @@ def to_html(passage: Passage) -> str:
         classes = f"e{_shade(entropy)}" + " k" * bool(shown.commit[n]) + " s" * bool(shown.scratchpad[n])
         classes += " h" * glyph.startswith("‹") + " n" * (glyph in ("⏎", "⇥"))
         newline = "\n" if byte == 0x0A else ""
-        cells.append(f'<i class="{classes}" title="byte {n}: {byte:02x}, {entropy:.2f} nats">{html.escape(glyph)}</i>{newline}')
+        nats = f", {entropy:.2f} nats" if math.isfinite(entropy) else ""
+        cells.append(f'<i class="{classes}" title="byte {n}: {byte:02x}{nats}">{html.escape(glyph)}</i>{newline}')
     more = len(passage.data) - len(shown.data)
     note = f'<p class="note">The first {len(shown.data):,} of {len(passage.data):,} bytes.</p>' if more else ""
     text = "".join(cells) or '<span class="note">empty text</span>'
-    return f'{_legend()}<div class="passage" translate="no" dir="ltr">{text}</div>{note}'
+    legend = _legend(bool(np.isfinite(shown.entropy).any()))
+    return f'{legend}<div class="passage" translate="no" dir="ltr">{text}</div>{note}'
 
 
 def to_text(passage: Passage) -> str:
@@ -138,10 +144,11 @@ def _shade(nats: float) -> int:
     return min(max(round(nats / FULL_SHADE_NATS * (SHADES - 1)), 0), SHADES - 1)
 
 
-def _legend() -> str:
-    scale = "".join(f'<i class="e{n}"></i>' for n in range(SHADES))
+def _legend(shaded: bool) -> str:
+    shades = "".join(f'<i class="e{n}"></i>' for n in range(SHADES))
+    scale = f'<span class="scale">next-byte entropy 0 {shades} {FULL_SHADE_NATS:g}+ nats</span>'
     return (
-        f'<div class="legend"><span class="scale">next-byte entropy 0 {scale} {FULL_SHADE_NATS:g}+ nats</span>'
+        f'<div class="legend">{scale if shaded else ""}'
         '<span><i class="k">a</i> a patch ends after this byte: a commit</span>'
         '<span><i class="s">a</i> the context is refreshed after this byte: a scratchpad</span>'
         "<span>⏎ newline, ⇥ tab, ‹00› any other byte</span></div>"

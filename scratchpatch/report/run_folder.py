@@ -1,4 +1,4 @@
-"""What a run left in its folder, as the page needs it: absent or half-written parts are empty, never an error."""
+"""What a run left in its folder, as the page needs it: what is absent is empty, never an error."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
+from scratchpatch.training.metrics import read_metrics
 
 
 class RunFolder:
     """config.json, metrics.jsonl and evaluation.json of one run.
 
-    config: dotted field name to value. metrics: one dict per line.
-    evaluation: the evaluator's dict. Raises UserError when the folder does not
-    exist.
+    config: dotted field name to value. metrics: one dict per line, those of
+    training first. evaluation: the evaluator's dict. Raises UserError when the
+    folder does not exist, or a line of metrics.jsonl is none of metrics.
     """
 
     def __init__(self, workdir: str | os.PathLike):
@@ -29,8 +30,11 @@ class RunFolder:
             raise UserError(f"there is no run at {workdir}: `{command('train', workdir, '--config=FILE')}` makes one")
         known = {field.name for field in config_lib.FIELDS}
         stored = _object(self.path / "config.json").get("config")
-        self.config = {name: value for name, value in stored.items() if name in known} if isinstance(stored, dict) else {}
-        self.metrics = _lines(self.path / "metrics.jsonl")
+        self.config = (
+            {name: value for name, value in stored.items() if name in known} if isinstance(stored, dict) else {}
+        )
+        training, validation = read_metrics(self.path) if (self.path / "metrics.jsonl").exists() else ([], [])
+        self.metrics = training + validation
         self.evaluation = _object(self.path / "evaluation.json")
 
     @property
@@ -50,7 +54,7 @@ class RunFolder:
 
     def curve(self, key: str, label: str) -> Series:
         """A metric against the step; lines that lack it are left out."""
-        points = [(m.get("step"), m[key]) for m in self.metrics if m.get(key) is not None]
+        points = [(m["step"], m[key]) for m in self.metrics if m.get(key) is not None]
         return Series(label, [p[0] for p in points], [p[1] for p in points])
 
     def bytes_per_step(self) -> int:
@@ -70,19 +74,3 @@ def _object(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _lines(path: Path) -> list[dict]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found

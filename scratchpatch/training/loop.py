@@ -43,7 +43,11 @@ def train(config, workdir) -> None:
     mesh = mesh_lib.make(config)
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
         workdir_lib.guard_workdir(workdir, config)
-        _Run(config, Path(workdir), mesh).run(stop)
+        try:
+            _Run(config, Path(workdir), mesh).run(stop)
+        except BaseException:
+            _forget_failed_start(Path(workdir))
+            raise
 
 
 class _Stop:
@@ -113,6 +117,7 @@ class _Run:
         for index, rows in self.batches.iterate(first):
             if index >= t.steps or stop.asked:
                 break
+            # Whatever goes between host and device here says so.
             with jax.transfer_guard("disallow"):
                 state, sums = step(state, self.trainer.place(rows), self._place_index(index))
             if pending is not None:
@@ -141,19 +146,18 @@ class _Run:
         """Write the metrics of a step that the device has been given time to finish."""
         with jax.transfer_guard("disallow"):
             sums = {name: float(value) for name, value in jax.device_get(sums).items()}
-        now = time.monotonic()
-        if not math.isfinite(sums["nats"]) or not math.isfinite(sums["gradient_norm"]):
-            self.checkpoints.save(int(state["step"]), state)
-            self.checkpoints.close()
-            raise UserError(
-                f"the loss or its gradient is not finite in batch {index}; the state before it is saved as step "
-                f"{int(state['step'])}: lower optimizer.learning_rate or look at that batch's rows"
-            )
-        with jax.transfer_guard("disallow"):
-            found = self.measures.of(index, sums, now - clock)
-            self.metrics.write(index + 1, found | self.invalid)
-        progress.advance(1, int(sums["bytes"]), found["bpb"])
-        return now
+            now = time.monotonic()
+            if math.isfinite(sums["nats"]) and math.isfinite(sums["gradient_norm"]):
+                found = self.measures.of(index, sums, now - clock)
+                self.metrics.write(index + 1, found | self.invalid)
+                progress.advance(1, int(sums["bytes"]), found["bpb"])
+                return now
+        self.checkpoints.save(int(state["step"]), state)
+        self.checkpoints.close()
+        raise UserError(
+            f"the loss or its gradient is not finite in batch {index}; the state before it is saved as step "
+            f"{int(state['step'])}: lower optimizer.learning_rate or look at that batch's rows"
+        )
 
     def _validate(self, state, done: int) -> dict[str, float]:
         weights = {"params": state["params"], "thresholds": state["thresholds"]}
@@ -177,6 +181,14 @@ class _Run:
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
         self.invalid = {} if report.ok else {"causality": "INVALID"}
+
+
+def _forget_failed_start(workdir: Path) -> None:
+    """Free a workdir where nothing was trained: the config or text that failed there is about to be mended."""
+    trained = [*workdir.glob("checkpoints/*"), *(p for p in workdir.glob("metrics.jsonl") if p.stat().st_size)]
+    if not trained and jax.process_index() == 0:
+        for name in ("config.json", "data.json"):
+            (workdir / name).unlink(missing_ok=True)
 
 
 def _guard_data(workdir: Path, streams) -> None:

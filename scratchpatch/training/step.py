@@ -107,9 +107,7 @@ class Trainer:
         updates, optimizer = self.optimizer.update(gradient, state["optimizer"], params)
         new = {
             "params": optax.apply_updates(params, updates),
-            "thresholds": jax.tree.map(lambda old, end: old + THRESHOLD_RATE * (end - old), thresholds, final)
-            if self._controlled()
-            else thresholds,
+            "thresholds": {k: self._carried(k, old, final[k]) for k, old in thresholds.items()},
             "optimizer": optimizer,
             "step": state["step"] + 1,
         }
@@ -117,5 +115,7 @@ class Trainer:
         state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         return state, total | {"gradient_norm": norm, "targets": targets} | final
 
-    def _controlled(self) -> bool:
-        return self.config.patching.gain > 0 or self.config.trigger.gain > 0
+    def _carried(self, name: str, old, end):
+        """A threshold after the step: only a controller moves it."""
+        controlled = self.config[name.removesuffix("_threshold")].gain > 0
+        return old + THRESHOLD_RATE * (end - old) if controlled else old

@@ -1,9 +1,10 @@
 """A model in pieces: every stage compiled by itself, once, and shared by all configs that hold it.
 
-`ByteLM.__call__` joins the pieces as it is, uncompiled: so a model of any
+`ByteLM.__call__` joins the pieces as it stands, uncompiled, so a model of any
 combination of options costs milliseconds, not the seconds of a compilation.
 """
 
+import contextlib
 import functools
 import types
 import zlib
@@ -23,7 +24,6 @@ FIELDS = {
     "model.encoder.window": 6,
     "model.decoder.window": 6,
     "model.trunk.layers": 1,
-    "model.decoder.context_vectors": 2,
     "patching.patch_bytes": 4,
     "patching.max_patch_bytes": 4,
     # The same slots for every patchifier and trigger.
@@ -32,14 +32,14 @@ FIELDS = {
     "trigger.stride": 2,
 }
 
-# What each piece depends on, of the fields that combinations vary.
+# What each piece depends on, of the fields that tests vary.
 READS = {
     "encoder": ("model.encoder.layers",),
     "entropy_head": (),
+    "decide": ("patching.kind", "trigger.kind", "trigger.capacity", "trigger.gain"),
     "pooling": ("model.pooling.kind", "model.pooling.last_state", "patching.kind"),
     "trunk": (),
     "decoder": ("model.decoder.layers", "model.decoder.injection"),
-    "decide": ("patching.kind", "trigger.kind", "patching.gain", "trigger.gain"),
 }
 
 
@@ -57,41 +57,56 @@ def random_weights(abstract):
     return jax.tree_util.tree_map_with_path(leaf, abstract)
 
 
-@functools.lru_cache
-def _piece(name: str, fields: tuple):
-    config = tiny.config(FIELDS | dict(fields))
+def _compile(name: str, fields: dict, plant=None):
+    config = tiny.config(FIELDS | fields)
+    plant = plant or contextlib.nullcontext()
     if name == "decide":
-        return jax.jit(functools.partial(_DECIDE, config), compiler_options=tiny.QUICK)
+
+        def decide(*args):
+            with plant:
+                return _DECIDE(config, *args)
+
+        # Many of these, each run a few times.
+        return jax.jit(decide, compiler_options=tiny.QUICK)
     definition, abstract = weights_lib.abstract(config)
 
     def run(weights, *args, commits=None):
         part = getattr(weights_lib.merge(definition, weights), name)
-        return part(*args) if commits is None else part(*args, commits)
+        with plant:
+            return part(*args) if commits is None else part(*args, commits)
 
-    jitted = jax.jit(run, static_argnames="commits")
-    return functools.partial(jitted, random_weights(abstract))
+    return functools.partial(jax.jit(run, static_argnames="commits"), random_weights(abstract))
 
 
-def piece(name: str, fields: dict):
-    """The compiled stage of a model with these fields."""
-    return _piece(name, tuple((f, fields[f]) for f in READS[name] if f in fields))
+@functools.lru_cache
+def _shared(name: str, fields: tuple):
+    return _compile(name, dict(fields))
 
 
 class Model:
-    """The model of some fields, joined of pieces: weights (its thresholds alone are read), tokens -> Output."""
+    """(weights, tokens_BL, probe_BLd) -> Output of a tiny model with some fields; of its weights only thresholds count.
 
-    def __init__(self, fields: dict):
-        self.config = tiny.config(FIELDS | fields)
-        trunk = piece("trunk", fields)
-        self._parts = {name: piece(name, fields) for name in ("encoder", "entropy_head", "pooling", "decoder")}
-        self._parts["trunk"] = lambda x, slots, commits: trunk(x, slots, commits=commits)
-        self._decide = piece("decide", fields)
+    Args:
+      fields: dotted names to values, beside FIELDS.
+      plants: piece -> a context (such as `mock.patch.object`) in which that piece alone is traced.
+    """
+
+    def __init__(self, fields: dict, plants: dict | None = None):
+        self.config, plants = tiny.config(FIELDS | fields), plants or {}
+        parts = {
+            name: _compile(name, fields, plants[name])
+            if name in plants
+            else _shared(name, tuple((f, fields[f]) for f in reads if f in fields))
+            for name, reads in READS.items()
+        }
+        trunk, self._decide = parts["trunk"], parts.pop("decide")
+        self._parts = parts | {"trunk": lambda x, slots, commits: trunk(x, slots, commits=commits)}
         start = layout.initial_thresholds(self.config)
         self.weights = {"thresholds": {"patching_threshold": start.patching, "trigger_threshold": start.trigger}}
 
     def __call__(self, weights, tokens_BL, probe_BLd=None):
-        t = weights["thresholds"]
-        thresholds = layout.Thresholds(t["patching_threshold"], t["trigger_threshold"])
+        found = weights["thresholds"]
+        thresholds = layout.Thresholds(found["patching_threshold"], found["trigger_threshold"])
         joined = types.SimpleNamespace(config=self.config, thresholds=lambda: thresholds, **self._parts)
         layout.decide = lambda config, *args: self._decide(*args)
         try:

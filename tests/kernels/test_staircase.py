@@ -52,11 +52,11 @@ def value_and_gradients(attend, q, k, v, weight):
         out = attend(q, k, v)
         return (out * weight).sum(), out
 
-    (_, out), gradients = jax.jit(value)(q, k, v)
+    (_, out), gradients = jax.jit(value, compiler_options=tiny.QUICK)(q, k, v)
     return out, *gradients
 
 
-@pytest.mark.parametrize("groups, chunk", [(4, 512), (2, 512), (1, 512), (2, 8), (2, 9), (4, 1)])
+@pytest.mark.parametrize("groups, chunk", [(4, 512), (2, 512), (1, 512), (2, 9), (4, 1)])
 def test_equals_dense_attention_over_all_slots_in_values_and_gradients(layout, monkeypatch, groups, chunk):
     monkeypatch.setattr(staircase, "CHUNK", chunk)
     built, see_BNN = layout
@@ -70,7 +70,7 @@ def test_equals_dense_attention_over_all_slots_in_values_and_gradients(layout, m
 def test_scratchpads_serve_no_slot_but_their_own(layout):
     built, _ = layout
     q, k, v, _ = arrays(G)
-    run = lambda k, v: staircase.attend(q, k, v, built.first_BN, built.commits_BN, P)  # noqa: E731
+    run = jax.jit(lambda k, v: staircase.attend(q, k, v, built.first_BN, built.commits_BN, P))
     got, changed = run(k, v), run(k.at[:, P:].add(9.0), v.at[:, P:].add(9.0))
     assert (got[:, :P] == changed[:, :P]).all()
     only_one = run(k, v.at[:, P + 2].add(9.0))

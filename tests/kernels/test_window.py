@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scratchpatch.kernels import window as kernel
+from tests import tiny
 
 B, L, H, K = 2, 45, 2, 4  # 45: no multiple of any block
 
@@ -30,6 +31,9 @@ def inputs():
     return q, k, v, jnp.asarray(start_BL), weight
 
 
+attend = jax.jit(kernel.attend, static_argnums=4, compiler_options=tiny.QUICK)
+
+
 def value_and_gradients(attend, inputs, window):
     *qkv, start_BL, weight = inputs
 
@@ -38,11 +42,11 @@ def value_and_gradients(attend, inputs, window):
         out = attend(q, k, v, start_BL, window)
         return (out * weight).sum(), out
 
-    (_, out), gradients = jax.jit(value)(*qkv)
+    (_, out), gradients = jax.jit(value, compiler_options=tiny.QUICK)(*qkv)
     return out, *gradients
 
 
-@pytest.mark.parametrize("window", [1, 2, 16, 17, 44, 45, 100])
+@pytest.mark.parametrize("window", [1, 16, 17, 45, 100])
 def test_equals_dense_attention_in_values_and_gradients(inputs, window):
     got = value_and_gradients(kernel.attend, inputs, window)
     wanted = value_and_gradients(dense, inputs, window)
@@ -52,12 +56,12 @@ def test_equals_dense_attention_in_values_and_gradients(inputs, window):
 
 def test_a_window_of_one_byte_returns_its_value(inputs):
     q, k, v, start_BL, _ = inputs
-    np.testing.assert_allclose(kernel.attend(q, k, v, start_BL, 1), v, rtol=1e-6)
+    np.testing.assert_allclose(attend(q, k, v, start_BL, 1), v, rtol=1e-6)
 
 
 def test_bfloat16_keeps_its_type_and_is_close(inputs):
     *qkv, start_BL, _ = inputs
-    got = kernel.attend(*(x.astype(jnp.bfloat16) for x in qkv), start_BL, 16)
+    got = attend(*(x.astype(jnp.bfloat16) for x in qkv), start_BL, 16)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(got.astype(jnp.float32), dense(*qkv, start_BL, 16), atol=0.05)
 

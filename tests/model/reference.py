@@ -116,7 +116,11 @@ class Reference:
         """Each byte reads the vectors of its context slot, context [L, k, d]."""
         split = lambda y: y.reshape(*y.shape[:-1], self.m.decoder.heads, -1)  # noqa: E731
         c = norm(context, tree["context_norm"])
-        q, k, v = split(norm(x, tree["norm"]) @ _kernel(tree["q"])), split(c @ _kernel(tree["k"])), split(c @ _kernel(tree["v"]))
+        q, k, v = (
+            split(norm(x, tree["norm"]) @ _kernel(tree["q"])),
+            split(c @ _kernel(tree["k"])),
+            split(c @ _kernel(tree["v"])),
+        )
         weights = softmax(np.einsum("lhk,lchk->lhc", q, k) * q.shape[-1] ** -0.5)
         return x + np.einsum("lhc,lchk->lhk", weights, v).reshape(x.shape) @ _kernel(tree["o"])
 

@@ -90,7 +90,7 @@ def test_equals_the_numpy_oracle_and_its_gradient_is_finite(name, threshold):
     config = tiny.config(COMBINATIONS[name])
     w = tiny.with_thresholds(tiny.weights(config), patching=threshold, trigger=threshold)
     if "jump" in name:
-        w = tiny.with_thresholds(w, **{"trigger" if name.endswith("jump") else "patching": 0.1})
+        w = tiny.with_thresholds(w, **{"trigger" if name.endswith("jump") else "patching": 0.01})
     gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
 
     commit_BL, scratchpad_BL = np.asarray(output.layout.commit_BL), np.asarray(output.layout.scratchpad_BL)
@@ -111,7 +111,11 @@ def test_equals_the_numpy_oracle_and_its_gradient_is_finite(name, threshold):
 
     # Where every byte is a slot, none reads the null context; a patch of one byte needs no pooling; the softmax over
     # one vector is 1.
-    idle = {"byte-none": ("null", "pooling/q", "pooling/k", "pooling/v", "pooling/o"), "entropy_jump-every": ("null",), "fixed-whitespace": ("cross/norm", "cross/q", "cross/k")}
+    idle = {
+        "byte-none": ("null", "pooling/q", "pooling/k", "pooling/v", "pooling/o"),
+        "entropy_jump-every": ("null",),
+        "fixed-whitespace": ("cross/norm", "cross/q", "cross/k"),
+    }
     for path, g in jax.tree_util.tree_leaves_with_path(gradient):
         path = "/".join(part.key for part in path)
         assert np.isfinite(g).all(), path
@@ -139,7 +143,9 @@ def test_patches_of_one_byte_are_the_byte_level_model():
 
 def test_every_byte_reads_the_slot_that_stands_at_it_when_all_fire():
     slots = run(BASE, trigger=0.0).layout.slots
-    end_BL = np.take_along_axis(np.asarray(slots.end_BN), np.minimum(slots.context_BL, slots.end_BN.shape[1] - 1), axis=1)
+    end_BL = np.take_along_axis(
+        np.asarray(slots.end_BN), np.minimum(slots.context_BL, slots.end_BN.shape[1] - 1), axis=1
+    )
     assert (end_BL == np.arange(TOKENS_BL.shape[1]))[VALID_BL].all()
 
 
@@ -178,7 +184,7 @@ def test_a_document_gets_the_same_logits_packed_as_alone(fields, threshold):
     # One row of a batch is one document; nothing else differs between the passes.
     config = tiny.config(fields)
     jump = config.trigger.kind == "entropy_jump"
-    w = tiny.with_thresholds(tiny.weights(config), patching=threshold, trigger=0.1 if jump else threshold)
+    w = tiny.with_thresholds(tiny.weights(config), patching=threshold, trigger=0.01 if jump else threshold)
     packed = tiny.forward(config)(w, TOKENS_BL)
     for r in range(len(TOKENS_BL)):
         for a, b in spans(TOKENS_BL[r].tolist()):

@@ -21,9 +21,7 @@ def fire(score_BL, eligible_BL, start_BL, threshold, gain, rate):
 
 @pytest.mark.parametrize("gain, rate", [(0.0, 0.25), (0.05, 0.25), (0.5, 0.1)])
 @settings(max_examples=20)
-@given(
-    tokens_BL=rows(), score_BL=entropies(), eligible_BL=masks(), threshold=st.sampled_from((0.1, 0.737, 1.5, 4.9))
-)
+@given(tokens_BL=rows(), score_BL=entropies(), eligible_BL=masks(), threshold=st.sampled_from((0.1, 0.737, 1.5, 4.9)))
 def test_fires_as_a_threshold_carried_from_byte_to_byte(gain, rate, tokens_BL, score_BL, eligible_BL, threshold):
     start_BL = documents.starts(jnp.asarray(tokens_BL))
     fired_BL, end_B = jax.device_get(fire(score_BL, eligible_BL, start_BL, jnp.float32(threshold), gain, rate))

@@ -18,7 +18,9 @@ from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import LENGTH, ROWS, entropies, rows
 
-PAIRS = [{"patching.kind": p, "trigger.kind": t} for p, t in itertools.product(config_lib.PATCHIFIERS, config_lib.TRIGGERS)]
+PAIRS = [
+    {"patching.kind": p, "trigger.kind": t} for p, t in itertools.product(config_lib.PATCHIFIERS, config_lib.TRIGGERS)
+]
 CONTROLLED = [
     {"patching.kind": "entropy", "trigger.kind": "entropy_jump", "patching.gain": 0.05, "trigger.gain": 0.02},
     {"patching.kind": "entropy_jump", "trigger.kind": "entropy", "patching.gain": 0.02, "trigger.gain": 0.1},
@@ -115,7 +117,9 @@ def test_a_document_decides_alike_wherever_in_the_row_it_starts(fields, seed, pl
 @given(tokens_BL=rows(), entropy_BL=entropies(), capacity=st.sampled_from((1 / 64, 0.2, 0.5)))
 def test_overflow_only_reduces_refreshes(tokens_BL, entropy_BL, capacity):
     free, tight = (
-        tiny.decide(tiny.config({"trigger.capacity": c, "patching.kind": "whitespace"}), tokens_BL, entropy_BL, trigger=0.4)
+        tiny.decide(
+            tiny.config({"trigger.capacity": c, "patching.kind": "whitespace"}), tokens_BL, entropy_BL, trigger=0.4
+        )
         for c in (1.0, capacity)
     )
     assert (free.commit_BL == tight.commit_BL).all()
@@ -133,7 +137,9 @@ def masks(fields, **thresholds):
     return np.asarray(got.commit_BL), np.asarray(got.scratchpad_BL), tokens_BL != PAD
 
 
-@pytest.mark.parametrize("patching", [{"patching.patch_bytes": p} for p in (1, 3, 16)] + [{"patching.kind": "whitespace"}])
+@pytest.mark.parametrize(
+    "patching", [{"patching.patch_bytes": p} for p in (1, 3, 16)] + [{"patching.kind": "whitespace"}]
+)
 def test_every_is_a_trunk_call_per_byte(patching):
     commit_BL, scratchpad_BL, valid_BL = masks({"trigger.kind": "every", **patching})
     assert ((commit_BL | scratchpad_BL) == valid_BL).all()

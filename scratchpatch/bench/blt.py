@@ -1,0 +1,133 @@
+"""The peer: a train step of transformers' BLT on torch, of a size that is asked for.
+
+Patch lengths are given, so no entropy model runs inside it. Both packages are
+the optional extra `peer`; nothing else imports them.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import transformers
+
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+from scratchpatch.model.layers import ffn_width
+
+# BLT's ids of bytes start behind four special ones.
+_OFFSET, _VOCABULARY = 4, 260
+_HASH_SIZES = (3, 4, 5, 6, 7, 8)
+# How far the peer's parameters may be from what is asked for.
+_TOLERANCE = 0.03
+
+
+class Blt:
+    """A train step (forward, backward, clipping, AdamW) that is called again and again on one batch.
+
+    The tiers have the widths, depths, heads and local window of `config`, as
+    far as BLT has them; hash tables, which cost it no multiplication, make up
+    for the parameters that only the config's model has.
+
+    Attributes:
+        parameters: how many.
+        bytes: input positions of a step.
+        trunk_calls_per_byte: of its global transformer.
+    """
+
+    def __init__(self, config, patch_bytes: int, parameters: int, tokens_BM):
+        """Args:
+          config: the experiment to build a peer of.
+          patch_bytes: bytes per patch, behind the first patch of one byte that BLT needs.
+          parameters: how many it should have, hash tables included.
+          tokens_BM: int [B, L + 1], rows of a batch.
+
+        Raises:
+          UserError: BLT of these widths has more parameters than that, even with the smallest hash tables.
+        """
+        torch.manual_seed(0)
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        transformers.logging.set_verbosity_error()
+        smallest = _count(_model(config, 1))
+        bucket = len(_HASH_SIZES) * config.model.d_byte
+        self._model = _model(config, max(1 + round((parameters - smallest) / bucket), 1))
+        self.parameters = _count(self._model)
+        if abs(self.parameters / parameters - 1) > _TOLERANCE:
+            raise UserError(
+                f"a BLT of these widths has {smallest:,} parameters without hash tables, more than the {parameters:,} "
+                "of the config's model: measure a config with a wider trunk or fewer decoder layers"
+            )
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(),
+            lr=config.optimizer.learning_rate,
+            betas=(config.optimizer.b1, config.optimizer.b2),
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
+        )
+        self._clip = config.optimizer.clip_norm
+        tokens_BM = torch.as_tensor(tokens_BM.astype("int64"))
+        # BOS and PAD are BLT's 1 and 0.
+        ids_BM = torch.where(tokens_BM < 256, tokens_BM + _OFFSET, torch.where(tokens_BM == 256, 1, 0))
+        self._inputs_BL, self._targets_BL = ids_BM[:, :-1].contiguous(), ids_BM[:, 1:].contiguous()
+        rows, length = self._inputs_BL.shape
+        patches = -(-length // patch_bytes)
+        # Lengths add up to one more than the bytes: the last byte's context is the patch that it closes.
+        last = length - (patches - 1) * patch_bytes
+        lengths = [1] + [patch_bytes] * (patches - 1) + [last]
+        self._lengths_BP = torch.tensor([lengths] * rows)
+        self.bytes = rows * length
+        self.trunk_calls_per_byte = len(lengths) / length
+
+    def __call__(self) -> None:
+        """One step, finished when this returns."""
+        self._optimizer.zero_grad(set_to_none=True)
+        logits_BLV = self._model(input_ids=self._inputs_BL, patch_lengths=self._lengths_BP, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits_BLV.flatten(0, 1), self._targets_BL.flatten(), ignore_index=0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
+        self._optimizer.step()
+        self.loss = loss.item()
+
+
+def _count(model) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _model(config, buckets: int):
+    m = config.model
+    trunk, d = m.trunk, m.d_byte
+    window = max(m.encoder.window, m.decoder.window)
+    vectors = max(trunk.d_model // d, 1)
+    local = dict(
+        vocab_size=_VOCABULARY,
+        hidden_size=d,
+        hidden_size_global=trunk.d_model,
+        cross_attn_k=vectors,
+        intermediate_size=ffn_width(d, m.ffn_multiplier),
+        sliding_window=window,
+    )
+    settings = transformers.BltConfig(
+        vocab_size=_VOCABULARY,
+        patch_in_forward=False,
+        cross_attn_k=vectors,
+        local_attention_window_len=window,
+        encoder_hash_byte_group_size=list(_HASH_SIZES),
+        encoder_hash_byte_group_vocab=buckets,
+        encoder_config=local
+        | dict(num_hidden_layers=max(m.encoder.layers, 1), num_attention_heads=m.encoder.heads, cross_attn_all_layers=False),
+        decoder_config=local
+        | dict(num_hidden_layers=max(m.decoder.layers, 1), num_attention_heads=m.decoder.heads, cross_attn_all_layers=True),
+        global_config=dict(
+            hidden_size=trunk.d_model,
+            num_hidden_layers=trunk.layers,
+            num_attention_heads=trunk.heads,
+            num_key_value_heads=trunk.kv_heads or trunk.heads,
+            intermediate_size=ffn_width(trunk.d_model, m.ffn_multiplier),
+        ),
+    )
+    return transformers.BltForCausalLM(settings).train()
+
+
+def patch_bytes(config) -> int:
+    """Whole bytes per trunk call of a config's step: every slot of its static arrays, rounded in BLT's favour."""
+    return -(-config.data.window // sum(config_lib.slots(config)))

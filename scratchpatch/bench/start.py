@@ -1,0 +1,146 @@
+"""From the start of the process to the first finished train step, without and with compiled programs at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import scratchpatch
+from scratchpatch import config as config_lib
+from scratchpatch.bench.results import Result, at_most
+from scratchpatch.errors import UserError
+
+_PATIENCE = 600.0
+_COMPILED = re.compile(r"Finished XLA compilation of (.+?) in ([\d.]+) sec")
+_PACKAGE = Path(scratchpatch.__file__).parents[1]
+
+
+def measure(config) -> Result:
+    """Seconds to the first step, cold and warm, and where they go.
+
+    Cold: no compiled program and no data index at hand. Warm: both.
+    """
+    with tempfile.TemporaryDirectory(prefix="scratchpatch-bench-") as folder:
+        runs = {name: first_step(config, Path(folder), name) for name in ("cold", "warm")}
+    cold, warm = (run.seconds() for run in runs.values())
+    return Result(
+        "start to the first finished train step",
+        {"cold": cold, "warm": warm},
+        (at_most("cold seconds", cold["seconds"], 25.0), at_most("warm seconds", warm["seconds"], 10.0)),
+        (
+            "cold: nothing compiled, no data index; xla seconds are part of the stages above them",
+            "longest to compile: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in runs["cold"].programs()[:6]),
+        ),
+    )
+
+
+def first_step(config, folder: Path, name: str) -> Clock:
+    """Run `scratchpatch train` on one step in a child process and stop it once that step is finished.
+
+    Args:
+        config: the experiment.
+        folder: holds the caches (kept for a later call) and the run.
+        name: of the run.
+    Raises:
+        UserError: the child failed, or took too long.
+    """
+    write_config(config, folder / f"{name}.py")
+    workdir = folder / name
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"SCRATCHPATCH_CACHE": str(folder / "cache"), "JAX_LOG_COMPILES": "1", "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE), environment.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "scratchpatch", "train", f"--config={folder / name}.py", f"--workdir={workdir}"]
+    clock = Clock(command, environment, workdir / "metrics.jsonl")
+    clock.run()
+    return clock
+
+
+def write_config(config, file: Path) -> None:
+    """A config file of one step of `config`, with its data index where the caches are."""
+    config = config_lib.from_flat(config_lib.flat(config))
+    # With one step, its metrics are read at once, not while the next one runs.
+    config.training.steps = 1
+    config.data.cache_dir = ""
+    flat = json.dumps(config_lib.flat(config))
+    file.write_text(
+        "import json\n"
+        "from scratchpatch import config\n"
+        "def get_config():\n"
+        f"    return config.from_flat(json.loads({flat!r}))\n"
+    )
+
+
+class Clock:
+    """Notes when a child prints what, until its first metrics are on the disk."""
+
+    # Each stage ends when the child prints a line like this, in this order; the
+    # last one ends with the first metrics.
+    _ENDS = (
+        ("imports_data_weights", re.compile(r"^tier +parameters")),
+        ("audit", re.compile(r"causality audit")),
+        ("step_compilation", re.compile(r"memory of the compiled step")),
+    )
+
+    def __init__(self, command: list[str], environment: dict[str, str], metrics: Path):
+        self.command, self.environment, self.metrics = command, environment, metrics
+        self._lines: list[tuple[float, str]] = []
+        self._finished = 0.0
+
+    def run(self) -> None:
+        """Start the child, wait for its first metrics, kill it."""
+        began = time.monotonic()
+        child = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=self.environment,
+        )
+
+        def read() -> None:
+            for line in child.stdout:
+                self._lines.append((time.monotonic() - began, line.rstrip()))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            while not self._stepped():
+                self._finished = time.monotonic() - began
+                if self._finished > _PATIENCE:
+                    raise UserError(f"`scratchpatch train` had not finished a step after {_PATIENCE:.0f} s")
+                if child.poll() is not None and not self._stepped():
+                    reader.join(timeout=10)
+                    last = next((line for _, line in reversed(self._lines) if line), "it printed nothing")
+                    raise UserError(f"`scratchpatch train` ended with {child.returncode} before its first step: {last}")
+                time.sleep(0.01)
+        finally:
+            child.kill()
+            child.wait()
+            reader.join(timeout=10)
+
+    def _stepped(self) -> bool:
+        return self.metrics.is_file() and self.metrics.stat().st_size > 0
+
+    def seconds(self) -> dict[str, float]:
+        """In all, and of each stage; `xla_seconds` of them went to XLA, over `programs`."""
+        found, before = {"seconds": self._finished}, 0.0
+        for stage, ends in self._ENDS:
+            at = next((t for t, line in self._lines if t >= before and ends.search(line)), before)
+            found[f"{stage}_seconds"], before = at - before, at
+        found["first_step_seconds"] = self._finished - before
+        programs = self.programs()
+        return found | {"xla_seconds": sum(seconds for _, seconds in programs), "programs": len(programs)}
+
+    def programs(self) -> list[tuple[str, float]]:
+        """Name and seconds in XLA of every program up to the first step, longest first."""
+        found = [_COMPILED.search(line) for t, line in self._lines if t <= self._finished]
+        return sorted(((m[1], float(m[2])) for m in found if m), key=lambda program: -program[1])

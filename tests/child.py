@@ -1,0 +1,126 @@
+"""`scratchpatch ARGV` in a process of its own, which gets a signal at a chosen moment."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+# Imported once by the process that the children are forked from; none of them starts a thread or a backend of JAX.
+_PRELOADED = [
+    "flax.nnx", "grain", "jax.numpy", "matplotlib.figure", "ml_collections", "optax", "orbax.checkpoint", "tensorboardX"
+]  # fmt: skip
+
+
+def run(argv: list[str], log: Path, moment: tuple[str, int] | None = None, sent: int = signal.SIGKILL) -> int:
+    """The exit code, negative where a signal ended it; what it prints is appended to `log`.
+
+    Args:
+      moment: the process sends itself the signal `sent` there, see `_MOMENTS`; None: never.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    process = context.Process(target=_main, args=(argv, str(log), moment, int(sent)))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _main(argv: list[str], log: str, moment: tuple[str, int] | None, sent: int) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    from scratchpatch import cli
+    from tests import runs
+
+    runs.leave_out_audit()
+    runs.compile_quickly()
+    if moment:
+        name, step = moment
+        _MOMENTS[name](step, lambda: os.kill(os.getpid(), sent))
+    sys.exit(cli.main(argv))
+
+
+def _after_line(step: int, strike) -> None:
+    """A training step's metrics are written, and no checkpoint is being saved."""
+    from scratchpatch.training.metrics import MetricsWriter
+
+    write = MetricsWriter.write
+
+    def strike_then(self, at, values):
+        write(self, at, values)
+        if at == step and "bpb" in values:
+            while list(self._path.parent.glob("checkpoints/*.partial")):
+                time.sleep(0.01)
+            strike()
+
+    MetricsWriter.write = strike_then
+
+
+def _after_validation(step: int, strike) -> None:
+    """A validation's line is written: after the last step, the last line of all."""
+    from scratchpatch.training.metrics import MetricsWriter
+
+    write = MetricsWriter.write
+
+    def strike_then(self, at, values):
+        write(self, at, values)
+        if at == step and "validation_bpb" in values:
+            strike()
+
+    MetricsWriter.write = strike_then
+
+
+def _while_saving(step: int, strike) -> None:
+    """The arrays of a checkpoint are being written."""
+    from scratchpatch.training.checkpoints import Checkpoints
+
+    finish = Checkpoints._finish
+
+    def strike_first(self, at, about, response):
+        if at == step:
+            strike()
+        finish(self, at, about, response)
+
+    Checkpoints._finish = strike_first
+
+
+def _before_renaming(step: int, strike) -> None:
+    """All files of a checkpoint are written, but it does not have its name yet."""
+    from scratchpatch.training import manifest
+
+    write = manifest.write
+
+    def strike_then(path, about):
+        write(path, about)
+        if path.name == f"{step}.partial":
+            strike()
+
+    manifest.write = strike_then
+
+
+def _while_removing(step: int, strike) -> None:
+    """A checkpoint that is not kept is half removed."""
+    from scratchpatch.training import checkpoints
+
+    remove = checkpoints.shutil.rmtree
+
+    def strike_first(path, ignore_errors=False):
+        if Path(path).name == f"{step}.deleted" and Path(path).exists():
+            with contextlib.suppress(StopIteration):
+                next(p for p in Path(path).rglob("*") if p.is_file()).unlink()
+            strike()
+        remove(path, ignore_errors=ignore_errors)
+
+    checkpoints.shutil.rmtree = strike_first
+
+
+_MOMENTS = {
+    "line": _after_line,
+    "validation": _after_validation,
+    "saving": _while_saving,
+    "renaming": _before_renaming,
+    "removing": _while_removing,
+}

@@ -1,0 +1,129 @@
+"""`evaluate` on a workdir: what it returns, and what it keeps for the report. Its weights are random."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from scratchpatch.data.mixture import streams_for
+from scratchpatch.errors import UserError
+from scratchpatch.evaluation.verbs import evaluate
+from scratchpatch.model import weights
+from scratchpatch.training import workdir as workdir_lib
+from scratchpatch.training.checkpoints import Checkpoints
+from tests import runs
+
+
+def untrained(folder, fields=None):
+    """(config, workdir) of a run that was saved at step 0."""
+    config, workdir = runs.config(folder, fields), folder / "run"
+    workdir_lib.guard_workdir(workdir, config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config, 1)
+    checkpoints.save(0, weights.random(config, 0))
+    checkpoints.close()
+    return config, workdir
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return untrained(tmp_path_factory.mktemp("verbs"), {"trigger.threshold": 5.568})
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    """The result on the run's own validation split, and what it kept."""
+    result = evaluate(run[1])
+    return result, json.loads((run[1] / "evaluation.json").read_text())
+
+
+def test_the_runs_own_validation_split_is_the_default(run, found):
+    config, _ = run
+    ((stream, _),) = streams_for(config, "validation")
+    result, _ = found
+    assert result["bytes"] == stream.bytes and result["documents"] == stream.documents
+    assert (result["source"], result["split"], result["overrides"]) == (config.data.sources[0][0], "validation", {})
+    assert result["bpb"] == pytest.approx(8, abs=0.3) and result["step"] == 0
+    assert 0 < result["scratchpads_per_byte"] < 0.3
+
+
+def test_what_the_report_needs_is_kept(run, found):
+    result, kept = found
+    assert kept["step"] == 0 and kept["results"]["validation"]["bpb"] == result["bpb"]
+    assert kept["account"]["parameters"]["total"] > 0
+    plain = kept["results"]["without_scratchpads"]
+    assert plain["scratchpads_per_byte"] == 0 and plain["bpb"] != result["bpb"]
+    assert plain["commits_per_byte"] == result["commits_per_byte"]
+    assert (run[1] / "report.html").read_text().lstrip().lower().startswith("<!doctype html")
+
+
+def test_the_sweep_goes_from_no_scratchpad_to_one_at_every_byte(found):
+    _, kept = found
+    sweep = kept["results"]["sweep"]
+    assert [at["threshold"] for at in sweep] == sorted((at["threshold"] for at in sweep), reverse=True)
+    rates = [at["scratchpads_per_byte"] for at in sweep]
+    assert rates == sorted(rates) and len(set(rates)) == len(rates) == 8
+    assert sweep[0]["bpb"] == pytest.approx(kept["results"]["without_scratchpads"]["bpb"], rel=1e-5)
+    assert (rates[0], sweep[-1]["trunk_calls_per_byte"]) == (0, 1)
+    costs = [at["flops_per_byte"] for at in sweep]
+    assert costs == sorted(costs) and costs[0] < costs[-1]
+
+
+def test_the_passage_is_the_beginning_of_a_held_out_document_with_its_decisions(run, found):
+    ((stream, _),) = streams_for(run[0], "validation")
+    passage = found[1]["passage"]
+    text = base64.b64decode(passage["text_base64"])
+    assert any(document.startswith(text) for document in stream.documents_iter()) and 0 < len(text) <= 1600
+    assert {len(passage[name]) for name in ("entropy", "commit", "scratchpad")} == {len(text)}
+    # BOS stands before the first byte, so the first of the fixed patches is one byte short.
+    assert np.flatnonzero(passage["commit"])[:3].tolist() == [2, 6, 10]
+
+
+def test_another_source_is_read_whole_whatever_its_bytes(run, tmp_path):
+    _, workdir = run
+    contents = [b"", b"\xff", bytes(range(256)), b"\xc3(" * 40, b"plain words\n" * 30]
+    for i, data in enumerate(contents):
+        (tmp_path / f"{i}.bin").write_bytes(data)
+    before = (workdir / "evaluation.json").read_bytes()
+    result = evaluate(workdir, source=f"text:{tmp_path}/*.bin")
+    assert result["bytes"] == sum(map(len, contents)) and result["documents"] == len(contents)
+    assert sum(result["bytes_by_offset"]) == result["bytes"]
+    assert (workdir / "evaluation.json").read_bytes() == before
+
+
+def test_overrides_change_the_model_and_leave_what_is_kept(run, found):
+    _, workdir = run
+    before = (workdir / "evaluation.json").read_bytes()
+    result = evaluate(workdir, overrides={"trigger.kind": "none"})
+    assert result["bpb"] == pytest.approx(found[1]["results"]["without_scratchpads"]["bpb"], rel=1e-6)
+    assert result["overrides"] == {"trigger.kind": "none"}
+    assert (workdir / "evaluation.json").read_bytes() == before
+
+
+def test_max_bytes_reads_the_beginning(run):
+    result = evaluate(run[1], max_bytes=100, split="train")
+    # 100 positions after the first BOS, of which some may be another document's.
+    assert 90 < result["bytes"] <= 100
+
+
+def test_a_model_without_scratchpads_or_entropies_has_nothing_to_compare(tmp_path):
+    _, workdir = untrained(tmp_path, {"patching.kind": "byte", "model.entropy_head.weight": 0.0})
+    result = evaluate(workdir)
+    assert result["trunk_calls_per_byte"] == 1 and result["entropy_head_bpb"] is None
+    kept = json.loads((workdir / "evaluation.json").read_text())
+    assert kept["results"]["sweep"] == [] and kept["results"]["without_scratchpads"] is None
+    assert set(kept["passage"]["entropy"]) == {None}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"step": 7}, "no checkpoint of step 7; stored steps: 0"),
+        ({"overrides": {"trigger.treshold": 1.0}}, "the nearest is 'trigger.threshold'"),
+        ({"overrides": {"model.d_byte": 32}}, "needs other parameters"),
+        ({"source": "text:/nowhere/*.txt"}, "no file matches"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(run, arguments, words):
+    with pytest.raises(UserError, match=words):
+        evaluate(run[1], **arguments)

@@ -1,0 +1,48 @@
+import jax
+import numpy as np
+import pytest
+
+from scratchpatch.errors import UserError
+from scratchpatch.model import weights
+from tests import tiny
+
+
+def test_split_and_merge_are_inverse_and_abstract_has_the_same_shapes():
+    config = tiny.config()
+    made = weights.init(config, seed=0)
+    definition, abstract = weights.abstract(config)
+    jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), made, abstract)
+    again = weights.split(weights.merge(definition, made))
+    jax.tree.map(np.testing.assert_array_equal, again[1], made)
+    assert set(made) == {"params", "thresholds"}
+    assert {k: float(v) for k, v in made["thresholds"].items()} == pytest.approx(
+        {"patching_threshold": 1.335, "trigger_threshold": 1.5}
+    )
+
+
+def test_the_seed_alone_decides_the_weights():
+    config = tiny.config()
+    one, same, other = (weights.init(config, seed)["params"] for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(one["encoder"]["embedding"]["embedding"], other["encoder"]["embedding"]["embedding"])
+
+
+def test_a_fresh_model_predicts_evenly():
+    made = tiny.config({"trigger.kind": "none"})
+    output = tiny.forward(made)(weights.init(made, 0), tiny.batch()[:, :-1])
+    assert np.abs(output.entropy_BL - np.log(257)).max() < 0.05
+
+
+def test_redefine_follows_a_changed_threshold_and_keeps_a_trained_one():
+    old = tiny.config()
+    made = weights.init(old, 0)
+    made["thresholds"]["patching_threshold"] = np.float32(3.25)
+    _, changed = weights.redefine(tiny.config({"trigger.threshold": 0.5, "trigger.capacity": 1.0}), old, made)
+    assert changed["thresholds"] == {"patching_threshold": np.float32(3.25), "trigger_threshold": np.float32(0.5)}
+    assert changed["params"] is made["params"]
+
+
+def test_redefine_refuses_other_parameters_and_names_them():
+    old = tiny.config()
+    with pytest.raises(UserError, match=r"\['decoder'\]\['stack'\].*only patching"):
+        weights.redefine(tiny.config({"model.decoder.injection": "cross_attention"}), old, weights.init(old, 0))

@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from scratchpatch.errors import UserError
+from scratchpatch.model import weights
+from scratchpatch.parallel import mesh, rules
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def cube():
+    """A mesh of data 2, fsdp 2, tensor 2."""
+    return mesh.make(tiny.config({"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}))
+
+
+@pytest.mark.parametrize(
+    "names, shape, wanted",
+    [
+        (("rows", "positions", None), (8, 72, 16), PartitionSpec(("data", "fsdp"), None, None)),
+        (("width", "trunk_inner"), (16, 32), PartitionSpec("fsdp", "tensor")),
+        (("layers", "width", "local_inner"), (1, 16, 16), PartitionSpec(None, "fsdp", None)),
+        (("vocabulary", "width"), (264, 16), PartitionSpec(None, "fsdp")),
+        ((None,), (3,), PartitionSpec(None)),
+    ],
+)
+def test_names_become_mesh_axes(cube, names, shape, wanted):
+    assert rules.spec(names, shape, cube, "x") == wanted
+
+
+def test_axes_of_one_device_shard_nothing_and_divide_everything():
+    alone = mesh.make(tiny.config())
+    assert rules.spec(("rows", "width"), (7, 13), alone, "x") == PartitionSpec(None, None)
+
+
+def test_a_collision_names_the_array_and_both_axes(cube):
+    with pytest.raises(UserError, match=r"trunk/q/kernel: axes 'rows' and 'width' are both sharded over mesh.fsdp"):
+        rules.spec(("rows", "width"), (8, 16), cube, "trunk/q/kernel")
+
+
+def test_an_indivisible_size_names_the_array_the_axis_and_the_fix(cube):
+    with pytest.raises(
+        UserError, match=r"x: rows = 6 is not divisible by mesh.data x mesh.fsdp = 4; change the size or"
+    ):
+        rules.spec(("rows", None), (6, 72), cube, "x")
+    with pytest.raises(UserError, match=r"x: width = 15 is not divisible by mesh.fsdp = 2"):
+        rules.spec(("width",), (15,), cube, "x")
+
+
+def test_every_parameter_has_a_place_and_the_large_ones_are_spread(cube):
+    config = tiny.config()
+    placed, (_, shapes) = weights.shardings(config, cube), weights.abstract(config)
+    for (path, sharding), x in zip(jax.tree_util.tree_leaves_with_path(placed), jax.tree.leaves(shapes), strict=True):
+        name = "/".join(part.key for part in path)
+        shards = len({str(index) for index in sharding.devices_indices_map(x.shape).values()})
+        in_trunk = "trunk/stack" in name or name.startswith(("params/pooling/projection", "params/pooling/last"))
+        assert shards == (1 if not name.endswith(("kernel", "embedding")) else 4 if in_trunk else 2), name
+
+
+def test_a_parameter_that_the_mesh_does_not_divide_is_named():
+    odd = mesh.make(tiny.config({"mesh.data": 1, "mesh.fsdp": 3, "training.batch_rows": 3}))
+    with pytest.raises(UserError, match=r"\w+/\w+.*kernel: width = (16|32) is not divisible by mesh.fsdp = 3"):
+        weights.shardings(tiny.config(), odd)
+
+
+def test_constrain_pins_only_on_a_mesh_of_several_devices(cube):
+    x = jnp.ones((8, 6, 4))
+    assert rules.constrain(x, "rows", "positions", None) is x
+    with jax.set_mesh(mesh.make(tiny.config())):
+        assert rules.constrain(x, "rows", "positions", None) is x
+    with jax.set_mesh(cube):
+        pinned = jax.jit(lambda x: rules.constrain(x, "rows", "positions", None))(x)
+        assert pinned.sharding.spec == PartitionSpec(("data", "fsdp"))
+        with pytest.raises(UserError, match="activation: rows = 6"):
+            jax.jit(lambda x: rules.constrain(x, "rows", None))(jnp.ones((6, 4)))

@@ -1,0 +1,202 @@
+import re
+
+import pytest
+
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+from scratchpatch.report.page import document, write_report
+from tests.report import pages
+from tests.report.pages import Page, evaluation, passage, sweep, write_run
+
+METRICS = (
+    *({"step": s, "bpb": 8.0 - s / 10, "head_bpb": 8.1 - s / 10} for s in range(1, 41)),
+    {"step": 20, "validation_bpb": 6.125},
+    {"step": 40, "validation_bpb": 4.125},
+)
+ACCOUNT = {"parameters": {"trunk": 1000000, "total": 1234567}}
+
+
+def tiny_config():
+    config = config_lib.default()
+    config.data.window = 64
+    config.training.batch_rows = 4
+    return config
+
+
+@pytest.fixture
+def run(tmp_path):
+    plain = evaluation(bpb=2.4375, trunk_calls_per_byte=0.0625, scratchpads_per_byte=0.0, compressors=None)
+    results = {"validation": evaluation(), "without_scratchpads": plain, "sweep": sweep(None, 1e9, 3.5, 1.25, -1.0)}
+    return write_run(tmp_path / "sp", results, METRICS, tiny_config(), passage=passage(), account=ACCOUNT)
+
+
+@pytest.fixture
+def baseline(tmp_path):
+    found = evaluation(bpb=2.25, trunk_calls_per_byte=1.0, bpb_by_offset=[2.25], bytes_by_offset=[3000], step=50)
+    results = {"validation": found, "without_scratchpads": None, "sweep": sweep(None)}
+    return write_run(tmp_path / "byte-level", results, account={"parameters": {"total": 999999}})
+
+
+def read(path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def figure(html: str, title: str) -> str:
+    """The <figure> with this title."""
+    (found,) = [f for f in re.findall(r"<figure>.*?</figure>", html, re.S) if f"<b>{title}</b>" in f]
+    return found
+
+
+def rows(html: str) -> list[list[str]]:
+    """Cells of the table of numbers, without markup."""
+    (table,) = re.findall(r"<table>(?:(?!</table>).)*gzip.*?</table>", html, re.S)
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in table.split("</tr>")]
+    return [row for row in cells if row]
+
+
+def test_a_whole_page(run, baseline):
+    path = write_report(run, baseline)
+    assert path == run / "report.html"
+    html = read(path)
+    page = Page(html)
+    assert page.open == [] and pages.loads(html) == []
+    assert len(page.ids) == len(set(page.ids))
+    assert len(page.named("svg")) == 4
+    assert "missing" not in {attributes.get("class") for attributes in page.named("div")}
+    policy = [m["content"] for m in page.named("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    for text in (
+        "Evaluated at step 40 on 3,000 bytes in 12 documents of stdlib:code (validation).",
+        "Baseline byte-level evaluated at step 50 on 3,000 bytes",
+    ):
+        assert text in page.text
+
+
+def test_the_same_run_gives_the_same_page(run):
+    assert read(write_report(run)) == read(write_report(run))
+
+
+def test_loss_curves(run):
+    loss = figure(read(write_report(run)), "Loss")
+    # 40 steps of 4 windows of 64 bytes.
+    for text in ("training", "training, entropy head", "validation", "40", "10k"):
+        assert f">{text}</text>" in loss, text
+    assert "means over" not in loss
+
+
+def test_lag_curves_with_and_without_scratchpads_and_of_the_baseline(run, baseline):
+    labels = ("this run", "without scratchpads, same weights", "baseline byte-level")
+    lag = figure(read(write_report(run, baseline)), "Patch lag")
+    assert [label for label in labels if f">{label}</text>" in lag] == list(labels)
+    assert lag.count("stroke-dasharray") == 2  # the baseline's level, and its line in the legend
+    alone = figure(read(write_report(run)), "Patch lag")
+    assert [label for label in labels if f">{label}</text>" in alone] == list(labels[:2])
+
+
+def test_rare_offsets_are_not_drawn(tmp_path):
+    def offsets(values, counts):
+        results = {"validation": evaluation(bpb_by_offset=values, bytes_by_offset=counts)}
+        folder = tmp_path / str(len(list(tmp_path.iterdir()))) / "r"
+        return figure(read(write_report(write_run(folder, results))), "Patch lag")
+
+    assert offsets([2.0, 2.1, 9.0], [5000, 5000, 1]) == offsets([2.0, 2.1], [5000, 5000])
+    assert offsets([2.0, 2.1, 9.0], [5000, 5000, 100]) != offsets([2.0, 2.1], [5000, 5000])
+
+
+@pytest.mark.parametrize("title", ["Trunk calls per byte", "FLOPs per byte"])
+def test_cost_of_a_sweep_of_thresholds(run, baseline, title):
+    cost = figure(read(write_report(run, baseline)), title)
+    for text in ("none", "3.5", "1.25", "every byte", "this run", "baseline byte-level"):
+        assert f">{text}</text>" in cost, text
+    assert "entropy trigger, by threshold in nats" in cost
+    assert "Measured on 500 of the 3,000 bytes." in cost
+
+
+def test_cost_of_a_model_without_thresholds(tmp_path):
+    results = {"validation": evaluation(bytes=500), "sweep": sweep(None)}
+    cost = figure(read(write_report(write_run(tmp_path / "r", results))), "Trunk calls per byte")
+    assert ">this run</text>" in cost and "threshold" not in cost and "Measured" not in cost
+
+
+def test_numbers(run, baseline):
+    head, *found = rows(read(write_report(run, baseline)))
+    assert head == ["", "this run", "without scratchpads, same weights", "baseline byte-level"]
+    found = {row[0]: row[1:] for row in found}
+    assert found["Bits per byte (BPB)"] == ["2.3125", "2.4375", "2.2500"]
+    assert found["Trunk calls per byte"] == ["0.2500", "0.0625", "1.0000"]
+    assert found["FLOPs per byte, forward"] == ["1.25M"] * 3
+    assert found["Trunk KV cache, bytes per byte"] == ["256.0"] * 3
+    assert found["Parameters"] == ["1.23M", "1.23M", "1M"]
+    for name, value in (("gzip", "2.6250"), ("bzip2", "2.1250"), ("xz", "2.0625")):
+        assert found[f"{name} on the same bytes, BPB"] == [value] * 3
+
+
+def test_passage_config_and_commands(run):
+    page = Page(read(write_report(run)))
+    assert "".join(text for _, text in page.cells) == "def f():⏎⇥return 1⏎"
+    assert f"{len(config_lib.FIELDS)} fields, 2 of them unlike the default" in page.text
+    assert "data.window64" in page.text and "training.batch_rows4" in page.text
+    for command in ("train --config=FILE", "eval --split=test --json", "report --baseline=DIR", "inspect --text=FILE"):
+        assert f"scratchpatch {command}" in page.text
+
+
+def test_what_is_missing_is_named_with_its_command(tmp_path):
+    folder = write_run(tmp_path / "a run")
+    page = Page(read(write_report(folder)))
+    quoted = f"--workdir='{folder}'"
+    for what, how in (
+        ("metrics", f"scratchpatch train --config=FILE {quoted}"),
+        ("BPB by offset inside the patch", f"scratchpatch eval {quoted}"),
+        ("BPB against trunk calls per byte", f"scratchpatch eval {quoted}"),
+        ("evaluation", f"scratchpatch eval {quoted}"),
+        ("passage", f"scratchpatch eval {quoted}"),
+        ("config.json", f"scratchpatch train --config=FILE {quoted}"),
+    ):
+        assert f"No {what} yet: {how} makes it." in page.text
+    assert not page.named("svg")
+
+
+def test_a_run_that_is_not_evaluated_shows_its_losses(tmp_path):
+    page = Page(read(write_report(write_run(tmp_path / "r", metrics=METRICS[:1], config=tiny_config()))))
+    assert len(page.named("svg")) == 1 and "No evaluation yet" in page.text and "No metrics" not in page.text
+
+
+def test_nulls_show_as_dashes(tmp_path):
+    nothing = {name: None for name in evaluation()}
+    page = read(write_report(write_run(tmp_path / "r", {"validation": nothing}, [{"step": 1, "bpb": None}])))
+    assert "No metrics yet" in page and "No BPB by offset inside the patch yet" in page
+    assert {cell for row in rows(page)[1:] for cell in row[1:]} == {"–"}
+    assert "None" not in Page(page).text and "nan" not in Page(page).text
+
+
+def test_an_evaluation_of_no_bytes(tmp_path):
+    empty = evaluation(bpb=None, bytes=0, bpb_by_offset=[], bytes_by_offset=[])
+    page = read(write_report(write_run(tmp_path / "r", {"validation": empty, "sweep": []})))
+    assert "on 0 bytes" in page and "No BPB by offset inside the patch yet" in page
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    name = "<script>alert(1)&<b onclick=x>"
+    results = {"validation": evaluation(source=f"text:{name}"), "sweep": sweep(None)}
+    config = tiny_config()
+    config.data.sources = ((f"text:{name}", 1.0),)
+    other = write_run(tmp_path / f"other {name}", results)
+    html = read(write_report(write_run(tmp_path / name, results, METRICS, config), other))
+    page = Page(html)
+    assert not page.named("script") and pages.loads(html) == []
+    assert all("onclick" not in attributes for _, attributes in page.tags)
+    assert f"baseline other {name}" in page.text and f"text:{name}" in page.text
+    assert page.open == []
+
+
+def test_a_baseline_without_an_evaluation_is_refused(run, tmp_path):
+    other = write_run(tmp_path / "other")
+    with pytest.raises(UserError, match="the baseline .*/other has no evaluation: run `scratchpatch eval --workdir="):
+        write_report(run, other)
+    assert not (run / "report.html").exists()
+    with pytest.raises(UserError, match="no run at"):
+        write_report(run, tmp_path / "nowhere")
+
+
+def test_document_escapes_its_title():
+    assert "<title>&lt;/title&gt;&amp;</title>" in document("</title>&", "")

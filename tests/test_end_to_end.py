@@ -1,0 +1,145 @@
+"""From text on disk to a report, by the command line of one process; and one step whose numbers are written down."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import scratchpatch
+from scratchpatch import cli
+from scratchpatch.parallel import mesh
+from scratchpatch.training.step import Trainer
+from tests import runs
+
+# BPB of the first two batches of `golden_rows`, before any step and after one.
+GOLDEN_BPB = (0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds text/, experiment.py and the workdir run/."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    config = runs.config(folder, {"training.steps": 8, "training.eval_every": 4})
+    runs.write_config(folder / "experiment.py", config)
+    with pytest.MonkeyPatch.context() as patch:
+        runs.compile_quickly(patch.setattr)
+        assert cli.main(["train", f"--config={folder}/experiment.py", f"--workdir={folder}/run"]) == 0
+    return folder
+
+
+def answer(capsys, *argv) -> dict:
+    """The JSON object that a command prints, alone on standard output."""
+    assert cli.main([*argv, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def test_eval_counts_every_raw_byte_once(folder, capsys):
+    """The text is dealt into splits by the run; under another name it is read whole."""
+    (folder / "other").mkdir()
+    sizes = 0
+    for file in sorted((folder / "text").iterdir()):
+        data = file.read_bytes()
+        (folder / "other" / file.name).write_bytes(data)
+        sizes += len(data)
+    found = answer(capsys, "eval", f"--workdir={folder}/run", f"--source=text:{folder}/other/*.txt")
+    assert found["bytes"] == sizes and found["documents"] == 12 and found["step"] == 8
+    for name in ("trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte", "kv_bytes_per_byte"):
+        assert found[name] >= 0
+    assert 0.25 <= found["trunk_calls_per_byte"] < 0.3
+    # Fixed patches of 4 bytes: lags 0 to 3, each with a quarter of the bytes.
+    assert len(found["bpb_by_offset"]) == 4
+    np.testing.assert_allclose(np.array(found["bytes_by_offset"]) / sizes, 0.25, atol=0.01)
+    mean = np.average(found["bpb_by_offset"], weights=found["bytes_by_offset"])
+    assert found["bpb"] == pytest.approx(mean, rel=1e-6)
+    splits = [
+        answer(capsys, "eval", f"--workdir={folder}/run", f"--source=text:{folder}/text/*.txt", f"--split={split}")["bytes"]
+        for split in ("train", "validation", "test")
+    ]
+    assert sum(splits) == sizes and min(splits) > 0
+
+
+def test_eval_overrides_decide_the_cost_on_the_same_weights(folder, capsys):
+    run = ["eval", f"--workdir={folder}/run", "--split=test"]
+    none = answer(capsys, *run, "--override", "trigger.kind=none")
+    never = answer(capsys, *run, "--override", "trigger.threshold=1e9")
+    always = answer(capsys, *run, "--override", "trigger.threshold=0.0")
+    assert none["scratchpads_per_byte"] == never["scratchpads_per_byte"] == 0
+    assert none["bpb"] == pytest.approx(never["bpb"], rel=1e-5)
+    assert always["scratchpads_per_byte"] > 0.25 and always["flops_per_byte"] > never["flops_per_byte"]
+    assert always["bpb"] != never["bpb"]
+    assert always["kv_bytes_per_byte"] == never["kv_bytes_per_byte"]
+
+
+def test_score_adds_up_to_what_eval_says(folder, capsys):
+    found = answer(capsys, "eval", f"--workdir={folder}/run", f"--source=text:{folder}/text/11.txt", "--split=all")
+    data = (folder / "text" / "11.txt").read_bytes()
+    lm = scratchpatch.load(folder / "run")
+    score = lm.score(data)
+    assert score.dtype == np.float64 and score.shape == (len(data),) and (score < 0).all()
+    assert -score.mean() == pytest.approx(found["bpb"], rel=1e-5)
+    # A byte that training never shows costs more than one that it often shows.
+    assert lm.score(b"a")[0] > lm.score(b"\x01")[0]
+
+
+def test_inspect_shows_the_text_and_writes_a_page(folder, capsys):
+    text, page = folder / "shown.txt", folder / "shown.html"
+    text.write_bytes(b"<b>so it ran & was</b> \xff\xfe\x00 away")
+    assert cli.main(["inspect", f"--workdir={folder}/run", f"--text={text}", f"--html={page}"]) == 0
+    out = capsys.readouterr().out
+    assert f"{text.stat().st_size} bytes" in out and "bits per byte" in out
+    assert "<b>so" not in page.read_text()
+
+
+def test_generate_writes_raw_bytes_after_any_prompt(folder, capfdbinary):
+    # How the interpreter hands over arguments that are no UTF-8.
+    prompt = b"the \xff\xc3".decode("utf-8", "surrogateescape")
+    argv = ["generate", f"--workdir={folder}/run", f"--prompt={prompt}", "--max_bytes=6", "--temperature=1.0", "--seed=3"]
+    assert cli.main(argv) == 0
+    first = capfdbinary.readouterr().out
+    assert cli.main(argv) == 0
+    assert capfdbinary.readouterr().out == first
+    lm = scratchpatch.load(folder / "run")
+    assert first == lm.generate(b"the \xff\xc3", 6, temperature=1.0, seed=3) and len(first) <= 6
+
+
+def test_account_agrees_with_the_weights_of_the_run(folder, capsys):
+    found = answer(capsys, "account", f"--config={folder}/experiment.py")
+    lm = scratchpatch.load(folder / "run")
+    assert found["parameters"]["total"] == sum(x.size for x in jax.tree.leaves(lm.weights["params"]))
+    assert found["commits_per_byte"] == 0.25
+
+
+def test_audit_passes(folder, capsys):
+    found = answer(capsys, "audit", f"--config={folder}/experiment.py")
+    assert found["ok"] and found["findings"] == [] and found["checked"]["prefixes"] > 0
+
+
+def test_report_is_written_anew(folder, capsys):
+    page = folder / "run" / "report.html"
+    page.unlink()
+    assert cli.main(["report", f"--workdir={folder}/run"]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert "<svg" in page.read_text()
+
+
+def test_one_step_has_the_numbers_that_are_written_down(tmp_path):
+    config = runs.config(tmp_path, {"trigger.kind": "stride", "trigger.stride": 2})
+    rows_BM = np.tile(np.arange(65, dtype=np.int32) * 37 % 256, (2, 1))
+    rows_BM[0, 0] = rows_BM[1, 20] = 256
+    trainer = Trainer(config, mesh.make(config))
+    with pytest.MonkeyPatch.context() as patch:
+        runs.compile_quickly(patch.setattr)
+        step = trainer.compile()
+    state, found = trainer.init(), []
+    for index in range(2):
+        state, sums = step(state, trainer.place(rows_BM), np.int32(index))
+        found.append(float(sums["nats"] / sums["bytes"]) / math.log(2))
+    assert found == pytest.approx(GOLDEN_BPB, abs=1e-4), (
+        f"two steps on fixed bytes from seed 0 gave {found}, not {GOLDEN_BPB}: the initialisation, the model, the loss "
+        "or the optimizer computes something else than it did. Where that was meant, write the new numbers into "
+        "GOLDEN_BPB, and say in the change why checkpoints and results from before are no longer comparable."
+    )

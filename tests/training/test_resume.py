@@ -1,0 +1,159 @@
+"""A run that was stopped, in whatever way, and started again with the same command."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import chex
+import pytest
+
+from scratchpatch.errors import UserError
+from scratchpatch.training.loop import train
+from tests import child, runs
+
+# Whatever training carries from step to step is at work: moments, a controller's thresholds, parts of a batch.
+# Layers are few, because tracing them is most of a start.
+FIELDS = {
+    "model.encoder.layers": 0,
+    "model.entropy_head.layers": 0,
+    "model.decoder.layers": 0,
+    "model.pooling.kind": "mean",
+    "data.window": 144,
+    "patching.kind": "entropy",
+    "patching.threshold": 5.4,
+    "patching.gain": 0.01,
+    "trigger.gain": 0.01,
+    "training.batch_rows": 16,
+    "training.accumulation": 2,
+    "training.checkpoint_every": 3,
+}
+STEPS = runs.FIELDS["training.steps"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Holds text, an experiment file, and `whole`: a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("resume")
+    runs.write_config(folder / "experiment.py", runs.config(folder, FIELDS))
+    start(folder, "whole")
+    return folder
+
+
+def start(folder, name: str) -> str:
+    """Run the command to its end in a process of its own; what it said so far."""
+    log = folder / f"{name}.log"
+    assert child.run(command(folder, folder / name), log) == 0, log.read_text()
+    return log.read_text()
+
+
+def command(folder, workdir) -> list[str]:
+    return ["train", f"--config={folder / 'experiment.py'}", f"--workdir={workdir}"]
+
+
+def assert_same_run(folder, workdir):
+    """Every number of every step, and the state at the end, are those of the run that nothing stopped."""
+    assert runs.lines(workdir) == runs.lines(folder / "whole")
+    config = runs.config(folder, FIELDS)
+    chex.assert_trees_all_equal(runs.state(workdir, config, STEPS), runs.state(folder / "whole", config, STEPS))
+
+
+def test_the_run_that_nothing_stopped_moves_all_that_a_resumption_must_bring_back(folder):
+    lines = runs.lines(folder / "whole")
+    for name in ("bpb", "gradient_norm", "learning_rate", "patching_threshold", "trigger_threshold"):
+        assert len({line[name] for line in lines if name in line}) > STEPS // 2, name
+    assert runs.stored_steps(folder / "whole") == [STEPS - 3, STEPS]
+
+
+def test_a_run_killed_at_any_moment_continues_as_if_it_never_was(folder):
+    workdir, log = folder / "killed", folder / "killed.log"
+    # Where the kill strikes, and what it leaves in the folder of checkpoints.
+    kills = [
+        (("line", 2), []),  # before the first checkpoint
+        (("saving", 3), ["3.partial"]),
+        (("line", 5), ["3"]),  # between two
+        (("renaming", 6), ["3", "6.partial"]),
+        (("removing", 3), ["3.deleted", "6", "9"]),
+        (("validation", STEPS), ["6", "9"]),  # all lines are written, the last state is not
+    ]
+    for moment, left in kills:
+        assert child.run(command(folder, workdir), log, moment) == -signal.SIGKILL, log.read_text()
+        assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == left, moment
+    said = start(folder, "killed").splitlines()
+    assert_same_run(folder, workdir)
+    starts = [line for line in said if line.startswith(("training from", "resumed at"))]
+    assert starts == ["training from random weights"] * 3 + [f"resumed at step {step}" for step in (3, 3, 9, 9)]
+
+
+def test_sigterm_saves_and_exits_with_zero_and_the_run_resumes(folder):
+    workdir, log = folder / "terminated", folder / "terminated.log"
+    assert child.run(command(folder, workdir), log, ("line", 4), signal.SIGTERM) == 0
+    (step,) = set(runs.stored_steps(workdir)) - {3}
+    # The step after the one whose line was written is on its way when the signal comes.
+    assert step == 5
+    said = f"stopped by SIGTERM at step {step} of {STEPS}; the same command goes on from there"
+    assert said in log.read_text().splitlines()
+    assert [line["step"] for line in runs.lines(workdir)] == [1, 2, 3, 4, 5]
+    start(folder, "terminated")
+    assert_same_run(folder, workdir)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(folder):
+    workdir = folder / "damaged"
+    shutil.copytree(folder / "whole", workdir)
+    newest = workdir / "checkpoints" / str(STEPS)
+    largest = max((newest / "state").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    said = start(folder, "damaged")
+    assert f"checkpoint {newest} is damaged" in said and f"using step {STEPS - 3}" in said
+    assert_same_run(folder, workdir)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is_whatever_fields_are_free(folder, caplog):
+    workdir = folder / "finished"
+    shutil.copytree(folder / "whole", workdir)
+    free = {"training.eval_every": 5, "training.checkpoint_every": 1, "training.keep_last": 1, "data.threads": 2}
+    caplog.set_level("INFO", logger="absl")
+    train(runs.config(folder, FIELDS | free), workdir)
+    assert f"{workdir} is finished: {STEPS} steps" in caplog.text
+    assert_same_run(folder, workdir)
+
+
+def test_a_workdir_of_another_experiment_is_refused_with_the_difference(folder):
+    before = (folder / "whole" / "config.json").read_bytes()
+    other = runs.config(folder, FIELDS | {"optimizer.learning_rate": 2e-2, "trigger.kind": "none"})
+    with pytest.raises(UserError) as caught:
+        train(other, folder / "whole")
+    assert "trigger.kind: 'entropy' -> 'none'; optimizer.learning_rate: 0.01 -> 0.02" in str(caught.value)
+    assert "--workdir" in str(caught.value)
+    assert (folder / "whole" / "config.json").read_bytes() == before
+
+
+def test_a_text_that_changed_is_refused_by_name(folder, tmp_path):
+    workdir = runs.rewind(folder / "whole", 9, tmp_path / "run")
+    config = runs.config(folder, FIELDS)
+    file = next((folder / "text").glob("*.txt"))
+    data = file.read_bytes()
+    try:
+        file.write_bytes(data[:-1] + b"!")
+        with pytest.raises(UserError, match="is not what .* was trained on") as caught:
+            train(config, workdir)
+    finally:
+        file.write_bytes(data)
+    assert config.data.sources[0][0] in str(caught.value)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(folder, tmp_path, monkeypatch):
+    """From step 9 on one device to the end on eight, over which the parameters are sharded."""
+    runs.leave_out_audit(monkeypatch.setattr)
+    runs.compile_quickly(monkeypatch.setattr)
+    workdir = runs.rewind(folder / "whole", 9, tmp_path / "run")
+    train(runs.config(folder, FIELDS | {"mesh.data": 2, "mesh.fsdp": 4}), workdir)
+    found, whole = runs.lines(workdir), runs.lines(folder / "whole")
+    assert found[:9] == whole[:9] and [line["step"] for line in found] == [line["step"] for line in whole]
+    # Other roundings may move a decision on the edge of a threshold.
+    names = ("bpb", "head_bpb", "bytes", "learning_rate", "patching_threshold")
+    got, wanted = ({name: [line.get(name, 0) for line in lines] for name in names} for lines in (found, whole))
+    chex.assert_trees_all_close(got, wanted, rtol=2e-3)
+    config = runs.config(folder, FIELDS)
+    got, wanted = (runs.state(run, config, STEPS)["params"] for run in (workdir, folder / "whole"))
+    chex.assert_trees_all_close(got, wanted, atol=2e-2)
