@@ -95,13 +95,15 @@ def pack(rng: np.random.Generator, lengths, length: int, inside: bool = False, p
 
 
 def batch(seed: int = 0, rows: int = 2, length: int = WINDOW + 1) -> np.ndarray:
-    """int32 [rows, length]: packed documents; odd rows begin inside one, the last one ends in PAD."""
+    """int32 [rows, length]: packed documents.
+
+    Row 0 holds one longer than a chunk of the controller; odd rows begin
+    inside a document; the last row ends in PAD.
+    """
     rng = np.random.default_rng(seed)
+    sizes = [rng.integers(2, length // 2, 3) if r else [2, length] for r in range(rows)]
     return np.stack(
-        [
-            pack(rng, rng.integers(2, length // 2, 3), length, inside=r % 2 == 1, pad=7 if r == rows - 1 else 0)
-            for r in range(rows)
-        ]
+        [pack(rng, sizes[r], length, inside=r % 2 == 1, pad=7 if r == rows - 1 else 0) for r in range(rows)]
     )
 
 

@@ -202,13 +202,17 @@ class Auditor:
         return AuditReport(tuple(self.findings.values()), checked, time.monotonic() - began)
 
     def _calibrated(self, weights):
-        """Thresholds amid the entropies, so that decisions go both ways; at a controller's rate, so that it moves little."""
+        """Thresholds amid the entropies, so that decisions go both ways.
+
+        A controller starts at its rate: far from it, it would fire everywhere or nowhere, and hide what it read.
+        """
         if not config_lib.reads_entropy(self.config):
             return weights
         entropy_RL = np.asarray(self.forward(weights, self.tokens).entropy_BL)
         scores = {"entropy": entropy_RL, "entropy_jump": np.diff(entropy_RL)}
         thresholds = dict(weights["thresholds"])
-        for section, rate in (("patching", 1 / self.config.patching.patch_bytes), ("trigger", self.config.trigger.rate)):
+        rates = {"patching": 1 / self.config.patching.patch_bytes, "trigger": self.config.trigger.rate}
+        for section, rate in rates.items():
             settings = self.config[section]
             if settings.kind in scores:
                 score = scores[settings.kind]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from scratchpatch import vocabulary
@@ -9,7 +10,7 @@ from scratchpatch.model import layers
 from scratchpatch.parallel.rules import constrain
 
 # Rows that are never a target: PAD and the rows that round the table up.
-_TARGET_V = jnp.arange(vocabulary.ROWS) <= vocabulary.BOS
+_TARGET_V = np.arange(vocabulary.ROWS) <= vocabulary.BOS
 
 
 class Logits(nnx.Module):

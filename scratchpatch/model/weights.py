@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import FrozenConfigDict
 
 from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold
@@ -37,7 +38,8 @@ def random(config, seed: int):
 
 def abstract(config):
     """(definition, weights as ShapeDtypeStructs), nothing computed."""
-    return split(nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0))))
+    definition, params, thresholds = _shape(FrozenConfigDict(config))
+    return definition, {"params": nnx.to_pure_dict(params), "thresholds": nnx.to_pure_dict(thresholds)}
 
 
 def shardings(config, mesh):
@@ -46,10 +48,15 @@ def shardings(config, mesh):
     Raises:
       UserError: an axis that the mesh does not divide.
     """
-    model = nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0)))
-    _, params, thresholds = nnx.split(model, nnx.Param, Threshold)
+    _, params, thresholds = _shape(FrozenConfigDict(config))
     params, thresholds = (rules.state_shardings(state, mesh) for state in (params, thresholds))
     return {"params": nnx.to_pure_dict(params), "thresholds": nnx.to_pure_dict(thresholds)}
+
+
+@functools.lru_cache(maxsize=32)
+def _shape(config: FrozenConfigDict):
+    # Tracing a model takes most of a second, and a run asks several times.
+    return nnx.split(nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0))), nnx.Param, Threshold)
 
 
 def redefine(config, old_config, weights):

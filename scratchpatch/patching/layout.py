@@ -61,16 +61,22 @@ def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, threshold
         config.patching, tokens_BL, start_BL, valid_BL, entropy_BL, thresholds.patching
     )
     commit_BL = budget.grant(request_BL, start_BL, config_lib.commit_capacity(config))
-    wish_BL, trigger_B = triggers.request(
-        config.trigger,
-        tokens_BL,
-        start_BL,
-        slots.patch_starts(commit_BL, start_BL),
-        valid_BL & ~commit_BL,
-        entropy_BL,
-        thresholds.trigger,
-    )
-    scratchpad_BL = budget.grant(wish_BL, start_BL, config_lib.scratchpad_capacity(config))
+    capacity = config_lib.scratchpad_capacity(config)
+    if capacity:
+        wish_BL, trigger_B = triggers.request(
+            config.trigger,
+            tokens_BL,
+            start_BL,
+            slots.patch_starts(commit_BL, start_BL),
+            valid_BL & ~commit_BL,
+            entropy_BL,
+            thresholds.trigger,
+        )
+        scratchpad_BL = budget.grant(wish_BL, start_BL, capacity)
+    else:
+        # No trigger, or none that could fire between byte-sized patches.
+        wish_BL = scratchpad_BL = jnp.zeros_like(commit_BL)
+        trigger_B = jnp.broadcast_to(thresholds.trigger, patching_B.shape)
     sizes = config_lib.slots(config, tokens_BL.shape[1])
     return Layout(
         commit_BL=commit_BL,

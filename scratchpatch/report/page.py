@@ -34,6 +34,7 @@ body{margin:0 auto;max-width:1180px;padding:26px 20px 60px;background:var(--pape
  font:16px/1.55 system-ui,sans-serif}
 h1{font-size:26px;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:18px;margin:34px 0 8px}p{margin:6px 0}
 .note{color:var(--soft);font-size:14px;overflow-wrap:anywhere}
+.invalid{color:#d2495d;font-weight:600}
 .missing{border-left:3px solid #e07b22;padding:8px 14px;background:var(--panel);border-radius:0 8px 8px 0;
  overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:18px 0}
@@ -130,7 +131,9 @@ def _body(run: RunFolder, other: RunFolder | None) -> str:
 def _heading(run: RunFolder, other: RunFolder | None) -> str:
     lines = [_where("Evaluated", run)] + ([_where(f"Baseline {other.name} evaluated", other)] if other else [])
     notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines if line)
-    return f"<h1>{html.escape(run.name)}</h1>{notes}"
+    invalid = any(line.get("causality") == "INVALID" for line in run.metrics)
+    warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>' if invalid else ""
+    return f"<h1>{html.escape(run.name)}</h1>{notes}{warning}"
 
 
 def _where(what: str, run: RunFolder) -> str:

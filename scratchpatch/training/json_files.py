@@ -13,7 +13,7 @@ import numpy as np
 def replace_text(path: Path, text: str) -> None:
     """Write a file such that readers, and a kill at any moment, see the old text or the new one. Raises OSError."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -91,6 +91,8 @@ class _Run:
         self.metrics.truncate(first)
         if first >= steps and restored:
             logging.info("%s is finished: %d steps", self.workdir, steps)
+            if not (self.workdir / "report.html").exists():  # killed after the last checkpoint
+                logging.info("report: %s", write_report(self.workdir))
             return
         self._describe(state)
         step = self.trainer.compile()

@@ -135,10 +135,11 @@ def test_whole_models_pass(monkeypatch, name):
 
 def pool_whole_patches(self, h_BLd, s, original=Pooling.__call__):
     """A scratchpad pools its patch up to the byte that will close it."""
-    commits, scratchpads = config_lib.slots(tiny.config({"data.window": 24, "patching.capacity": 0.5, "trigger.capacity": 0.75}))
+    commits, scratchpads = config_lib.slots(Model(FIXED).config)
     closing_BN = slots.gather(s.end_BN[:, :commits], jnp.minimum(s.commits_BN, commits - 1))
-    closed_BN = (s.commits_BN < s.valid_BN[:, :commits].sum(axis=1, keepdims=True)) & (jnp.arange(commits + scratchpads) >= commits)
-    return original(self, h_BLd, dataclasses.replace(s, end_BN=jnp.where(closed_BN, closing_BN, s.end_BN)))
+    closed_BN = s.commits_BN < s.valid_BN[:, :commits].sum(axis=1, keepdims=True)
+    leaks_BN = closed_BN & (jnp.arange(commits + scratchpads) >= commits)
+    return original(self, h_BLd, dataclasses.replace(s, end_BN=jnp.where(leaks_BN, closing_BN, s.end_BN)))
 
 
 def broadcast_without_shift(commit_BL, scratchpad_BL, start_BL, commits, scratchpads, original=slots.build):
@@ -204,6 +205,8 @@ def carry_threshold_on(score_BL, eligible_BL, start_BL, *args, original=controll
 
 ENTROPY = decisions("entropy", "entropy") | {"model.pooling.last_state": False}
 FIXED = decisions("fixed", "entropy")
+TIGHT = FIXED | {"trigger.capacity": 0.25}
+CARRIED = FIXED | {"data.window": 160, "trigger.gain": 0.1}
 
 # name: (fields, piece, module, function, leak, check that finds it first, stage)
 LEAKS = {
@@ -219,13 +222,9 @@ LEAKS = {
     "encoder across BOS": (FIXED, "encoder", window, "attend", across_documents, "document", "encoder"),
     "decoder across BOS": (FIXED, "decoder", window, "attend", across_documents, "document", "decoder"),
     "trunk across BOS": (FIXED, "trunk", staircase, "attend", all_commits_of_the_row, "document", "trunk"),
-    "shared capacity": (
-        FIXED | {"trigger.capacity": 0.25}, "decide", budget, "grant", share_scratchpads, "document", "trigger",
-    ),
-    "threshold across BOS": (
-        FIXED | {"data.window": 160, "trigger.gain": 0.1}, "decide", controller, "fire", carry_threshold_on, "document", "trigger",
-    ),
-}  # fmt: skip
+    "shared capacity": (TIGHT, "decide", budget, "grant", share_scratchpads, "document", "trigger"),
+    "threshold across BOS": (CARRIED, "decide", controller, "fire", carry_threshold_on, "document", "trigger"),
+}
 
 
 def planted(name: str) -> tuple[Model, audit.Auditor, audit.AuditReport]:

@@ -27,7 +27,7 @@ def untrained(folder, fields=None):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return untrained(tmp_path_factory.mktemp("verbs"), {"trigger.threshold": 5.568})
+    return untrained(tmp_path_factory.mktemp("verbs"), {"trigger.kind": "stride", "trigger.stride": 2})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def test_the_runs_own_validation_split_is_the_default(run, found):
     assert result["bytes"] == stream.bytes and result["documents"] == stream.documents
     assert (result["source"], result["split"], result["overrides"]) == (config.data.sources[0][0], "validation", {})
     assert result["bpb"] == pytest.approx(8, abs=0.3) and result["step"] == 0
-    assert 0 < result["scratchpads_per_byte"] < 0.3
+    # One inside each patch of four.
+    assert result["scratchpads_per_byte"] == pytest.approx(0.25, abs=0.01)
 
 
 def test_what_the_report_needs_is_kept(run, found):
@@ -58,11 +59,16 @@ def test_what_the_report_needs_is_kept(run, found):
 
 
 def test_the_sweep_goes_from_no_scratchpad_to_one_at_every_byte(found):
-    _, kept = found
-    sweep = kept["results"]["sweep"]
-    assert [at["threshold"] for at in sweep] == sorted((at["threshold"] for at in sweep), reverse=True)
+    """After the model as trained come the thresholds, falling, on the same bytes."""
+    result, kept = found
+    trained, *sweep = kept["results"]["sweep"]
+    assert trained["threshold"] is None and trained["bpb"] == pytest.approx(result["bpb"], rel=1e-6)
+    thresholds = [at["threshold"] for at in sweep]
+    assert len(sweep) == 8 and thresholds == sorted(thresholds, reverse=True)
     rates = [at["scratchpads_per_byte"] for at in sweep]
-    assert rates == sorted(rates) and len(set(rates)) == len(rates) == 8
+    assert rates == sorted(rates) and len(set(rates)) == len(rates)
+    # The share of the text that each threshold was chosen for.
+    np.testing.assert_allclose(rates[1:-1], (0.03, 0.06, 0.12, 0.2, 0.3, 0.5), atol=0.01)
     assert sweep[0]["bpb"] == pytest.approx(kept["results"]["without_scratchpads"]["bpb"], rel=1e-5)
     assert (rates[0], sweep[-1]["trunk_calls_per_byte"]) == (0, 1)
     costs = [at["flops_per_byte"] for at in sweep]
@@ -107,11 +113,12 @@ def test_max_bytes_reads_the_beginning(run):
 
 
 def test_a_model_without_scratchpads_or_entropies_has_nothing_to_compare(tmp_path):
-    _, workdir = untrained(tmp_path, {"patching.kind": "byte", "model.entropy_head.weight": 0.0})
+    _, workdir = untrained(tmp_path, {"patching.kind": "byte", "trigger.kind": "none", "model.entropy_head.weight": 0.0})
     result = evaluate(workdir)
     assert result["trunk_calls_per_byte"] == 1 and result["entropy_head_bpb"] is None
     kept = json.loads((workdir / "evaluation.json").read_text())
-    assert kept["results"]["sweep"] == [] and kept["results"]["without_scratchpads"] is None
+    assert [at["threshold"] for at in kept["results"]["sweep"]] == [None]
+    assert kept["results"]["without_scratchpads"] is None
     assert set(kept["passage"]["entropy"]) == {None}
 
 

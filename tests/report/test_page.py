@@ -200,3 +200,10 @@ def test_a_baseline_without_an_evaluation_is_refused(run, tmp_path):
 
 def test_document_escapes_its_title():
     assert "<title>&lt;/title&gt;&amp;</title>" in document("</title>&", "")
+
+
+def test_a_run_that_failed_the_audit_says_so(tmp_path):
+    lines = ({"step": 1, "bpb": 8.0, "causality": "INVALID"},)
+    assert "INVALID: this run was trained" in read(write_report(write_run(tmp_path / "leak", None, lines, tiny_config())))
+    clean = ({"step": 1, "bpb": 8.0},)
+    assert "INVALID" not in read(write_report(write_run(tmp_path / "clean", None, clean, tiny_config())))

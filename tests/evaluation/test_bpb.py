@@ -1,0 +1,170 @@
+"""Bits per byte of streams whose documents are known, by one tiny model with random weights.
+
+Legend: T positions of a stream.
+"""
+
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from scratchpatch.accounting import flops, kv_cache
+from scratchpatch.evaluation import bpb, compressors
+from scratchpatch.inference import windows
+from scratchpatch.inference.language_model import LanguageModel, Positions
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.vocabulary import BOS
+from tests import tiny
+from tests.inference.models import WINDOW, language_model, some_bytes
+
+DOCUMENTS = (some_bytes(11), b"", bytes(range(100)), b"\xff", some_bytes(70, seed=1), b"")
+
+
+def stream(*documents: bytes) -> windows.Text:
+    return windows.Text(np.array([t for data in documents for t in (BOS, *data)], np.int32))
+
+
+@functools.lru_cache
+def found(*documents: bytes) -> dict:
+    return bpb.evaluate(language_model(), [stream(*documents)])
+
+
+@pytest.mark.parametrize("size", (1, WINDOW - 1, WINDOW, 100))
+def test_one_document_costs_its_score(size):
+    data = some_bytes(size)
+    result = found(data)
+    assert result["bpb"] == pytest.approx(-language_model().score(data).mean(), rel=1e-5)
+    assert (result["bytes"], result["documents"], result["step"]) == (size, 1, 7)
+    assert result["end_of_document_nats"] is None  # nothing follows that would end it
+
+
+def test_every_byte_and_document_counts_once():
+    result = found(*DOCUMENTS)
+    assert result["bytes"] == sum(map(len, DOCUMENTS)) == sum(result["bytes_by_offset"])
+    assert result["documents"] == len(DOCUMENTS)
+
+
+def test_short_documents_of_one_row_cost_what_they_cost_alone():
+    documents = (some_bytes(9), b"", b"\xff\x00", some_bytes(12, seed=1))
+    lm = language_model()
+    bits = -sum(lm.score(data).sum() for data in documents)
+    assert found(*documents)["bpb"] == pytest.approx(bits / sum(map(len, documents)), rel=1e-5)
+    ends = [next(lm.positions(stream(data, b""))).nats[len(data)] for data in documents[:-1]]
+    assert found(*documents)["end_of_document_nats"] == pytest.approx(np.mean(ends), rel=1e-5)
+
+
+def test_streams_add_up():
+    parts = [DOCUMENTS[:3], DOCUMENTS[3:]]
+    whole = bpb.evaluate(language_model(), [stream(*part) for part in parts])
+    assert whole["bytes"] == sum(map(len, DOCUMENTS)) and whole["documents"] == len(DOCUMENTS)
+    each = [found(*part) for part in parts]
+    bits = sum(e["bpb"] * e["bytes"] for e in each)
+    assert whole["bpb"] == pytest.approx(bits / whole["bytes"], rel=1e-6)
+    assert whole["compressors"] == compressors.bits_per_byte(DOCUMENTS)
+
+
+def test_the_lag_curve_adds_up_to_the_whole():
+    result = found(*DOCUMENTS)
+    curve, counts = result["bpb_by_offset"], result["bytes_by_offset"]
+    assert len(curve) == len(counts)
+    bits = sum(b * n for b, n in zip(curve, counts, strict=True) if n)
+    assert bits / result["bytes"] == pytest.approx(result["bpb"], rel=1e-6)
+    assert [b is None for b in curve] == [n == 0 for n in counts]
+
+
+def test_the_lag_counts_bytes_since_the_last_commit():
+    data = some_bytes(WINDOW - 1)
+    result = found(data)
+    # Patches of 5 from the document's beginning: the first byte has read that alone, the byte after a commit nothing.
+    offsets = [(i + 1) % 5 for i in range(len(data))]
+    assert result["bytes_by_offset"] == [offsets.count(o) for o in range(5)]
+    score = language_model().score(data)
+    for o in range(5):
+        mine = [-s for s, of in zip(score, offsets, strict=True) if of == o]
+        assert result["bpb_by_offset"][o] == pytest.approx(np.mean(mine), rel=1e-5)
+
+
+def test_no_byte_has_no_rate():
+    for documents in ((), (b"",), (b"", b"")):
+        result = found(*documents)
+        assert result["bytes"] == 0 and result["documents"] == len(documents)
+        assert result["bpb"] is None and result["entropy_head_bpb"] is None
+        assert result["bpb_by_offset"] == [] and result["compressors"]["gzip"] is None
+        json.dumps(result, allow_nan=False)
+
+
+def test_a_head_is_a_shorter_stream():
+    tokens = stream(*DOCUMENTS)
+    head = bpb.evaluate(language_model(), [windows.Head(tokens, 60)])
+    cut = bpb.evaluate(language_model(), [windows.Text(tokens.read(0, 60))])
+    for result in (head, cut):
+        result.pop("seconds")
+    assert head == cut and head["bytes"] == 57 and head["documents"] == 3
+
+
+def test_rates_are_per_position():
+    data = some_bytes(WINDOW - 1)
+    result, marks = found(data), language_model().segment(data)
+    # The document's beginning neither ends a patch of 5 nor has a budget for a scratchpad.
+    assert result["commits_per_byte"] == marks.commit.sum() / WINDOW == 6 / 32
+    assert result["scratchpads_per_byte"] == marks.scratchpad.sum() / WINDOW > 0
+    assert result["trunk_calls_per_byte"] == result["commits_per_byte"] + result["scratchpads_per_byte"]
+    assert result["bytes_per_patch"] == 32 / 6
+    config = language_model().config
+    assert result["kv_bytes_per_byte"] == kv_cache.kv_bytes_per_byte(config, 6 / 32)
+    rates = result["commits_per_byte"], result["scratchpads_per_byte"]
+    assert result["flops_per_byte"] == flops.flops_per_byte(config, *rates, WINDOW)
+
+
+@pytest.mark.parametrize("kind, calls", (("every", 1.0), ("none", None)))
+def test_the_trunk_runs_once_for_each_slot(kind, calls):
+    lm = language_model().override({"trigger.kind": kind})
+    result = bpb.evaluate(lm, [stream(*DOCUMENTS)], compress=False)
+    assert result["compressors"] is None
+    if kind == "every":
+        assert result["trunk_calls_per_byte"] == 1.0 and result["scratchpads_per_byte"] > 0.75
+    else:
+        assert result["scratchpads_per_byte"] == 0.0
+        assert result["trunk_calls_per_byte"] == result["commits_per_byte"] == found(*DOCUMENTS)["commits_per_byte"]
+
+
+def test_the_entropy_head_is_scored_where_there_is_one():
+    lm, data = language_model(), some_bytes(20)
+    nats = next(lm.positions(stream(data))).head_nats[:-1]
+    assert found(data)["entropy_head_bpb"] == pytest.approx(nats.mean() / math.log(2), rel=1e-5)
+    headless = tiny.config({"data.window": 8, "model.entropy_head.weight": 0.0, "trigger.kind": "none"})
+    plain = LanguageModel(headless, weights_lib.init(headless, 0))
+    assert bpb.evaluate(plain, [stream(b"abc")])["entropy_head_bpb"] is None
+    assert np.isnan(plain.segment(b"abc").entropy).all()
+
+
+def test_a_result_is_json():
+    assert json.loads(json.dumps(found(*DOCUMENTS), allow_nan=False)) == found(*DOCUMENTS)
+
+
+def test_a_tally_groups_by_the_offsets_it_is_given():
+    part = Positions(
+        **{name: np.array(value) for name, value in {
+            "nats": [1.0, 2.0, 4.0, 8.0],
+            "head_nats": [1.0, 1.0, 1.0, 1.0],
+            "targets": [97, BOS, 98, 99],
+            "entropy": [0.0, 0.0, 0.0, 0.0],
+            "commit": [False, True, False, False],
+            "scratchpad": [True, False, False, False],
+            "offset": [1, 0, 1, 2],
+            "since": [1, 2, 1, 2],
+        }.items()}
+    )  # fmt: skip
+    own, other = bpb.Tally(), bpb.Tally()
+    own.add(part)
+    other.add(part, np.array([3, 0, 3, 0]))
+    assert own.bpb == other.bpb == pytest.approx(13 / 3 / math.log(2))
+    assert own.bytes_by_offset.tolist() == [0, 2, 1]
+    assert own.bpb_by_offset() == [None, pytest.approx(2.5 / math.log(2)), pytest.approx(8 / math.log(2))]
+    assert other.bytes_by_offset.tolist() == [1, 0, 0, 2]
+    assert own.sums["end_nats"] == 2.0 and own.sums["ends"] == 1 and own.sums["positions"] == 4
+    assert own.sums["commits"] == own.sums["scratchpads"] == 1
+    own.add(part, np.array([0, 0, 0, 5]))
+    assert own.bytes_by_offset.tolist() == [2, 2, 1, 0, 0, 1]
