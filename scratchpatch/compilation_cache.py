@@ -1,4 +1,4 @@
-"""The persistent compilation cache: a second start compiles nothing anew."""
+"""How programs are compiled: into a persistent cache, so that a second start compiles nothing anew."""
 
 import os
 from pathlib import Path
@@ -26,3 +26,10 @@ def enable() -> None:
     # compiles many small ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def quick() -> dict | None:
+    """Compiler options for a program that runs once or a few times, where compiling is most of its time."""
+    import jax
+
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

@@ -306,11 +306,17 @@ def slots(config, window: int | None = None) -> tuple[int, int]:
     )
 
 
+def changed(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:
+    """Names of the fields that differ."""
+    a, b = flat(old), flat(new)
+    return [f.name for f in FIELDS if a[f.name] != b[f.name]]
+
+
 def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, free: bool = False) -> list[str]:
     """Lines 'name: old -> new' of the fields that differ; free ones only when asked for."""
     a, b = flat(old), flat(new)
-    fixed = [f.name for f in FIELDS if free or not f.free]
-    return [f"{name}: {a[name]!r} -> {b[name]!r}" for name in fixed if a[name] != b[name]]
+    left_out = {f.name for f in FIELDS if f.free and not free}
+    return [f"{name}: {a[name]!r} -> {b[name]!r}" for name in changed(old, new) if name not in left_out]
 
 
 def describe() -> str:

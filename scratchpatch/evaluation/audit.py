@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scratchpatch import compilation_cache, vocabulary
 from scratchpatch import config as config_lib
-from scratchpatch import vocabulary
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import window as window_kernel
 from scratchpatch.model import weights as weights_lib
@@ -84,7 +84,7 @@ class AuditReport:
 def audit_config(config) -> AuditReport:
     """Audit a config's model with random weights."""
     config_lib.check(config)
-    return audit(config, jax.jit(weights_lib.init, static_argnums=(0, 1))(_frozen(config), config.seed))
+    return audit(config, weights_lib.random(config, config.seed))
 
 
 def audit(config, weights, seed: int = 0, build: Callable | None = None) -> AuditReport:
@@ -100,8 +100,7 @@ def audit(config, weights, seed: int = 0, build: Callable | None = None) -> Audi
     """
     if build is None:
         build = functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
-    # Compiling is most of the audit's time, and its programs run a few times.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    quick = compilation_cache.quick()
     forward = jax.jit(lambda weights, tokens_RL: build(weights)(tokens_RL), compiler_options=quick)
     backward = jax.jit(functools.partial(reached, config, build), compiler_options=quick)
     return Auditor(config, forward, backward, seed).report(weights)
@@ -312,9 +311,3 @@ class Auditor:
         tokens[::2, 0] = vocabulary.BOS
         tokens[:, self.starts[1:]] = vocabulary.BOS
         return tokens
-
-
-def _frozen(config):
-    from ml_collections import FrozenConfigDict
-
-    return FrozenConfigDict(config)

@@ -79,7 +79,7 @@ def _sweep(lm: LanguageModel, streams) -> list[dict]:
     found = [point(None, lm)]
     if lm.config.model.entropy_head.weight == 0 or lm.config.patching.kind == "byte":
         return found
-    free = lm.override({"trigger.kind": "entropy", "trigger.gain": 0.0, "trigger.capacity": 1.0, "trigger.threshold": _NEVER})
+    free = lm.override({"trigger.kind": "entropy", "trigger.threshold": _NEVER})
     entropy = np.concatenate([p.entropy[~p.commit] for part in parts for p in free.positions(part)])
     share = len(entropy) / sum(map(len, parts))
     rates = [rate for rate in _SWEEP_RATES if rate < share]

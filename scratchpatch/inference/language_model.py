@@ -116,19 +116,26 @@ class LanguageModel:
 
         Fields are dotted names, given as a dict or as `**{'trigger.threshold': 1.0}`;
         an underscore pair stands for the dot in keywords: `trigger__threshold=1.0`.
+        A threshold that is named holds as it is: without a controller (gain 0)
+        and without a budget (capacity 1), unless those are named too.
 
         Raises:
           UserError: an unknown field, a bad value, or a change that needs other parameters.
         """
-        changes = dict(changes or {}) | {name.replace("__", "."): value for name, value in more.items()}
+        named = dict(changes or {}) | {name.replace("__", "."): value for name, value in more.items()}
+        changes = dict(named)
+        for section in ("patching", "trigger"):
+            if f"{section}.threshold" in named:
+                changes = {f"{section}.gain": 0.0, f"{section}.capacity": 1.0} | changes
         config = config_lib.from_flat(config_lib.flat(self.config))
         for name, value in changes.items():
             config_lib.set_field(config, name, value)
         config_lib.check(config)
-        _, weights = weights_lib.redefine(config, self.config, self.weights)
-        # Fixed thresholds are data: the compiled pass serves them all.
-        only_data = set(changes) <= {"trigger.threshold", "patching.threshold"}
-        return LanguageModel(config, weights, self.step, self._pass if only_data else None)
+        _, weights = weights_lib.redefine(config, self.weights, named=named)
+        # Thresholds are data: one compiled pass serves them all.
+        moved = config_lib.changed(self.config, config)
+        same_program = set(moved) <= {"trigger.threshold", "patching.threshold"}
+        return LanguageModel(config, weights, self.step, self._pass if same_program else None)
 
     def with_weights(self, weights: dict[str, Any], step: int) -> LanguageModel:
         """The same model at another moment of its training."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
+from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold
 from scratchpatch.parallel import rules
@@ -33,7 +34,7 @@ def init(config, seed: int | jax.Array):
 
 def random(config, seed: int):
     """`init`, compiled, on the first device."""
-    return jax.jit(functools.partial(init, config))(jnp.uint32(seed))
+    return jax.jit(functools.partial(init, config), compiler_options=compilation_cache.quick())(jnp.uint32(seed))
 
 
 def abstract(config):
@@ -59,11 +60,11 @@ def _shape(config: FrozenConfigDict):
     return nnx.split(nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0))), nnx.Param, Threshold)
 
 
-def redefine(config, old_config, weights):
+def redefine(config, weights, named=()):
     """(definition, weights) of another config on the same parameters.
 
-    A threshold follows the new config where it names another than the old one,
-    and stays as trained where it does not.
+    A threshold stays as trained, unless `named` (of 'patching.threshold' and
+    'trigger.threshold') says that the config names it anew.
 
     Raises:
       UserError: the new config has other parameters; names them.
@@ -79,6 +80,6 @@ def redefine(config, old_config, weights):
         )
     thresholds = dict(weights["thresholds"])
     for section in ("patching", "trigger"):
-        if config[section].threshold != old_config[section].threshold:
+        if f"{section}.threshold" in named:
             thresholds[f"{section}_threshold"] = jnp.float32(config[section].threshold)
     return definition, {"params": weights["params"], "thresholds": thresholds}

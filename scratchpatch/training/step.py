@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from scratchpatch import compilation_cache
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import rules
 from scratchpatch.training import loss as loss_lib
@@ -58,7 +59,8 @@ class Trainer:
     def init(self):
         """The state before step 0; the same numbers on every mesh."""
         with jax.set_mesh(self.mesh):
-            return jax.jit(self._initial, out_shardings=self.shardings)(jnp.uint32(self.config.seed))
+            initial = jax.jit(self._initial, out_shardings=self.shardings, compiler_options=compilation_cache.quick())
+            return initial(jnp.uint32(self.config.seed))
 
     def compile(self):
         """The step ahead of time: (state, batch, index) -> (state, sums); has memory_analysis()."""

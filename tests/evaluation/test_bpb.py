@@ -17,6 +17,7 @@ from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.vocabulary import BOS
 from tests import tiny
+from tests.evaluation.pieces import random_weights
 from tests.inference.models import WINDOW, language_model, some_bytes
 
 DOCUMENTS = (some_bytes(11), b"", bytes(range(100)), b"\xff", some_bytes(70, seed=1), b"")
@@ -135,7 +136,7 @@ def test_the_entropy_head_is_scored_where_there_is_one():
     nats = next(lm.positions(stream(data))).head_nats[:-1]
     assert found(data)["entropy_head_bpb"] == pytest.approx(nats.mean() / math.log(2), rel=1e-5)
     headless = tiny.config({"data.window": 8, "model.entropy_head.weight": 0.0, "trigger.kind": "none"})
-    plain = LanguageModel(headless, weights_lib.init(headless, 0))
+    plain = LanguageModel(headless, random_weights(weights_lib.abstract(headless)[1]))
     assert bpb.evaluate(plain, [stream(b"abc")])["entropy_head_bpb"] is None
     assert np.isnan(plain.segment(b"abc").entropy).all()
 

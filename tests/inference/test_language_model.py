@@ -163,13 +163,18 @@ def test_negative_wishes_are_refused(bad):
         language_model().generate(b"", **bad)
 
 
-def test_another_threshold_shares_the_compiled_pass():
+def test_a_named_threshold_holds_without_controller_and_budget_and_shares_one_compiled_pass():
     lm, data = language_model(), some_bytes(20)
     other = lm.override({"trigger.threshold": 100.0})
-    assert other._pass is lm._pass and other.step == 7
+    assert (other.config.trigger.gain, other.config.trigger.capacity, other.step) == (0.0, 1.0, 7)
     assert not other.segment(data).scratchpad.any()
-    assert lm.override(trigger__threshold=0.0).segment(data).scratchpad.sum() > lm.segment(data).scratchpad.sum() > 0
+    every = other.override(trigger__threshold=0.0)
+    assert every._pass is other._pass
+    assert (every.segment(data).scratchpad ^ every.segment(data).commit).all()
+    assert every.segment(data).scratchpad.sum() > lm.segment(data).scratchpad.sum() > 0
     assert lm.config.trigger.threshold == 4.0
+    kept = lm.override({"trigger.threshold": 0.0, "trigger.gain": 0.5, "trigger.capacity": 0.25})
+    assert (kept.config.trigger.gain, kept.config.trigger.capacity) == (0.5, 0.25)
     # Until its first scratchpad a document reads the same either way.
     first = np.flatnonzero(lm.segment(data).scratchpad)[0]
     assert (other.score(data)[: first + 1] == lm.score(data)[: first + 1]).all()

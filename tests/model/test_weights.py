@@ -37,7 +37,9 @@ def test_redefine_follows_a_changed_threshold_and_keeps_a_trained_one():
     old = tiny.config()
     made = weights.init(old, 0)
     made["thresholds"]["patching_threshold"] = np.float32(3.25)
-    _, changed = weights.redefine(tiny.config({"trigger.threshold": 0.5, "trigger.capacity": 1.0}), old, made)
+    _, changed = weights.redefine(
+        tiny.config({"trigger.threshold": 0.5, "trigger.capacity": 1.0}), made, named=["trigger.threshold"]
+    )
     assert changed["thresholds"] == {"patching_threshold": np.float32(3.25), "trigger_threshold": np.float32(0.5)}
     assert changed["params"] is made["params"]
 
@@ -45,4 +47,4 @@ def test_redefine_follows_a_changed_threshold_and_keeps_a_trained_one():
 def test_redefine_refuses_other_parameters_and_names_them():
     old = tiny.config()
     with pytest.raises(UserError, match=r"\['decoder'\]\['stack'\].*only patching"):
-        weights.redefine(tiny.config({"model.decoder.injection": "cross_attention"}), old, weights.init(old, 0))
+        weights.redefine(tiny.config({"model.decoder.injection": "cross_attention"}), weights.init(old, 0))
