@@ -76,7 +76,7 @@ FIELDS = (
     Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field].", _sources),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
-    Field("data.window", 1024, "bytes", "Length of one row of the stream.", _at_least(8)),
+    Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
     Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True),
     Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),
@@ -238,9 +238,9 @@ def _between_fields(c) -> list[str]:
         bad.append("model.decoder.injection = 'cross_attention' needs model.decoder.layers >= 1: use 'add'")
     if c.training.batch_rows % c.training.accumulation:
         bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
-    for section, kinds in (("patching", ("entropy_jump",)), ("trigger", ("entropy_jump",))):
+    for section in ("patching", "trigger"):
         s = c[section]
-        if s.kind in kinds and s.gain > 0 and s.threshold <= 0:
+        if s.kind in ("entropy", "entropy_jump") and s.gain > 0 and s.threshold <= 0:
             bad.append(f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)")
     if c.model.entropy_head.weight == 0 and reads_entropy(c):
         bad.append("model.entropy_head.weight = 0 leaves no entropy head, which the patchifier or trigger reads: raise it")

@@ -3,7 +3,7 @@
 Purpose: what 16-byte patches with scratchpads are measured against.
 Hardware: a pod of 64 or more accelerators.
 Expected time: not run; `account` gives the FLOPs.
-Expected number: 2.85 GFLOPs and 160 KiB of KV cache per byte at inference (account).
+Expected number: 2.86 GFLOPs and 160 KiB of KV cache per byte at inference (account).
 Command:
     scratchpatch account --config=experiments/scale/byte_1b.py
 """

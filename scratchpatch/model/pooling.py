@@ -32,7 +32,7 @@ class Pooling(nnx.Module):
         dtype = local.activation_dtype(config)
         self.kind, self.heads, self.limit = p.kind, p.heads, config_lib.patch_limit(config)
         self.norm = layers.norm(d, dtype, rngs)
-        if p.kind == "cross_attention":
+        if p.kind == "cross_attention" and self.limit > 1:
             self.q = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.k = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.v = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
