@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from scratchpatch import config as config_lib
 from scratchpatch import vocabulary
-from scratchpatch.kernels import staircase, window
+from scratchpatch.kernels import window
 from scratchpatch.model.layers import ffn_width
 
 TIERS = ("encoder", "entropy head", "pooling", "trunk", "decoder")
@@ -48,16 +48,19 @@ def useful(config, commits_per_byte: float, scratchpads_per_byte: float, window:
 
 
 def compiled(config, length: int) -> dict[str, float]:
-    """Forward FLOPs per byte by tier that the compiled program runs: every slot and key that a mask hides included."""
+    """Forward FLOPs per byte by tier that the compiled program runs: every slot and key that a mask hides included.
+
+    Of rows of more slots than `staircase.CHUNK`, an upper bound: there the
+    kernel leaves out blocks of commits that no slot of a chunk sees.
+    """
     m, (commits, scratchpads) = config.model, config_lib.slots(config, length)
     slots = commits + scratchpads
-    queries = slots if slots <= staircase.CHUNK else -(-slots // staircase.CHUNK) * staircase.CHUNK
     return _tiers(
         config,
         slots=slots / length,
         encoder_keys=_blocked(m.encoder.window, length),
         decoder_keys=_blocked(m.decoder.window, length),
-        trunk_keys=commits * queries / slots + 1,
+        trunk_keys=commits + 1,
         pool_keys=slots / length * config_lib.patch_limit(config),
     )
 
