@@ -1,5 +1,6 @@
 """The training loop: start or resume, dispatch step N, read the metrics of N-1."""
 
+import concurrent.futures
 import contextlib
 import json
 import math
@@ -86,7 +87,6 @@ class _Run:
     def run(self, stop: _Stop) -> None:
         steps = self.config.training.steps
         restored = self.checkpoints.restore_latest(self.trainer.abstract_state())
-        state = restored.state if restored else self.trainer.init()
         first = restored.step if restored else 0
         self.metrics.truncate(first)
         if first >= steps and restored:
@@ -94,8 +94,12 @@ class _Run:
             if not (self.workdir / "report.html").exists():  # killed after the last checkpoint
                 logging.info("report: %s", write_report(self.workdir))
             return
-        self._describe(state)
-        step = self.trainer.compile()
+        # Compiling the step takes about as long as all before it, and each keeps one core busy.
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            compiling = beside.submit(self.trainer.compile)
+            state = restored.state if restored else self.trainer.init()
+            self._describe(state)
+            step = compiling.result()
         memory = step.memory_analysis()
         if memory:
             live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
