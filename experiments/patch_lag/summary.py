@@ -68,7 +68,7 @@ def write(folder: Path, files: dict[tuple[str, int], Path]) -> None:
     order = lambda curve: [*curve[1:], curve[0]]  # noqa: E731  the 16th byte of a patch reads the new commit
     shown = ("p4_last", "p16_last", "p16_entropy_last", "p16_stride_last", "p16_random_last", "p16_every_last")
     curves = [Series(NAMES[v.removesuffix("_last")], offsets, order(study.curve(v) - study.curve("byte"))) for v in shown]
-    lag = figures.patch_lag(curves, y_label="BPB above the byte-level model at the same byte", name="lag-study")
+    lag = figures.patch_lag(curves, x_label="byte of a 16-byte patch (16: its commit)", y_label="BPB above the byte-level model at the same byte", name="lag-study")
     (folder / "patch_lag.svg").write_text(lag)
     points = lambda names: ([study.of(v, "flops_per_byte").mean() for v in names], [study.of(v, "bpb").mean() for v in names])  # noqa: E731
     plain, kinds = ["p16_last", "p8_last", "p4_last", "byte"], ("entropy", "stride", "random", "every")
@@ -94,7 +94,31 @@ def page(study: Study) -> str:
         "| variant | last_state | BPB | books | code | trunk calls/byte | trunk KV bytes/byte | MFLOPs/byte |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join(head + _rows(study) + ["", "![Patch-lag curves](patch_lag.svg)", "", "![BPB against compute](compute.svg)", ""] + _findings(study)) + "\n"
+    return "\n".join(head + _rows(study) + [""] + _in_short(study) + ["", "![Patch-lag curves](patch_lag.svg)", "", "![BPB against compute](compute.svg)", ""] + _findings(study)) + "\n"
+
+
+def _in_short(study: Study) -> list[str]:
+    """The three questions of the study, answered from its numbers."""
+    sparse = ("entropy", "stride", "random")
+    gap, left = (study.difference(v, "byte") for v in ("p16", "p16_every_last"))
+    carried = [study.difference(f"p16_{kind}_last", f"p16_{kind}") for kind in sparse]
+    equal = [study.at_equal_flops(f"p16_{kind}{suffix}", suffix) for kind in sparse for suffix in ("", "_last")]
+    used = [
+        study.results[f"p16_{kind}{suffix}", s]["without_scratchpads"]["bpb"] - study.results[f"p16_{kind}{suffix}", s]["bpb"]
+        for kind in sparse
+        for suffix in ("", "_last")
+        for s in study.seeds
+    ]
+    noise = lambda texts: f"{sum('within noise' in t for t in texts)} of {len(texts)} within noise"  # noqa: E731
+    return [
+        f"- **What patches of 16 bytes cost**: {gap}. With scratchpads at every byte and `last_state`: {left}.",
+        f"- **Does `last_state` carry over to sparse scratchpads?** With it against without, entropy, stride, random: {noise(carried)}.",
+        f"- **Do sparse scratchpads beat smaller patches at equal FLOPs, head included?** {noise(equal)}; none is a result in their favour."
+        if not any(t.startswith("-") and "noise" not in t for t in equal)
+        else f"- **Do sparse scratchpads beat smaller patches at equal FLOPs, head included?** {noise(equal)}; see below.",
+        f"- **How much do these models use their scratchpads?** Taking them away from the trained weights costs {min(used):+.4f} to {max(used):+.4f} BPB "
+        "where they are sparse: after so few bytes the local layers do nearly all of the work, and a small effect of lag can neither be shown nor excluded.",
+    ]
 
 
 def _rows(study: Study) -> list[str]:

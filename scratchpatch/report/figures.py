@@ -99,8 +99,13 @@ def loss_curves(
     return _svg(name, draw, "Loss curves: bits per byte against training steps")
 
 
-def patch_lag(curves: Sequence[Series], y_label: str = "bits per byte", name: str = "patch-lag") -> str:
-    """BPB, or what `y_label` says, against the bytes since the last commit.
+def patch_lag(
+    curves: Sequence[Series],
+    x_label: str = "bytes since the last commit",
+    y_label: str = "bits per byte",
+    name: str = "patch-lag",
+) -> str:
+    """BPB, or what `y_label` says, against the bytes since the last commit, or what `x_label` says.
 
     A curve of one point (a byte-level model, which has no other offset) is
     drawn as a dashed level.
@@ -112,7 +117,7 @@ def patch_lag(curves: Sequence[Series], y_label: str = "bits per byte", name: st
                 axes.axhline(one.y[0], color=_colour(index), linestyle=(0, (4, 3)), label=one.label)
             else:
                 axes.plot(one.x, one.y, color=_colour(index), marker=_marker(index), label=one.label)
-        axes.set_xlabel("bytes since the last commit")
+        axes.set_xlabel(x_label)
         axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
         axes.xaxis.set_major_locator(_ticks())
 
