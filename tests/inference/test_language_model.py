@@ -173,7 +173,7 @@ def test_a_named_threshold_holds_without_controller_and_budget_and_shares_one_co
     assert (every.segment(data).scratchpad ^ every.segment(data).commit).all()
     assert every.segment(data).scratchpad.sum() > lm.segment(data).scratchpad.sum() > 0
     assert lm.config.trigger.threshold == 4.0
-    kept = lm.override({"trigger.threshold": 0.0, "trigger.gain": 0.5, "trigger.capacity": 0.25})
+    kept = lm.override({"trigger.threshold": 0.1, "trigger.gain": 0.5, "trigger.capacity": 0.25})
     assert (kept.config.trigger.gain, kept.config.trigger.capacity) == (0.5, 0.25)
     # Until its first scratchpad a document reads the same either way.
     first = np.flatnonzero(lm.segment(data).scratchpad)[0]
