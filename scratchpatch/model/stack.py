@@ -51,5 +51,6 @@ class Stack(nnx.Module):
             return apply(nnx.merge(definition, layer_parameters), x), None
 
         if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+            # XLA inlines a scan of one layer, and would then share what is to be recomputed.
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=self.layers == 1 or _UNROLL)
         return jax.lax.scan(body, x, parameters, unroll=self.layers if _UNROLL else 1)[0]

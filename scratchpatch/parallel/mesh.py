@@ -27,10 +27,17 @@ def make(config, devices=None) -> Mesh:
     if math.prod(sizes) > len(devices):
         named = " x ".join(f"mesh.{a}={s}" for a, s in zip(AXES, sizes, strict=True))
         raise UserError(f"{named} wants {math.prod(sizes)} devices; there are {len(devices)}")
-    rows, shards = config.training.batch_rows // config.training.accumulation, sizes[0] * sizes[1]
+    rows, shards = config.training.batch_rows, sizes[0] * sizes[1]
     if rows % shards:
-        raise UserError(
-            f"training.batch_rows / training.accumulation = {rows} is not divisible by mesh.data x mesh.fsdp = {shards}"
-        )
+        raise UserError(f"training.batch_rows = {rows} is not divisible by mesh.data x mesh.fsdp = {shards}")
     devices = devices[: math.prod(sizes)]
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def parts(config, mesh: Mesh) -> int:
+    """Parts that a step's rows are computed in: `training.accumulation`, or as many as leave every device a row.
+
+    On more devices fewer parts hold as little; the step's result does not depend on them.
+    """
+    rows = config.training.batch_rows // (mesh.shape["data"] * mesh.shape["fsdp"])
+    return math.gcd(rows, config.training.accumulation)

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import compilation_cache
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import rules
 from scratchpatch.training import loss as loss_lib
 from scratchpatch.training import optimizer as optimizer_lib
@@ -41,9 +42,9 @@ class Trainer:
             ),
             "step": everywhere,
         }
-        part_rows = config.training.batch_rows // config.training.accumulation
+        parts = mesh_lib.parts(config, mesh)
         names = (None, "rows", None)
-        shape = (config.training.accumulation, part_rows, config.data.window + 1)
+        shape = (parts, config.training.batch_rows // parts, config.data.window + 1)
         self.batch = jax.ShapeDtypeStruct(
             shape, jnp.int32, sharding=NamedSharding(mesh, rules.spec(names, shape, mesh, "training.batch_rows"))
         )
@@ -52,9 +53,7 @@ class Trainer:
     def abstract_state(self):
         """The state as ShapeDtypeStructs with shardings, to restore into."""
         state = jax.eval_shape(self._initial, jnp.uint32(0))
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings
-        )
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings)
 
     def init(self):
         """The state before step 0; the same numbers on every mesh."""
