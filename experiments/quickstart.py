@@ -2,7 +2,7 @@
 
 Purpose: see the whole chain work on any machine, with nothing downloaded.
 Hardware: 2 CPU cores, 1 GB of memory.
-Expected time: 5 minutes on 2 cores, evaluation included.
+Expected time: 3 to 5 minutes on 2 cores, evaluation included.
 Expected number: 2.21 BPB on the validation split (2.48 on the first 32 kB of
 each source, which the training log shows).
 Command:

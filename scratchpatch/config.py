@@ -38,6 +38,10 @@ def _any(_):
     return None
 
 
+def _sizes(value) -> str | None:
+    return None if all(type(n) is int and 2 <= n <= 16 for n in value) else "must hold whole numbers from 2 to 16, such as (3, 4, 5)"
+
+
 def _sources(value) -> str | None:
     for item in value:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -65,9 +69,11 @@ class Field:
     free: bool = False
 
 
-PATCHIFIERS = ("byte", "fixed", "whitespace", "entropy", "entropy_jump")
+ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
+PATCHIFIERS = ("byte", "fixed", "whitespace", *ENTROPY_PATCHIFIERS)
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "every")
-POOLINGS = ("mean", "cross_attention", "last")
+POOLINGS = ("mean", "cross_attention", "last", "max_query")
+TRUNKS = ("transformer", "none")
 INJECTIONS = ("add", "cross_attention")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
@@ -84,28 +90,45 @@ FIELDS = (
     Field("model.d_byte", 256, "", "Width of the byte states (encoder, entropy head, decoder).", _at_least(2)),
     Field("model.ffn_multiplier", 8 / 3, "", "Width of a SwiGLU block over the model width, rounded up to a multiple of 16.", _between(0.25, 16)),
     Field("model.rope_theta", 10000.0, "", "Base of the rotary position embedding.", _at_least(1.0)),
+    Field("model.norm_eps", 1e-6, "", "Added to the mean square in every RMSNorm.", _between(0.0, 1.0)),
+    Field("model.cross_residual", 1, "times", "How often max_query pooling and the decoder's cross-attention add their input; 2 as in BLT's code.", _between(1, 2)),
+    Field("model.encoder.ngrams", (), "bytes", "Sizes of the hashed n-grams whose embeddings are added to a byte's; BLT: (3, 4, 5, 6, 7, 8).", _sizes),
+    Field("model.encoder.ngram_rows", 50_000, "rows", "Rows of the embedding table of one n-gram size and hash function.", _between(1, 2_000_000)),
+    Field("model.encoder.ngram_functions", 1, "functions", "Hash functions per n-gram size.", _between(1, 11)),
     Field("model.encoder.layers", 1, "layers", "Byte encoder depth; 0 leaves the byte embedding.", _at_least(0)),
     Field("model.encoder.window", 128, "bytes", "Bytes that one byte sees in a local layer of the encoder and the entropy head, itself included.", _at_least(1)),
     Field("model.encoder.heads", 4, "heads", "Attention heads of the encoder and the entropy head.", _at_least(1)),
     Field("model.entropy_head.layers", 2, "layers", "Layers between the encoder and the entropy head's logits (paper, app. B.3: 2).", _at_least(0)),
     Field("model.entropy_head.weight", 1.0, "", "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained.", _at_least(0.0)),
     Field("model.entropy_head.stop_gradient", True, "", "Keep the entropy head's gradient out of the encoder.", _any),
-    Field("model.pooling.kind", "cross_attention", "", "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last.", _one_of(*POOLINGS)),
+    Field("model.entropy_model.layers", 0, "layers", "Depth of a separate, frozen byte model whose entropies the decisions read (BLT); 0: they read the entropy head's.", _at_least(0)),
+    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _any),
+    Field("model.entropy_model.d_byte", 256, "", "Width of the entropy model.", _at_least(2)),
+    Field("model.entropy_model.heads", 4, "heads", "Attention heads of the entropy model.", _at_least(1)),
+    Field("model.entropy_model.window", 512, "bytes", "Bytes that one byte sees in a layer of the entropy model, itself included.", _at_least(1)),
+    Field("model.entropy_model.ffn_multiplier", 8 / 3, "", "As model.ffn_multiplier.", _between(0.25, 16)),
+    Field("model.entropy_model.rope_theta", 10000.0, "", "As model.rope_theta.", _at_least(1.0)),
+    Field("model.entropy_model.norm_eps", 1e-6, "", "As model.norm_eps.", _between(0.0, 1.0)),
+    Field("model.pooling.kind", "cross_attention", "", "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query (several queries from the maximum; BLT).", _one_of(*POOLINGS)),
+    Field("model.pooling.queries", 2, "queries", "Queries of max_query pooling per slot (BLT's k); their results are joined.", _at_least(1)),
     Field("model.pooling.last_state", True, "", "Add a projection of the slot's last byte state.", _any),
     Field("model.pooling.heads", 4, "heads", "Heads of the pooling cross-attention.", _at_least(1)),
-    Field("model.trunk.kind", "transformer", "", "The global model over slots.", _one_of("transformer")),
+    Field("model.trunk.kind", "transformer", "", "The global model over slots; none: encoder and decoder alone, a plain byte model such as BLT's entropy model.", _one_of(*TRUNKS)),
     Field("model.trunk.layers", 8, "layers", "Trunk depth.", _at_least(1)),
     Field("model.trunk.d_model", 512, "", "Trunk width.", _at_least(2)),
     Field("model.trunk.heads", 8, "heads", "Trunk query heads.", _at_least(1)),
     Field("model.trunk.kv_heads", 0, "heads", "Trunk key and value heads; 0: as many as query heads.", _at_least(0)),
+    Field("model.trunk.final_norm", True, "", "Normalise the trunk's result (BLT does not).", _any),
     Field("model.decoder.layers", 2, "layers", "Decoder depth; 0 goes from the joined state straight to the logits.", _at_least(0)),
     Field("model.decoder.window", 128, "bytes", "Bytes that one byte sees in a decoder layer, itself included.", _at_least(1)),
     Field("model.decoder.heads", 4, "heads", "Attention heads of the decoder.", _at_least(1)),
     Field("model.decoder.injection", "add", "", "How the trunk's context joins the byte states: add (projected, at the input) or cross_attention (in every layer).", _one_of(*INJECTIONS)),
     Field("model.decoder.context_vectors", 2, "vectors", "Keys that one slot offers to the decoder's cross-attention (BLT's k).", _at_least(1)),
     Field("patching.kind", "fixed", "", "Where patches end.", _one_of(*PATCHIFIERS)),
-    Field("patching.patch_bytes", 16, "bytes", "Patch size of fixed; target mean size of entropy and entropy_jump.", _at_least(1)),
+    Field("patching.patch_bytes", 16, "bytes", "Patch size of fixed; target mean size of the entropy patchifiers.", _at_least(1)),
     Field("patching.threshold", 1.335, "nats", "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _any),
+    Field("patching.jump", 0.0, "nats", "Under entropy_and_jump, a patch also needs its entropy to rise by more than this.", _any),
+    Field("patching.commit_bos", False, "", "A document's BOS is a patch of its own, and jumps count from its second byte (BLT); needs patching.capacity = 1.", _any),
     Field("patching.gain", 0.0, "log nats/byte", "Rate controller of the entropy patchifiers; 0: a fixed threshold.", _between(0.0, 1.0)),
     Field("patching.max_patch_bytes", 64, "bytes", "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads.", _at_least(1)),
     Field("patching.capacity", 0.0, "commits/byte", "Budget of commits; 0: what the kind needs.", _between(0.0, 1.0)),
@@ -124,6 +147,7 @@ FIELDS = (
     Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),
     Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _at_least(0), free=True),
     Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best.", _at_least(1), free=True),
+    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _any),
     Field("training.allow_leak", False, "", "Train although the causality audit failed; every metric then says INVALID.", _any),
     Field("optimizer.learning_rate", 2e-3, "", "Peak learning rate of AdamW.", _at_least(0.0)),
     Field("optimizer.warmup_steps", 50, "steps", "Linear warm-up.", _at_least(0)),
@@ -228,6 +252,7 @@ def _between_fields(c) -> list[str]:
         ("model.decoder.heads", c.model.d_byte, c.model.decoder.heads),
         ("model.pooling.heads", c.model.d_byte, c.model.pooling.heads),
         ("model.trunk.heads", c.model.trunk.d_model, c.model.trunk.heads),
+        ("model.entropy_model.heads", c.model.entropy_model.d_byte, c.model.entropy_model.heads),
     ):
         if width % heads or (width // heads) % 2:
             bad.append(f"{name} = {heads} must divide the width {width} into even head widths (RoPE turns pairs)")
@@ -240,10 +265,23 @@ def _between_fields(c) -> list[str]:
         bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
     for section in ("patching", "trigger"):
         s = c[section]
-        if s.kind in ("entropy", "entropy_jump") and s.gain > 0 and s.threshold <= 0:
+        if s.kind in ENTROPY_PATCHIFIERS and s.gain > 0 and s.threshold <= 0:
             bad.append(f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)")
-    if c.model.entropy_head.weight == 0 and reads_entropy(c):
-        bad.append("model.entropy_head.weight = 0 leaves no entropy head, which the patchifier or trigger reads: raise it")
+    if c.model.entropy_head.weight == 0 and c.model.entropy_model.layers == 0 and reads_entropy(c):
+        bad.append(
+            "model.entropy_head.weight = 0 leaves no entropy head, which the patchifier or trigger reads: "
+            "raise it, or name a model.entropy_model"
+        )
+    if c.patching.commit_bos and commit_capacity(c) < 1:
+        bad.append("patching.commit_bos needs patching.capacity = 1.0: a smaller budget cannot pay for a patch of one BOS")
+    if c.model.trunk.kind == "none":
+        if c.trigger.kind != "none":
+            bad.append("model.trunk.kind = 'none' runs no trunk that trigger.kind could refresh: set trigger.kind = 'none'")
+        if c.model.entropy_head.weight > 0:
+            bad.append("model.trunk.kind = 'none' has no use for an entropy head: set model.entropy_head.weight = 0")
+        if c.model.decoder.injection != "add":
+            bad.append("model.trunk.kind = 'none' gives the decoder no context to attend to: set model.decoder.injection = 'add'")
+        return bad
     if patch_limit(c) > c.data.window:
         name = "patching.patch_bytes" if c.patching.kind == "fixed" else "patching.max_patch_bytes"
         bad.append(f"{name} = {patch_limit(c)} does not fit data.window = {c.data.window}: lower it")
@@ -253,9 +291,23 @@ def _between_fields(c) -> list[str]:
 
 
 def reads_entropy(config) -> bool:
-    """Whether any decision needs the entropy head."""
-    kinds = ("entropy", "entropy_jump")
+    """Whether any decision needs the entropy head or the entropy model."""
+    if config.model.trunk.kind == "none":
+        return False
+    kinds = ENTROPY_PATCHIFIERS
     return config.patching.kind in kinds or (config.patching.kind != "byte" and config.trigger.kind in kinds)
+
+
+def entropy_model(config) -> ml_collections.ConfigDict:
+    """The config of the separate entropy model: one that trains it alone has these model fields."""
+    e, found = config.model.entropy_model, default()
+    found.data.window, found.training.dtype, found.training.remat = config.data.window, config.training.dtype, "none"
+    m = found.model
+    m.d_byte, m.ffn_multiplier, m.rope_theta, m.norm_eps = e.d_byte, e.ffn_multiplier, e.rope_theta, e.norm_eps
+    m.encoder.layers, m.encoder.heads, m.encoder.window = e.layers, e.heads, e.window
+    m.entropy_head.weight, m.trunk.kind, m.decoder.layers = 0.0, "none", 0
+    found.trigger.kind = "none"
+    return found
 
 
 def patch_limit(config) -> int:
@@ -275,6 +327,7 @@ def commit_capacity(config) -> Fraction:
         "whitespace": Fraction(1, 3),
         "entropy": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
         "entropy_jump": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
+        "entropy_and_jump": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
     }[p.kind]
     return _fraction(p.capacity) if p.capacity else automatic
 
@@ -300,6 +353,8 @@ def _fraction(value: float) -> Fraction:
 def slots(config, window: int | None = None) -> tuple[int, int]:
     """Static sizes (commits P, scratchpads S) of one row of `window` bytes."""
     window = window or config.data.window
+    if config.model.trunk.kind == "none":
+        return 0, 0
     return (
         max(int(commit_capacity(config) * window), 1),
         int(scratchpad_capacity(config) * window),

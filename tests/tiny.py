@@ -122,15 +122,15 @@ def _with_gradient(key: str):
     made = config_lib.from_flat(json.loads(key))
     definition, _ = weights_lib.abstract(made)
 
-    def value(params, thresholds, tokens_BM):
-        output = weights_lib.merge(definition, {"params": params, "thresholds": thresholds})(tokens_BM[:, :-1])
+    def value(params, w, tokens_BM):
+        output = weights_lib.merge(definition, {**w, "params": params})(tokens_BM[:, :-1])
         nats_BL = loss_lib.nats(output.logits_BLV, tokens_BM[:, 1:])
         if output.head_logits_BLV is not None:
             nats_BL += loss_lib.nats(output.head_logits_BLV, tokens_BM[:, 1:])
         return nats_BL.mean(), output
 
     gradient = jax.grad(value, has_aux=True)
-    return jax.jit(lambda w, tokens_BM: gradient(w["params"], w["thresholds"], tokens_BM), compiler_options=QUICK)
+    return jax.jit(lambda w, tokens_BM: gradient(w["params"], w, tokens_BM), compiler_options=QUICK)
 
 
 @functools.lru_cache
@@ -166,7 +166,7 @@ def with_gradient(made):
 def with_thresholds(w, **thresholds):
     """Weights with other thresholds: `patching` or `trigger`, in nats."""
     new = {f"{name}_threshold": jnp.float32(value) for name, value in thresholds.items()}
-    return {"params": w["params"], "thresholds": {**w["thresholds"], **new}}
+    return {**w, "thresholds": {**w["thresholds"], **new}}
 
 
 def decide(made, tokens_BL, entropy_BL, **thresholds) -> layout.Layout:

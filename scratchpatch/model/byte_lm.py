@@ -31,8 +31,10 @@ class Output:
     """What one pass gives.
 
     logits_BLV: float32, of the byte after each position. head_logits_BLV: the
-    entropy head's, or None. entropy_BL: nats, or None. pooled_BND, trunk_BND:
-    slot states before and after the trunk. hidden_BLd: the encoder's states.
+    entropy head's, or None. entropy_BL: nats, that decisions read; of the
+    logits themselves without a trunk; or None. pooled_BND, trunk_BND: slot
+    states before and after the trunk; None without one. hidden_BLd: the
+    encoder's states.
     """
 
     logits_BLV: jax.Array
@@ -40,40 +42,59 @@ class Output:
     entropy_BL: jax.Array | None
     layout: layout.Layout
     hidden_BLd: jax.Array
-    pooled_BND: jax.Array
-    trunk_BND: jax.Array
+    pooled_BND: jax.Array | None
+    trunk_BND: jax.Array | None
 
 
 class ByteLM(nnx.Module):
-    """Encoder, entropy head, patchifier and trigger, pooling, trunk, decoder.
+    """Encoder, entropy head or model, patchifier and trigger, pooling, trunk, decoder.
 
-    The entropy head exists where `model.entropy_head.weight` > 0.
+    The entropy head exists where `model.entropy_head.weight` > 0, the entropy
+    model, itself a ByteLM without a trunk, where `model.entropy_model.layers`
+    > 0. Decisions read the model's entropies if there is one, else the head's.
     """
 
     def __init__(self, config, *, rngs: nnx.Rngs):
         self.config = FrozenConfigDict(config)
         # A key per part: models that differ in one part begin equal in the others.
-        encoder, head, pooling, trunk, decoder = (nnx.Rngs(params=k) for k in jax.random.split(rngs.params(), 5))
+        key = rngs.params()
+        encoder, head, pooling, trunk, decoder = (nnx.Rngs(params=k) for k in jax.random.split(key, 5))
         self.encoder = Encoder(config, encoder)
+        self.decoder = Decoder(config, decoder)
+        if config.model.trunk.kind == "none":
+            return
         self.entropy_head = EntropyHead(config, head) if config.model.entropy_head.weight > 0 else None
+        self.entropy_model = None
+        if config.model.entropy_model.layers > 0:
+            own = nnx.Rngs(params=jax.random.fold_in(key, 0))
+            self.entropy_model = ByteLM(config_lib.entropy_model(config), rngs=own)
         self.pooling = Pooling(config, pooling)
         self.trunk = Trunk(config, trunk)
-        self.decoder = Decoder(config, decoder)
         thresholds = layout.initial_thresholds(config)
         self.patching_threshold = Threshold(thresholds.patching)
         self.trigger_threshold = Threshold(thresholds.trigger)
 
-    def __call__(self, tokens_BL: jax.Array, probe_BLd: jax.Array | None = None) -> Output:
+    def __call__(
+        self, tokens_BL: jax.Array, probe_BLd: jax.Array | None = None, entropy_BL: jax.Array | None = None
+    ) -> Output:
         """Logits of the token after each position.
 
         Args:
           tokens_BL: int32 [B, L], bytes, BOS and PAD.
           probe_BLd: added to the byte embedding; for gradients by position.
+          entropy_BL: float32 [B, L], nats, computed before; None: computed here.
         """
         start_BL = documents.starts(tokens_BL)
         h_BLd = self.encoder(tokens_BL, start_BL, probe_BLd)
+        if self.config.model.trunk.kind == "none":
+            logits_BLV = self.decoder(h_BLd, None, None, start_BL)
+            none = layout.nothing(tokens_BL)
+            return Output(logits_BLV, None, jax.lax.stop_gradient(entropy(logits_BLV)), none, h_BLd, None, None)
         head_logits_BLV = None if self.entropy_head is None else self.entropy_head(h_BLd, start_BL)
-        entropy_BL = None if head_logits_BLV is None else jax.lax.stop_gradient(entropy(head_logits_BLV))
+        if entropy_BL is None and self.entropy_model is not None:
+            entropy_BL = self.entropy_model(tokens_BL).entropy_BL
+        elif entropy_BL is None and head_logits_BLV is not None:
+            entropy_BL = jax.lax.stop_gradient(entropy(head_logits_BLV))
         decisions = layout.decide(self.config, tokens_BL, entropy_BL, self.thresholds())
         commits, _ = config_lib.slots(self.config, tokens_BL.shape[1])
         pooled_BND = self.pooling(h_BLd, decisions.slots)

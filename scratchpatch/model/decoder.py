@@ -15,12 +15,12 @@ from scratchpatch.model.stack import Stack
 
 
 class CrossAttention(nnx.Module):
-    """A byte reads the k vectors of its context slot."""
+    """A byte reads the k vectors of its context slot; its own state is added `residual` times."""
 
-    def __init__(self, d: int, heads: int, out_scale: float, dtype, rngs: nnx.Rngs):
-        self.heads = heads
-        self.norm = layers.norm(d, dtype, rngs)
-        self.context_norm = layers.norm(d, dtype, rngs)
+    def __init__(self, d: int, heads: int, residual: int, eps: float, out_scale: float, dtype, rngs: nnx.Rngs):
+        self.heads, self.residual = heads, residual
+        self.norm = layers.norm(d, eps, dtype, rngs)
+        self.context_norm = layers.norm(d, eps, dtype, rngs)
         self.q = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
         self.k = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
         self.v = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
@@ -36,7 +36,7 @@ class CrossAttention(nnx.Module):
         logits = jnp.einsum("blhk,blchk->blhc", q_BLHK, k_BLkHK, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits * q_BLHK.shape[-1] ** -0.5, axis=-1).astype(x_BLd.dtype)
         out_BLd = jnp.einsum("blhc,blchk->blhk", weights, v_BLkHK).reshape(x_BLd.shape)
-        return x_BLd + self.o(out_BLd)
+        return self.residual * x_BLd + self.o(out_BLd)
 
 
 class CrossBlock(nnx.Module):
@@ -44,14 +44,13 @@ class CrossBlock(nnx.Module):
 
     def __init__(self, config, dtype, rngs: nnx.Rngs):
         m, t = config.model, config.model.decoder
-        self.cross = CrossAttention(m.d_byte, t.heads, (2 * t.layers) ** -0.5, dtype, rngs)
-        self.block = layers.Block(
-            m.d_byte, t.heads, t.heads, "local_inner", m.ffn_multiplier, m.rope_theta, t.layers, dtype, rngs
-        )
+        out_scale = (2 * t.layers) ** -0.5
+        self.cross = CrossAttention(m.d_byte, t.heads, m.cross_residual, m.norm_eps, out_scale, dtype, rngs)
+        self.block = layers.Block(m, m.d_byte, t.heads, t.heads, "local_inner", t.layers, dtype, rngs)
 
 
 class Decoder(nnx.Module):
-    """Context of the latest slot joined to the byte states, window layers, logits.
+    """Context of the latest slot, if there is a trunk, joined to the byte states; window layers, logits.
 
     add: the context, projected, is added at the input. cross_attention: every
     layer reads the slot's k vectors (BLT, arXiv 2412.09871, section 3.3).
@@ -63,18 +62,23 @@ class Decoder(nnx.Module):
         dtype = local.activation_dtype(config)
         self.vectors = t.context_vectors if t.injection == "cross_attention" else 0
         self.window = t.window
-        self.null = nnx.Param(jax.random.normal(rngs.params(), (m.trunk.d_model,), jnp.float32) * 0.02)
+        self.trunkless = m.trunk.kind == "none"
+        if not self.trunkless:
+            self.null = nnx.Param(jax.random.normal(rngs.params(), (m.trunk.d_model,), jnp.float32) * 0.02)
         if self.vectors:
             out = self.vectors * m.d_byte
             self.context = layers.linear(m.trunk.d_model, out, ("width", "local_inner"), dtype, rngs)
             self.stack = Stack(lambda rngs: CrossBlock(config, dtype, rngs), t.layers, config.training.remat, rngs)
         else:
-            self.context = layers.linear(m.trunk.d_model, m.d_byte, ("width", "local_inner"), dtype, rngs)
+            if not self.trunkless:
+                self.context = layers.linear(m.trunk.d_model, m.d_byte, ("width", "local_inner"), dtype, rngs)
             self.stack = local.LocalStack(config, t.layers, t.heads, t.window, dtype, rngs)
-        self.logits = Logits(m.d_byte, dtype, rngs)
+        self.logits = Logits(m.d_byte, m.norm_eps, dtype, rngs)
 
     def __call__(self, h_BLd, z_BND, index_BL, start_BL) -> jax.Array:
         """Logits [B, L, V] from byte states, slot states and each byte's slot (N: null)."""
+        if self.trunkless:
+            return self.logits(self.stack(h_BLd, start_BL))
         null_B1D = jnp.broadcast_to(self.null.astype(z_BND.dtype), (z_BND.shape[0], 1, z_BND.shape[2]))
         c_BNd = self.context(jnp.concatenate([z_BND, null_B1D], axis=1))
         if not self.vectors:

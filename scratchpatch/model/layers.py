@@ -22,8 +22,16 @@ def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs,
     return nnx.Linear(d_in, d_out, use_bias=False, kernel_init=init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
 
 
-def norm(d: int, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    return nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+def embedding(rows: int, d: int, deviation: float, dtype, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of `rows` vectors, normal with standard deviation `deviation`."""
+    init = nnx.with_metadata(
+        nnx.initializers.truncated_normal(deviation), sharding_names=("vocabulary", "width"), eager_sharding=False
+    )
+    return nnx.Embed(rows, d, embedding_init=init, param_dtype=jnp.float32, dtype=dtype, rngs=rngs)
+
+
+def norm(d: int, eps: float, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    return nnx.RMSNorm(d, epsilon=eps, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
 
 
 def rope(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
@@ -74,14 +82,19 @@ class SwiGLU(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block; local tiers and trunk differ only in `attend`."""
+    """Pre-norm transformer block; local tiers and trunk differ only in `attend`.
 
-    def __init__(self, d, heads, kv_heads, inner, ffn_multiplier, theta, layers, dtype, rngs):
+    Args:
+      model: the config's section, for what all tiers share.
+      layers: of the stack that it is one of: result projections shrink with it.
+    """
+
+    def __init__(self, model, d: int, heads: int, kv_heads: int, inner: str, layers: int, dtype, rngs: nnx.Rngs):
         out_scale = (2 * layers) ** -0.5
-        self.attention_norm = norm(d, dtype, rngs)
-        self.attention = Attention(d, heads, kv_heads, inner, theta, out_scale, dtype, rngs)
-        self.ffn_norm = norm(d, dtype, rngs)
-        self.ffn = SwiGLU(d, ffn_width(d, ffn_multiplier), inner, out_scale, dtype, rngs)
+        self.attention_norm = norm(d, model.norm_eps, dtype, rngs)
+        self.attention = Attention(d, heads, kv_heads, inner, model.rope_theta, out_scale, dtype, rngs)
+        self.ffn_norm = norm(d, model.norm_eps, dtype, rngs)
+        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), inner, out_scale, dtype, rngs)
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
         x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)

@@ -27,9 +27,7 @@ class LocalStack(nnx.Module):
         m = config.model
         self.window = window
         self.stack = Stack(
-            lambda rngs: layers.Block(
-                m.d_byte, heads, heads, "local_inner", m.ffn_multiplier, m.rope_theta, depth, dtype, rngs
-            ),
+            lambda rngs: layers.Block(m, m.d_byte, heads, heads, "local_inner", depth, dtype, rngs),
             depth,
             config.training.remat,
             rngs,

@@ -16,8 +16,8 @@ _TARGET_V = np.arange(vocabulary.ROWS) <= vocabulary.BOS
 class Logits(nnx.Module):
     """Norm and projection; float32 logits, -1e30 where no token can stand."""
 
-    def __init__(self, d: int, dtype, rngs: nnx.Rngs):
-        self.norm = layers.norm(d, dtype, rngs)
+    def __init__(self, d: int, eps: float, dtype, rngs: nnx.Rngs):
+        self.norm = layers.norm(d, eps, dtype, rngs)
         self.projection = layers.linear(d, vocabulary.ROWS, ("width", "vocabulary"), dtype, rngs, scale=0.1)
 
     def __call__(self, x_BLd) -> jax.Array:

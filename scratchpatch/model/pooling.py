@@ -1,7 +1,7 @@
 """Pooling: one vector per slot from the bytes of its patch so far (DESIGN 3.7).
 
 Legend: B rows, L byte positions, N slots, M bytes of a patch at most, d byte
-width, D trunk width, H heads, K head width.
+width, D trunk width, H heads, K head width, k vectors of a slot.
 """
 
 import jax
@@ -19,10 +19,12 @@ def take(x_BLd: jax.Array, index_BN: jax.Array) -> jax.Array:
 
 
 class Pooling(nnx.Module):
-    """`mean`, `cross_attention` (the mean as query over the patch's bytes) or `last`.
+    """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last` or `max_query`.
 
     cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are
-    our choice. last_state (ours): a projection of the slot's last byte state is
+    our choice. max_query: BLT (arXiv 2412.09871, section 3.2.2): queries from
+    the maximum of the states over the patch, their results joined; the states
+    themselves are not normalised first. last_state (ours): a projection of the slot's last byte state is
     added, since a pooled vector forgets which byte it stands at. Of a patch
     longer than M bytes, the last M are read.
     """
@@ -31,43 +33,62 @@ class Pooling(nnx.Module):
         p, d, trunk = config.model.pooling, config.model.d_byte, config.model.trunk.d_model
         dtype = local.activation_dtype(config)
         self.kind, self.heads, self.limit = p.kind, p.heads, config_lib.patch_limit(config)
-        self.norm = layers.norm(d, dtype, rngs)
-        if p.kind == "cross_attention" and self.limit > 1:
+        self.vectors = p.queries if p.kind == "max_query" else 1
+        self.norm = layers.norm(d, config.model.norm_eps, dtype, rngs)
+        if p.kind == "max_query":
+            self.residual = config.model.cross_residual
+            self.queries = layers.linear(d, self.vectors * d, ("width", "local_inner"), dtype, rngs)
+            self.query_norm = layers.norm(d, config.model.norm_eps, dtype, rngs)
+        if p.kind == "max_query" or (p.kind == "cross_attention" and self.limit > 1):
             self.q = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.k = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.v = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.o = layers.linear(d, d, ("local_inner", "width"), dtype, rngs)
-        self.projection = layers.linear(d, trunk, ("width", "trunk_inner"), dtype, rngs)
-        self.last = layers.linear(d, trunk, ("width", "trunk_inner"), dtype, rngs) if p.last_state else None
+        # As BLT: queries that fill the trunk's width go there as they are.
+        fills = p.kind == "max_query" and self.vectors * d == trunk
+        names = ("width", "trunk_inner")
+        self.projection = None if fills else layers.linear(self.vectors * d, trunk, names, dtype, rngs)
+        self.last = layers.linear(d, trunk, names, dtype, rngs) if p.last_state else None
 
     def __call__(self, h_BLd, slots) -> jax.Array:
-        h_BLd = self.norm(h_BLd)
+        raw_BLd, h_BLd = h_BLd, self.norm(h_BLd)
         last_BNd = take(h_BLd, slots.end_BN)
-        if self.kind == "last" or self.limit == 1:
+        if self.kind == "last" or (self.limit == 1 and self.kind != "max_query"):
             pooled_BNd = last_BNd
         else:
             index_BNM = slots.end_BN[..., None] - jnp.arange(self.limit, dtype=jnp.int32)
             inside_BNM = index_BNM >= slots.start_BN[..., None]
             index_BNM = jnp.maximum(index_BNM, 0)
             # The gathered windows are the largest temporary: recomputed, not kept.
-            pooled_BNd = jax.checkpoint(self._pool, prevent_cse=False)(h_BLd, index_BNM, inside_BNM)
-        x_BND = self.projection(pooled_BNd)
+            pool = self._pool_by_maximum if self.kind == "max_query" else self._pool
+            pooled_BNd = jax.checkpoint(pool, prevent_cse=False)(raw_BLd, h_BLd, index_BNM, inside_BNM)
+        x_BND = pooled_BNd if self.projection is None else self.projection(pooled_BNd)
         if self.last is not None:
             x_BND = x_BND + self.last(last_BNd)
         return constrain(x_BND, "rows", None, None)
 
-    def _pool(self, h_BLd, index_BNM, inside_BNM) -> jax.Array:
+    def _pool_by_maximum(self, raw_BLd, h_BLd, index_BNM, inside_BNM) -> jax.Array:
+        lowest = jnp.finfo(raw_BLd.dtype).min
+        most_BNd = jnp.where(inside_BNM[..., None], take(raw_BLd, index_BNM), lowest).max(axis=2)
+        x_BNkd = self.queries(most_BNd).reshape(*most_BNd.shape[:2], self.vectors, -1)
+        x_BNkd = self.residual * x_BNkd + self._read(self.query_norm(x_BNkd), h_BLd, index_BNM, inside_BNM)
+        return x_BNkd.reshape(*most_BNd.shape[:2], -1)
+
+    def _pool(self, _, h_BLd, index_BNM, inside_BNM) -> jax.Array:
         inside_BNM1 = inside_BNM[..., None]
         count_BN1 = inside_BNM.sum(axis=-1, dtype=jnp.float32)[..., None]
         sum_BNd = jnp.where(inside_BNM1, take(h_BLd, index_BNM), 0).sum(axis=2, dtype=jnp.float32)
         mean_BNd = (sum_BNd / count_BN1).astype(h_BLd.dtype)
         if self.kind == "mean":
             return mean_BNd
+        return mean_BNd + self._read(mean_BNd[:, :, None], h_BLd, index_BNM, inside_BNM)[:, :, 0]
+
+    def _read(self, x_BNkd, h_BLd, index_BNM, inside_BNM) -> jax.Array:
+        """Attention of a slot's k vectors over the bytes of its patch."""
         split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)  # noqa: E731
-        q_BNHK = split(self.q(mean_BNd))
+        q_BNkHK = split(self.q(x_BNkd))
         k_BNMHK, v_BNMHK = (split(take(y_BLd, index_BNM)) for y_BLd in (self.k(h_BLd), self.v(h_BLd)))
-        logits = jnp.einsum("bnhk,bnmhk->bnhm", q_BNHK, k_BNMHK, preferred_element_type=jnp.float32)
-        logits = jnp.where(inside_BNM[:, :, None], logits * q_BNHK.shape[-1] ** -0.5, -jnp.inf)
+        logits = jnp.einsum("bnchk,bnmhk->bnchm", q_BNkHK, k_BNMHK, preferred_element_type=jnp.float32)
+        logits = jnp.where(inside_BNM[:, :, None, None], logits * q_BNkHK.shape[-1] ** -0.5, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1).astype(h_BLd.dtype)
-        out_BNd = jnp.einsum("bnhm,bnmhk->bnhk", weights, v_BNMHK).reshape(mean_BNd.shape)
-        return mean_BNd + self.o(out_BNd)
+        return self.o(jnp.einsum("bnchm,bnmhk->bnchk", weights, v_BNMHK).reshape(x_BNkd.shape))

@@ -21,21 +21,13 @@ class Trunk(nnx.Module):
         dtype = local.activation_dtype(config)
         self.stack = Stack(
             lambda rngs: layers.Block(
-                t.d_model,
-                t.heads,
-                t.kv_heads or t.heads,
-                "trunk_inner",
-                m.ffn_multiplier,
-                m.rope_theta,
-                t.layers,
-                dtype,
-                rngs,
+                m, t.d_model, t.heads, t.kv_heads or t.heads, "trunk_inner", t.layers, dtype, rngs
             ),
             t.layers,
             config.training.remat,
             rngs,
         )
-        self.norm = layers.norm(t.d_model, dtype, rngs)
+        self.norm = layers.norm(t.d_model, m.norm_eps, dtype, rngs) if t.final_norm else None
 
     def __call__(self, x_BND, slots, commits: int) -> jax.Array:
         """Slot states [B, N, D]; the first `commits` slots are the commits."""
@@ -47,4 +39,5 @@ class Trunk(nnx.Module):
         def run(layer, x):
             return constrain(layer(x, position_BN, attend), "rows", None, None)
 
-        return self.norm(self.stack(x_BND, run))
+        z_BND = self.stack(x_BND, run)
+        return z_BND if self.norm is None else self.norm(z_BND)

@@ -1,7 +1,8 @@
 """A model as a static definition and plain trees of arrays.
 
-`weights` is {'params': nested dict, 'thresholds': nested dict}: what gradients
-change, and the thresholds that training carries along.
+`weights` is {'params': what gradients change, 'thresholds': what training
+carries along} and, where the model has an entropy model of its own, 'frozen':
+what nothing changes. Each is a nested dict of arrays.
 """
 
 import functools
@@ -16,15 +17,32 @@ from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold
 from scratchpatch.parallel import rules
 
+PARTS = ("params", "thresholds", "frozen")
+
+
+def of(state: dict) -> dict:
+    """The weights among the parts of a state."""
+    return {part: state[part] for part in PARTS if part in state}
+
+
+def _is_frozen(path, _) -> bool:
+    return bool(path) and path[0] == "entropy_model"
+
+
+def _separate(model_or_state):
+    """(definition, weights) as nnx states."""
+    definition, frozen, params, thresholds = nnx.split(model_or_state, _is_frozen, nnx.Param, Threshold)
+    return definition, {"params": params, "thresholds": thresholds} | ({"frozen": frozen} if len(frozen) else {})
+
 
 def split(model: ByteLM):
     """(definition, weights) of a model."""
-    definition, params, thresholds = nnx.split(model, nnx.Param, Threshold)
-    return definition, {"params": nnx.to_pure_dict(params), "thresholds": nnx.to_pure_dict(thresholds)}
+    definition, states = _separate(model)
+    return definition, {part: nnx.to_pure_dict(state) for part, state in states.items()}
 
 
 def merge(definition, weights) -> ByteLM:
-    return nnx.merge(definition, weights["params"], weights["thresholds"])
+    return nnx.merge(definition, *weights.values())
 
 
 def init(config, seed: int | jax.Array):
@@ -39,8 +57,8 @@ def random(config, seed: int):
 
 def abstract(config):
     """(definition, weights as ShapeDtypeStructs), nothing computed."""
-    definition, params, thresholds = _shape(FrozenConfigDict(config))
-    return definition, {"params": nnx.to_pure_dict(params), "thresholds": nnx.to_pure_dict(thresholds)}
+    definition, states = _shape(FrozenConfigDict(config))
+    return definition, {part: nnx.to_pure_dict(state) for part, state in states.items()}
 
 
 def shardings(config, mesh):
@@ -49,15 +67,14 @@ def shardings(config, mesh):
     Raises:
       UserError: an axis that the mesh does not divide.
     """
-    _, params, thresholds = _shape(FrozenConfigDict(config))
-    params, thresholds = (rules.state_shardings(state, mesh) for state in (params, thresholds))
-    return {"params": nnx.to_pure_dict(params), "thresholds": nnx.to_pure_dict(thresholds)}
+    _, states = _shape(FrozenConfigDict(config))
+    return {part: nnx.to_pure_dict(rules.state_shardings(state, mesh)) for part, state in states.items()}
 
 
 @functools.lru_cache(maxsize=32)
 def _shape(config: FrozenConfigDict):
     # Tracing a model takes most of a second, and a run asks several times.
-    return nnx.split(nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0))), nnx.Param, Threshold)
+    return _separate(nnx.eval_shape(lambda: ByteLM(config, rngs=nnx.Rngs(params=0))))
 
 
 def redefine(config, weights, named=()):
@@ -70,8 +87,7 @@ def redefine(config, weights, named=()):
       UserError: the new config has other parameters; names them.
     """
     definition, wanted = abstract(config)
-    have = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(weights["params"])}
-    want = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(wanted["params"])}
+    have, want = (shapes({k: w[k] for k in w if k != "thresholds"}) for w in (weights, wanted))
     if have != want:
         other = sorted(k for k in have.keys() | want.keys() if have.get(k) != want.get(k))
         raise UserError(
@@ -82,4 +98,10 @@ def redefine(config, weights, named=()):
     for section in ("patching", "trigger"):
         if f"{section}.threshold" in named:
             thresholds[f"{section}_threshold"] = jnp.float32(config[section].threshold)
-    return definition, {"params": weights["params"], "thresholds": thresholds}
+    return definition, {**weights, "thresholds": thresholds}
+
+
+def shapes(weights) -> dict[str, tuple[int, ...]]:
+    """Path, such as params/encoder/embedding/embedding, to shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}

@@ -23,6 +23,8 @@ def grant(request_BL: jax.Array, start_BL: jax.Array, capacity: Fraction) -> jax
     recursion y' = max(y + credit - request, 0), restarted at each document.
     Maps y -> max(y + a, b) compose, so it is an associative scan.
     """
+    if capacity >= 1:
+        return request_BL
     offset_BL = documents.offsets(start_BL)
     allowed = lambda o: o * capacity.numerator // capacity.denominator  # noqa: E731
     credit_BL = allowed(offset_BL + 1) - allowed(offset_BL)

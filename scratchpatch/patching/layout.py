@@ -46,6 +46,15 @@ def initial_thresholds(config) -> Thresholds:
     return Thresholds(jnp.float32(config.patching.threshold), jnp.float32(config.trigger.threshold))
 
 
+def nothing(tokens_BL: jax.Array) -> Layout:
+    """No commit, no scratchpad, no slot: the layout of a model without a trunk."""
+    start_BL = documents.starts(tokens_BL)
+    none_BL, zero_B = jnp.zeros(tokens_BL.shape, bool), jnp.zeros(tokens_BL.shape[:1], jnp.int32)
+    zero = zero_B.astype(jnp.float32)
+    built = slots.build(none_BL, none_BL, start_BL, 0, 0)
+    return Layout(none_BL, none_BL, zero_B, zero_B, start_BL, built, Thresholds(zero, zero))
+
+
 def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, thresholds: Thresholds) -> Layout:
     """Patchifier, trigger, budgets and slots of a batch (DESIGN 3.4 to 3.6).
 

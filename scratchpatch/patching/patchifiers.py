@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from scratchpatch.patching import controller, documents, scores
+from scratchpatch.vocabulary import BOS
 
 
 def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
@@ -22,8 +23,9 @@ def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
       threshold: float32 scalar, nats.
     Returns:
       request_BL bool [B, L]; threshold_B float32 [B] at the end of each row.
-    Sources: fixed, entropy_jump: BLT (arXiv 2412.09871); whitespace: SpaceByte
-    (arXiv 2404.14408).
+    Sources: fixed, the entropy kinds: BLT (arXiv 2412.09871; entropy_and_jump
+    is its code's `threshold_add`, whose third byte never ends a patch);
+    whitespace: SpaceByte (arXiv 2404.14408).
     """
     threshold_B = jnp.broadcast_to(threshold, tokens_BL.shape[:1])
     kind = patching.kind
@@ -35,11 +37,26 @@ def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
     if kind == "whitespace":
         request_BL = scores.word_end(tokens_BL, start_BL) & valid_BL
     else:
-        score_BL = entropy_BL if kind == "entropy" else scores.entropy_jump(entropy_BL, start_BL)
+        score_BL = scores.entropy_jump(entropy_BL, start_BL) if kind == "entropy_jump" else entropy_BL
+        eligible_BL = valid_BL
+        if kind == "entropy_and_jump":
+            eligible_BL &= scores.entropy_jump(entropy_BL, start_BL) > patching.jump
+        if patching.commit_bos and kind != "entropy":
+            eligible_BL &= documents.offsets(start_BL) > (2 if kind == "entropy_and_jump" else 1)
         request_BL, threshold_B = controller.fire(
-            score_BL, valid_BL, start_BL, threshold, patching.gain, 1 / patching.patch_bytes
+            score_BL, eligible_BL, start_BL, threshold, patching.gain, 1 / patching.patch_bytes
         )
+    if patching.commit_bos:
+        request_BL |= _opening(kind, tokens_BL, start_BL)
     return valid_BL & chop(request_BL, start_BL, patching.max_patch_bytes), threshold_B
+
+
+def _opening(kind: str, tokens_BL, start_BL) -> jax.Array:
+    """BLT's first patches: the BOS, and under a rule of jumps the first byte, whose jump would be from the BOS."""
+    bos_BL = tokens_BL == BOS
+    if kind in ("entropy_jump", "entropy_and_jump"):
+        return bos_BL | documents.previous(bos_BL, start_BL, False)
+    return bos_BL
 
 
 def chop(request_BL: jax.Array, start_BL: jax.Array, limit: int) -> jax.Array:

@@ -21,6 +21,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit, bpb
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.windows import Head
+from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.report.page import write_report
 from scratchpatch.training import optimizer
@@ -166,7 +167,7 @@ class _Run:
         )
 
     def _validate(self, state, done: int) -> dict[str, float]:
-        weights = {"params": state["params"], "thresholds": state["thresholds"]}
+        weights = weights_lib.of(state)
         if self.model is None:
             self.model = LanguageModel(self.config, weights, done)
         else:
@@ -182,7 +183,7 @@ class _Run:
     def _describe(self, state) -> None:
         """What is about to be trained, and whether it is causal."""
         logging.info("\n%s", account.table(account.account(self.config)))
-        report = audit.audit(self.config, {"params": state["params"], "thresholds": state["thresholds"]})
+        report = audit.audit(self.config, weights_lib.of(state))
         logging.info("%s", report.text())
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")

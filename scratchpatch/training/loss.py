@@ -51,11 +51,12 @@ def sums(output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
     return {k: v.astype(jnp.float32) for k, v in total.items()}
 
 
-def loss(params, thresholds, definition, tokens_BM, targets: jax.Array, head_weight: float):
+def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: float):
     """This part's share of the loss: nats over the step's `targets`, never a mean of means.
 
     Args:
-      params, thresholds: see `model.weights`.
+      params: what gradients change.
+      rest: the other parts of the weights, see `model.weights`.
       definition: the model's static part.
       tokens_BM: int32 [B, L + 1].
       targets: valid targets of the whole step, over parts and hosts.
@@ -64,7 +65,7 @@ def loss(params, thresholds, definition, tokens_BM, targets: jax.Array, head_wei
       (loss, (sums, mean thresholds at the ends of rows)).
     """
     tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
-    output = weights_lib.merge(definition, {"params": params, "thresholds": thresholds})(tokens_BL)
+    output = weights_lib.merge(definition, {"params": params, **rest})(tokens_BL)
     total = sums(output, tokens_BL, targets_BL)
     value = total["nats"] + total["end_nats"]
     if output.head_logits_BLV is not None:

@@ -1,7 +1,7 @@
 """The train step: one jitted, donated function from state and batch to state and sums.
 
 Legend: A parts of the accumulation, B rows of a part, M = L + 1 tokens.
-State: {'params', 'thresholds', 'optimizer', 'step'}.
+State: the parts of the weights (see `model.weights`), 'optimizer', 'step'.
 """
 
 import jax
@@ -87,12 +87,13 @@ class Trainer:
         the state stays the last good one until the loop has read the metrics.
         """
         params, thresholds = state["params"], state["thresholds"]
+        rest = {part: x for part, x in weights_lib.of(state).items() if part != "params"}
         targets = jax.vmap(loss_lib.targets_of)(batch_ABM).sum().astype(jnp.float32)
         gradient_of = jax.grad(loss_lib.loss, has_aux=True)
 
         def part(gradient, tokens_BM):
             g, aux = gradient_of(
-                params, thresholds, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight
+                params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight
             )
             return jax.tree.map(jnp.add, gradient, g), aux
 
@@ -106,7 +107,7 @@ class Trainer:
             final = jax.tree.map(lambda x: x.mean(0), final_A)
         norm = optax.global_norm(gradient)
         updates, optimizer = self.optimizer.update(gradient, state["optimizer"], params)
-        new = {
+        new = state | {
             "params": optax.apply_updates(params, updates),
             "thresholds": {k: self._carried(k, old, final[k]) for k, old in thresholds.items()},
             "optimizer": optimizer,

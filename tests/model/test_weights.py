@@ -46,5 +46,5 @@ def test_redefine_follows_a_changed_threshold_and_keeps_a_trained_one():
 
 def test_redefine_refuses_other_parameters_and_names_them():
     old = tiny.config()
-    with pytest.raises(UserError, match=r"\['decoder'\]\['stack'\].*only patching"):
+    with pytest.raises(UserError, match=r"params/decoder/stack.*only patching"):
         weights.redefine(tiny.config({"model.decoder.injection": "cross_attention"}), weights.init(old, 0))

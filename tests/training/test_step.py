@@ -60,7 +60,7 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
     assert float(sums["targets"]) == targets == (ROWS_BM[:, 1:] != PAD).sum()
 
     definition = made.trainer.definition
-    value = lambda p: loss.loss(p, thresholds, definition, ROWS_BM, targets, 1.0)  # noqa: E731
+    value = lambda p: loss.loss(p, {"thresholds": thresholds}, definition, ROWS_BM, targets, 1.0)  # noqa: E731
 
     def update(params):
         gradient, (total, _) = jax.grad(value, has_aux=True)(params)
@@ -79,7 +79,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
     """Central differences along a random direction that climbs; a float32 loss resolves about three digits."""
     params, thresholds, definition = state0()["params"], state0()["thresholds"], run().trainer.definition
     # The main loss alone: the entropy head's stops short of the encoder.
-    value = lambda p: loss.loss(p, thresholds, definition, ROWS_BM, 1.0, 0.0)[0]  # noqa: E731
+    value = lambda p: loss.loss(p, {"thresholds": thresholds}, definition, ROWS_BM, 1.0, 0.0)[0]  # noqa: E731
     value_and_gradient = jax.jit(jax.value_and_grad(value), compiler_options=tiny.QUICK)
     _, gradient = value_and_gradient(params)
     rng = np.random.default_rng(0)

@@ -1,0 +1,82 @@
+"""Embeddings of hashed n-grams, as in BLT (arXiv 2412.09871, section 3.2.1).
+
+An n-gram's hash is the sum of id * prime^j in 64-bit two's complement, the
+oldest byte at power 0, reduced to a table row by a floor modulus. Ids are
+BLT's: BOS 1, byte b is b + 4, and 0 left of the document, so that no n-gram
+reads another document. JAX's integers are 32 bits wide: the sum is kept in
+limbs of 16 bits.
+
+Legend: B rows, L byte positions, d byte width.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scratchpatch.model import layers
+from scratchpatch.patching import documents
+from scratchpatch.vocabulary import BOS
+
+# By number of the hash function: part of the format of published weights.
+PRIMES = (
+    1000000007,
+    5915587277,
+    1500450271,
+    3267000013,
+    5754853343,
+    4093082899,
+    9576890767,
+    3628273133,
+    2860486313,
+    5463458053,
+    3367900313,
+)
+
+
+def blt_ids(tokens_BL: jax.Array) -> jax.Array:
+    """uint32 [B, L]: BLT's ids of our tokens; 0 for PAD."""
+    return jnp.where(tokens_BL < BOS, tokens_BL + 4, (tokens_BL == BOS).astype(tokens_BL.dtype)).astype(jnp.uint32)
+
+
+def rows(tokens_BL: jax.Array, start_BL: jax.Array, n: int, prime: int, table: int) -> jax.Array:
+    """uint32 [B, L]: the table row of the n-gram that ends at each position.
+
+    Args:
+      tokens_BL: int32 [B, L].
+      start_BL: int32 [B, L], document starts.
+      n: bytes of the n-gram.
+      prime: base of the hash.
+      table: rows of the table, at most 2^21.
+    """
+    id_BL = blt_ids(tokens_BL)
+    offset_BL = documents.offsets(start_BL)
+    limbs = [jnp.zeros_like(id_BL)] * 4
+    for back in range(n):
+        shifted_BL = jnp.where(offset_BL >= back, jnp.pad(id_BL, ((0, 0), (back, 0)))[:, : id_BL.shape[1]], 0)
+        factor = pow(prime, n - 1 - back, 1 << 64)
+        # An id has 9 bits: a limb of the sum stays far below 32.
+        limbs = [limb + shifted_BL * (factor >> 16 * k & 0xFFFF) for k, limb in enumerate(limbs)]
+    carry = 0
+    for k, limb in enumerate(limbs):
+        limbs[k], carry = (limb + carry) & 0xFFFF, (limb + carry) >> 16
+    octets = [octet for limb in limbs for octet in (limb & 0xFF, limb >> 8)]
+    remainder = sum(octet * pow(2, 8 * k, table) for k, octet in enumerate(octets))
+    # A set top bit stands for -2^64.
+    negative = (limbs[3] >> 15) * (table - pow(2, 64, table))
+    return (remainder + negative) % table
+
+
+class NGrams(nnx.Module):
+    """The sum of the embeddings of a position's n-grams: one table per hash function and size, in that order."""
+
+    def __init__(self, config, dtype, rngs: nnx.Rngs):
+        e, d = config.model.encoder, config.model.d_byte
+        self.table, self.dtype = e.ngram_rows, dtype
+        self.kinds = [(n, prime) for prime in PRIMES[: e.ngram_functions] for n in e.ngrams]
+        self.embedding = layers.embedding(len(self.kinds) * self.table, d, d**-0.5, dtype, rngs)
+
+    def __call__(self, tokens_BL, start_BL) -> jax.Array:
+        total = 0.0
+        for k, (n, prime) in enumerate(self.kinds):
+            total = total + self.embedding(rows(tokens_BL, start_BL, n, prime, self.table) + k * self.table)
+        return total
