@@ -17,6 +17,7 @@ from typing import Any
 
 import ml_collections
 
+from scratchpatch import vocabulary
 from scratchpatch.errors import UserError
 
 Check = Callable[[Any], str | None]
@@ -91,6 +92,7 @@ FIELDS = (
     Field("model.ffn_multiplier", 8 / 3, "", "Width of a SwiGLU block over the model width, rounded up to a multiple of 16.", _between(0.25, 16)),
     Field("model.rope_theta", 10000.0, "", "Base of the rotary position embedding.", _at_least(1.0)),
     Field("model.norm_eps", 1e-6, "", "Added to the mean square in every RMSNorm.", _between(0.0, 1.0)),
+    Field("model.target_rows", vocabulary.BOS + 1, "rows", "Rows of the logits that share the probability: the bytes and the document's end; 260 counts BLT's other special tokens.", _between(vocabulary.BOS + 1, vocabulary.ROWS)),
     Field("model.cross_residual", 1, "times", "How often max_query pooling and the decoder's cross-attention add their input; 2 as in BLT's code.", _between(1, 2)),
     Field("model.encoder.ngrams", (), "bytes", "Sizes of the hashed n-grams whose embeddings are added to a byte's; BLT: (3, 4, 5, 6, 7, 8).", _sizes),
     Field("model.encoder.ngram_rows", 50_000, "rows", "Rows of the embedding table of one n-gram size and hash function.", _between(1, 2_000_000)),
@@ -305,6 +307,7 @@ def entropy_model(config) -> ml_collections.ConfigDict:
     m = found.model
     m.d_byte, m.ffn_multiplier, m.rope_theta, m.norm_eps = e.d_byte, e.ffn_multiplier, e.rope_theta, e.norm_eps
     m.encoder.layers, m.encoder.heads, m.encoder.window = e.layers, e.heads, e.window
+    m.target_rows = config.model.target_rows
     m.entropy_head.weight, m.trunk.kind, m.decoder.layers = 0.0, "none", 0
     found.trigger.kind = "none"
     return found

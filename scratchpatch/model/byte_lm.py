@@ -64,10 +64,8 @@ class ByteLM(nnx.Module):
         if config.model.trunk.kind == "none":
             return
         self.entropy_head = EntropyHead(config, head) if config.model.entropy_head.weight > 0 else None
-        self.entropy_model = None
-        if config.model.entropy_model.layers > 0:
-            own = nnx.Rngs(params=jax.random.fold_in(key, 0))
-            self.entropy_model = ByteLM(config_lib.entropy_model(config), rngs=own)
+        separate, own = config.model.entropy_model.layers > 0, nnx.Rngs(params=jax.random.fold_in(key, 0))
+        self.entropy_model = ByteLM(config_lib.entropy_model(config), rngs=own) if separate else None
         self.pooling = Pooling(config, pooling)
         self.trunk = Trunk(config, trunk)
         thresholds = layout.initial_thresholds(config)

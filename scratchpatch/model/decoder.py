@@ -73,7 +73,7 @@ class Decoder(nnx.Module):
             if not self.trunkless:
                 self.context = layers.linear(m.trunk.d_model, m.d_byte, ("width", "local_inner"), dtype, rngs)
             self.stack = local.LocalStack(config, t.layers, t.heads, t.window, dtype, rngs)
-        self.logits = Logits(m.d_byte, m.norm_eps, dtype, rngs)
+        self.logits = Logits(m, dtype, rngs)
 
     def __call__(self, h_BLd, z_BND, index_BL, start_BL) -> jax.Array:
         """Logits [B, L, V] from byte states, slot states and each byte's slot (N: null)."""

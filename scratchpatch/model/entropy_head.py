@@ -19,7 +19,7 @@ class EntropyHead(nnx.Module):
         encoder, head = config.model.encoder, config.model.entropy_head
         self.stop_gradient = head.stop_gradient
         self.layers = local.LocalStack(config, head.layers, encoder.heads, encoder.window, dtype, rngs)
-        self.logits = Logits(config.model.d_byte, config.model.norm_eps, dtype, rngs)
+        self.logits = Logits(config.model, dtype, rngs)
 
     def __call__(self, h_BLd, start_BL) -> jax.Array:
         if self.stop_gradient:

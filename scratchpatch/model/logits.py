@@ -9,20 +9,18 @@ from scratchpatch import vocabulary
 from scratchpatch.model import layers
 from scratchpatch.parallel.rules import constrain
 
-# Rows that are never a target: PAD and the rows that round the table up.
-_TARGET_V = np.arange(vocabulary.ROWS) <= vocabulary.BOS
-
 
 class Logits(nnx.Module):
-    """Norm and projection; float32 logits, -1e30 where no token can stand."""
+    """Norm and projection; float32 logits, -1e30 in the rows that have no part in the probability."""
 
-    def __init__(self, d: int, eps: float, dtype, rngs: nnx.Rngs):
-        self.norm = layers.norm(d, eps, dtype, rngs)
+    def __init__(self, model, dtype, rngs: nnx.Rngs):
+        d, self.rows = model.d_byte, model.target_rows
+        self.norm = layers.norm(d, model.norm_eps, dtype, rngs)
         self.projection = layers.linear(d, vocabulary.ROWS, ("width", "vocabulary"), dtype, rngs, scale=0.1)
 
     def __call__(self, x_BLd) -> jax.Array:
         logits_BLV = self.projection(self.norm(x_BLd)).astype(jnp.float32)
-        return constrain(jnp.where(_TARGET_V, logits_BLV, -1e30), "rows", "positions", None)
+        return constrain(jnp.where(np.arange(vocabulary.ROWS) < self.rows, logits_BLV, -1e30), "rows", "positions", None)
 
 
 def entropy(logits_BLV: jax.Array) -> jax.Array:
