@@ -1,5 +1,6 @@
 """Byte-level language models with Scratchpad Patching."""
 
+import importlib
 import importlib.metadata
 
 from scratchpatch.errors import UserError
@@ -9,14 +10,20 @@ try:
 except importlib.metadata.PackageNotFoundError:
     __version__ = "0+uninstalled"
 
-_PUBLIC = ("LanguageModel", "Segmentation", "init", "load")
+# Name to the module that holds it.
+_PUBLIC = {
+    "LanguageModel": "inference.language_model",
+    "Segmentation": "inference.language_model",
+    "export": "interop.export",
+    "init": "inference.language_model",
+    "load": "inference.language_model",
+    "load_hf_blt": "interop.hf_blt",
+}
 __all__ = ["UserError", "__version__", *_PUBLIC]
 
 
 def __getattr__(name: str):
     # Loaded on first use: the command line answers --help without importing JAX.
     if name in _PUBLIC:
-        from scratchpatch.inference import language_model
-
-        return getattr(language_model, name)
+        return getattr(importlib.import_module(f"scratchpatch.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

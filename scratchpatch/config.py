@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -202,6 +204,18 @@ def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
     for name, value in values.items():
         set_field(config, name, _tuples(value))
     return config
+
+
+def read(path: str | Path) -> ml_collections.ConfigDict:
+    """The config in the config.json of a run or an exported model.
+
+    Raises:
+      UserError: it is missing, cannot be read, or holds unknown fields.
+    """
+    try:
+        return from_flat(json.loads(Path(path).read_text())["config"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
+        raise UserError(f"cannot read {path}: {error or type(error).__name__}; restore it or train anew") from error
 
 
 def _tuples(value):

@@ -4,7 +4,8 @@ A config file is Python with a function `get_config()` that returns a
 `ConfigDict` (start from `scratchpatch.config.default()` or from another file's
 `get_config()`). It may import from its own folder and from its project's root,
 the nearest folder above it that holds a pyproject.toml. `FILE:ARGUMENT` calls
-`get_config(ARGUMENT)`.
+`get_config(ARGUMENT)`. The config.json of a run or of an exported model is a
+config file too.
 
 Every mistake is a UserError of one line that names the file and line, or the
 flag, and the nearest right name.
@@ -39,6 +40,8 @@ def load(path: str) -> ml_collections.ConfigDict:
     path, _, argument = path.partition(":") if not os.path.exists(path) else (path, "", "")
     if not os.path.isfile(path):
         raise UserError(f"config file {path} does not exist")
+    if path.endswith(".json"):
+        return fields.read(path)
     with _import_folders(Path(path).resolve().parent), _named_line(path):
         # Not an import: Python's bytecode cache would miss a second edit within one second.
         names = {"__name__": Path(path).stem, "__file__": path}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ class Positions:
 
     nats: of the next token (0 where there is none); head_nats: the entropy
     head's (NaN without a head); targets: the next token (PAD where none);
-    entropy: nats (NaN without a head); commit, scratchpad: bool; offset: bytes
+    entropy: nats (NaN where the model has none); commit, scratchpad: bool; offset: bytes
     read since the last commit, or since the document's start: 0 where a commit
     stands, so the lag of the context without scratchpads; since: tokens read
     since the document (or the row inside it) began.
@@ -183,7 +184,7 @@ def _compile(config) -> _Pass:
             "nats": loss_lib.nats(output.logits_BLV, targets_RL),
             "head_nats": nothing if headless else loss_lib.nats(output.head_logits_BLV, targets_RL),
             "targets": targets_RL,
-            "entropy": nothing if headless else output.entropy_BL,
+            "entropy": nothing if output.entropy_BL is None else output.entropy_BL,
             "commit": layout.commit_BL,
             "scratchpad": layout.scratchpad_BL,
             "offset": n_L - jnp.where(last_RL < 0, layout.start_BL - 1, last_RL),
@@ -219,16 +220,19 @@ def init(config, seed: int = 0) -> LanguageModel:
 
 
 def load(workdir, step: int | None = None) -> LanguageModel:
-    """The model of a run's checkpoint: the newest good one, or that of `step`.
+    """The model of a run's checkpoint: the newest good one, or that of `step`; or of an exported folder.
 
     Raises:
       UserError: no run, no checkpoint, or none that is whole.
     """
-    from pathlib import Path
-
+    from scratchpatch.interop import export
     from scratchpatch.training import checkpoints
     from scratchpatch.training import workdir as workdir_lib
 
+    if any(Path(workdir).glob("*.safetensors")):
+        if step is not None:
+            raise UserError(f"{workdir} is an exported model: it has no other steps, leave step out")
+        return export.load_exported(workdir)
     config = workdir_lib.load_config(workdir)
     _, abstract = weights_lib.abstract(config)
     restored = checkpoints.CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)

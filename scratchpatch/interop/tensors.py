@@ -76,7 +76,7 @@ class Tensors:
 
 def save(folder: str | Path, tensors: Mapping[str, np.ndarray], about: dict[str, str]) -> None:
     """Write model.safetensors with `about` in its header."""
-    contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     save_file(contiguous, str(Path(folder) / _FILE), metadata=about)
 
 

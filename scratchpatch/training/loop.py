@@ -24,7 +24,7 @@ from scratchpatch.inference.windows import Head
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.report.page import write_report
-from scratchpatch.training import optimizer
+from scratchpatch.training import initial, optimizer
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.json_files import replace_text
@@ -98,7 +98,7 @@ class _Run:
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(self.trainer.compile)
-            state = restored.state if restored else self.trainer.init()
+            state = restored.state if restored else self._start()
             self._describe(state)
             step = compiling.result()
         memory = step.memory_analysis()
@@ -106,7 +106,8 @@ class _Run:
             live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
             live -= memory.alias_size_in_bytes
             logging.info("memory of the compiled step: %.1f MB per device", live / 1e6)
-        logging.info("%s", f"resumed at step {first}" if restored else "training from random weights")
+        began = self.config.training.init_from or "random weights"
+        logging.info("%s", f"resumed at step {first}" if restored else f"training from {began}")
         with Progress(total=steps, first=first, label="training") as progress:
             state = self._loop(step, state, first, stop, progress)
         self.checkpoints.close()
@@ -116,6 +117,13 @@ class _Run:
             logging.info("stopped by SIGTERM at step %d of %d; the same command goes on from there", done, steps)
             return
         logging.info("report: %s", write_report(self.workdir))
+
+    def _start(self):
+        """The state before step 0."""
+        state = self.trainer.init()
+        if self.config.training.init_from:
+            state |= initial.load(self.config, self.trainer.shardings)
+        return state
 
     def _loop(self, step, state, first, stop, progress):
         t, pending = self.config.training, None

@@ -52,13 +52,9 @@ def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
 def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     """The config that a workdir was trained with. Raises UserError where it is missing or cannot be read."""
     path = Path(workdir) / _CONFIG
-    try:
-        values = json.loads(path.read_text())["config"]
-        return config_lib.from_flat(values)
-    except FileNotFoundError as error:
-        raise UserError(f"{workdir} is no workdir: it has no {_CONFIG}; train into it first") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
-        raise UserError(f"cannot read {path}: {error or type(error).__name__}; restore it or train anew") from error
+    if not path.exists():
+        raise UserError(f"{workdir} is no workdir: it has no {_CONFIG}; train into it first")
+    return config_lib.read(path)
 
 
 @contextlib.contextmanager

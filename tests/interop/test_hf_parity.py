@@ -1,6 +1,7 @@
-"""Our BLT against transformers' own, in float32. Runs where the extra `peer` is installed."""
+"""Our BLT against transformers' own, in float32."""
 
 import importlib.util
+import json
 
 import jax
 import numpy as np
@@ -10,75 +11,70 @@ from scratchpatch.interop.hf_blt import load_hf_blt
 from scratchpatch.model import ngrams
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import documents as documents_lib
-from tests.interop import folders
+from tests.interop import folders, theirs
 
 missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(
-    bool(missing), reason=f"{' and '.join(missing)} not installed: bash launch/setup.sh peer runs the parity with transformers"
-)
-
-VARIANTS = {
-    "k2": {},
-    "k1": {"k": 1},
-    "all layers": {"all_layers": True},
-    "3 functions": {"functions": 3},
-    "short patches": {"max_patch_length": 5},
-    "projected": {"wide": True},
-    "whole window": {"local_attention_window_len": None},
-    "large tables": {"encoder_hash_byte_group_vocab": 500002, "encoder_hash_byte_group_size": [3, 8]},
-}
+# By our row: the bytes, the document's end, and their other special ids.
+IDS_V = np.array([*range(4, 260), 2, 0, 1, 3])
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", VARIANTS)
-def test_patches_hashes_and_logits(tmp_path, name, seed):
-    import torch
-    import transformers
-    from transformers.models.blt import modeling_blt
-
-    config = folders.settings(**VARIANTS[name])
-    folders.write(tmp_path, config, seed)
-    theirs = transformers.BltForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
-    tokens_BL = folders.documents(2, 100, seed)
-    ids_BL = torch.as_tensor(np.where(tokens_BL < 256, tokens_BL + 4, 1)).long()
-    with torch.no_grad():
-        entropy_BL, _, _ = theirs.model.patcher(ids_BL, patch_size=4, threshold=0.0)
-        # A threshold amid the entropies, in the widest gap, so that no rounding decides.
-        ordered = np.sort(entropy_BL.numpy().ravel())
-        middle = ordered[len(ordered) // 2 : len(ordered) * 4 // 5]
-        at = int(np.diff(middle).argmax())
-        threshold = float((middle[at] + middle[at + 1]) / 2)
-        theirs.config.patching_threshold = threshold
-        _, lengths_BP, _ = theirs.model.patcher(
-            ids_BL, patch_size=4, threshold=threshold, max_patch_length=config.get("max_patch_length")
-        )
-        logits_BLV = theirs(input_ids=ids_BL, use_cache=False).logits.numpy()
-
-    lm = load_hf_blt(tmp_path, window=128, max_patch_bytes=128).override({"patching.threshold": threshold})
+def ours(folder, threshold: float, seed: int):
+    """(tokens [B, L], Output) of the loaded checkpoint."""
+    lm = load_hf_blt(folder, window=128, max_patch_bytes=128).override({"patching.threshold": threshold})
     definition, _ = weights_lib.abstract(lm.config)
-    output = jax.jit(lambda w, t: weights_lib.merge(definition, w)(t))(lm.weights, tokens_BL)
-    np.testing.assert_allclose(output.entropy_BL, entropy_BL, atol=2e-5)
-    length, same_L = tokens_BL.shape[1], []
-    for commit_L, entropy_L, lengths_P in zip(
-        np.asarray(output.layout.commit_BL), entropy_BL.numpy(), lengths_BP.numpy(), strict=True
-    ):
+    tokens_BL = folders.documents(2, 100, seed)
+    return tokens_BL, jax.jit(lambda w, t: weights_lib.merge(definition, w)(t))(lm.weights, tokens_BL)
+
+
+def check_patches(config, said, output) -> np.ndarray:
+    """Patches are equal; returns bool [B, L], where both decoders read the same patch."""
+    same_BL = np.ones(output.layout.commit_BL.shape, bool)
+    length = same_BL.shape[1]
+    limited = config.get("max_patch_length") is not None
+    for row, (commit_L, lengths_P) in enumerate(zip(np.asarray(output.layout.commit_BL), said["lengths"], strict=True)):
         # Theirs are for bytes that are there: the last one's own patch is open. (In a
         # batch, a row of fewer patches ends in one that is a byte too long, and one of -1.)
-        ends = np.cumsum(lengths_P[lengths_P > 0])
+        ends = np.cumsum([n for n in lengths_P if n > 0])
         assert (np.flatnonzero(commit_L[:-1]) + 1).tolist() == ends[ends < length].tolist()
-        limited = config.get("max_patch_length") is not None
-        assert commit_L[-1] == (entropy_L[-1] > threshold) or limited
-        same_L.append([True] * (length - 1) + [not (limited and commit_L[-1])])
-    # Under a greatest length, theirs leaves the last byte's patch open until there is a
-    # next byte, even where that is sure to start a patch; ours does not wait.
-    same_BL = np.array(same_L)
-    mine = np.asarray(output.logits_BLV)
-    for ours, their in ((slice(0, 256), slice(4, 260)), ([256, 257, 258, 259], [2, 0, 1, 3])):
-        np.testing.assert_allclose(mine[same_BL][..., ours], logits_BLV[same_BL][..., their], atol=1e-4)
+        assert commit_L[-1] == (said["entropy"][row][-1] > said["threshold"]) or limited
+        # Under a greatest length, theirs leaves the last byte's patch open until there is a
+        # next byte, even where that is sure to start a patch; ours does not wait.
+        same_BL[row, -1] = not (limited and commit_L[-1])
+    return same_BL
 
-    start_BL = documents_lib.starts(tokens_BL)
+
+@pytest.mark.skipif(
+    bool(missing), reason=f"{' and '.join(missing)} not installed: bash launch/setup.sh peer runs all of the parity"
+)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", theirs.VARIANTS)
+def test_patches_hashes_and_logits(tmp_path, name, seed):
+    import torch
+    from transformers.models.blt import modeling_blt
+
+    config = folders.settings(**theirs.VARIANTS[name])
+    folders.write(tmp_path, config, seed)
+    said = theirs.run(tmp_path, config, seed)
+    tokens_BL, output = ours(tmp_path, said["threshold"], seed)
+    np.testing.assert_allclose(output.entropy_BL, said["entropy"], atol=2e-5)
+    same_BL = check_patches(config, said, output)
+    np.testing.assert_allclose(output.logits_BLV[..., :260][same_BL], said["logits"][same_BL][..., IDS_V], atol=1e-4)
+
+    start_BL, ids_BL = documents_lib.starts(tokens_BL), torch.as_tensor(np.asarray(ngrams.blt_ids(tokens_BL)).astype(int))
+    table = config["encoder_hash_byte_group_vocab"]
     for n in config["encoder_hash_byte_group_size"]:
         for prime in ngrams.PRIMES[: config["encoder_hash_byte_group_nb_functions"]]:
-            table = config["encoder_hash_byte_group_vocab"]
             wanted = modeling_blt.byte_group_hash_function(ids_BL, n, prime, table)
             assert np.array_equal(ngrams.rows(tokens_BL, start_BL, n, prime, table), wanted)
+
+
+@pytest.mark.parametrize("name", theirs.KEPT)
+def test_patches_and_logits_that_transformers_once_gave(tmp_path, name):
+    config, said = folders.settings(**theirs.VARIANTS[name]), json.loads(theirs.GOLDEN.read_text())[name]
+    folders.write(tmp_path, config, 0)
+    _, output = ours(tmp_path, said["threshold"], 0)
+    np.testing.assert_allclose(output.entropy_BL, said["entropy"], atol=2e-5)
+    check_patches(config, said, output)
+    rows = [int(np.flatnonzero(IDS_V == i)[0]) for i in theirs.IDS]
+    logits = np.asarray(output.logits_BLV)[:, theirs.POSITIONS][..., rows]
+    np.testing.assert_allclose(logits, said["logits"], atol=1e-4)

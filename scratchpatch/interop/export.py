@@ -1,0 +1,69 @@
+"""Any model as safetensors and a config.json, and back.
+
+    folder/model.safetensors    float32 arrays, named by their path in the model: params.trunk.stack.block.ffn.up.kernel
+    folder/config.json          {"version", "step", "config": every field}
+
+A kernel is [in, out]; the arrays of a stack of layers have the layer as first
+axis; `thresholds.*` are scalars in nats; `frozen.entropy_model.*` is the
+separate entropy model's. Thresholds that training moved are the arrays', not
+the config's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import scratchpatch
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+from scratchpatch.inference.language_model import LanguageModel
+from scratchpatch.interop import tensors
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.training import workdir as workdir_lib
+
+
+def export(lm: LanguageModel, folder: str | Path) -> None:
+    """Write a model into a new or empty folder.
+
+    Raises:
+      UserError: the folder holds something, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something: name a new folder")
+    about = {"version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors.save(folder, {name: np.asarray(x) for name, x in _named(lm.weights).items()}, {"format": "scratchpatch"})
+        (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+def load_exported(folder: str | Path) -> LanguageModel:
+    """The model of a folder that `export` wrote.
+
+    Raises:
+      UserError: no config, or arrays that are missing, extra or misshapen: all of them named.
+    """
+    config = workdir_lib.load_config(folder)
+    config_lib.check(config)
+    stored = tensors.Tensors(folder)
+    _, abstract = weights_lib.abstract(config)
+    bad = tensors.problems({name: x.shape for name, x in _named(abstract).items()}, stored.shapes)
+    if bad:
+        raise UserError(f"{folder} does not hold the arrays that its config names: {'; '.join(bad)}")
+    leaves = [jnp.asarray(stored.read(name)) for name in _named(abstract)]
+    step = json.loads((Path(folder) / "config.json").read_text()).get("step", 0)
+    return LanguageModel(config, jax.tree.unflatten(jax.tree.structure(abstract), leaves), step)
+
+
+def _named(weights) -> dict:
+    """Name to leaf, in the order of jax.tree.leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
