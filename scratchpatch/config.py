@@ -73,7 +73,7 @@ class Field:
 
 
 ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
-PATCHIFIERS = ("byte", "fixed", "whitespace", *ENTROPY_PATCHIFIERS)
+PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "every")
 POOLINGS = ("mean", "cross_attention", "last", "max_query")
 TRUNKS = ("transformer", "none")
@@ -86,6 +86,7 @@ FIELDS = (
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field].", _sources),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
+    Field("data.entropies", False, "", "Read the entropies that `scratchpatch prepare` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
     Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True),
     Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),
@@ -129,7 +130,7 @@ FIELDS = (
     Field("model.decoder.injection", "add", "", "How the trunk's context joins the byte states: add (projected, at the input) or cross_attention (in every layer).", _one_of(*INJECTIONS)),
     Field("model.decoder.context_vectors", 2, "vectors", "Keys that one slot offers to the decoder's cross-attention (BLT's k).", _at_least(1)),
     Field("patching.kind", "fixed", "", "Where patches end.", _one_of(*PATCHIFIERS)),
-    Field("patching.patch_bytes", 16, "bytes", "Patch size of fixed; target mean size of the entropy patchifiers.", _at_least(1)),
+    Field("patching.patch_bytes", 16, "bytes", "Patch size of fixed; mean size of random; target mean size of the entropy patchifiers.", _at_least(1)),
     Field("patching.threshold", 1.335, "nats", "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _any),
     Field("patching.jump", 0.0, "nats", "Under entropy_and_jump, a patch also needs its entropy to rise by more than this.", _any),
     Field("patching.commit_bos", False, "", "A document's BOS is a patch of its own, and jumps count from its second byte (BLT); needs patching.capacity = 1.", _any),
@@ -288,13 +289,19 @@ def _between_fields(c) -> list[str]:
             "model.entropy_head.weight = 0 leaves no entropy head, which the patchifier or trigger reads: "
             "raise it, or name a model.entropy_model"
         )
+    if c.data.entropies and c.model.entropy_model.layers == 0:
+        bad.append("data.entropies = True reads what a separate entropy model computed: name a model.entropy_model, or set it to False")
     if c.patching.commit_bos and commit_capacity(c) < 1:
         bad.append("patching.commit_bos needs patching.capacity = 1.0: a smaller budget cannot pay for a patch of one BOS")
+    if c.patching.commit_bos and c.patching.kind == "fixed":
+        bad.append("patching.commit_bos has no part in patching.kind = 'fixed', whose patches count from the BOS: set it False")
     if c.model.trunk.kind == "none":
         if c.trigger.kind != "none":
             bad.append("model.trunk.kind = 'none' runs no trunk that trigger.kind could refresh: set trigger.kind = 'none'")
         if c.model.entropy_head.weight > 0:
             bad.append("model.trunk.kind = 'none' has no use for an entropy head: set model.entropy_head.weight = 0")
+        if c.model.entropy_model.layers > 0:
+            bad.append("model.trunk.kind = 'none' makes no decisions that an entropy model could serve: set model.entropy_model.layers = 0")
         if c.model.decoder.injection != "add":
             bad.append("model.trunk.kind = 'none' gives the decoder no context to attend to: set model.decoder.injection = 'add'")
         return bad
@@ -342,10 +349,7 @@ def commit_capacity(config) -> Fraction:
         "byte": Fraction(1),
         "fixed": Fraction(1, p.patch_bytes),
         "whitespace": Fraction(1, 3),
-        "entropy": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
-        "entropy_jump": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
-        "entropy_and_jump": min(Fraction(3, 2 * p.patch_bytes), Fraction(1)),
-    }[p.kind]
+    }.get(p.kind, min(Fraction(3, 2 * p.patch_bytes), Fraction(1)))
     return _fraction(p.capacity) if p.capacity else automatic
 
 

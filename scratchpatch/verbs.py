@@ -85,6 +85,29 @@ def _override_flag(values: Flags) -> None:
     )
 
 
+def _step_flag(values: Flags) -> None:
+    flags.DEFINE_integer("step", None, "Step of the checkpoint; none: the newest.", lower_bound=0, flag_values=values)
+
+
+def _source_flag(values: Flags) -> None:
+    flags.DEFINE_string(
+        "source",
+        None,
+        "SPEC of the documents: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field]; none: the run's own.",
+        flag_values=values,
+    )
+
+
+def _split_flag(values: Flags, default: str) -> None:
+    flags.DEFINE_enum(
+        "split",
+        default,
+        ("train", "validation", "test", "all"),
+        "Which documents of the source.",
+        flag_values=values,
+    )
+
+
 def _overrides(values: Flags) -> dict:
     return dict(parse_override(text) for text in values.override)
 
@@ -100,6 +123,19 @@ def _train(values: Flags) -> int:
     return 0
 
 
+# prepare
+
+
+def _prepare(values: Flags) -> int:
+    compilation_cache.enable()
+    from scratchpatch.training.prepare import prepare, table
+
+    with _to_stderr():
+        results = prepare(values.config)
+    print(output.as_json({"streams": results}) if values.json else table(results))
+    return 0
+
+
 # eval
 
 
@@ -107,20 +143,9 @@ def _define_eval(values: Flags) -> None:
     _workdir_flag(values)
     _json_flag(values)
     _override_flag(values)
-    flags.DEFINE_string(
-        "source",
-        None,
-        "SPEC of the documents: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field]; none: the run's own.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "split",
-        "validation",
-        ("train", "validation", "test", "all"),
-        "Which documents of the source.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("step", None, "Step of the checkpoint; none: the newest.", lower_bound=0, flag_values=values)
+    _source_flag(values)
+    _split_flag(values, "validation")
+    _step_flag(values)
     flags.DEFINE_integer(
         "max_bytes",
         None,
@@ -153,6 +178,58 @@ def _eval(values: Flags) -> int:
     if values.output:
         Path(values.output).write_text(output.as_json(result) + "\n", encoding="utf-8")
     print(output.as_json(result) if values.json else output.as_table(result))
+    return 0
+
+
+# calibrate
+
+
+def _define_calibrate(values: Flags) -> None:
+    _workdir_flag(values)
+    _json_flag(values)
+    _override_flag(values)
+    _step_flag(values)
+    flags.DEFINE_float(
+        "target_bytes_per_patch", None, "Mean patch size that patching.threshold shall give.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "target_scratchpads_per_byte", None, "Rate at which trigger.threshold shall let scratchpads fire.", flag_values=values
+    )
+    _source_flag(values)
+    _split_flag(values, "train")
+    flags.DEFINE_integer(
+        "sample_bytes", 1 << 18, "Bytes of the sample, about, and of the held-out text.", lower_bound=1, flag_values=values
+    )
+
+
+def _check_calibrate(values: Flags) -> None:
+    _overrides(values)
+    patch, rate = values.target_bytes_per_patch, values.target_scratchpads_per_byte
+    if (patch is None) == (rate is None):
+        raise UserError("give one of --target_bytes_per_patch=6 and --target_scratchpads_per_byte=0.2")
+    if patch is not None and not 1 <= patch < math.inf:
+        raise UserError(f"--target_bytes_per_patch={patch}: wanted a number of at least 1")
+    if rate is not None and not 0 < rate <= 1:
+        raise UserError(f"--target_scratchpads_per_byte={rate}: wanted a number above 0, and at most 1")
+
+
+def _calibrate(values: Flags) -> int:
+    workdir = _existing(values.workdir, "workdir", folder=True)
+    compilation_cache.enable()
+    from scratchpatch.evaluation.calibrate import calibrate, table
+
+    with _to_stderr():
+        result = calibrate(
+            workdir,
+            values.target_bytes_per_patch,
+            values.target_scratchpads_per_byte,
+            source=values.source,
+            split=values.split,
+            sample_bytes=values.sample_bytes,
+            step=values.step,
+            overrides=_overrides(values),
+        )
+    print(output.as_json(result) if values.json else table(result, workdir))
     return 0
 
 
@@ -323,7 +400,7 @@ def _import(values: Flags) -> int:
 def _define_export(values: Flags) -> None:
     _workdir_flag(values)
     _out_flag(values)
-    flags.DEFINE_integer("step", None, "Step of the checkpoint; none: the newest.", lower_bound=0, flag_values=values)
+    _step_flag(values)
 
 
 def _export(values: Flags) -> int:
@@ -355,6 +432,24 @@ VERBS: dict[str, Verb] = {
             "a folder of another config is refused with the difference.",
         ),
     ),
+    "prepare": Verb(
+        "Compute the entropies of a config's text once, for data.entropies = True.",
+        "--config=FILE [--config.FIELD=VALUE]... [--json]",
+        _prepare,
+        (
+            "scratchpatch prepare --config=experiments/blt/small.py",
+            "scratchpatch train --config=experiments/blt/small.py --config.data.entropies --workdir=runs/blt",
+        ),
+        _json_flag,
+        config=True,
+        required=("config",),
+        details=(
+            "The model is the run in model.entropy_model.workdir (or training.init_from's). One float32 per byte goes beside",
+            "the stream's index (data.cache_dir), under a name made of text and model: what is there is not computed again.",
+            "The same command after a stop goes on where it was. An entropy here sees text before the training row, so near",
+            "a row's start it may differ from that of the model inside the step. Evaluation always runs the model itself.",
+        ),
+    ),
     "eval": Verb(
         "Measure bits per byte, compute per byte and the patch-lag curve of a run.",
         "--workdir=DIR [--source=SPEC] [--split=validation] [--override FIELD=VALUE]... [--json]",
@@ -368,6 +463,24 @@ VERBS: dict[str, Verb] = {
         _check_eval,
         required=("workdir",),
         details=("Every raw byte of every document counts exactly once; gzip, bzip2 and xz stand beside it.",),
+    ),
+    "calibrate": Verb(
+        "Find the threshold at which a run's model makes patches, or scratchpads, at a wanted rate.",
+        "--workdir=DIR --target_bytes_per_patch=P|--target_scratchpads_per_byte=R [--override FIELD=VALUE]... [--json]",
+        _calibrate,
+        (
+            "scratchpatch calibrate --workdir=runs/blt_1b --target_bytes_per_patch=6 --source='text:books/*.txt'",
+            "scratchpatch calibrate --workdir=runs/quickstart --target_scratchpads_per_byte=0.2",
+            "scratchpatch calibrate --workdir=runs/quickstart --override patching.kind=entropy --target_bytes_per_patch=8",
+        ),
+        _define_calibrate,
+        _check_calibrate,
+        required=("workdir",),
+        details=(
+            "Kinds: entropy and entropy_jump, of patches also entropy_and_jump (--override trigger.kind=entropy adds a trigger).",
+            "The rate is also measured on text that the sample does not hold: the validation split, or, of text without",
+            "splits, the second half of the sample. Rates count a document's BOS as a byte, as eval does.",
+        ),
     ),
     "audit": Verb(
         "Prove that a config's model does not see the bytes that it predicts.",

@@ -117,10 +117,29 @@ def _while_removing(step: int, strike) -> None:
     checkpoints.shutil.rmtree = strike_first
 
 
+def _in_a_part(number: int, strike) -> None:
+    """Half of a part of some entropies is written; parts are of a window or two."""
+    from scratchpatch.data.entropies import Writer
+    from scratchpatch.training import prepare
+
+    append, calls = Writer.append, []
+    prepare.PART = 64
+
+    def strike_within(self, values_T):
+        calls.append(None)
+        if len(calls) == number:
+            append(self, values_T[: len(values_T) // 2])
+            strike()
+        append(self, values_T)
+
+    Writer.append = strike_within
+
+
 _MOMENTS = {
     "line": _after_line,
     "validation": _after_validation,
     "saving": _while_saving,
     "renaming": _before_renaming,
     "removing": _while_removing,
+    "part": _in_a_part,
 }

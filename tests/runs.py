@@ -9,8 +9,10 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.evaluation import audit
+from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.training.checkpoints import CheckpointReader
+from scratchpatch.training import workdir as workdir_lib
+from scratchpatch.training.checkpoints import CheckpointReader, Checkpoints
 from scratchpatch.training.step import Trainer
 from tests import tiny
 
@@ -70,6 +72,16 @@ def config(folder: Path, fields=None):
         config_lib.set_field(made, name, value)
     config_lib.check(made)
     return made
+
+
+def untrained(folder, fields=None, weights=None):
+    """(config, workdir) of a run that was saved at step 0; `weights` gives them for a config, random where None."""
+    made, workdir = config(folder, fields), folder / "run"
+    workdir_lib.guard_workdir(workdir, made)
+    checkpoints = Checkpoints(workdir / "checkpoints", made, 1)
+    checkpoints.save(0, weights(made) if weights else weights_lib.random(made, 0))
+    checkpoints.close()
+    return made, workdir
 
 
 def write_config(path: Path, made) -> str:

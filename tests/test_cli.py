@@ -168,6 +168,14 @@ def test_bad_config_file_is_wrong_usage(capsys, tmp_path, name):
         (["eval", "--override", "trigger.treshold=1"], "nearest is 'trigger.threshold'"),
         (["eval", "--output=no/such/folder/x.json"], "--output=no/such/folder/x.json"),
         (["inspect", "--text=x", "--html=no/such/folder/x.html"], "--html=no/such/folder/x.html"),
+        (["calibrate"], "give one of --target_bytes_per_patch=6 and --target_scratchpads_per_byte=0.2"),
+        (["calibrate", "--target_bytes_per_patch=6", "--target_scratchpads_per_byte=0.2"], "give one of"),
+        (["calibrate", "--target_bytes_per_patch=0.5"], "--target_bytes_per_patch=0.5: wanted a number of at least 1"),
+        (["calibrate", "--target_bytes_per_patch=nan"], "--target_bytes_per_patch=nan"),
+        (["calibrate", "--target_scratchpads_per_byte=0"], "--target_scratchpads_per_byte=0.0: wanted a number above 0"),
+        (["calibrate", "--target_scratchpads_per_byte=1.5"], "--target_scratchpads_per_byte=1.5"),
+        (["calibrate", "--target_bytes_per_patch=6", "--sample_bytes=0"], "--sample_bytes=0"),
+        (["calibrate", "--target_bytes_per_patch=6", "--override", "patching.knd=x"], "nearest is 'patching.kind'"),
     ],
 )
 def test_wrong_flag_value_is_named(capsys, workdir, argv, words):
@@ -305,7 +313,10 @@ def test_report_prints_its_path(capsys, stand_in, workdir):
 # failure
 
 
-@pytest.mark.parametrize("argv", [["eval"], ["inspect", "--text=x"], ["generate", "--prompt=x"], ["report"]])
+@pytest.mark.parametrize(
+    "argv",
+    [["eval"], ["calibrate", "--target_bytes_per_patch=6"], ["inspect", "--text=x"], ["generate", "--prompt=x"], ["report"]],
+)
 def test_missing_workdir_fails_with_one_line(capsys, tmp_path, argv):
     assert cli.main([*argv, f"--workdir={tmp_path}/none"]) == 1
     out, err = capsys.readouterr()

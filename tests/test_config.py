@@ -88,6 +88,16 @@ def test_set_field_refuses_another_type(name, value, kind):
         ("patching.patch_bytes", 2048, "does not fit data.window = 1024"),
         ("patching.capacity", 1e-4, "allows no commit"),
         ("mesh.sequence", 2, "must lie between 1 and 1"),
+        ("model.encoder.ngrams", (3, 17), r"must hold whole numbers from 2 to 16, such as \(3, 4, 5\)"),
+        ("model.encoder.ngrams", (1,), "must hold whole numbers from 2 to 16"),
+        ("model.encoder.ngrams", (3.0,), "must hold whole numbers from 2 to 16"),
+        ("model.encoder.ngram_rows", 2_000_001, "must lie between 1 and 2000000"),
+        ("model.encoder.ngram_functions", 12, "must lie between 1 and 11"),
+        ("model.cross_residual", 3, "must lie between 1 and 2"),
+        ("model.target_rows", 256, "must lie between 257 and 264"),
+        ("model.entropy_model.heads", 3, "must divide the width 256"),
+        ("patching.commit_bos", True, "needs patching.capacity = 1.0"),
+        ("model.entropy_head.weight", 0.0, "which the patchifier or trigger reads: raise it, or name a model.entropy_model"),
     ],
 )
 def test_check_names_the_field_its_value_and_the_fix(name, value, words):
@@ -108,6 +118,78 @@ def test_check_names_every_bad_field_together():
 def test_cross_attention_injection_needs_a_decoder_layer():
     with pytest.raises(UserError, match="model.decoder.layers >= 1"):
         config.check(changed(model__decoder__injection="cross_attention", model__decoder__layers=0))
+
+
+TRUNKLESS = {"model__trunk__kind": "none", "model__entropy_head__weight": 0.0, "trigger__kind": "none"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"trigger__kind": "entropy"}, "no trunk that trigger.kind could refresh: set trigger.kind = 'none'"),
+        ({"trigger__kind": "every"}, "no trunk that trigger.kind could refresh: set trigger.kind = 'none'"),
+        ({"model__entropy_head__weight": 1.0}, "no use for an entropy head: set model.entropy_head.weight = 0"),
+        ({"model__entropy_model__layers": 1}, "set model.entropy_model.layers = 0"),
+        ({"model__decoder__injection": "cross_attention"}, "set model.decoder.injection = 'add'"),
+        ({"model__decoder__heads": 3}, "must divide the width 256"),
+    ],
+)
+def test_a_model_without_a_trunk_has_nothing_that_needs_one(values, words):
+    with pytest.raises(UserError, match=words):
+        config.check(changed(**TRUNKLESS | values))
+
+
+def test_a_model_without_a_trunk_asks_nothing_of_patches():
+    c = changed(**TRUNKLESS, patching__patch_bytes=2048, model__decoder__layers=0, patching__kind="entropy")
+    config.check(c)
+    assert config.slots(c) == (0, 0) and not config.reads_entropy(c)
+
+
+def test_a_patch_of_one_bos_needs_a_budget_for_every_byte():
+    for kind in ("whitespace", *config.ENTROPY_PATCHIFIERS):
+        c = changed(patching__kind=kind, patching__commit_bos=True, patching__capacity=0.999)
+        with pytest.raises(UserError, match="patching.commit_bos needs patching.capacity = 1.0"):
+            config.check(c)
+        c.patching.capacity = 1.0
+        config.check(c)
+    # Bytes have it anyway.
+    config.check(changed(patching__kind="byte", patching__commit_bos=True))
+
+
+def test_what_has_no_part_in_a_model_is_refused():
+    with pytest.raises(UserError, match="patching.commit_bos has no part in patching.kind = 'fixed'"):
+        config.check(changed(patching__kind="fixed", patching__commit_bos=True, patching__capacity=1.0))
+    with pytest.raises(UserError, match="set model.entropy_model.layers = 0"):
+        config.check(changed(**TRUNKLESS, model__entropy_model__layers=2))
+
+
+def test_who_reads_entropies_and_whose():
+    stride = changed(trigger__kind="stride", model__entropy_head__weight=0.0)
+    config.check(stride)
+    assert not config.reads_entropy(stride)
+    for values in ({"patching__kind": "entropy_and_jump", "trigger__kind": "stride"}, {"trigger__kind": "entropy_jump"}):
+        c = changed(model__entropy_head__weight=0.0, **values)
+        assert config.reads_entropy(c)
+        with pytest.raises(UserError, match="leaves no entropy head"):
+            config.check(c)
+        c.model.entropy_model.layers = 1
+        config.check(c)
+    # No scratchpad can fire between patches of one byte.
+    assert not config.reads_entropy(changed(patching__kind="byte", trigger__kind="entropy"))
+
+
+def test_the_entropy_model_is_a_plain_byte_model_of_its_own():
+    fields = {"layers": 3, "d_byte": 96, "heads": 6, "window": 40}
+    fields |= {"ffn_multiplier": 2.0, "rope_theta": 500.0, "norm_eps": 1e-4}
+    c = changed(**{f"model__entropy_model__{name}": value for name, value in fields.items()}, data__window=300)
+    c.model.target_rows = 260
+    found = config.entropy_model(c)
+    config.check(found)
+    m = found.model
+    assert (m.encoder.layers, m.d_byte, m.encoder.heads, m.encoder.window) == (3, 96, 6, 40)
+    assert (m.ffn_multiplier, m.rope_theta, m.norm_eps, m.target_rows) == (2.0, 500.0, 1e-4, 260)
+    assert (m.trunk.kind, m.decoder.layers, m.encoder.ngrams, m.entropy_model.layers) == ("none", 0, (), 0)
+    assert found.data.window == 300 and not config.reads_entropy(found)
 
 
 def test_controller_needs_a_positive_start():
@@ -139,6 +221,8 @@ def test_difference_names_old_and_new_and_leaves_free_fields_out():
         ({"patching__kind": "entropy", "trigger__kind": "none"}, (96, 0)),
         ({"patching__kind": "whitespace", "trigger__kind": "none"}, (341, 0)),
         ({"patching__capacity": 0.25}, (256, 320)),
+        ({"patching__kind": "entropy_and_jump", "patching__capacity": 1.0, "trigger__kind": "none"}, (1024, 0)),
+        (TRUNKLESS, (0, 0)),
     ],
 )
 def test_slots_of_a_window(values, expected):

@@ -33,7 +33,7 @@ def answer(capsys, *argv) -> dict:
     """The JSON object that a command prints, alone on standard output."""
     assert cli.main([*argv, "--json"]) == 0
     out = capsys.readouterr().out
-    assert out.count("\n") == 1
+    assert len(out.splitlines()) == 1
     return json.loads(out)
 
 
@@ -126,6 +126,76 @@ def test_report_is_written_anew(folder, capsys):
     assert cli.main(["report", f"--workdir={folder}/run"]) == 0
     assert capsys.readouterr().out.strip() == str(page)
     assert "<svg" in page.read_text()
+
+
+# A plain byte model, and the one whose decisions it makes.
+BYTES = {
+    "model.trunk.kind": "none",
+    "model.entropy_head.weight": 0.0,
+    "model.encoder.layers": 2,
+    "model.decoder.layers": 0,
+    "trigger.kind": "none",
+    "training.steps": 5,
+    "training.eval_every": 5,
+}
+SEPARATE = {
+    "model.entropy_head.weight": 0.0,
+    "model.entropy_model.layers": 2,
+    "model.entropy_model.d_byte": 16,
+    "model.entropy_model.heads": 2,
+    "model.entropy_model.window": 8,
+    "patching.kind": "entropy",
+    "patching.threshold": 5.5,
+    "training.steps": 2,
+}
+
+
+def all_verbs(folder, name: str, capture) -> dict:
+    """Every verb on the run `name` once; what eval says."""
+    run = f"--workdir={folder}/{name}"
+    found = answer(capture, "eval", run)
+    (folder / "shown.txt").write_bytes(b"so it ran & was \xff\x00 away")
+    assert cli.main(["inspect", run, f"--text={folder}/shown.txt", f"--html={folder}/{name}.html"]) == 0
+    assert b"bits per byte" in capture.readouterr().out
+    assert cli.main(["generate", run, "--prompt=the ", "--max_bytes=3", "--temperature=1.0"]) == 0
+    assert len(capture.readouterr().out) <= 3
+    assert cli.main(["report", run]) == 0
+    assert capture.readouterr().out.split() == [f"{folder}/{name}/report.html".encode()]
+    assert answer(capture, "audit", f"--config={folder}/{name}.py")["ok"]
+    weights = scratchpatch.load(folder / name).weights
+    total = answer(capture, "account", f"--config={folder}/{name}.py")["parameters"]["total"]
+    assert total == sum(x.size for part in weights if part != "thresholds" for x in jax.tree.leaves(weights[part]))
+    return found
+
+
+def test_a_model_without_a_trunk_and_one_that_reads_its_entropies(tmp_path, capsysbinary):
+    named = {"model.entropy_model.workdir": str(tmp_path / "bytes")}
+    with pytest.MonkeyPatch.context() as patch:
+        runs.compile_quickly(patch.setattr)
+        # A verb has its turn.
+        runs.leave_out_audit(patch.setattr)
+        for name, fields in (("bytes", BYTES), ("patches", SEPARATE | named)):
+            runs.write_config(tmp_path / f"{name}.py", runs.config(tmp_path, fields))
+            assert cli.main(["train", f"--config={tmp_path}/{name}.py", f"--workdir={tmp_path}/{name}"]) == 0
+
+    found = all_verbs(tmp_path, "bytes", capsysbinary)
+    lines = [line for line in runs.lines(tmp_path / "bytes") if "bpb" in line]
+    assert lines[-1]["bpb"] < lines[0]["bpb"] and "bytes_per_patch" not in lines[0]
+    assert found["bpb"] < 8 and found["trunk_calls_per_byte"] == 0 and found["bpb_by_offset"] == []
+    page = (tmp_path / "bytes" / "report.html").read_text()
+    assert page.count("<svg") == page.count("<figure") == 1 and "Patch lag" not in page
+
+    found = all_verbs(tmp_path, "patches", capsysbinary)
+    assert found["trunk_calls_per_byte"] > found["commits_per_byte"] > 0 and len(found["bpb_by_offset"]) > 1
+    kept = json.loads((tmp_path / "patches" / "evaluation.json").read_text())
+    assert len(kept["results"]["sweep"]) > 3 and None not in kept["passage"]["entropy"]
+    assert (tmp_path / "patches" / "report.html").read_text().count("<svg") == 4
+    # Training moved everything but what it read.
+    alone, whole = (scratchpatch.load(tmp_path / name).weights for name in ("bytes", "patches"))
+    jax.tree.map(np.testing.assert_array_equal, alone["params"], whole["frozen"]["entropy_model"])
+    data = b"the cat sat on the mat"
+    segmented = [scratchpatch.load(tmp_path / name).segment(data).entropy for name in ("bytes", "patches")]
+    np.testing.assert_allclose(*segmented, rtol=1e-5)
 
 
 def test_one_step_has_the_numbers_that_are_written_down(tmp_path):

@@ -6,16 +6,14 @@ Finished runs in --workdir are kept: the same command goes on after a stop.
 """
 
 import argparse
-import concurrent.futures
 import os
-import queue
-import subprocess
 import sys
 from pathlib import Path
 
+from experiments import jobs as jobs_lib
+from experiments.jobs import Job
 from experiments.patch_lag import summary
 from experiments.patch_lag.config import DATA, VARIANTS
-from scratchpatch.training.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,40 +35,21 @@ def main() -> int:
     # The longest runs first, so that no core waits at the end.
     cost = {"byte": 0, "p16_every": 1, "p16_every_last": 1}
     jobs = [(v, seed) for seed in seeds for v in sorted(VARIANTS, key=lambda v: cost.get(v, 2))]
-    missing = [job for job in jobs if not (folder(flags.workdir, *job) / "result.json").exists()]
-    cores = queue.Queue()
-    for core in range(flags.workers):
-        cores.put(core % os.cpu_count())
-    with concurrent.futures.ThreadPoolExecutor(flags.workers) as pool, Progress(total=len(jobs), first=len(jobs) - len(missing), label="patch_lag", unit="runs") as progress:
-        for done in concurrent.futures.as_completed(
-            pool.submit(run, job, folder(flags.workdir, *job), flags.steps, flags.eval_bytes, cores) for job in missing
-        ):
-            progress.advance(1, 0)
-            progress.note(done.result())
-    summary.write(flags.output, {job: folder(flags.workdir, *job) / "result.json" for job in jobs})
+    runs = {job: folder(flags.workdir, *job) for job in jobs}
+    rest = [str(flags.steps), str(flags.eval_bytes)]
+    module = "experiments.patch_lag.worker"
+    jobs_lib.run(
+        [Job(f"{v}, seed {s}", path, module, [v, str(s), str(path), *rest]) for (v, s), path in runs.items()],
+        flags.workers,
+        "patch_lag",
+    )
+    summary.write(flags.output, {job: path / "result.json" for job, path in runs.items()})
     print(flags.output / "README.md")
     return 0
 
 
 def folder(workdir: Path, variant: str, seed: int) -> Path:
     return workdir / f"{variant}-{seed}"
-
-
-def run(job: tuple[str, int], workdir: Path, steps: int, eval_bytes: int, cores: queue.Queue) -> str:
-    """Train and measure one variant in a process of its own, on one core."""
-    core, (variant, seed) = cores.get(), job
-    workdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "experiments.patch_lag.worker", variant, str(seed), str(workdir), str(steps), str(eval_bytes)]
-    try:
-        with (workdir / "log").open("a") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
-            if hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(process.pid, {core})
-            if process.wait():
-                raise RuntimeError(f"{variant}, seed {seed} failed: see {workdir / 'log'}")
-    finally:
-        cores.put(core)
-    return f"{variant}, seed {seed}: done"
 
 
 if __name__ == "__main__":

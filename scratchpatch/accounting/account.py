@@ -12,8 +12,11 @@ def rates(config) -> tuple[float, float]:
     """Commits and scratchpads per byte that a config aims at.
 
     Exact for byte, fixed, stride and every; the target for random and for
-    entropies; the budget for white space, which depends on the text.
+    entropies; the budget for white space, which depends on the text; none
+    without a trunk.
     """
+    if config.model.trunk.kind == "none":
+        return 0.0, 0.0
     patching, trigger = config.patching, config.trigger
     commits = {"byte": 1.0, "whitespace": float(config_lib.commit_capacity(config))}.get(patching.kind, 1 / patching.patch_bytes)
     commits = min(commits, float(config_lib.commit_capacity(config)))
@@ -40,15 +43,11 @@ def account(config) -> dict:
     config_lib.check(config)
     commits, scratchpads = rates(config)
     window = config.data.window
-    forward = flops.useful(config, commits, scratchpads, window)
-    training = {tier: 3 * value for tier, value in forward.items()}
-    if not config_lib.reads_entropy(config):
-        forward.pop("entropy head", None)
     with_total = lambda tiers: tiers | {"total": sum(tiers.values())}  # noqa: E731
     return {
         "parameters": with_total(parameters(config)),
-        "inference_flops_per_byte": with_total(forward),
-        "training_flops_per_byte": with_total(training),
+        "inference_flops_per_byte": with_total(flops.inference(config, commits, scratchpads, window)),
+        "training_flops_per_byte": with_total(flops.training(config, commits, scratchpads, window)),
         "trunk_calls_per_byte": commits + scratchpads,
         "commits_per_byte": commits,
         "scratchpads_per_byte": scratchpads,

@@ -1,9 +1,9 @@
 """FLOPs per byte, by tier, of a forward pass and of training.
 
 Matrix products count 2 m n k, attention the keys that a query really sees;
-norms, activations and embedding look-ups count nothing. With commits and
-scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling), as in
-DESIGN 7.
+norms, activations and embedding look-ups, n-grams' included, count nothing. With
+commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk +
+pooling), as in DESIGN 7.
 """
 
 from __future__ import annotations
@@ -13,24 +13,45 @@ from scratchpatch import vocabulary
 from scratchpatch.kernels import window
 from scratchpatch.model.layers import ffn_width
 
-TIERS = ("encoder", "entropy head", "pooling", "trunk", "decoder")
+TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "pooling", "trunk", "decoder")
 
 
 def flops_per_byte(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> float:
-    """Useful forward FLOPs per byte at inference; the entropy head counts where decisions read it."""
-    tiers = useful(config, commits_per_byte, scratchpads_per_byte, window)
-    if not config_lib.reads_entropy(config):
-        tiers.pop("entropy head", None)
-    return sum(tiers.values())
+    """Useful forward FLOPs per byte at inference: the sum of `inference`."""
+    return sum(inference(config, commits_per_byte, scratchpads_per_byte, window).values())
 
 
 def training_flops_per_byte(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> float:
-    """Useful FLOPs per byte of a train step: three forward passes' worth, recomputation not counted."""
-    return 3 * sum(useful(config, commits_per_byte, scratchpads_per_byte, window).values())
+    """Useful FLOPs per byte of a train step: the sum of `training`."""
+    return sum(training(config, commits_per_byte, scratchpads_per_byte, window).values())
+
+
+def inference(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
+    """Useful forward FLOPs per byte by tier at inference: of entropies, those that decisions read."""
+    tiers = useful(config, commits_per_byte, scratchpads_per_byte, window)
+    read = config_lib.reads_entropy(config)
+    # Decisions read the entropy model's where there is one.
+    if "entropy model" in tiers or not read:
+        tiers.pop("entropy head", None)
+    if not read:
+        tiers.pop("entropy model", None)
+    return tiers
+
+
+def training(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
+    """Useful FLOPs per byte by tier of a train step: three forward passes' worth, recomputation not counted.
+
+    The entropy model is frozen: one forward pass, where decisions read it and
+    its entropies were not computed beforehand.
+    """
+    tiers = useful(config, commits_per_byte, scratchpads_per_byte, window)
+    if config.data.entropies or not config_lib.reads_entropy(config):
+        tiers.pop("entropy model", None)
+    return {tier: value if tier == "entropy model" else 3 * value for tier, value in tiers.items()}
 
 
 def useful(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
-    """Forward FLOPs per byte by tier, padding excluded; the entropy head where the model has one.
+    """Forward FLOPs per byte by tier, padding excluded; entropy head and entropy model where the model has them.
 
     A query of the trunk sees half of a window's commits on average, and itself;
     a commit pools its whole patch, a scratchpad half of it.
@@ -41,6 +62,7 @@ def useful(config, commits_per_byte: float, scratchpads_per_byte: float, window:
         config,
         slots=commits_per_byte + scratchpads_per_byte,
         encoder_keys=_visible(m.encoder.window, window),
+        entropy_keys=_visible(m.entropy_model.window, window),
         decoder_keys=_visible(m.decoder.window, window),
         trunk_keys=commits_per_byte * window / 2 + 1,
         pool_keys=commits_per_byte * pooled + scratchpads_per_byte * (pooled + 1) / 2,
@@ -59,13 +81,14 @@ def compiled(config, length: int) -> dict[str, float]:
         config,
         slots=slots / length,
         encoder_keys=_blocked(m.encoder.window, length),
+        entropy_keys=_blocked(m.entropy_model.window, length),
         decoder_keys=_blocked(m.decoder.window, length),
         trunk_keys=commits + 1,
         pool_keys=slots / length * config_lib.patch_limit(config),
     )
 
 
-def _tiers(config, slots, encoder_keys, decoder_keys, trunk_keys, pool_keys) -> dict[str, float]:
+def _tiers(config, slots, encoder_keys, entropy_keys, decoder_keys, trunk_keys, pool_keys) -> dict[str, float]:
     m, d, big = config.model, config.model.d_byte, config.model.trunk.d_model
     kv = big * (m.trunk.kv_heads or m.trunk.heads) // m.trunk.heads
     logits = 2 * d * vocabulary.ROWS
@@ -74,18 +97,38 @@ def _tiers(config, slots, encoder_keys, decoder_keys, trunk_keys, pool_keys) -> 
         return layers * _block(d, d, m.ffn_multiplier, keys)
 
     found = {"encoder": local(m.encoder.layers, encoder_keys)}
+    decoder = local(m.decoder.layers, decoder_keys) + logits
+    if m.trunk.kind == "none":
+        return found | {"decoder": decoder}
     if m.entropy_head.weight > 0:
         found["entropy head"] = local(m.entropy_head.layers, encoder_keys) + logits
-    found["pooling"] = slots * 2 * d * big * (2 if m.pooling.last_state else 1)
-    if m.pooling.kind == "cross_attention" and config_lib.patch_limit(config) > 1:
-        found["pooling"] += 4 * d * d + slots * 4 * d * d + pool_keys * 4 * d
+    if m.entropy_model.layers > 0:
+        e = m.entropy_model
+        layers = e.layers * _block(e.d_byte, e.d_byte, e.ffn_multiplier, entropy_keys)
+        found["entropy model"] = layers + 2 * e.d_byte * vocabulary.ROWS
+    found["pooling"] = _pooling(config, slots, pool_keys)
     found["trunk"] = slots * m.trunk.layers * _block(big, kv, m.ffn_multiplier, trunk_keys)
-    found["decoder"] = local(m.decoder.layers, decoder_keys) + logits
     if m.decoder.injection == "add":
-        found["decoder"] += slots * 2 * big * d
+        decoder += slots * 2 * big * d
     else:
         k = m.decoder.context_vectors
-        found["decoder"] += slots * 2 * big * k * d + m.decoder.layers * (slots * k * 4 * d * d + 4 * d * d + 4 * d * k)
+        decoder += slots * 2 * big * k * d + m.decoder.layers * (slots * k * 4 * d * d + 4 * d * d + 4 * d * k)
+    return found | {"decoder": decoder}
+
+
+def _pooling(config, slots: float, keys: float) -> float:
+    p, d, big = config.model.pooling, config.model.d_byte, config.model.trunk.d_model
+    several = p.kind == "max_query"
+    k = p.queries if several else 1
+    # Queries that fill the trunk's width go there as they are.
+    found = 0.0 if several and k * d == big else slots * 2 * k * d * big
+    if p.last_state:
+        found += slots * 2 * d * big
+    if several:
+        found += slots * 2 * d * k * d
+    if several or (p.kind == "cross_attention" and config_lib.patch_limit(config) > 1):
+        # Keys and values of every byte; queries and results of every slot.
+        found += 4 * d * d + slots * k * 4 * d * d + keys * k * 4 * d
     return found
 
 

@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 from scratchpatch import config as config_lib
 from scratchpatch.data.batches import Batches
 from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.training import fingerprint, initial
 from scratchpatch.training.step import Trainer
 
 
@@ -38,7 +39,11 @@ class Subject:
         self._state = self._trainer.init()
         self.parameters = sum(x.size for x in jax.tree.leaves(self._state["params"]))
         self.state_bytes = sum(x.nbytes for x in jax.tree.leaves(self._state))
-        self._batch = self._trainer.place(Batches(config).batch(0))
+        batches = Batches(config)
+        if config.data.entropies:
+            self._state |= initial.load(config, self._trainer.shardings)
+            batches.open_entropies(fingerprint.of(config, self._state["frozen"]))
+        self._batch = self._trainer.place(*batches.arrays(0))
         self.bytes = config.training.batch_rows * config.data.window
         self.trunk_calls_per_byte = sum(config_lib.slots(config)) / config.data.window
         self._index = 0

@@ -4,5 +4,6 @@
 documents to train, validation and test, `index` joins them once into a
 memory-mapped `stream`, `mixture` says which streams a config trains and
 validates on, and `batches` draws windows from them: what step g holds depends
-on the config and on g alone.
+on the config and on g alone. `entropies` keeps what an entropy model says
+about a stream.
 """

@@ -1,11 +1,12 @@
 """Batches of windows: step g holds rows [g * B, (g + 1) * B) of one endless order.
 
 Which window stands in a row is arithmetic (`order`), so a batch depends on the
-config and the step alone. A process reads only its rows, and what a run must
+config and the step alone; so do the entropies beside it, where they were
+prepared (`entropies`). A process reads only its rows, and what a run must
 remember of its data is the step. Grain reads ahead; one of its records is a
 whole batch, because a record's overhead there is worth many windows of copying.
 
-Legend: B rows of this process, W window + 1.
+Legend: B rows of this process, W window + 1, L window.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
+from scratchpatch.data.entropies import Entropies, open_entropies
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.data.order import Order
+from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
 
 # Where grain's range of steps ends; beyond any run, within a C long everywhere.
@@ -49,23 +52,48 @@ class Batches:
         self._batch_rows = total
         self._first_row = process_index * self.rows
         self._threads, self._prefetch = config.data.threads, config.data.prefetch
+        self._cache_dir = config.data.cache_dir
+        self._entropies: list[Entropies] = []
         self._order = Order(
             windows=[stream.windows(self.window) for stream, _ in self.streams],
             weights=[weight for _, weight in self.streams],
             seed=config.seed,
         )
 
+    def open_entropies(self, model: str) -> None:
+        """Let `arrays` and `iterate` give entropies too.
+
+        Args:
+            model: checksum of the entropy model.
+
+        Raises:
+            UserError: they were not prepared.
+        """
+        self._entropies = [open_entropies(stream, model, self._cache_dir) for stream, _ in self.streams]
+
     def batch(self, step: int) -> np.ndarray:
         """int32 [B, W]: inputs are [:, :-1], targets [:, 1:]."""
-        sources_B, windows_B = self._order.rows(step * self._batch_rows + self._first_row, self.rows)
         tokens_BW = np.empty((self.rows, self.window + 1), np.int32)
-        for index, (stream, _) in enumerate(self.streams):
-            mine_B = sources_B == index
-            tokens_BW[mine_B] = stream.read_windows(windows_B[mine_B], self.window)
-        return tokens_BW
+        return self._fill(tokens_BW, [stream for stream, _ in self.streams], step)
 
-    def iterate(self, first_step: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """(step, batch(step)) from `first_step` on, data.prefetch of them read ahead by data.threads threads."""
-        records = grain.MapDataset.range(first_step, _LAST_STEP).map(lambda step: (step, self.batch(step)))
+    def arrays(self, step: int) -> tuple[np.ndarray, ...]:
+        """`batch(step)`; with open entropies also those of its inputs, float32 [B, L] in nats."""
+        tokens_BW = self.batch(step)
+        if not self._entropies:
+            return (tokens_BW,)
+        entropy_BL = np.empty((self.rows, self.window), np.float32)
+        return tokens_BW, self._fill(entropy_BL, self._entropies, step)
+
+    def _fill(self, into_BX: np.ndarray, readers: list[Stream] | list[Entropies], step: int) -> np.ndarray:
+        """Each row from the reader of its source."""
+        sources_B, windows_B = self._order.rows(step * self._batch_rows + self._first_row, self.rows)
+        for index, reader in enumerate(readers):
+            mine_B = sources_B == index
+            into_BX[mine_B] = reader.read_windows(windows_B[mine_B], self.window)
+        return into_BX
+
+    def iterate(self, first_step: int = 0) -> Iterator[tuple[int, *tuple[np.ndarray, ...]]]:
+        """(step, *arrays(step)) from `first_step` on, data.prefetch of them read ahead by data.threads threads."""
+        records = grain.MapDataset.range(first_step, _LAST_STEP).map(lambda step: (step, *self.arrays(step)))
         options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(self._prefetch, self._threads))
         return iter(records.to_iter_dataset(options))

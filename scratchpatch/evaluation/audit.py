@@ -26,7 +26,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
 from scratchpatch.patching import controller
 
-STAGES = ("encoder", "entropy head", "patchifier", "trigger", "pooling", "trunk", "decoder")
+STAGES = ("encoder", "entropy head", "entropy model", "patchifier", "trigger", "pooling", "trunk", "decoder")
 # Those that gradients pass through.
 _SMOOTH = ("encoder", "entropy head", "pooling", "trunk", "decoder")
 _ROWS = 8
@@ -142,7 +142,7 @@ def _beyond_rounding(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _states(output: Output) -> dict[str, jax.Array]:
-    """The arrays of `_SMOOTH` stages, [R, L or N, ...]; no entropy head where the model has none."""
+    """The arrays of `_SMOOTH` stages, [R, L or N, ...]; of those that the model has."""
     states = {
         "encoder": output.hidden_BLd,
         "entropy head": output.head_logits_BLV,
@@ -153,9 +153,15 @@ def _states(output: Output) -> dict[str, jax.Array]:
     return {name: x for name, x in states.items() if x is not None}
 
 
-def _by_byte(output: Output) -> dict[str, list[np.ndarray]]:
-    """What each stage says at each byte, arrays [R, L, ...] on the host; slot states are 0 where no slot stands."""
+def _by_byte(config, output: Output) -> dict[str, list[np.ndarray]]:
+    """What each stage says at each byte, arrays [R, L, ...] on the host: none of a stage that the model lacks.
+
+    Slot states are 0 where no slot stands.
+    """
     output = jax.device_get(output)
+    found = {stage: [] for stage in STAGES} | {"encoder": [output.hidden_BLd], "decoder": [output.logits_BLV]}
+    if config.model.trunk.kind == "none":
+        return found
     layout, slots = output.layout, output.layout.slots
     row_n = np.nonzero(slots.valid_BN)[0]
     end_n = slots.end_BN[slots.valid_BN]
@@ -165,14 +171,14 @@ def _by_byte(output: Output) -> dict[str, list[np.ndarray]]:
         at_byte[row_n, end_n] = x_RND[slots.valid_BN]
         return at_byte
 
-    return {
-        "encoder": [output.hidden_BLd],
-        "entropy head": [x for x in (output.head_logits_BLV, output.entropy_BL) if x is not None],
+    found["entropy head"] = [] if output.head_logits_BLV is None else [output.head_logits_BLV]
+    if output.entropy_BL is not None:
+        found["entropy model" if config.model.entropy_model.layers else "entropy head"].append(output.entropy_BL)
+    return found | {
         "patchifier": [layout.commit_BL],
         "trigger": [layout.scratchpad_BL],
         "pooling": [place(output.pooled_BND)],
         "trunk": [place(output.trunk_BND)],
-        "decoder": [output.logits_BLV],
     }
 
 
@@ -191,7 +197,8 @@ class Auditor:
         self.rng = np.random.default_rng(seed)
         self.findings: dict[tuple[str, str], Finding] = {}
         m, patch = config.model, config_lib.patch_limit(config)
-        local = window_kernel.block_size(max(m.encoder.window, m.decoder.window), config.data.window)
+        widest = max(m.encoder.window, m.decoder.window, m.entropy_model.window if m.entropy_model.layers else 0)
+        local = window_kernel.block_size(widest, config.data.window)
         carried = controller.CHUNK if config.patching.gain > 0 or config.trigger.gain > 0 else 0
         # Three patches, the edge between two blocks of local attention, and the
         # place where a controller first moves its threshold.
@@ -203,7 +210,7 @@ class Auditor:
     def report(self, weights) -> AuditReport:
         began = time.monotonic()
         self.weights = self._calibrated(weights)
-        self.base = _by_byte(self.forward(self.weights, self.tokens))
+        self.base = _by_byte(self.config, self.forward(self.weights, self.tokens))
         checks = {"prefixes": self.suffixes, "documents": self.documents, "rows": self.rows}
         if self.backward is not None:
             checks["gradients"] = self.gradients
@@ -218,7 +225,7 @@ class Auditor:
         if not config_lib.reads_entropy(self.config):
             return weights
         entropy_RL = np.asarray(self.forward(weights, self.tokens).entropy_BL)
-        scores = {"entropy": entropy_RL, "entropy_jump": np.diff(entropy_RL)}
+        scores = {"entropy": entropy_RL, "entropy_and_jump": entropy_RL, "entropy_jump": np.diff(entropy_RL)}
         thresholds = dict(weights["thresholds"])
         rates = {"patching": 1 / self.config.patching.patch_bytes, "trigger": self.config.trigger.rate}
         for section, rate in rates.items():
@@ -291,7 +298,7 @@ class Auditor:
 
     def _judge(self, check: str, tokens, must_stay_RL, detail: str) -> bool:
         """Note the first stage that changed where it must not; whether any logit changed where it may."""
-        found = _by_byte(self.forward(self.weights, tokens))
+        found = _by_byte(self.config, self.forward(self.weights, tokens))
         changed = {}
         for stage in STAGES:
             pairs = zip(found[stage], self.base[stage], strict=True)

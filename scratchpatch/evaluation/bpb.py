@@ -76,13 +76,14 @@ def evaluate(lm: LanguageModel, streams, compress: bool = True, label: str = "ev
 
     bpb counts raw bytes; end_of_document_nats is the mean over ends of
     documents that another document follows. Rates are per position (bytes and
-    BOS): the trunk runs at a BOS too.
+    BOS): the trunk runs at a BOS too. A model without a trunk has no lag, and
+    its bpb_by_offset is empty.
     """
     streams, began = list(streams), time.monotonic()
     total = tally(lm, streams, label)
     s, positions = total.sums, max(total.sums["positions"], 1.0)
     commits, scratchpads = s["commits"] / positions, s["scratchpads"] / positions
-    headless = math.isnan(s["head_nats"])
+    headless, lags = math.isnan(s["head_nats"]), lm.config.model.trunk.kind != "none"
     text = (bytes(t[t < vocabulary.BOS].astype(np.uint8)) for t in (x.read(0, len(x)) for x in streams))
     return {
         "bpb": total.bpb,
@@ -96,8 +97,8 @@ def evaluate(lm: LanguageModel, streams, compress: bool = True, label: str = "ev
         "bytes_per_patch": 1 / commits if commits else None,
         "flops_per_byte": flops.flops_per_byte(lm.config, commits, scratchpads, lm.config.data.window),
         "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(lm.config, commits),
-        "bpb_by_offset": total.bpb_by_offset(),
-        "bytes_by_offset": [int(c) for c in total.bytes_by_offset],
+        "bpb_by_offset": total.bpb_by_offset() if lags else [],
+        "bytes_by_offset": [int(c) for c in total.bytes_by_offset] if lags else [],
         "compressors": compressors.bits_per_byte(text) if compress else None,
         "seconds": time.monotonic() - began,
         "step": lm.step,

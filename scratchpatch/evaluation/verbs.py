@@ -67,8 +67,8 @@ def _comparisons(lm: LanguageModel, streams, result: dict) -> dict:
 
 
 def _sweep(lm: LanguageModel, streams) -> list[dict]:
-    """BPB and cost on the first bytes of the streams: of the model as trained (threshold None), then, where it has an
-    entropy head, of the entropy trigger at several fixed thresholds on the same weights."""
+    """BPB and cost on the first bytes of the streams: of the model as trained (threshold None), then, where a trigger can
+    read entropies, of the entropy trigger at several fixed thresholds on the same weights."""
     parts = [Head(stream, _SWEEP_BYTES // len(streams)) for stream in streams]
     keep = ("bpb", "bytes", "trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte")
 
@@ -76,8 +76,9 @@ def _sweep(lm: LanguageModel, streams) -> list[dict]:
         at = evaluate_streams(model, parts, compress=False, label="sweep")
         return {"threshold": threshold, **{name: at[name] for name in keep}}
 
-    found = [point(None, lm)]
-    if lm.config.model.entropy_head.weight == 0 or lm.config.patching.kind == "byte":
+    found, m = [point(None, lm)], lm.config.model
+    without = m.entropy_head.weight == 0 and m.entropy_model.layers == 0
+    if without or m.trunk.kind == "none" or lm.config.patching.kind == "byte":
         return found
     free = lm.override({"trigger.kind": "entropy", "trigger.threshold": _NEVER})
     entropy = np.concatenate([p.entropy[~p.commit] for part in parts for p in free.positions(part)])

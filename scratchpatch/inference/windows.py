@@ -27,13 +27,25 @@ class Window:
     count: int
 
 
+def count(positions: int, length: int) -> int:
+    """How many windows answer for `positions` tokens."""
+    return 1 + max(-(-(positions - length) // _stride(length)), 0) if positions else 0
+
+
+def window(k: int, positions: int, length: int) -> Window:
+    """The k-th of the windows that answer for `positions` tokens."""
+    start = k * _stride(length)
+    first = start - _stride(length) + length if k else 0
+    return Window(start, first, min(start + length, positions) - first)
+
+
 def plan(positions: int, length: int) -> Iterator[Window]:
     """The windows that answer for `positions` tokens, each once."""
-    stride, answered, start = max(length // 2, 1), 0, 0
-    while answered < positions:
-        end = min(start + length, positions)
-        yield Window(start, answered, end - answered)
-        answered, start = end, start + stride
+    return (window(k, positions, length) for k in range(count(positions, length)))
+
+
+def _stride(length: int) -> int:
+    return max(length // 2, 1)
 
 
 def row_length(positions: int, window: int) -> int:

@@ -36,6 +36,8 @@ def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
         return valid_BL & (documents.offsets(start_BL) % p == p - 1), threshold_B
     if kind == "whitespace":
         request_BL = scores.word_end(tokens_BL, start_BL) & valid_BL
+    elif kind == "random":
+        request_BL = valid_BL & (scores.chance(tokens_BL, start_BL) < 1 / patching.patch_bytes)
     else:
         score_BL = scores.entropy_jump(entropy_BL, start_BL) if kind == "entropy_jump" else entropy_BL
         eligible_BL = valid_BL

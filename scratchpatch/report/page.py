@@ -106,15 +106,15 @@ def document(title: str, body: str) -> str:
 
 
 def _body(run: RunFolder, other: RunFolder | None) -> str:
+    # Without a trunk no context lags, and no calls trade for bits.
+    patches = any(one.config.get("model.trunk.kind") != "none" for one in (run, other) if one)
     return "\n".join(
         [
             _heading(run, other),
             _tiles(run),
             '<div class="grid">',
             _loss(run),
-            _lag(run, other),
-            _sweep(run, other, "trunk_calls_per_byte", "trunk calls per byte"),
-            _sweep(run, other, "flops_per_byte", "FLOPs per byte"),
+            *(_of_patches(run, other) if patches else ()),
             "</div>",
             "<h2>Numbers</h2>",
             _numbers(run, other),
@@ -125,6 +125,14 @@ def _body(run: RunFolder, other: RunFolder | None) -> str:
             "<h2>Commands</h2>",
             _commands(run),
         ]
+    )
+
+
+def _of_patches(run: RunFolder, other: RunFolder | None) -> tuple[str, ...]:
+    return (
+        _lag(run, other),
+        _sweep(run, other, "trunk_calls_per_byte", "trunk calls per byte"),
+        _sweep(run, other, "flops_per_byte", "FLOPs per byte"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The weights that a new run starts from, where its config names a run or an exported folder."""
+"""The weights that a new run starts from, where its config names a run or an exported folder for them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,64 @@ import jax
 from absl import logging
 
 from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
 from scratchpatch.inference import language_model
+from scratchpatch.interop import tensors
 from scratchpatch.model import weights as weights_lib
+
+# What an entropy model computes depends on these, and no shape of an array tells all of them.
+_FIELDS = (
+    "d_byte", "ffn_multiplier", "rope_theta", "norm_eps", "target_rows",
+    "encoder.layers", "encoder.heads", "encoder.window", "encoder.ngrams", "decoder.layers",
+)  # fmt: skip
 
 
 def load(config, shardings) -> dict:
-    """The weights of `training.init_from`, placed as the run wants them.
+    """The parts of the weights that are not random at the start, placed as the run wants them; may be none.
 
-    A threshold stays as it was there, unless the two configs name different
-    ones: then it is the new config's.
+    `training.init_from` gives all of them. A threshold stays as it was there,
+    unless the two configs name different ones: then it is the new config's.
+    Without it, `model.entropy_model.workdir` gives the entropy model's.
 
     Args:
       config: the new run's.
       shardings: of its weights, see `model.weights.shardings`.
     Raises:
-      UserError: nothing to load there, or arrays of another model: names them.
+      UserError: nothing to load there, or the arrays of another model: names them.
     """
-    source = language_model.load(config.training.init_from)
-    named = config_lib.changed(source.config, config)
-    _, weights = weights_lib.redefine(config, source.weights, named=named)
-    logging.info("weights of %s, step %d", config.training.init_from, source.step)
-    return jax.device_put(weights, weights_lib.of(shardings))
+    if config.training.init_from:
+        source = language_model.load(config.training.init_from)
+        named = config_lib.changed(source.config, config)
+        _, weights = weights_lib.redefine(config, source.weights, named=named)
+        logging.info("weights of %s, step %d", config.training.init_from, source.step)
+    elif config.model.entropy_model.layers:
+        weights = {"frozen": {"entropy_model": _entropy_model(config)}}
+    else:
+        return {}
+    return {part: jax.device_put(x, shardings[part]) for part, x in weights.items()}
+
+
+def _entropy_model(config) -> dict:
+    """The parameters of the run in `model.entropy_model.workdir`."""
+    workdir = config.model.entropy_model.workdir
+    if not workdir:
+        raise UserError(
+            "model.entropy_model.workdir is empty, and a random entropy model would choose the patches: train one "
+            "(model.trunk.kind = 'none', see experiments/blt/entropy_small.py) and name its folder"
+        )
+    source = language_model.load(workdir)
+    if source.config.model.trunk.kind != "none":
+        raise UserError(f"model.entropy_model.workdir: {workdir} holds a model with a trunk; wanted one of model.trunk.kind = 'none'")
+    _, wanted = weights_lib.abstract(config_lib.entropy_model(config))
+    bad = tensors.problems(weights_lib.shapes(wanted["params"]), weights_lib.shapes(source.weights["params"]))
+    mine, its = config_lib.entropy_model(config).model, source.config.model
+    for name in _FIELDS:
+        have, want = config_lib.get(its, name), config_lib.get(mine, name)
+        if have != want:
+            bad.append(f"model.{name} is {have!r} there, {want!r} by model.entropy_model")
+    if bad:
+        raise UserError(f"{workdir} is not the entropy model that model.entropy_model describes: {'; '.join(bad)}")
+    if source.step < source.config.training.steps:
+        logging.warning("%s is not finished: step %d of %d", workdir, source.step, source.config.training.steps)
+    logging.info("entropy model of %s, step %d", workdir, source.step)
+    return source.weights["params"]

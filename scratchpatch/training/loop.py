@@ -24,7 +24,7 @@ from scratchpatch.inference.windows import Head
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.report.page import write_report
-from scratchpatch.training import initial, optimizer
+from scratchpatch.training import fingerprint, initial, optimizer
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.json_files import replace_text
@@ -99,6 +99,8 @@ class _Run:
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(self.trainer.compile)
             state = restored.state if restored else self._start()
+            if self.config.data.entropies:
+                self.batches.open_entropies(fingerprint.of(self.config, state["frozen"]))
             self._describe(state)
             step = compiling.result()
         memory = step.memory_analysis()
@@ -120,21 +122,18 @@ class _Run:
 
     def _start(self):
         """The state before step 0."""
-        state = self.trainer.init()
-        if self.config.training.init_from:
-            state |= initial.load(self.config, self.trainer.shardings)
-        return state
+        return self.trainer.init() | initial.load(self.config, self.trainer.shardings)
 
     def _loop(self, step, state, first, stop, progress):
         t, pending = self.config.training, None
         clock = time.monotonic()
         due = lambda every, done: done == t.steps or (every and done % every == 0)  # noqa: E731
-        for index, rows in self.batches.iterate(first):
+        for index, *rows in self.batches.iterate(first):
             if index >= t.steps or stop.asked:
                 break
             # Whatever goes between host and device here says so.
             with jax.transfer_guard("disallow"):
-                state, sums = step(state, self.trainer.place(rows), self._place_index(index))
+                state, sums = step(state, self.trainer.place(*rows), self._place_index(index))
             if pending is not None:
                 clock = self._report(*pending, clock, state, progress)
             pending = index, sums

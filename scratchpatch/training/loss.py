@@ -51,7 +51,7 @@ def sums(output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
     return {k: v.astype(jnp.float32) for k, v in total.items()}
 
 
-def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: float):
+def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: float, entropy_BL=None):
     """This part's share of the loss: nats over the step's `targets`, never a mean of means.
 
     Args:
@@ -61,11 +61,12 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
       tokens_BM: int32 [B, L + 1].
       targets: valid targets of the whole step, over parts and hosts.
       head_weight: weight of the entropy head's cross-entropy.
+      entropy_BL: float32 [B, L], nats, that decisions read; None: the model's own.
     Returns:
       (loss, (sums, mean thresholds at the ends of rows)).
     """
     tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
-    output = weights_lib.merge(definition, {"params": params, **rest})(tokens_BL)
+    output = weights_lib.merge(definition, {"params": params, **rest})(tokens_BL, entropy_BL=entropy_BL)
     total = sums(output, tokens_BL, targets_BL)
     value = total["nats"] + total["end_nats"]
     if output.head_logits_BLV is not None:

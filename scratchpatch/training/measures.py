@@ -24,9 +24,10 @@ class Measures:
 
         bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends,
         NaN where no document ends.
-        Rates are per position, suppressed ones counts. flops_per_second counts
-        useful FLOPs (padding and recomputation excluded); mfu is its share of
-        the chips' dense bf16 peak, left out where that is unknown.
+        Rates are per position, suppressed ones counts; a model without a trunk
+        has none of either. flops_per_second counts useful FLOPs (padding and
+        recomputation excluded); mfu is its share of the chips' dense bf16 peak,
+        left out where that is unknown.
         """
         bits = lambda nats: nats / max(sums["bytes"], 1.0) / math.log(2)  # noqa: E731
         positions = max(sums["positions"], 1.0)
@@ -36,15 +37,18 @@ class Measures:
             "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
             "gradient_norm": sums["gradient_norm"],
             "learning_rate": float(self._learning_rates[index]),
-            "trunk_calls_per_byte": commits + scratchpads,
-            "scratchpads_per_byte": scratchpads,
-            "bytes_per_patch": 1 / commits if commits else math.inf,
-            "suppressed_commits": sums["suppressed_commits"],
-            "suppressed_scratchpads": sums["suppressed_scratchpads"],
-            "patching_threshold": sums["patching_threshold"],
-            "trigger_threshold": sums["trigger_threshold"],
             "bytes": sums["bytes"],
         }
+        if self._config.model.trunk.kind != "none":
+            found |= {
+                "trunk_calls_per_byte": commits + scratchpads,
+                "scratchpads_per_byte": scratchpads,
+                "bytes_per_patch": 1 / commits if commits else math.inf,
+                "suppressed_commits": sums["suppressed_commits"],
+                "suppressed_scratchpads": sums["suppressed_scratchpads"],
+                "patching_threshold": sums["patching_threshold"],
+                "trigger_threshold": sums["trigger_threshold"],
+            }
         if "head_nats" in sums:
             found["head_bpb"] = bits(sums["head_nats"])
         if seconds:

@@ -1,6 +1,7 @@
 """The train step: one jitted, donated function from state and batch to state and sums.
 
-Legend: A parts of the accumulation, B rows of a part, M = L + 1 tokens.
+Legend: A parts of the accumulation, B rows of a part, L positions, M = L + 1
+tokens.
 State: the parts of the weights (see `model.weights`), 'optimizer', 'step'.
 """
 
@@ -22,7 +23,12 @@ THRESHOLD_RATE = 0.1
 
 
 class Trainer:
-    """The compiled pieces of a run on one mesh: initial state, step, their shardings."""
+    """The compiled pieces of a run on one mesh: initial state, step, their shardings.
+
+    Attributes:
+      batch: what a step reads, as ShapeDtypeStructs: int32 [A, B, M]; with
+        data.entropies a pair, of that and float32 [A, B, L].
+    """
 
     def __init__(self, config, mesh):
         self.config, self.mesh = config, mesh
@@ -43,11 +49,12 @@ class Trainer:
             "step": everywhere,
         }
         parts = mesh_lib.parts(config, mesh)
-        names = (None, "rows", None)
-        shape = (parts, config.training.batch_rows // parts, config.data.window + 1)
-        self.batch = jax.ShapeDtypeStruct(
-            shape, jnp.int32, sharding=NamedSharding(mesh, rules.spec(names, shape, mesh, "training.batch_rows"))
-        )
+        rows = (parts, config.training.batch_rows // parts)
+        sharding = NamedSharding(mesh, rules.spec((None, "rows", None), (*rows, 1), mesh, "training.batch_rows"))
+        self.batch = jax.ShapeDtypeStruct((*rows, config.data.window + 1), jnp.int32, sharding=sharding)
+        if config.data.entropies:
+            entropies = jax.ShapeDtypeStruct((*rows, config.data.window), jnp.float32, sharding=sharding)
+            self.batch = (self.batch, entropies)
         self._step = jax.jit(self._advance, donate_argnums=0, out_shardings=(self.shardings, everywhere))
 
     def abstract_state(self):
@@ -67,41 +74,46 @@ class Trainer:
             index = jax.ShapeDtypeStruct((), jnp.int32)
             return self._step.lower(self.abstract_state(), self.batch, index).compile()
 
-    def place(self, rows_BM) -> jax.Array:
-        """This host's rows of a global batch, on the devices."""
-        parts, rows, tokens = self.batch.shape
-        # Part a holds global rows [a * rows, (a + 1) * rows).
-        return jax.make_array_from_process_local_data(
-            self.batch.sharding, rows_BM.reshape(parts, -1, tokens), self.batch.shape
-        )
+    def place(self, rows_BM, entropy_BL=None):
+        """This host's rows of a global batch, on the devices: a `batch`."""
+
+        def put(target, rows):
+            # Part a holds global rows [a * rows, (a + 1) * rows).
+            parts, _, length = target.shape
+            return jax.make_array_from_process_local_data(target.sharding, rows.reshape(parts, -1, length), target.shape)
+
+        return jax.tree.map(put, self.batch, rows_BM if entropy_BL is None else (rows_BM, entropy_BL))
 
     def _initial(self, seed):
         weights = weights_lib.init(self.config, seed)
         return {**weights, "optimizer": self.optimizer.init(weights["params"]), "step": jnp.int32(0)}
 
-    def _advance(self, state, batch_ABM, index):
+    def _advance(self, state, batch, index):
         """One optimizer step.
 
         A step whose loss or gradient is not finite changes nothing, and
         neither does any after it (their index runs ahead of state['step']), so
         the state stays the last good one until the loop has read the metrics.
         """
+        batch_ABM, entropy_ABL = batch if self.config.data.entropies else (batch, None)
         params, thresholds = state["params"], state["thresholds"]
         rest = {part: x for part, x in weights_lib.of(state).items() if part != "params"}
         targets = jax.vmap(loss_lib.targets_of)(batch_ABM).sum().astype(jnp.float32)
         gradient_of = jax.grad(loss_lib.loss, has_aux=True)
 
-        def part(gradient, tokens_BM):
+        def part(gradient, rows):
+            tokens_BM, entropy_BL = rows
             g, aux = gradient_of(
-                params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight
+                params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight, entropy_BL
             )
             return jax.tree.map(jnp.add, gradient, g), aux
 
+        rows = (batch_ABM, entropy_ABL)
         if len(batch_ABM) == 1:
-            gradient, aux = part(jax.tree.map(jnp.zeros_like, params), batch_ABM[0])
+            gradient, aux = part(jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: x[0], rows))
             total, final = aux
         else:
-            gradient, aux_A = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), batch_ABM)
+            gradient, aux_A = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), rows)
             total, final_A = aux_A
             total = jax.tree.map(lambda x: x.sum(0), total)
             final = jax.tree.map(lambda x: x.mean(0), final_A)

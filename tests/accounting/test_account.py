@@ -28,6 +28,37 @@ def test_parameters_are_the_models_own():
     assert found["total"] == sum(leaf.size for leaf in leaves) == sum(v for k, v in found.items() if k != "total")
 
 
+def test_tables_and_frozen_weights_are_tiers_of_their_own():
+    plain, config = config_lib.default(), config_lib.default()
+    config.model.encoder.ngrams, config.model.encoder.ngram_rows = (3, 4, 5), 1000
+    config.model.encoder.ngram_functions = 2
+    config.model.entropy_model.layers, config.model.entropy_model.d_byte = 3, 64
+    alone = account.account(config_lib.entropy_model(config))["parameters"]["total"]
+    before, found = account.account(plain)["parameters"], account.account(config)["parameters"]
+    assert found["n-grams"] == 2 * 3 * 1000 * 256
+    assert found["entropy model"] == alone
+    new = found["n-grams"] + found["entropy model"]
+    assert found == before | {
+        "n-grams": found["n-grams"],
+        "entropy model": alone,
+        "total": before["total"] + new,
+    }
+    text = account.table(account.account(config))
+    assert "n-grams" in text and "entropy model" in text
+    assert "n-grams" not in account.table(account.account(plain))
+
+
+def test_a_model_without_a_trunk_makes_no_calls_and_keeps_no_cache():
+    config = config_lib.default()
+    config.model.trunk.kind, config.model.entropy_head.weight, config.trigger.kind = "none", 0.0, "none"
+    found = account.account(config)
+    assert account.rates(config) == (0, 0)
+    assert found["parameters"].keys() == found["inference_flops_per_byte"].keys() == {"encoder", "decoder", "total"}
+    assert found["trunk_calls_per_byte"] == found["commits_per_byte"] == found["kv_bytes_per_byte"] == 0
+    assert found["training_flops_per_byte"]["total"] == 3 * found["inference_flops_per_byte"]["total"]
+    assert "trunk " not in account.table(found).split("\ntrunk calls")[0]
+
+
 def test_cache_does_not_depend_on_scratchpads():
     config = config_lib.default()
     # Keys and values of 8 layers of width 512, in float32, once per 16 bytes.

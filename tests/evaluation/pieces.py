@@ -26,21 +26,45 @@ FIELDS = {
     "model.trunk.layers": 1,
     "patching.patch_bytes": 4,
     "patching.max_patch_bytes": 4,
+    "model.encoder.ngram_rows": 50,
+    "model.entropy_model.d_byte": 16,
+    "model.entropy_model.heads": 2,
+    "model.entropy_model.window": 6,
     # The same slots for every patchifier and trigger.
     "patching.capacity": 0.5,
     "trigger.capacity": 0.75,
     "trigger.stride": 2,
 }
 
+TRUNKLESS = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"}
+
 # What each piece depends on, of the fields that tests vary.
 READS = {
-    "encoder": ("model.encoder.layers",),
+    "encoder": ("model.encoder.layers", "model.encoder.ngrams"),
     "entropy_head": (),
-    "decide": ("patching.kind", "trigger.kind", "trigger.capacity", "trigger.gain"),
-    "pooling": ("model.pooling.kind", "model.pooling.last_state", "patching.kind"),
-    "trunk": (),
-    "decoder": ("model.decoder.layers", "model.decoder.injection"),
+    "entropy_model": ("model.entropy_model.layers",),
+    "decide": (
+        "patching.kind",
+        "patching.commit_bos",
+        "patching.capacity",
+        "patching.jump",
+        "trigger.kind",
+        "trigger.capacity",
+        "trigger.gain",
+    ),
+    "pooling": ("model.pooling.kind", "model.pooling.last_state", "model.cross_residual", "patching.kind"),
+    "trunk": ("model.trunk.final_norm",),
+    "decoder": ("model.decoder.layers", "model.decoder.injection", "model.cross_residual"),
 }
+
+
+def reads(config) -> dict[str, tuple[str, ...]]:
+    """The pieces of a config's model, each with the fields that it depends on."""
+    m = config.model
+    if m.trunk.kind == "none":
+        return {"encoder": READS["encoder"], "decoder": ("model.decoder.layers", *TRUNKLESS)}
+    lacks = {"entropy_head": m.entropy_head.weight == 0, "entropy_model": m.entropy_model.layers == 0}
+    return {name: fields for name, fields in READS.items() if not lacks.get(name)}
 
 
 def random_weights(abstract):
@@ -96,11 +120,12 @@ class Model:
         parts = {
             name: _compile(name, fields, plants[name])
             if name in plants
-            else _shared(name, tuple((f, fields[f]) for f in reads if f in fields))
-            for name, reads in READS.items()
+            else _shared(name, tuple((f, fields[f]) for f in read if f in fields))
+            for name, read in reads(self.config).items()
         }
-        trunk, self._decide = parts["trunk"], parts.pop("decide")
-        self._parts = parts | {"trunk": lambda x, slots, commits: trunk(x, slots, commits=commits)}
+        trunk, self._decide = parts.pop("trunk", None), parts.pop("decide", None)
+        parts["trunk"] = lambda x, slots, commits: trunk(x, slots, commits=commits)
+        self._parts = {"entropy_head": None, "entropy_model": None} | parts
         start = layout.initial_thresholds(self.config)
         self.weights = {"thresholds": {"patching_threshold": start.patching, "trigger_threshold": start.trigger}}
 

@@ -3,14 +3,18 @@
 Covered, exactly:
 - forward checks: the whole product of patchifier x trigger x pooling x
   last_state x (decoder injection, 0 or 1 layers) x (encoder of 0 or 1 layers),
-  1260 models joined of separately compiled stages (`pieces`);
+  2352 models joined of separately compiled stages (`pieces`);
+- forward checks, joined likewise, of BLT's options: max_query pooling x
+  patchifiers of entropies x commit_bos x (entropy head, entropy model, both) x
+  how often inputs are added x n-grams x the trunk's last norm x decoder
+  injection; and of models without a trunk;
 - gradient checks, joined likewise: the product of pooling x last_state x
   decoder x encoder, on layouts of several patchifiers and triggers (decisions
-  carry no gradient);
+  carry no gradient), and without a trunk;
 - `audit` itself, one compiled program forward and one backward, as it runs
   before training: every patchifier, bfloat16, both remats, grouped and full KV
   heads, controllers that move, chunked staircases, an unstopped entropy head
-  and none.
+  and none, BLT's options together, no trunk.
 """
 
 import dataclasses
@@ -28,6 +32,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
 from scratchpatch.kernels import staircase, window
+from scratchpatch.model import ngrams
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
@@ -37,10 +42,12 @@ from scratchpatch.model.trunk import Trunk
 from scratchpatch.patching import budget, controller, patchifiers, slots, triggers
 from scratchpatch.vocabulary import BOS
 from tests import tiny
-from tests.evaluation.pieces import Model, random_weights
+from tests.evaluation.pieces import TRUNKLESS, Model, random_weights
 
 POOLINGS = tuple(itertools.product(config_lib.POOLINGS, (False, True)))
 DECODERS = (("add", 0), ("add", 1), ("cross_attention", 1))
+HEADLESS, SEPARATE = {"model.entropy_head.weight": 0.0}, {"model.entropy_model.layers": 1}
+ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARATE}
 
 
 def parts(pooling, decoder, encoder_layers: int) -> dict:
@@ -82,6 +89,38 @@ def test_gradients_of_every_combination_pass(decoder):
         assert report.checked["gradients"] == 6
 
 
+@pytest.mark.parametrize("entropies", ENTROPIES)
+@pytest.mark.parametrize("commit_bos", (False, True))
+def test_every_combination_of_blts_options_passes(commit_bos, entropies):
+    options = config_lib.ENTROPY_PATCHIFIERS, (1, 2), ((), (2, 3)), (True, False), DECODERS[1:]
+    for patchifier, residual, sizes, final_norm, decoder in itertools.product(*options):
+        fields = decisions(patchifier, "entropy") | parts(("max_query", False), decoder, 1) | ENTROPIES[entropies]
+        fields |= {
+            "model.cross_residual": residual,
+            "model.encoder.ngrams": sizes,
+            "model.trunk.final_norm": final_norm,
+            "patching.commit_bos": commit_bos,
+            # A BOS of its own is more than a smaller budget can pay for.
+            "patching.capacity": 1.0 if commit_bos else 0.5,
+        }
+        report = report_of(Model(fields))
+        assert report.ok, f"{fields}: {report.text()}"
+
+
+@pytest.mark.parametrize("layers", ((0, 0), (0, 1), (1, 0), (1, 1)), ids=lambda n: f"{n[0]}-{n[1]}")
+def test_models_without_a_trunk_pass(layers):
+    encoder_layers, decoder_layers = layers
+    for sizes in ((), (2, 3)):
+        fields = TRUNKLESS | {
+            "model.encoder.layers": encoder_layers,
+            "model.decoder.layers": decoder_layers,
+            "model.encoder.ngrams": sizes,
+        }
+        report = report_of(Model(fields), gradients=True)
+        assert report.ok, f"{fields}: {report.text()}"
+        assert report.checked == {"prefixes": 23, "documents": 24, "rows": 8, "gradients": 6}
+
+
 WHOLE = {
     "controller": {"data.window": 200, "trigger.gain": 0.02, "trigger.threshold": 5.0, "training.remat": "dots"},
     "controllers in bfloat16": {
@@ -115,6 +154,28 @@ WHOLE = {
         "model.pooling.kind": "last",
         "model.pooling.last_state": False,
     },
+    "blt": {
+        "training.dtype": "bfloat16",
+        "patching.kind": "entropy_and_jump",
+        "patching.commit_bos": True,
+        "patching.capacity": 1.0,
+        "trigger.kind": "entropy",
+        "model.encoder.ngrams": (3, 4),
+        "model.encoder.ngram_rows": 50,
+        "model.encoder.ngram_functions": 2,
+        "model.norm_eps": 1e-5,
+        "model.cross_residual": 2,
+        "model.pooling.kind": "max_query",
+        "model.pooling.last_state": False,
+        "model.trunk.final_norm": False,
+        "model.decoder.injection": "cross_attention",
+        "model.entropy_head.weight": 0.0,
+        "model.entropy_model.layers": 2,
+        "model.entropy_model.d_byte": 16,
+        "model.entropy_model.heads": 2,
+        "model.entropy_model.window": 12,
+    },
+    "no trunk": TRUNKLESS | {"model.encoder.ngrams": (3, 4), "model.encoder.ngram_rows": 50, "training.remat": "dots"},
 }
 
 
@@ -203,10 +264,22 @@ def carry_threshold_on(score_BL, eligible_BL, start_BL, *args, original=controll
     return original(score_BL, eligible_BL, jnp.zeros_like(start_BL), *args)
 
 
+def ngram_one_ahead(tokens_BL, *args, original=ngrams.rows):
+    """An n-gram ends with the byte after its position."""
+    return original(jnp.concatenate([tokens_BL[:, 1:], tokens_BL[:, -1:]], axis=1), *args)
+
+
+def ngram_across_documents(tokens_BL, start_BL, *args, original=ngrams.rows):
+    return original(tokens_BL, jnp.zeros_like(start_BL), *args)
+
+
 ENTROPY = decisions("entropy", "entropy") | {"model.pooling.last_state": False}
 FIXED = decisions("fixed", "entropy")
 TIGHT = FIXED | {"trigger.capacity": 0.25}
 CARRIED = FIXED | {"data.window": 160, "trigger.gain": 0.1}
+NGRAMS = FIXED | {"model.encoder.ngrams": (2, 3)}
+# The head is there too, and innocent.
+JUDGED = decisions("entropy_and_jump", "entropy") | SEPARATE
 
 # name: (fields, piece, module, function, leak, check that finds it first, stage)
 LEAKS = {
@@ -224,6 +297,14 @@ LEAKS = {
     "trunk across BOS": (FIXED, "trunk", staircase, "attend", all_commits_of_the_row, "document", "trunk"),
     "shared capacity": (TIGHT, "decide", budget, "grant", share_scratchpads, "document", "trigger"),
     "threshold across BOS": (CARRIED, "decide", controller, "fire", carry_threshold_on, "document", "trigger"),
+    "n-gram one ahead": (NGRAMS, "encoder", ngrams, "rows", ngram_one_ahead, "suffix", "encoder"),
+    "n-gram across BOS": (NGRAMS, "encoder", ngrams, "rows", ngram_across_documents, "document", "encoder"),
+    "entropy model one ahead": (JUDGED, "entropy_model", window, "attend", one_byte_ahead, "suffix", "entropy model"),
+    "entropy model across BOS": (JUDGED, "entropy_model", window, "attend", across_documents, "document", "entropy model"),
+    "entropy model in the head's place": (
+        JUDGED | HEADLESS, "entropy_model", window, "attend", one_byte_ahead, "suffix", "entropy model"
+    ),
+    "decoder one ahead, no trunk": (TRUNKLESS, "decoder", window, "attend", one_byte_ahead, "suffix", "decoder"),
 }
 
 
@@ -339,9 +420,38 @@ def test_a_bad_config_is_refused():
         audit.audit_config(config)
 
 
+@pytest.mark.parametrize("kind", config_lib.ENTROPY_PATCHIFIERS)
+def test_thresholds_are_laid_amid_the_entropies(kind):
+    """The configs' own would ask nowhere, so that only the longest patches would end."""
+    fields = {"patching.kind": kind, "patching.capacity": 1.0, "patching.threshold": 9.0, "trigger.kind": "none"}
+    config = tiny.config(fields | {"patching.max_patch_bytes": 64})
+    auditor = audit.Auditor(config, tiny.forward(config), None)
+    assert auditor.report(tiny.weights(config)).ok
+    assert 0.1 < auditor.base["patchifier"][0].mean() < 0.6
+
+
+def test_a_stage_says_nothing_where_the_model_lacks_it():
+    says = {}
+    for name, fields in (ENTROPIES | {"none": HEADLESS, "no trunk": TRUNKLESS}).items():
+        model = Model(decisions("fixed", "stride") | fields)
+        auditor = audit.Auditor(model.config, model, None)
+        assert auditor.report(model.weights).ok
+        says[name] = {stage: len(arrays) for stage, arrays in auditor.base.items()}
+    one = dict.fromkeys(audit.STAGES, 1)
+    assert says == {
+        "head": one | {"entropy head": 2, "entropy model": 0},
+        "model": one | {"entropy head": 0},
+        "head and model": one,
+        "none": one | {"entropy head": 0, "entropy model": 0},
+        "no trunk": dict.fromkeys(audit.STAGES, 0) | {"encoder": 1, "decoder": 1},
+    }
+
+
 def test_the_audited_text_holds_what_it_must():
     auditor = audit.Auditor(tiny.config(), None, None)
     assert (np.sort(np.argwhere(auditor.tokens == BOS)[:, 1]) == np.repeat([0, *auditor.starts[1:]], [4, 8, 8])).all()
     assert auditor.length >= 3 * 5 and auditor.length >= 2 * 12
+    fields = {"data.window": 512, "model.entropy_model.layers": 1, "model.entropy_model.window": 100}
+    assert audit.Auditor(tiny.config(fields), None, None).length >= 2 * 100
     carried = audit.Auditor(tiny.config({"data.window": 512, "trigger.gain": 0.1}), None, None)
     assert carried.starts[2] - carried.starts[1] > controller.CHUNK

@@ -141,6 +141,22 @@ def test_the_entropy_head_is_scored_where_there_is_one():
     assert np.isnan(plain.segment(b"abc").entropy).all()
 
 
+def test_a_model_without_a_trunk_has_bits_and_no_lag():
+    fields = {"data.window": 32, "model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"}
+    config = tiny.config(fields)
+    lm = LanguageModel(config, random_weights(weights_lib.abstract(config)[1]))
+    result, data = bpb.evaluate(lm, [stream(*DOCUMENTS)]), some_bytes(20)
+    assert result["bytes"] == sum(map(len, DOCUMENTS)) and result["documents"] == len(DOCUMENTS)
+    assert bpb.evaluate(lm, [stream(data)])["bpb"] == pytest.approx(-lm.score(data).mean(), rel=1e-5)
+    assert result["bpb_by_offset"] == result["bytes_by_offset"] == []
+    assert result["trunk_calls_per_byte"] == result["scratchpads_per_byte"] == result["kv_bytes_per_byte"] == 0
+    assert result["bytes_per_patch"] is None and result["entropy_head_bpb"] is None
+    assert result["flops_per_byte"] == flops.flops_per_byte(config, 0, 0, 32)
+    json.dumps(result, allow_nan=False)
+    marks = lm.segment(data)
+    assert np.isfinite(marks.entropy).all() and not marks.commit.any() and not marks.scratchpad.any()
+
+
 def test_a_result_is_json():
     assert json.loads(json.dumps(found(*DOCUMENTS), allow_nan=False)) == found(*DOCUMENTS)
 

@@ -9,25 +9,12 @@ import pytest
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation.verbs import evaluate
-from scratchpatch.model import weights
-from scratchpatch.training import workdir as workdir_lib
-from scratchpatch.training.checkpoints import Checkpoints
 from tests import runs
-
-
-def untrained(folder, fields=None):
-    """(config, workdir) of a run that was saved at step 0."""
-    config, workdir = runs.config(folder, fields), folder / "run"
-    workdir_lib.guard_workdir(workdir, config)
-    checkpoints = Checkpoints(workdir / "checkpoints", config, 1)
-    checkpoints.save(0, weights.random(config, 0))
-    checkpoints.close()
-    return config, workdir
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return untrained(tmp_path_factory.mktemp("verbs"), {"trigger.kind": "stride", "trigger.stride": 2})
+    return runs.untrained(tmp_path_factory.mktemp("verbs"), {"trigger.kind": "stride", "trigger.stride": 2})
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +100,7 @@ def test_max_bytes_reads_the_beginning(run):
 
 
 def test_a_model_without_scratchpads_or_entropies_has_nothing_to_compare(tmp_path):
-    _, workdir = untrained(tmp_path, {"patching.kind": "byte", "trigger.kind": "none", "model.entropy_head.weight": 0.0})
+    _, workdir = runs.untrained(tmp_path, {"patching.kind": "byte", "trigger.kind": "none", "model.entropy_head.weight": 0.0})
     result = evaluate(workdir)
     assert result["trunk_calls_per_byte"] == 1 and result["entropy_head_bpb"] is None
     kept = json.loads((workdir / "evaluation.json").read_text())

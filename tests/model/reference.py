@@ -2,7 +2,8 @@
 
 It takes the parameters and the masks and shares no code with the package: no
 padding, no blocks, no scan, no static slots; attention is a dense softmax over
-what DESIGN 2 and 3 say a position sees.
+what DESIGN 2 and 3 say a position sees; an n-gram's hash is a whole number of
+any size.
 """
 
 import numpy as np
@@ -10,18 +11,52 @@ import numpy as np
 from scratchpatch import config as config_lib
 from scratchpatch.vocabulary import BOS
 
+# Bases of the n-grams' hash functions, by number (BLT's code).
+PRIMES = (
+    1000000007,
+    5915587277,
+    1500450271,
+    3267000013,
+    5754853343,
+    4093082899,
+    9576890767,
+    3628273133,
+    2860486313,
+    5463458053,
+    3367900313,
+)
+
+
+def ngram_row(tokens, at: int, n: int, prime: int, table: int) -> int:
+    """The table row of the n-gram that ends at `at` of a document: its hash in 64-bit two's complement, floor modulus.
+
+    Ids are BLT's: byte b is b + 4, BOS 1, PAD and what lies left of the document 0.
+    """
+    total = 0
+    for power, n_th in enumerate(range(at - n + 1, at + 1)):
+        token = tokens[n_th] if n_th >= 0 else None
+        total += (0 if token is None or token > BOS else 1 if token == BOS else int(token) + 4) * prime**power
+    total %= 2**64
+    return (total - 2**64 if total >= 2**63 else total) % table
+
 
 def _kernel(tree):
     return np.asarray(tree["kernel"], np.float64)
 
 
-def norm(x, tree):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(tree["scale"], np.float64)
+def norm(x, tree, eps):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * np.asarray(tree["scale"], np.float64)
 
 
 def softmax(x):
     x = np.exp(x - x.max(-1, keepdims=True))
     return x / x.sum(-1, keepdims=True)
+
+
+def entropy(logits):
+    """Nats."""
+    p = softmax(logits)
+    return -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
 
 
 def rope(x_THK, position_T, theta):
@@ -43,9 +78,9 @@ def depth(stack) -> int:
     return len(stack)
 
 
-def block(x, tree, position_T, see_TT, heads, theta):
+def block(x, tree, position_T, see_TT, heads, theta, eps):
     """Pre-norm transformer block over the positions that `see_TT` allows."""
-    y, a = norm(x, tree["attention_norm"]), tree["attention"]
+    y, a = norm(x, tree["attention_norm"], eps), tree["attention"]
     width = x.shape[-1] // heads
     q = rope((y @ _kernel(a["q"])).reshape(len(x), heads, width), position_T, theta)
     k = rope((y @ _kernel(a["k"])).reshape(len(x), -1, width), position_T, theta)
@@ -56,7 +91,7 @@ def block(x, tree, position_T, see_TT, heads, theta):
         logits = np.where(see_TT, q[:, h] @ k[:, g].T * width**-0.5, -np.inf)
         out[:, h] = softmax(logits) @ v[:, g]
     x = x + out.reshape(x.shape) @ _kernel(a["o"])
-    y, f = norm(x, tree["ffn_norm"]), tree["ffn"]
+    y, f = norm(x, tree["ffn_norm"], eps), tree["ffn"]
     gate = y @ _kernel(f["gate"])
     return x + (gate / (1 + np.exp(-gate)) * (y @ _kernel(f["up"]))) @ _kernel(f["down"])
 
@@ -66,40 +101,74 @@ def _window(length, window):
     return (n <= n[:, None]) & (n > n[:, None] - window)
 
 
+def local(x, stack, heads, window, theta, eps, before=lambda x, tree: x):
+    """Window layers; `before` runs ahead of each."""
+    for i in range(depth(stack)):
+        tree = layer(next(iter(stack.values())), i)
+        x = before(x, tree)
+        tree = tree.get("block", tree)
+        x = block(x, tree, np.arange(len(x)), _window(len(x), window), heads, theta, eps)
+    return x
+
+
+def read(q, k, v, heads):
+    """Attention of queries [..., c, d] over [..., m, d], without mask or position."""
+    split = lambda x: x.reshape(*x.shape[:-1], heads, -1)  # noqa: E731
+    q, k, v = split(q), split(k), split(v)
+    weights = softmax(np.einsum("...chk,...mhk->...hcm", q, k) * q.shape[-1] ** -0.5)
+    out = np.einsum("...hcm,...mhk->...chk", weights, v)
+    return out.reshape(*out.shape[:-2], -1)
+
+
 class Reference:
     """Logits of one document given its masks; see the class docstrings of the model for the rules."""
 
-    def __init__(self, config, params):
-        self.config, self.params, self.m = config, params, config.model
+    def __init__(self, config, weights):
+        self.config, self.m, self.params = config, config.model, weights["params"]
+        self.frozen = weights.get("frozen", {})
 
-    def local(self, x, stack, heads, window, before=lambda x, tree: x):
-        """Window layers; `before` runs ahead of each."""
-        for i in range(depth(stack)):
-            tree = layer(next(iter(stack.values())), i)
-            x = before(x, tree)
-            tree = tree.get("block", tree)
-            x = block(x, tree, np.arange(len(x)), _window(len(x), window), heads, self.m.rope_theta)
+    def norm(self, x, tree):
+        return norm(x, tree, self.m.norm_eps)
+
+    def local(self, x, stack, tier, before=lambda x, tree: x):
+        return local(x, stack, tier.heads, tier.window, self.m.rope_theta, self.m.norm_eps, before)
+
+    def logits(self, x, tree, eps):
+        out = norm(x, tree["norm"], eps) @ _kernel(tree["projection"])
+        return np.where(np.arange(out.shape[-1]) < self.m.target_rows, out, -1e30)
+
+    def embed(self, tokens):
+        """Bytes and their n-grams: one table per hash function and size, one behind the other."""
+        e, tree = self.m.encoder, self.params["encoder"]
+        x = np.asarray(tree["embedding"]["embedding"], np.float64)[tokens]
+        kinds = [(prime, n) for prime in PRIMES[: e.ngram_functions] for n in e.ngrams]
+        for k, (prime, n) in enumerate(kinds):
+            table = np.asarray(tree["ngrams"]["embedding"]["embedding"], np.float64)[k * e.ngram_rows :]
+            x = x + table[[ngram_row(tokens, at, n, prime, e.ngram_rows) for at in range(len(tokens))]]
         return x
-
-    def logits(self, x, tree):
-        out = norm(x, tree["norm"]) @ _kernel(tree["projection"])
-        return np.where(np.arange(out.shape[-1]) <= BOS, out, -1e30)
 
     def pool(self, h, start, end):
         """The vector of a slot that stands at `end` in the patch that began at `start`."""
         p, tree = self.m.pooling, self.params["pooling"]
-        h = norm(h, tree["norm"])
         # Of a patch that the budget let grow beyond the limit, its last bytes are read.
-        inside = h[max(start, end + 1 - config_lib.patch_limit(self.config)) : end + 1]
-        query = pooled = inside.mean(0)
-        if p.kind == "last" or self.config.patching.kind == "byte":
+        patch = slice(max(start, end + 1 - config_lib.patch_limit(self.config)), end + 1)
+        raw, h = h, self.norm(h, tree["norm"])
+        inside = h[patch]
+        if p.kind == "max_query":
+            query = (raw[patch].max(0) @ _kernel(tree["queries"])).reshape(p.queries, -1)
+            normed = self.norm(query, tree["query_norm"])
+            q, k, v = (x @ _kernel(tree[n]) for x, n in ((normed, "q"), (inside, "k"), (inside, "v")))
+            pooled = (self.m.cross_residual * query + read(q, k, v, p.heads) @ _kernel(tree["o"])).reshape(-1)
+        elif p.kind == "last" or self.config.patching.kind == "byte":
             pooled = h[end]
-        elif p.kind == "cross_attention":
-            split = lambda x: x.reshape(*x.shape[:-1], p.heads, -1)  # noqa: E731
-            q, k, v = (split(x @ _kernel(tree[n])) for x, n in ((query, "q"), (inside, "k"), (inside, "v")))
-            weights = softmax(np.einsum("hk,mhk->hm", q, k) * q.shape[-1] ** -0.5)
-            pooled = query + np.einsum("hm,mhk->hk", weights, v).reshape(-1) @ _kernel(tree["o"])
-        x = pooled @ _kernel(tree["projection"])
+        else:
+            pooled = inside.mean(0)
+            if p.kind == "cross_attention":
+                q, k, v = (x @ _kernel(tree[n]) for x, n in ((pooled[None], "q"), (inside, "k"), (inside, "v")))
+                pooled = pooled + read(q, k, v, p.heads)[0] @ _kernel(tree["o"])
+        # Queries that fill the trunk's width go there as they are.
+        fills = p.kind == "max_query" and len(pooled) == self.m.trunk.d_model
+        x = pooled if fills else pooled @ _kernel(tree["projection"])
         return x + h[end] @ _kernel(tree["last"]) if p.last_state else x
 
     def trunk(self, x, is_commit):
@@ -109,47 +178,55 @@ class Reference:
         i = np.arange(len(x))
         see = (is_commit[None, :] & (i[None, :] < i[:, None])) | np.eye(len(x), dtype=bool)
         for n in range(t.layers):
-            x = block(x, layer(tree["stack"]["block"], n), before, see, t.heads, self.m.rope_theta)
-        return norm(x, tree["norm"])
+            x = block(x, layer(tree["stack"]["block"], n), before, see, t.heads, self.m.rope_theta, self.m.norm_eps)
+        return self.norm(x, tree["norm"]) if t.final_norm else x
 
     def cross(self, x, tree, context):
         """Each byte reads the vectors of its context slot, context [L, k, d]."""
-        split = lambda y: y.reshape(*y.shape[:-1], self.m.decoder.heads, -1)  # noqa: E731
-        c = norm(context, tree["context_norm"])
-        q, k, v = (
-            split(norm(x, tree["norm"]) @ _kernel(tree["q"])),
-            split(c @ _kernel(tree["k"])),
-            split(c @ _kernel(tree["v"])),
-        )
-        weights = softmax(np.einsum("lhk,lchk->lhc", q, k) * q.shape[-1] ** -0.5)
-        return x + np.einsum("lhc,lchk->lhk", weights, v).reshape(x.shape) @ _kernel(tree["o"])
+        c = self.norm(context, tree["context_norm"])
+        q = (self.norm(x, tree["norm"]) @ _kernel(tree["q"]))[:, None]
+        out = read(q, c @ _kernel(tree["k"]), c @ _kernel(tree["v"]), self.m.decoder.heads)[:, 0]
+        return self.m.cross_residual * x + out @ _kernel(tree["o"])
 
-    def document(self, tokens, commit, scratchpad):
-        """(logits, entropy head's logits or None), float64 [length, V]."""
-        m, p = self.m, self.params
-        x = np.asarray(p["encoder"]["embedding"]["embedding"], np.float64)[tokens]
-        h = self.local(x, p["encoder"].get("layers", {}).get("stack", {}), m.encoder.heads, m.encoder.window)
-        head = None
-        if "entropy_head" in p:
-            tree = p["entropy_head"]
-            stack = tree.get("layers", {}).get("stack", {})
-            head = self.logits(self.local(h, stack, m.encoder.heads, m.encoder.window), tree["logits"])
+    def separate_entropy(self, tokens):
+        """Nats, of the frozen byte model."""
+        e, tree = self.m.entropy_model, self.frozen["entropy_model"]
+        x = np.asarray(tree["encoder"]["embedding"]["embedding"], np.float64)[tokens]
+        x = local(x, tree["encoder"]["layers"]["stack"], e.heads, e.window, e.rope_theta, e.norm_eps)
+        return entropy(self.logits(x, tree["decoder"]["logits"], e.norm_eps))
 
+    def context(self, h, commit, scratchpad):
+        """What each byte reads of the trunk, projected."""
+        null = np.asarray(self.params["decoder"]["null"], np.float64)
         ends = np.flatnonzero(commit | scratchpad)
         starts = [max((c + 1 for c in np.flatnonzero(commit) if c < end), default=0) for end in ends]
-        null = np.asarray(p["decoder"]["null"], np.float64)
         z = np.zeros((0, len(null)))
         if len(ends):
             z = self.trunk(np.stack([self.pool(h, a, b) for a, b in zip(starts, ends, strict=True)]), commit[ends])
-        latest = [(ends <= n).sum() - 1 for n in range(len(tokens))]
-        context = np.stack([z[i] if i >= 0 else null for i in latest]) @ _kernel(p["decoder"]["context"])
+        latest = [(ends <= n).sum() - 1 for n in range(len(h))]
+        return np.stack([z[i] if i >= 0 else null for i in latest]) @ _kernel(self.params["decoder"]["context"])
 
-        d = p["decoder"]
+    def document(self, tokens, commit, scratchpad):
+        """(logits, entropy head's logits or None, entropies that decisions read or None), float64 [length, ...]."""
+        m, p = self.m, self.params
+        h = self.local(self.embed(tokens), p["encoder"].get("layers", {}).get("stack", {}), m.encoder)
+        d, head, nats = p["decoder"], None, None
         stack = d.get("stack", {})
+        if m.trunk.kind == "none":
+            logits = self.logits(self.local(h, stack.get("stack", {}), m.decoder), d["logits"], m.norm_eps)
+            return logits, None, entropy(logits)
+        if "entropy_head" in p:
+            tree = p["entropy_head"]
+            x = self.local(h, tree.get("layers", {}).get("stack", {}), m.encoder)
+            head = self.logits(x, tree["logits"], m.norm_eps)
+            nats = entropy(head)
+        if m.entropy_model.layers:
+            nats = self.separate_entropy(tokens)
+
+        context = self.context(h, commit, scratchpad)
         if m.decoder.injection == "add":
-            x = self.local(h + context, stack.get("stack", {}), m.decoder.heads, m.decoder.window)
+            x = self.local(h + context, stack.get("stack", {}), m.decoder)
         else:
             context = context.reshape(len(tokens), m.decoder.context_vectors, -1)
-            before = lambda x, tree: self.cross(x, tree["cross"], context)  # noqa: E731
-            x = self.local(h, stack, m.decoder.heads, m.decoder.window, before)
-        return self.logits(x, d["logits"]), head
+            x = self.local(h, stack, m.decoder, lambda x, tree: self.cross(x, tree["cross"], context))
+        return self.logits(x, d["logits"], m.norm_eps), head, nats

@@ -11,11 +11,23 @@ from scratchpatch.kernels import staircase
 from scratchpatch.model import stack, weights
 from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
+from tests.evaluation.pieces import random_weights
 from tests.model.reference import Reference
 from tests.patching.reference import spans
 
 # Room for a scratchpad at every byte, so that one compiled program serves every threshold.
 BASE = {"trigger.capacity": 1.0}
+# A byte model of its own, unlike the rest in every way.
+SEPARATE = {
+    "model.entropy_model.layers": 2,
+    "model.entropy_model.d_byte": 24,
+    "model.entropy_model.heads": 3,
+    "model.entropy_model.window": 7,
+    "model.entropy_model.ffn_multiplier": 2.0,
+    "model.entropy_model.rope_theta": 500.0,
+    "model.entropy_model.norm_eps": 0.01,
+}
+TRUNKLESS = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"}
 COMBINATIONS = {
     "fixed-entropy": BASE,
     "byte-none": {
@@ -57,6 +69,42 @@ COMBINATIONS = {
         "model.entropy_head.layers": 0,
         "model.encoder.layers": 2,
     },
+    # As BLT: two queries of width 16 fill the trunk's 32.
+    "entropy_and_jump-entropy_jump": {
+        **BASE,
+        "patching.kind": "entropy_and_jump",
+        "patching.commit_bos": True,
+        "patching.capacity": 1.0,
+        "trigger.kind": "entropy_jump",
+        "model.target_rows": 260,
+        "model.norm_eps": 0.05,
+        "model.cross_residual": 2,
+        "model.encoder.ngrams": (2, 3, 5),
+        "model.encoder.ngram_rows": 50,
+        "model.encoder.ngram_functions": 2,
+        "model.pooling.kind": "max_query",
+        "model.pooling.last_state": False,
+        "model.trunk.final_norm": False,
+        "model.decoder.injection": "cross_attention",
+        "model.decoder.layers": 2,
+        "model.entropy_head.weight": 0.0,
+        **SEPARATE,
+    },
+    "entropy-every": {
+        "patching.kind": "entropy",
+        "trigger.kind": "every",
+        "model.pooling.kind": "max_query",
+        "model.pooling.queries": 3,
+        "model.encoder.ngrams": (4,),
+        "model.encoder.ngram_rows": 50,
+        **SEPARATE,
+    },
+    "byte-none, max_query": {
+        "patching.kind": "byte",
+        "trigger.kind": "none",
+        "model.pooling.kind": "max_query",
+        "model.cross_residual": 2,
+    },
     "fixed-whitespace": {
         "trigger.kind": "whitespace",
         "model.pooling.kind": "last",
@@ -85,41 +133,103 @@ def threshold() -> float:
     return float(np.median(run(BASE).entropy_BL))
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
-def test_equals_the_numpy_oracle_and_its_gradient_is_finite(name, threshold):
-    config = tiny.config(COMBINATIONS[name])
-    w = tiny.with_thresholds(tiny.weights(config), patching=threshold, trigger=threshold)
-    if "jump" in name:
-        w = tiny.with_thresholds(w, **{"trigger" if name.endswith("jump") else "patching": 0.01})
-    gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
+def random(config):
+    """`tiny.weights`; a frozen entropy model's logits, too, are far enough apart for entropies to differ."""
+    w = tiny.weights(config)
+    return w | {"frozen": random_weights(weights.abstract(config)[1]["frozen"])} if "frozen" in w else w
 
+
+def amid(config, w):
+    """Weights with thresholds amid the model's entropies."""
+    _, output = tiny.with_gradient(config)(w, TOKENS_BM)
+    if output.entropy_BL is None:
+        return w
+    level = float(np.median(output.entropy_BL[VALID_BL]))
+    of = lambda kind: 0.01 if kind == "entropy_jump" else level  # noqa: E731
+    return tiny.with_thresholds(w, patching=of(config.patching.kind), trigger=of(config.trigger.kind))
+
+
+def equals_the_oracle(config, w, output):
     commit_BL, scratchpad_BL = np.asarray(output.layout.commit_BL), np.asarray(output.layout.scratchpad_BL)
-    assert commit_BL.sum() > 5
-    assert (scratchpad_BL.sum() > 5) == (config.trigger.kind != "none")
-    oracle = Reference(config, w["params"])
+    oracle = Reference(config, w)
     for r, tokens in enumerate(TOKENS_BL):
         for a, b in spans(tokens.tolist()):
-            logits, head = oracle.document(tokens[a:b], commit_BL[r, a:b], scratchpad_BL[r, a:b])
-            valid = VALID_BL[r, a:b]
-            np.testing.assert_allclose(output.logits_BLV[r, a:b][valid], logits[valid], rtol=2e-4, atol=2e-4)
-            if head is not None:
-                np.testing.assert_allclose(output.head_logits_BLV[r, a:b][valid], head[valid], rtol=2e-4, atol=2e-4)
-                p = np.exp(head - head.max(-1, keepdims=True))
-                p /= p.sum(-1, keepdims=True)
-                entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
-                np.testing.assert_allclose(output.entropy_BL[r, a:b][valid], entropy[valid], rtol=1e-4, atol=1e-4)
+            wanted = oracle.document(tokens[a:b], commit_BL[r, a:b], scratchpad_BL[r, a:b])
+            got = output.logits_BLV, output.head_logits_BLV, output.entropy_BL
+            for x, y, tolerance in zip(got, wanted, (2e-4, 2e-4, 1e-4), strict=True):
+                assert (x is None) == (y is None)
+                if x is not None:
+                    valid = VALID_BL[r, a:b]
+                    np.testing.assert_allclose(x[r, a:b][valid], y[valid], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_equals_the_numpy_oracle_and_its_gradient_is_finite(name):
+    config = tiny.config(COMBINATIONS[name])
+    w = amid(config, random(config))
+    gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
+    assert output.layout.commit_BL.sum() > 5
+    assert (output.layout.scratchpad_BL.sum() > 5) == (config.trigger.kind != "none")
+    equals_the_oracle(config, w, output)
 
     # Where every byte is a slot, none reads the null context; a patch of one byte needs no pooling; the softmax over
     # one vector is 1.
     idle = {
         "byte-none": ("null", "pooling/q", "pooling/k", "pooling/v", "pooling/o"),
         "entropy_jump-every": ("null",),
+        "byte-none, max_query": ("null", "pooling/query_norm", "pooling/q/", "pooling/k"),
+        "entropy-every": ("null",),
         "fixed-whitespace": ("cross/norm", "cross/q", "cross/k"),
     }
     for path, g in jax.tree_util.tree_leaves_with_path(gradient):
         path = "/".join(part.key for part in path)
         assert np.isfinite(g).all(), path
         assert (np.abs(g).max() > 0) != any(part in path for part in idle.get(name, ())), path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model.decoder.layers": 2, "model.encoder.ngrams": (3,), "model.encoder.ngram_rows": 50},
+        {"model.encoder.layers": 2, "model.decoder.layers": 0, "model.norm_eps": 0.05, "model.target_rows": 260},
+    ],
+    ids=["n-grams", "encoder alone"],
+)
+def test_without_a_trunk_equals_the_numpy_oracle(fields):
+    config = tiny.config(TRUNKLESS | fields)
+    w = tiny.weights(config)
+    gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
+    equals_the_oracle(config, w, output)
+    assert output.pooled_BND is None and output.trunk_BND is None and not calls(output).any()
+    assert config_lib.slots(config) == (0, 0) and output.layout.slots.end_BN.shape[1] == 0
+    assert set(w["params"]) == {"encoder", "decoder"} and not w["thresholds"]
+    for g in jax.tree.leaves(gradient):
+        assert np.isfinite(g).all() and np.abs(g).max() > 0
+
+
+def test_a_separate_entropy_model_is_a_model_without_a_trunk_and_frozen():
+    config = tiny.config(COMBINATIONS["entropy_and_jump-entropy_jump"])
+    w, alone = random(config), config_lib.entropy_model(config)
+    assert set(w) == {"params", "thresholds", "frozen"} and set(w["frozen"]) == {"entropy_model"}
+    assert "entropy_model" not in w["params"]
+    merged = weights.merge(weights.abstract(alone)[0], {"params": w["frozen"]["entropy_model"], "thresholds": {}})
+    entropy_BL = jax.jit(lambda tokens_BL: merged(tokens_BL).entropy_BL, compiler_options=tiny.QUICK)(TOKENS_BL)
+    np.testing.assert_allclose(tiny.forward(config)(w, TOKENS_BL).entropy_BL, entropy_BL, rtol=1e-5, atol=1e-5)
+
+
+def test_entropies_computed_before_take_the_place_of_a_models_own(threshold):
+    config = tiny.config(BASE)
+    definition, _ = weights.abstract(config)
+    w = tiny.with_thresholds(tiny.weights(config), trigger=threshold)
+    own = tiny.forward(config)(w, TOKENS_BL)
+    given_BL = np.where(np.arange(TOKENS_BL.shape[1]) % 2, 1e3, 0.0).astype(np.float32) * np.ones_like(own.entropy_BL)
+    run = jax.jit(lambda w, e: weights.merge(definition, w)(TOKENS_BL, entropy_BL=e), compiler_options=tiny.QUICK)
+    given = run(w, given_BL)
+    assert np.array_equal(given.entropy_BL, given_BL)
+    assert (calls(given) == np.asarray(given.layout.commit_BL) | ((given_BL > 1) & VALID_BL)).all()
+    same = run(w, own.entropy_BL)
+    assert (calls(same) == calls(own)).all()
+    np.testing.assert_allclose(same.logits_BLV, own.logits_BLV, rtol=1e-5, atol=1e-5)
 
 
 def test_trigger_none_is_a_threshold_at_infinity():

@@ -84,6 +84,20 @@ class Budget:
         return paid
 
 
+def opens(patching, tokens, n: int) -> bool:
+    """Whether BLT's first patches end here: the BOS, and under a rule of jumps the byte after it."""
+    follows = n == 1 and tokens[0] == BOS and patching.kind in ("entropy_jump", "entropy_and_jump")
+    return patching.commit_bos and (tokens[n] == BOS or follows)
+
+
+def may_ask(patching, entropy, n: int) -> bool:
+    """Whether the score decides at all: a jump too small forbids it, and the beginning of a document under BLT's rules."""
+    if patching.kind == "entropy_and_jump" and not jump(entropy, n) > np.float32(patching.jump):
+        return False
+    first = {"entropy": 0, "entropy_jump": 2, "entropy_and_jump": 3}[patching.kind]
+    return not patching.commit_bos or n >= first
+
+
 class Document:
     """Decisions of one document: commit, scratchpad (masks), suppressed counts, thresholds at its end."""
 
@@ -104,11 +118,17 @@ class Document:
                 "byte": lambda n: True,
                 "fixed": lambda n: n % p.patch_bytes == p.patch_bytes - 1,
                 "whitespace": lambda n: word_end(tokens, n),
+                "random": lambda n: chance(tokens, n) < np.float32(1 / p.patch_bytes),
                 "entropy": lambda n: float(entropy[n]),
                 "entropy_jump": lambda n: jump(entropy, n),
+                "entropy_and_jump": lambda n: float(entropy[n]),
             }[p.kind](n)
-            variable = p.kind in ("whitespace", "entropy", "entropy_jump")
-            asks = self.patching.fire(n, score, valid) if p.kind.startswith("entropy") else valid and score
+            variable = p.kind not in ("byte", "fixed")
+            if p.kind.startswith("entropy"):
+                asks = self.patching.fire(n, score, valid and may_ask(p, entropy, n))
+            else:
+                asks = valid and score
+            asks = asks or (variable and valid and opens(p, tokens, n))
             chopped = variable and valid and (n - asked) % p.max_patch_bytes == 0
             asked = n if asks else asked
             request = asks or chopped

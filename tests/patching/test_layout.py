@@ -24,6 +24,26 @@ PAIRS = [
 CONTROLLED = [
     {"patching.kind": "entropy", "trigger.kind": "entropy_jump", "patching.gain": 0.05, "trigger.gain": 0.02},
     {"patching.kind": "entropy_jump", "trigger.kind": "entropy", "patching.gain": 0.02, "trigger.gain": 0.1},
+    {
+        "patching.kind": "entropy_and_jump",
+        "trigger.kind": "none",
+        "patching.gain": 0.03,
+        "patching.jump": -0.4,
+        "patching.commit_bos": True,
+        "patching.capacity": 1.0,
+    },
+]
+# BLT's rules at the beginning of a document.
+OPENED = [
+    {"patching.kind": p, "trigger.kind": t, "patching.jump": j, "patching.commit_bos": True, "patching.capacity": 1.0}
+    for p, t, j in (
+        ("byte", "none", 0.0),
+        ("whitespace", "stride", 0.0),
+        ("entropy", "entropy", 0.0),
+        ("entropy_jump", "entropy_jump", 0.0),
+        ("entropy_and_jump", "entropy", 0.5),
+        ("entropy_and_jump", "every", -0.5),
+    )
 ]
 name = lambda fields: "-".join(str(v) for v in fields.values())  # noqa: E731
 
@@ -45,7 +65,7 @@ def decide(fields, tokens_BL, entropy_BL, patching=1.335, trigger=1.5):
 thresholds = st.sampled_from((0.21, 0.83, 1.5, 3.7))
 
 
-@pytest.mark.parametrize("fields", PAIRS + CONTROLLED, ids=name)
+@pytest.mark.parametrize("fields", PAIRS + OPENED + CONTROLLED, ids=name)
 @settings(max_examples=5)
 @given(tokens_BL=rows(), entropy_BL=entropies(), patching=thresholds, trigger=thresholds)
 def test_decisions_equal_a_loop_over_each_document(fields, tokens_BL, entropy_BL, patching, trigger):
@@ -67,7 +87,7 @@ def test_decisions_equal_a_loop_over_each_document(fields, tokens_BL, entropy_BL
         assert math.isclose(got.thresholds.trigger[r], wanted[-1].trigger.threshold, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("fields", PAIRS + CONTROLLED, ids=name)
+@pytest.mark.parametrize("fields", PAIRS + OPENED + CONTROLLED, ids=name)
 @settings(max_examples=3)
 @given(
     rows=st.tuples(rows(), rows()),
@@ -98,7 +118,7 @@ def test_decisions_know_neither_the_future_nor_other_documents(fields, rows, ent
     same(np.where(content_BL, fresh_BL, rows[0]), np.where(keep_BL, *entropies), keep_BL)
 
 
-@pytest.mark.parametrize("fields", [PAIRS[8], *CONTROLLED], ids=name)
+@pytest.mark.parametrize("fields", [PAIRS[8], OPENED[-1], *CONTROLLED], ids=name)
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), place=st.integers(0, LENGTH - 90))
 def test_a_document_decides_alike_wherever_in_the_row_it_starts(fields, seed, place):

@@ -41,7 +41,54 @@ def test_entropy_jump_ends_a_patch_where_uncertainty_rises():
     assert requests("entropy_jump", [BOS, 1, BOS, 2], [0.0, 0.5, 9.0, 9.5]) == []
 
 
-@pytest.mark.parametrize("kind", ["whitespace", "entropy", "entropy_jump"])
+def test_entropy_and_jump_ends_a_patch_where_uncertainty_is_high_and_rises():
+    entropy = [9.0, 1.5, 2.5, 2.0, 0.5, 0.9, 3.0]
+    assert requests("entropy_and_jump", [BOS, *b"abcdef"], entropy) == [2, 6]
+    assert requests("entropy_and_jump", [BOS, *b"abcdef"], entropy, jump=1.5) == [6]
+    # Falling by less than 0.8 is allowed here.
+    assert requests("entropy_and_jump", [BOS, *b"abcdef"], entropy, jump=-0.8) == [2, 3, 6]
+    assert requests("entropy_and_jump", [BOS, 1, BOS, 2], [0.0, 0.5, 9.0, 9.5]) == [3]
+
+
+BLT = {"commit_bos": True, "capacity": 1.0}
+
+
+@pytest.mark.parametrize(
+    "kind, asked",
+    [
+        # Of documents of one, two, three and six tokens, all of whose bytes would ask by their score.
+        ("entropy", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        ("entropy_jump", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        # The byte two behind a BOS is left out.
+        ("entropy_and_jump", [0, 1, 2, 3, 4, 6, 7, 9, 10, 11]),
+        ("whitespace", [0, 1, 3, 6]),
+    ],
+)
+def test_blt_ends_a_patch_with_the_bos(kind, asked):
+    tokens = [BOS, BOS, 97, BOS, 97, 98, BOS, *b"abcde"]
+    assert requests(kind, tokens, [float(n) for n in range(2, 14)], threshold=0.5, max_patch_bytes=9, **BLT) == asked
+
+
+@pytest.mark.parametrize(
+    "kind, asked", [("entropy", [0]), ("entropy_jump", [0, 1]), ("entropy_and_jump", [0, 1]), ("whitespace", [0])]
+)
+def test_blt_ends_the_first_patches_whatever_their_scores(kind, asked):
+    assert requests(kind, [BOS, *b"abcde"], [0.0] * 6, max_patch_bytes=9, **BLT) == asked
+    # The lengths that chopping counts begin behind them.
+    chopped = [*asked, asked[-1] + 3]
+    assert requests(kind, [BOS, *b"abcd"], [0.0] * 5, max_patch_bytes=3, **BLT) == chopped
+
+
+def test_blt_counts_jumps_from_a_documents_second_byte():
+    entropy = [0.0, 5.0, 9.0, 1.0, 4.0]
+    assert requests("entropy_jump", [BOS, *b"abcd"], entropy, max_patch_bytes=9, **BLT) == [0, 1, 2, 4]
+    assert requests("entropy_and_jump", [BOS, *b"abcd"], entropy, max_patch_bytes=9, **BLT) == [0, 1, 4]
+    # A row that begins inside a document holds no BOS.
+    assert requests("entropy_jump", [*b"abcde"], entropy, max_patch_bytes=9, **BLT) == [2, 4]
+    assert requests("entropy_and_jump", [*b"abcde"], entropy, max_patch_bytes=9, **BLT) == [4]
+
+
+@pytest.mark.parametrize("kind", ["whitespace", "entropy", "entropy_jump", "entropy_and_jump"])
 def test_a_patch_of_variable_size_is_chopped(kind):
     assert requests(kind, [BOS, *b"aaaaaaaa", BOS, *b"aaa", PAD, PAD], max_patch_bytes=4) == [3, 7, 12]
 

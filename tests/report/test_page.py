@@ -118,6 +118,23 @@ def test_cost_of_a_model_without_thresholds(tmp_path):
     assert ">this run</text>" in cost and "threshold" not in cost and "Measured" not in cost
 
 
+def test_a_model_without_a_trunk_has_neither_lag_nor_sweep(tmp_path, run):
+    config = tiny_config()
+    config.model.trunk.kind = "none"
+    found = evaluation(
+        trunk_calls_per_byte=0.0, bytes_per_patch=None, kv_bytes_per_byte=0.0, bpb_by_offset=[], bytes_by_offset=[]
+    )
+    results = {"validation": found, "without_scratchpads": None, "sweep": sweep(None)}
+    folder = write_run(tmp_path / "bytes", results, METRICS, config, passage=passage(), account=ACCOUNT)
+    page = Page(read(write_report(folder)))
+    assert len(page.named("svg")) == len(page.named("figure")) == 1
+    assert " yet: " not in page.text and "Bytes per patch" in page.text
+    # Beside a run that has one, what they cost is compared.
+    html = read(write_report(folder, run))
+    assert "baseline sp" in figure(html, "Patch lag") and "this run" not in figure(html, "Patch lag")
+    assert ">this run</text>" in figure(html, "FLOPs per byte")
+
+
 def test_numbers(run, baseline):
     head, *found = rows(read(write_report(run, baseline)))
     assert head == ["", "this run", "without scratchpads, same weights", "baseline byte-level"]

@@ -73,6 +73,24 @@ def test_what_did_not_happen_has_no_number():
     assert not found.keys() & {"head_bpb", "bytes_per_second", "flops_per_second", "mfu"}
 
 
+def test_a_model_without_a_trunk_has_no_rates():
+    config = tiny.config({"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"})
+    nothing = dict.fromkeys(("commits", "scratchpads", "suppressed_commits", "suppressed_scratchpads"), 0.0)
+    sums = {name: value for name, value in SUMS.items() if not name.startswith("head")} | nothing
+    found = measures(config=config).of(0, sums, 2.0)
+    assert found.keys() == {
+        "bpb",
+        "end_of_document_nats",
+        "gradient_norm",
+        "learning_rate",
+        "bytes",
+        "bytes_per_second",
+        "flops_per_second",
+    }
+    per_byte = flops.training_flops_per_byte(config, 0, 0, config.data.window)
+    assert found["bpb"] == 2.0 and found["flops_per_second"] == pytest.approx(40.0 * per_byte)
+
+
 @pytest.mark.parametrize("warmup", [0, 3, 9])
 def test_the_learning_rate_is_the_schedules_and_asks_no_device(warmup):
     config = tiny.config({"optimizer.warmup_steps": warmup, "training.steps": 9})

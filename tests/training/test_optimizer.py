@@ -35,10 +35,14 @@ def test_schedule_of_runs_shorter_than_the_warmup_is_finite(steps, warmup):
 
 
 def test_decay_falls_on_projections_alone():
-    _, abstract = weights.abstract(tiny.config())
+    _, abstract = weights.abstract(tiny.config({"model.encoder.ngrams": (2, 3), "model.pooling.kind": "max_query"}))
+    decayed = {}
     for path, decays in jax.tree_util.tree_leaves_with_path(optimizer.decayed(abstract["params"])):
         name = "/".join(part.key for part in path)
         assert decays == (not name.endswith(("scale", "embedding", "null"))), name
+        decayed[name] = decays
+    assert not decayed["encoder/embedding/embedding"] and not decayed["encoder/ngrams/embedding/embedding"]
+    assert decayed["pooling/queries/kernel"] and not decayed["pooling/query_norm/scale"]
 
 
 def test_one_update_clips_by_the_global_norm_and_decays_kernels():

@@ -1,0 +1,124 @@
+"""What a byte costs at inference with patches of 4, 6 and 8 bytes and the same parameters.
+
+    .venv/bin/python -m experiments.blt.compute [--seconds=60] [--json=FILE]
+
+Analytic FLOPs per byte of the published sizes and of a small model, beside
+what XLA counts in the program that it is given, and for the small one the bytes
+per second of its forward pass on this machine. The claim (arXiv 2412.09871) is
+that cost goes down as 1/p; the local layers, which run at every byte, set a floor.
+"""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+
+from experiments.blt import published
+from scratchpatch import compilation_cache
+from scratchpatch.accounting import flops
+from scratchpatch.bench import timing
+from scratchpatch.model import stack
+from scratchpatch.model import weights as weights_lib
+
+SIZES = (4, 6, 8)
+# Whole patches of each size.
+_WINDOW, _ROWS = 1536, 2
+
+
+def small(patch_bytes: int):
+    """The 1B model's shape cut down to 8M parameters, trunk-heavy as the 8B one."""
+    config = published.get_config(f"1b-{patch_bytes}")
+    config.data.window, config.training.dtype = _WINDOW, "float32"
+    m = config.model
+    m.d_byte, m.encoder.heads, m.encoder.window, m.encoder.ngram_rows = 64, 4, 64, 1000
+    m.pooling.heads, m.decoder.layers, m.decoder.heads, m.decoder.window = 4, 3, 4, 64
+    m.trunk.layers, m.trunk.d_model, m.trunk.heads, m.pooling.queries, m.decoder.context_vectors = 8, 256, 8, 4, 4
+    m.entropy_model.layers = 0
+    config.patching.max_patch_bytes = patch_bytes
+    return config
+
+
+def rows() -> dict[str, list[dict]]:
+    """Per model and patch size: FLOPs per byte of trunk and of all, analytic and XLA's."""
+    found = {}
+    for name, make in {
+        "8B": lambda p: published.get_config(f"8b-{p}"),
+        "1B": lambda p: published.get_config(f"1b-{p}"),
+        "small": small,
+    }.items():
+        found[name] = []
+        for p in SIZES:
+            config = make(p)
+            config.data.window = _WINDOW
+            tiers = flops.inference(config, 1 / p, 0.0, _WINDOW)
+            programme = flops.compiled(config, _WINDOW)
+            if "entropy model" not in tiers:
+                programme.pop("entropy model", None)
+            found[name].append(
+                {
+                    "patch_bytes": p,
+                    "trunk": tiers["trunk"],
+                    "total": sum(tiers.values()),
+                    "program": sum(programme.values()),
+                    "xla": counted(config),
+                }
+            )
+    return found
+
+
+def counted(config) -> float:
+    """FLOPs per byte that XLA counts in the forward pass as it is lowered."""
+    definition, weights = weights_lib.abstract(config)
+    tokens_1L = jax.ShapeDtypeStruct((1, _WINDOW), jnp.int32)
+    with stack.unrolled():
+        lowered = jax.jit(lambda w, t: weights_lib.merge(definition, w)(t).logits_BLV).lower(weights, tokens_1L)
+    return lowered.cost_analysis()["flops"] / _WINDOW
+
+
+def bytes_per_second(seconds: float) -> dict[int, float]:
+    """Of the small model's forward pass, sizes in turns."""
+    tokens_BL = jnp.asarray(jax.random.randint(jax.random.key(0), (_ROWS, _WINDOW), 0, 256))
+
+    def call(p: int):
+        config = small(p)
+        definition, _ = weights_lib.abstract(config)
+        weights = weights_lib.random(config, 0)
+        forward = jax.jit(lambda w, t: weights_lib.merge(definition, w)(t).logits_BLV)
+        return lambda: forward(weights, tokens_BL).block_until_ready()
+
+    times = timing.take_turns({str(p): call(p) for p in SIZES}, seconds)
+    return {p: _ROWS * _WINDOW / times.median(str(p)) for p in SIZES}
+
+
+def table(found: dict, speed: dict[int, float]) -> str:
+    lines = [
+        "| model | bytes per patch | MFLOPs/byte, useful | of these trunk | in the program, by our count | by XLA's | relative to p=4 | 4/p | bytes/s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, sizes in found.items():
+        for row in sizes:
+            p, relative = row["patch_bytes"], row["total"] / sizes[0]["total"]
+            measured = f"{speed[p]:,.0f} ({speed[p] / speed[4]:.2f}x)" if name == "small" else ""
+            lines.append(
+                f"| {name} | {p} | {row['total'] / 1e6:.4g} | {row['trunk'] / row['total']:.0%} | {row['program'] / 1e6:.4g} | "
+                f"{row['xla'] / 1e6:.4g} | {relative:.2f} | {4 / p:.2f} | {measured} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0, help="time to measure speeds for")
+    parser.add_argument("--json", help="also write the numbers to this file")
+    arguments = parser.parse_args()
+    compilation_cache.enable()
+    found, speed = rows(), bytes_per_second(arguments.seconds)
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"rows": found, "bytes_per_second": speed}, file, indent=1)
+    print(table(found, speed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Entropies of a stream on disk: what `scratchpatch prepare` computes once and training reads.
+
+    entropies/KEY.f32           float32, little-endian: one number per position of the stream
+    entropies/KEY.f32.partial   its first positions, while it is computed
+
+The number at position t is the entropy in nats of the byte after t, given the
+bytes of its document up to t. KEY names the text, where its documents begin,
+and the model, so a file is right wherever it is found; it lies beside the
+stream's index. A finished file has its name at once, by a rename.
+
+Legend: R rows, L positions of a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from scratchpatch.data.index import cache_folder
+from scratchpatch.data.stream import Stream
+from scratchpatch.errors import UserError
+
+_DTYPE = np.dtype("<f4")
+
+
+class Entropies:
+    """The entropies of one stream, memory-mapped."""
+
+    def __init__(self, values_T: np.ndarray):
+        self._values_T = values_T
+
+    def read_windows(self, windows_R: np.ndarray, window: int) -> np.ndarray:
+        """float32 [R, L]: those of the inputs of each window (see `Stream.read_windows`), 0 beyond the end."""
+        found_RL = np.zeros((len(windows_R), window), np.float32)
+        for row, w in enumerate(windows_R):
+            piece = self._values_T[int(w) * window :][:window]
+            found_RL[row, : len(piece)] = piece
+        return found_RL
+
+
+def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies:
+    """The prepared entropies of a stream.
+
+    Args:
+        stream: whose.
+        model: checksum of the entropy model.
+        cache_dir: see `index.cache_folder`.
+
+    Raises:
+        UserError: they are not there, or not all of them; names the command.
+    """
+    path = place(stream, model, cache_dir)
+    if not whole(path, stream):
+        raise UserError(
+            f"data.entropies: {path.parent} holds none of {stream.spec} [{stream.split}] by this entropy model: "
+            "run scratchpatch prepare --config=FILE with this config, or set data.entropies = False"
+        )
+    # A plain view of the map: a np.memmap costs more per slice than a window does.
+    return Entropies(np.asarray(np.memmap(path, _DTYPE, "r")))
+
+
+def whole(path: Path, stream: Stream) -> bool:
+    """Whether a finished file is there, with a number for each position."""
+    return path.exists() and path.stat().st_size == len(stream) * _DTYPE.itemsize
+
+
+def place(stream: Stream, model: str, cache_dir: str = "") -> Path:
+    """Where the entropies of a stream by a model are, or will be."""
+    text = hashlib.blake2b(f"{stream.checksum}/{stream.split}/{len(stream)}/".encode(), digest_size=12)
+    # Two texts of the same bytes may fall into documents otherwise.
+    text.update(np.ascontiguousarray(stream.starts))
+    return cache_folder(cache_dir) / "entropies" / f"{text.hexdigest()}-{model}.f32"
+
+
+class Writer:
+    """Appends to one file of entropies; what a killed process had appended stays.
+
+    Attributes:
+        written: positions that are on the disk.
+    """
+
+    def __init__(self, file, path: Path):
+        self._file, self._path = file, path
+        self.written = os.fstat(file.fileno()).st_size // _DTYPE.itemsize
+
+    def keep(self, positions: int) -> None:
+        """Forget all but the first so many."""
+        self._file.truncate(positions * _DTYPE.itemsize)
+        self.written = positions
+
+    def append(self, values_T: np.ndarray) -> None:
+        """Onto the disk, so that a power cut leaves no zeros before later parts."""
+        self._file.seek(self.written * _DTYPE.itemsize)
+        self._file.write(values_T.astype(_DTYPE).tobytes())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.written += len(values_T)
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        os.rename(self._file.name, self._path)
+
+
+@contextlib.contextmanager
+def writer(path: Path) -> Iterator[Writer]:
+    """A writer of the file at `path`, which no other process has.
+
+    Raises:
+        UserError: another process writes it, or it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "r+b" if partial.exists() else "w+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"another process writes {partial}: wait for it") from error
+            yield Writer(file, path)
+    except OSError as error:
+        raise UserError(f"cannot write {partial} ({error.strerror}); free space there, or set data.cache_dir") from error

@@ -1,0 +1,69 @@
+"""Entropies along a stream, and nothing else that the model could compute.
+
+The windows are those of `LanguageModel.positions`: every position is answered
+once, and sees at least half a window of its document where that exists.
+
+Legend: R rows, L positions of a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from scratchpatch.inference import windows
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.vocabulary import PAD
+
+# Tokens of one call on one device.
+_TOKENS_PER_CALL = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some windows of a stream.
+
+    windows: what each row reads, and the positions that it answers for.
+    tokens_RL: int32, PAD beyond the stream's end. entropy_RL: float32, nats, of
+    the byte after each position; of no meaning at PAD.
+    """
+
+    windows: list[windows.Window]
+    tokens_RL: np.ndarray
+    entropy_RL: np.ndarray
+
+    def answered(self) -> np.ndarray:
+        """float32 [positions]: the entropies that these windows answer for, in order."""
+        rows = zip(self.entropy_RL, self.windows, strict=True)
+        return np.concatenate([row_L[w.first - w.start :][: w.count] for row_L, w in rows])
+
+
+class Entropies:
+    """A model's entropies: its entropy model's, its head's, or, without a trunk, its own.
+
+    Rows are dealt to this process's devices.
+    """
+
+    def __init__(self, config, weights):
+        self.length = config.data.window
+        definition, _ = weights_lib.abstract(config)
+        # Whatever the entropies do not need, the compiler leaves out.
+        self._run = jax.jit(lambda w, tokens_RL: weights_lib.merge(definition, w)(tokens_RL).entropy_BL)
+        devices = jax.local_devices()
+        mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
+        self._weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))
+        self._rows = NamedSharding(mesh, PartitionSpec("rows"))
+        self._batch = max(_TOKENS_PER_CALL // self.length, 1) * len(devices)
+
+    def along(self, stream, chosen: Sequence[int]) -> Iterator[Rows]:
+        """The entropies of the chosen windows (see `windows.window`) of a stream, some at a time, in order."""
+        for i in range(0, len(chosen), self._batch):
+            plan = [windows.window(k, len(stream), self.length) for k in chosen[i : i + self._batch]]
+            tokens_RL = np.stack([stream.read(w.start, self.length) for w in plan])
+            padded_RL = np.pad(tokens_RL, ((0, self._batch - len(plan)), (0, 0)), constant_values=PAD)
+            found_RL = jax.device_get(self._run(self._weights, jax.device_put(padded_RL, self._rows)))
+            yield Rows(plan, tokens_RL, found_RL[: len(plan)])

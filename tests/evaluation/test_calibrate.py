@@ -1,0 +1,207 @@
+"""Thresholds that give a rate: the search on scores, and the verb on models with random weights.
+
+Legend: n scores.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratchpatch import cli, config
+from scratchpatch.data.mixture import streams_for
+from scratchpatch.errors import UserError
+from scratchpatch.evaluation import calibrate as module
+from scratchpatch.evaluation.calibrate import calibrate, table
+from scratchpatch.evaluation.verbs import evaluate
+from tests import runs
+
+# So few bytes that every window is in the sample.
+WHOLE = 1 << 20
+MODELS = {
+    "head": {"patching.kind": "entropy", "patching.gain": 0.01, "trigger.gain": 0.01},
+    "entropy model": {
+        "patching.kind": "entropy",
+        "model.entropy_head.weight": 0.0,
+        "model.entropy_model.layers": 1,
+        "model.entropy_model.d_byte": 16,
+        "model.entropy_model.heads": 2,
+        "trigger.kind": "none",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+    found = {}
+    for name, fields in MODELS.items():
+        folder = tmp_path_factory.mktemp("calibrate")
+        found[name] = runs.untrained(folder, {"patching.max_patch_bytes": 30, **fields})
+    return found
+
+
+def search(score_n, section="patching"):
+    return module._Search(section, lambda t: int((score_n > np.float32(t)).sum()), len(score_n))
+
+
+def find(score_n, target, section="patching"):
+    return search(score_n, section).find(target, config.default())
+
+
+scores = st.lists(st.sampled_from(np.float32([-2.5, -1e-3, 0, 1e-7, 0.1, 0.3, 1.335, 1.3351, 5])), min_size=2, max_size=40)
+
+
+@given(scores, st.floats(1, 40))
+def test_no_threshold_comes_nearer(values, target):
+    score_n = np.float32(values)
+    wanted = len(score_n) / target
+    reachable = [int((score_n > t).sum()) for t in (-100.0, *score_n)]
+    if round(wanted) > len(score_n) or len(set(reachable)) == 1:
+        return
+    threshold, rates = find(score_n, target)
+    got = int((score_n > np.float32(threshold)).sum())
+    assert abs(got - wanted) == min(abs(n - wanted) for n in reachable)
+    sides = [0 if rate is None else len(score_n) / rate for rate in rates]
+    # Every other reachable count lies outside the two sides.
+    assert not [n for n in reachable if sides[1] + 0.1 < n < sides[0] - 0.1]
+
+
+def test_a_threshold_is_written_in_few_digits():
+    score_n = np.linspace(0, 5, 1001, dtype=np.float32)
+    threshold, _ = find(score_n, 4.0)
+    assert threshold == pytest.approx(3.75, abs=0.006) and len(str(threshold)) <= 5
+    threshold, _ = find(score_n, 0.2, "trigger")
+    assert threshold == pytest.approx(4.0, abs=0.006)
+
+
+def test_equal_entropies_leave_a_gap_that_is_reported():
+    threshold, rates = find(np.float32([1, 2, 2, 2, 2, 2, 2, 3]), 1.8)
+    assert rates == [8 / 7, 8.0] and 1 <= threshold < 2
+
+
+@pytest.mark.parametrize("kind", config.ENTROPY_PATCHIFIERS)
+@pytest.mark.parametrize("name", MODELS)
+def test_patches_have_the_size_wanted_and_eval_agrees(workdirs, name, kind):
+    _, workdir = workdirs[name]
+    overrides = {"patching.kind": kind, "patching.jump": -0.01, "trigger.kind": "none"}
+    target = 6.0
+    found = calibrate(workdir, bytes_per_patch=target, sample_bytes=WHOLE, overrides=overrides)
+    assert found["sample"]["rate"] == pytest.approx(target, rel=0.01)
+    assert found["settings"] == overrides | {"patching.threshold": found["threshold"]}
+    # Another program may round an entropy to the other side of the threshold.
+    train = evaluate(workdir, split="train", overrides=found["settings"])
+    assert found["sample"]["rate"] == pytest.approx(train["bytes_per_patch"], rel=3e-3)
+    assert found["sample"]["bytes"] == train["bytes"]
+    held_out = evaluate(workdir, overrides=found["settings"])
+    assert found["held_out"]["rate"] == pytest.approx(held_out["bytes_per_patch"], rel=0.03)
+    assert (found["held_out"]["bytes"], found["held_out"]["split"]) == (held_out["bytes"], "validation")
+
+
+@pytest.mark.parametrize("kind", ("entropy", "entropy_jump"))
+def test_scratchpads_fire_as_often_as_wanted_beside_patches_under_a_controller(workdirs, kind):
+    _, workdir = workdirs["head"]
+    found = calibrate(workdir, scratchpads_per_byte=0.2, sample_bytes=WHOLE, overrides={"trigger.kind": kind})
+    assert found["sample"]["rate"] == pytest.approx(0.2, rel=0.01)
+    train = evaluate(workdir, split="train", overrides=found["settings"])
+    assert found["sample"]["rate"] == pytest.approx(train["scratchpads_per_byte"], rel=3e-3)
+
+
+def test_a_model_without_a_trigger_gets_one(workdirs):
+    _, workdir = workdirs["entropy model"]
+    with pytest.raises(UserError, match="trigger.kind = 'none' has no threshold: --override trigger.kind=entropy"):
+        calibrate(workdir, scratchpads_per_byte=0.2)
+    found = calibrate(workdir, scratchpads_per_byte=0.2, overrides={"trigger.kind": "entropy"})
+    assert found["field"] == "trigger.threshold" and found["sample"]["rate"] == pytest.approx(0.2, rel=0.01)
+
+
+def test_a_sample_is_spread_over_the_text(workdirs):
+    made, workdir = workdirs["head"]
+    found = calibrate(workdir, bytes_per_patch=4.0, sample_bytes=1500)
+    ((stream, _),) = streams_for(made, "train")
+    assert 1400 < found["sample"]["bytes"] < 1700 < stream.bytes
+    assert found["sample"]["rate"] == pytest.approx(4.0, rel=0.01)
+
+
+@pytest.mark.parametrize("arguments", [{"split": "validation"}, {"source": "another"}])
+def test_text_without_a_validation_split_is_halved(workdirs, tmp_path, arguments):
+    made, workdir = workdirs["head"]
+    if "source" in arguments:
+        written = runs.write_text(tmp_path / "other", files=3, seed=5)
+        arguments = {"source": f"text:{tmp_path}/other/*.txt"}
+        size = sum(map(len, written.values()))
+    else:
+        ((stream, _),) = streams_for(made, "validation")
+        size = stream.bytes
+    found = calibrate(workdir, bytes_per_patch=4.0, sample_bytes=WHOLE, **arguments)
+    parts = found["sample"], found["held_out"]
+    assert sum(part["bytes"] for part in parts) == size
+    assert abs(parts[0]["bytes"] - parts[1]["bytes"]) <= 4
+    assert [part["split"].split(", ")[-1] for part in parts] == ["first half of the sample", "second half of the sample"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"bytes_per_patch": 40.0}, "--target_bytes_per_patch=40: thresholds reach from 1 to 3.* another patching.max_patch_bytes than 30"),
+        ({"bytes_per_patch": 6.0, "overrides": {"patching.max_patch_bytes": 5}}, "=6: thresholds reach from 1 to 5.* than 5"),
+        ({"scratchpads_per_byte": 1.0}, "--target_scratchpads_per_byte=1: thresholds reach from 0 to 0.[5-9]"),
+        ({"bytes_per_patch": 6.0, "overrides": {"patching.kind": "fixed"}}, "'fixed' has no threshold: set patching.patch_bytes"),
+        ({"bytes_per_patch": 6.0, "overrides": {"patching.kind": "whitespace"}}, "its patches are words"),
+        ({"scratchpads_per_byte": 0.2, "overrides": {"trigger.kind": "stride"}}, "'stride' has no threshold: set trigger.stride"),
+        ({"bytes_per_patch": 6.0, "overrides": {"patching.threshold": 1.0}}, "leave out --override patching.threshold=1.0"),
+        ({"bytes_per_patch": 6.0, "overrides": {"patching.gain": 0.1}}, "patching.gain = 0.1 moves the threshold"),
+        ({"bytes_per_patch": 6.0, "source": "text:/nowhere/*.txt"}, "no file matches"),
+        ({"bytes_per_patch": 6.0, "step": 7}, "no checkpoint of step 7"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
+    with pytest.raises(UserError, match=words):
+        calibrate(workdirs["head"][1], sample_bytes=WHOLE, **arguments)
+
+
+def test_every_kind_without_a_threshold_has_advice():
+    with_threshold = set(config.ENTROPY_PATCHIFIERS)
+    assert set(module._INSTEAD["patching"]) == set(config.PATCHIFIERS) - with_threshold
+    assert set(module._INSTEAD["trigger"]) == set(config.TRIGGERS) - with_threshold
+
+
+def test_a_model_without_patches_to_size_is_named(tmp_path):
+    fields = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"}
+    _, workdir = runs.untrained(tmp_path / "plain", fields)
+    with pytest.raises(UserError, match="model.trunk.kind = 'none' makes neither patches nor scratchpads"):
+        calibrate(workdir, bytes_per_patch=6.0)
+    _, workdir = runs.untrained(tmp_path / "bytes", {"patching.kind": "byte"})
+    with pytest.raises(UserError, match="every byte is a patch; train with patching.kind = 'entropy'"):
+        calibrate(workdir, bytes_per_patch=6.0)
+    with pytest.raises(UserError, match="leaves no byte inside a patch"):
+        calibrate(workdir, scratchpads_per_byte=0.2)
+
+
+def test_the_verb_prints_one_object_or_the_lines_that_use_it(workdirs, capsys):
+    _, workdir = workdirs["head"]
+    argv = ["calibrate", f"--workdir={workdir}", "--target_bytes_per_patch=6", "--override", "patching.max_patch_bytes=20"]
+    assert cli.main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["target"] == 6 and found["settings"]["patching.threshold"] == found["threshold"]
+    assert cli.main(argv) == 0
+    said = capsys.readouterr().out
+    assert said == table(found, str(workdir)) + "\n"
+    for words in (
+        f"--override patching.max_patch_bytes=20 --override patching.threshold={found['threshold']}",
+        "config.patching.gain = 0.0", "config.patching.capacity = 1.0", f"config.patching.threshold = {found['threshold']}",
+    ):  # fmt: skip
+        assert words in said
+
+
+def test_the_table_says_where_entropies_are_equal():
+    at = {"bytes": 8, "source": "text:x", "split": "all"}
+    found = {
+        "field": "patching.threshold", "threshold": 1.5, "target": 2.0, "unit": "bytes per patch",
+        "granularity": [8 / 7, None], "sample": at | {"rate": 8 / 7}, "held_out": at | {"rate": None},
+        "settings": {"patching.threshold": 1.5},
+    }  # fmt: skip
+    said = table(found, "a run")
+    assert "entropies are equal: no threshold gives a rate between 1.143 and no patch" in said
+    assert "--workdir='a run'" in said
