@@ -1,7 +1,7 @@
 """The command line: `scratchpatch VERB --flag=value ...`.
 
 Here are parsing, help, logging and exit codes; the verbs themselves are in
-verbs.py. A UserError while flags are read is wrong usage (exit 2); one from a
+verbs/. A UserError while flags are read is wrong usage (exit 2); one from a
 verb at work is a failure (exit 1). Both print one line and no traceback; any
 other exception is a defect and keeps its traceback.
 """
@@ -19,7 +19,8 @@ from absl import logging as absl_logging
 from scratchpatch import config as fields
 from scratchpatch import config_flags
 from scratchpatch.errors import UserError
-from scratchpatch.verbs import VERBS, Verb
+from scratchpatch.verbs import VERBS
+from scratchpatch.verbs.verb import Verb
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -1,0 +1,109 @@
+"""Verbs that take a config: train, prepare, audit, account."""
+
+from scratchpatch import compilation_cache, output
+from scratchpatch.errors import UserError
+from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr, workdir_flag
+
+
+def _train(values: Flags) -> int:
+    compilation_cache.enable()
+    from scratchpatch.training.loop import train
+
+    train(values.config, values.workdir)
+    return 0
+
+
+def _prepare(values: Flags) -> int:
+    compilation_cache.enable()
+    from scratchpatch.training.prepare import prepare, table
+
+    with to_stderr():
+        results = prepare(values.config)
+    print(output.as_json({"streams": results}) if values.json else table(results))
+    return 0
+
+
+def _audit(values: Flags) -> int:
+    compilation_cache.enable()
+    from scratchpatch.evaluation.audit import audit_config
+
+    with to_stderr():
+        report = audit_config(values.config)
+    print(output.as_json(report.as_dict()) if values.json else report.text())
+    if not report.ok:
+        raise UserError("the causality audit failed: the model sees bytes that it must predict")
+    return 0
+
+
+def _account(values: Flags) -> int:
+    from scratchpatch.accounting.account import account, table
+
+    with to_stderr():
+        result = account(values.config)
+    print(output.as_json(result) if values.json else table(result))
+    return 0
+
+
+VERBS = {
+    "train": Verb(
+        "Train a model, or go on with a run that was stopped.",
+        "--config=FILE --workdir=DIR [--config.FIELD=VALUE]...",
+        _train,
+        (
+            "scratchpatch train --config=experiments/quickstart.py --workdir=runs/quickstart",
+            "scratchpatch train --config=experiments/quickstart.py --workdir=runs/books"
+            " --config.data.sources=\"(('text:books/*.txt', 1.0),)\"",
+        ),
+        workdir_flag,
+        config=True,
+        required=("config", "workdir"),
+        details=(
+            "The folder gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html.",
+            "The same command after a stop, however it came, goes on from the newest checkpoint;",
+            "a folder of another config is refused with the difference.",
+        ),
+    ),
+    "prepare": Verb(
+        "Compute the entropies of a config's text once, for data.entropies = True.",
+        "--config=FILE [--config.FIELD=VALUE]... [--json]",
+        _prepare,
+        (
+            "scratchpatch prepare --config=experiments/blt/small.py",
+            "scratchpatch train --config=experiments/blt/small.py --config.data.entropies --workdir=runs/blt",
+        ),
+        json_flag,
+        config=True,
+        required=("config",),
+        details=(
+            "The model is the run in model.entropy_model.workdir (or training.init_from's). One float32 per byte goes beside",
+            "the stream's index (data.cache_dir), under a name made of text and model: what is there is not computed again.",
+            "The same command after a stop goes on where it was. An entropy here sees text before the training row, so near",
+            "a row's start it may differ from that of the model inside the step. Evaluation always runs the model itself.",
+        ),
+    ),
+    "audit": Verb(
+        "Prove that a config's model does not see the bytes that it predicts.",
+        "--config=FILE [--config.FIELD=VALUE]... [--json]",
+        _audit,
+        (
+            "scratchpatch audit --config=experiments/quickstart.py",
+            "scratchpatch audit --config=experiments/quickstart.py --config.patching.kind=entropy --json",
+        ),
+        json_flag,
+        config=True,
+        required=("config",),
+        details=("Weights are random. Exit code 1: a leak, named by position and stage.",),
+    ),
+    "account": Verb(
+        "Count parameters, FLOPs and KV-cache bytes per byte by tier, without training.",
+        "--config=FILE [--config.FIELD=VALUE]... [--json]",
+        _account,
+        (
+            "scratchpatch account --config=experiments/scale/sp_1b_p16.py",
+            "scratchpatch account --config=experiments/quickstart.py --config.patching.patch_bytes=8 --json",
+        ),
+        json_flag,
+        config=True,
+        required=("config",),
+    ),
+}

@@ -1,0 +1,105 @@
+"""What a verb of the command line is, and the flags that several of them share."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from scratchpatch.config_flags import parse_override
+from scratchpatch.errors import UserError
+
+Flags = flags.FlagValues
+
+
+def _nothing(_: Flags) -> None:
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One verb: what its help says, which flags it has, what it runs.
+
+    `check` raises UserError on values that are wrong together or in themselves
+    (exit 2); `run` returns the exit code. `positional` names flags that may be
+    given without their name.
+    """
+
+    summary: str
+    usage: str
+    run: Callable[[Flags], int]
+    examples: tuple[str, ...]
+    define: Callable[[Flags], None] = _nothing
+    check: Callable[[Flags], None] = _nothing
+    config: bool = False
+    required: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+
+
+def to_stderr() -> contextlib.AbstractContextManager:
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def existing(path: str, flag: str, folder: bool = False) -> str:
+    if not (os.path.isdir(path) if folder else os.path.isfile(path)):
+        fix = ": scratchpatch train makes one" if flag == "workdir" else ""
+        raise UserError(f"--{flag}={path}: no such {'folder' if folder else 'file'}{fix}")
+    return path
+
+
+def writable(path: str | None, flag: str) -> None:
+    if path and not (Path(path).parent.is_dir() and not Path(path).is_dir()):
+        raise UserError(f"--{flag}={path}: wanted a file in a folder that exists")
+
+
+def workdir_flag(values: Flags) -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+
+
+def json_flag(values: Flags) -> None:
+    flags.DEFINE_bool(
+        "json",
+        False,
+        "Print one JSON object as the last line of standard output, and nothing else there.",
+        flag_values=values,
+    )
+
+
+def override_flag(values: Flags) -> None:
+    flags.DEFINE_multi_string(
+        "override",
+        [],
+        "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0",
+        flag_values=values,
+    )
+
+
+def step_flag(values: Flags) -> None:
+    flags.DEFINE_integer("step", None, "Step of the checkpoint; none: the newest.", lower_bound=0, flag_values=values)
+
+
+def source_flag(values: Flags) -> None:
+    flags.DEFINE_string(
+        "source",
+        None,
+        "SPEC of the documents: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field]; none: the run's own.",
+        flag_values=values,
+    )
+
+
+def split_flag(values: Flags, default: str) -> None:
+    flags.DEFINE_enum(
+        "split",
+        default,
+        ("train", "validation", "test", "all"),
+        "Which documents of the source.",
+        flag_values=values,
+    )
+
+
+def overrides(values: Flags) -> dict:
+    return dict(parse_override(text) for text in values.override)

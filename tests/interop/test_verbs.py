@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from scratchpatch import cli
+from tests.interop import folders
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verbs")
+    folders.write(folder / "hf", folders.settings())
+    assert cli.main(["import", f"--folder={folder}/hf", f"--out={folder}/blt", "--window=64", "--max_patch_bytes=16"]) == 0
+    return folder / "blt"
+
+
+def test_an_imported_model_is_evaluated_with_and_without_scratchpads(imported, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"It was the best of times, \xff it was the worst of times. " * 3)
+    command = ["eval", f"--workdir={imported}", f"--source=text:{text}", "--split=all", "--json"]
+    found = []
+    for overrides in ([], ["--override", "trigger.kind=entropy", "--override", "trigger.threshold=0.0"]):
+        assert cli.main(command + overrides) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    plain, padded = found
+    assert plain["bytes"] == padded["bytes"] == text.stat().st_size
+    assert plain["scratchpads_per_byte"] == 0 and padded["trunk_calls_per_byte"] == 1
+    assert plain["bpb"] != padded["bpb"]
+
+
+def test_its_config_is_a_config_file(imported, capsys):
+    assert cli.main(["account", f"--config={imported}/config.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["entropy model"] > 0
+
+
+def test_export_writes_what_load_reads(imported, tmp_path, capsys):
+    assert cli.main(["export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 0
+    same = [(f / "model.safetensors").read_bytes() for f in (imported, tmp_path / "again")]
+    assert same[0] == same[1]
+    assert cli.main(["export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 1
+    assert "holds something" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    assert cli.main(["import", f"--folder={tmp_path}/none", f"--out={tmp_path}/out"]) == 1
+    assert cli.main(["import", f"--folder={tmp_path}", f"--out={tmp_path}/out"]) == 1
+    assert cli.main(["import", f"--folder={tmp_path}"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == ["scratchpatch"] * 3
+    assert "no such folder" in said[0] and "no config.json" in said[1] and "needs --out=DIR" in said[2]
