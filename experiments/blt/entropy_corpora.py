@@ -2,8 +2,8 @@
 
 Purpose: entropies that tell where a patch should begin, in three kinds of text.
 Hardware: 2 CPU cores.
-Expected time: 6 minutes.
-Expected number: README.md beside this file.
+Expected time: 4 minutes.
+Expected number: mean entropies of 2.6 (books, Python) and 3.2 bits (Chinese); see README.md beside this file.
 Command:
     scratchpatch train --config=experiments/blt/entropy_corpora.py --workdir=runs/blt/entropy
 """

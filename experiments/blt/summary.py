@@ -91,6 +91,11 @@ def page(results, thresholds, costs: str) -> str:
         lines.append(
             f"- {corpus}: {r.of(v, 'rank_correlation').mean():.2f}; mean entropy {entropy:.2f} bits, mean loss {r.of(v, 'bpb').mean():.2f}"
         )
+    lines += [
+        "",
+        "The correlation says whether entropy finds the hard bytes; the differences say whether a boundary there helps a "
+        "model of this size, whose n-grams and local layers do most of the work.",
+    ]
     return "\n".join([*lines, ""])
 
 
