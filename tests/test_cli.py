@@ -176,6 +176,14 @@ def test_bad_config_file_is_wrong_usage(capsys, tmp_path, name):
         (["calibrate", "--target_scratchpads_per_byte=1.5"], "--target_scratchpads_per_byte=1.5"),
         (["calibrate", "--target_bytes_per_patch=6", "--sample_bytes=0"], "--sample_bytes=0"),
         (["calibrate", "--target_bytes_per_patch=6", "--override", "patching.knd=x"], "nearest is 'patching.kind'"),
+        (["checkpoint"], "say what to do: scratchpatch checkpoint list, verify or prune"),
+        (["checkpoint", "purge"], "purge"),
+        (["checkpoint", "prune"], "checkpoint prune needs --keep_last=N"),
+        (["checkpoint", "prune", "--keep_last=0"], "--keep_last=0"),
+        (["checkpoint", "prune", "--keep_last=1", "--step=5"], "--step goes with checkpoint verify alone"),
+        (["checkpoint", "list", "--keep_last=1"], "--keep_last goes with checkpoint prune alone"),
+        (["checkpoint", "verify", "--dry_run"], "--dry_run goes with checkpoint prune alone"),
+        (["checkpoint", "verify", "--step=-1"], "--step=-1"),
     ],
 )
 def test_wrong_flag_value_is_named(capsys, workdir, argv, words):
@@ -315,7 +323,7 @@ def test_report_prints_its_path(capsys, stand_in, workdir):
 
 @pytest.mark.parametrize(
     "argv",
-    [["eval"], ["calibrate", "--target_bytes_per_patch=6"], ["inspect", "--text=x"], ["generate", "--prompt=x"], ["report"]],
+    [["eval"], ["calibrate", "--target_bytes_per_patch=6"], ["inspect", "--text=x"], ["generate", "--prompt=x"], ["report"], ["checkpoint", "list"]],
 )
 def test_missing_workdir_fails_with_one_line(capsys, tmp_path, argv):
     assert cli.main([*argv, f"--workdir={tmp_path}/none"]) == 1

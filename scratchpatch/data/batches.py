@@ -36,21 +36,29 @@ class Batches:
         bytes_per_epoch: raw bytes of all streams together.
     """
 
-    def __init__(self, config, split: str = "train", process_index: int = 0, process_count: int = 1):
+    def __init__(self, config, split: str = "train", process_index: int = 0, process_count: int = 1, parts: int = 1):
         """Open (and where needed build) the indexes.
+
+        Args:
+            config: the experiment.
+            split: which documents.
+            process_index: whose rows.
+            process_count: that share a batch.
+            parts: that a batch is computed in, one after the other; the processes share each.
 
         Raises:
             UserError: anything wrong with a source, or rows that the processes cannot share evenly.
         """
         total = config.training.batch_rows
-        if total % process_count:
-            raise UserError(f"training.batch_rows = {total} must be a multiple of the {process_count} processes")
+        if total % (process_count * parts):
+            raise UserError(f"training.batch_rows = {total} must be a multiple of the {process_count} processes x {parts} parts")
         self.streams = streams_for(config, split)
         self.rows = total // process_count
         self.window = config.data.window
         self.bytes_per_epoch = sum(stream.bytes for stream, _ in self.streams)
         self._batch_rows = total
-        self._first_row = process_index * self.rows
+        self._parts = parts
+        self._first_row = process_index * self.rows // parts
         self._threads, self._prefetch = config.data.threads, config.data.prefetch
         self._cache_dir = config.data.cache_dir
         self._entropies: list[Entropies] = []
@@ -86,11 +94,17 @@ class Batches:
 
     def _fill(self, into_BX: np.ndarray, readers: list[Stream] | list[Entropies], step: int) -> np.ndarray:
         """Each row from the reader of its source."""
-        sources_B, windows_B = self._order.rows(step * self._batch_rows + self._first_row, self.rows)
+        each = [self._order.rows(first, self.rows // self._parts) for first in self._first_rows(step)]
+        sources_B, windows_B = (np.concatenate(pieces) for pieces in zip(*each, strict=True))
         for index, reader in enumerate(readers):
             mine_B = sources_B == index
             into_BX[mine_B] = reader.read_windows(windows_B[mine_B], self.window)
         return into_BX
+
+    def _first_rows(self, step: int) -> range:
+        """Where this process's rows of each part begin, in the endless order."""
+        begin = step * self._batch_rows
+        return range(begin + self._first_row, begin + self._batch_rows, self._batch_rows // self._parts)
 
     def iterate(self, first_step: int = 0) -> Iterator[tuple[int, *tuple[np.ndarray, ...]]]:
         """(step, *arrays(step)) from `first_step` on, data.prefetch of them read ahead by data.threads threads."""

@@ -18,7 +18,6 @@ import concurrent.futures
 import dataclasses
 import logging as standard_logging
 import math
-import re
 import shutil
 import warnings
 from pathlib import Path
@@ -42,7 +41,6 @@ except ImportError:
 _CONTEXT = ocp.Context()
 # A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
 _CONTEXT.async_options.create_directories_asynchronously = False
-_LEFTOVER = re.compile(r"\d+\.(partial|deleted)")
 _BEST = "validation_bpb"
 
 
@@ -87,6 +85,24 @@ class CheckpointReader:
             return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
+    def path(self, step: int) -> Path:
+        """The folder of a stored step. Raises UserError where it is missing."""
+        if step not in self.steps():
+            stored = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"{self.folder} holds no checkpoint of step {step}; stored steps: {stored}")
+        return self.folder / str(step)
+
+    def beside(self, *kinds: str) -> list[Path]:
+        """The folders STEP.KIND that lie beside the steps, oldest step first.
+
+        kinds: 'partial' and 'deleted' are left by a killed run (or belong to one at work), 'damaged' was set aside.
+        """
+        if not self.folder.is_dir():
+            return []
+        named = [(path.name.partition("."), path) for path in self.folder.iterdir()]
+        found = [(int(step), kind, path) for (step, _, kind), path in named if step.isdecimal() and kind in kinds]
+        return [path for _, _, path in sorted(found)]
+
     def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
         """The newest whole step, or None where no step was ever stored.
 
@@ -112,14 +128,12 @@ class CheckpointReader:
         return restored
 
     def _one(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
-        if step not in self.steps():
-            stored = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(f"{self.folder} holds no checkpoint of step {step}; stored steps: {stored}")
+        path = self.path(step)
         try:
             return self._load(step, abstract, partial)
         except Damaged as error:
             others = ", ".join(str(s) for s in self.steps() if s != step) or "none"
-            raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({error}); others: {others}") from error
+            raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
 
     def _latest(self, abstract: dict[str, Any], partial: bool) -> tuple[Restored | None, dict[int, str]]:
         """The newest whole step, and the damaged newer ones with the reasons."""
@@ -176,7 +190,7 @@ class Checkpoints(CheckpointReader):
             raise self._unwritable(error) from error
         for step in self.steps():
             try:
-                self._scores[step] = _score(manifest.read(self.folder / str(step))["metrics"])
+                self._scores[step] = score(manifest.read(self.folder / str(step))["metrics"])
             except Damaged:
                 self._scores[step] = math.inf
 
@@ -258,27 +272,28 @@ class Checkpoints(CheckpointReader):
             partial, path = self._partial(step), self.folder / str(step)
             manifest.write(partial, about)
             if path.exists():
-                _remove(path)
+                remove(path)
             partial.rename(path)
         self._sound.add(step)
-        self._scores[step] = _score(about["metrics"])
+        self._scores[step] = score(about["metrics"])
         self._prune()
 
     def _prune(self) -> None:
+        if jax.process_index() != 0:
+            return
         steps = self.steps()
         kept = set(steps[-self._keep_last :])
         best = min(steps, key=lambda s: self._scores.get(s, math.inf))
         if self._scores.get(best, math.inf) < math.inf:
             kept.add(best)
         for step in steps:
-            if step not in kept and jax.process_index() == 0:
-                _remove(self.folder / str(step))
+            if step not in kept:
+                remove(self.folder / str(step))
 
     def _clean(self) -> None:
-        for path in self.folder.iterdir() if jax.process_index() == 0 else ():
-            if _LEFTOVER.fullmatch(path.name):
-                logging.info("removing %s, which a killed run left behind", path)
-                shutil.rmtree(path)
+        for path in self.beside("partial", "deleted") if jax.process_index() == 0 else ():
+            logging.info("removing %s, which a killed run left behind", path)
+            shutil.rmtree(path)
 
     def _unwritable(self, error: Exception) -> UserError:
         return UserError(
@@ -287,7 +302,13 @@ class Checkpoints(CheckpointReader):
         )
 
 
-def _remove(path: Path) -> None:
+def score(metrics: dict[str, Any]) -> float:
+    """What the best step has the least of: 'validation_bpb' in bits per byte; infinite where it was not measured."""
+    value = metrics.get(_BEST)
+    return math.inf if value is None else value
+
+
+def remove(path: Path) -> None:
     """Delete a step such that a kill in between leaves a leftover, not half a step."""
     doomed = path.with_name(f"{path.name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)
@@ -340,8 +361,3 @@ def _grouped(named: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _score(metrics: dict[str, Any]) -> float:
-    value = metrics.get(_BEST)
-    return math.inf if value is None else value

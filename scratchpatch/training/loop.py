@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
+import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account
 from scratchpatch.data.batches import Batches
@@ -23,13 +24,14 @@ from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.windows import Head
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
 from scratchpatch.training import fingerprint, initial, optimizer
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.measures import Measures
-from scratchpatch.training.metrics import MetricsWriter
+from scratchpatch.training.metrics import MetricsWriter, NoMetrics
 from scratchpatch.training.progress import Progress
 from scratchpatch.training.step import Trainer
 
@@ -42,23 +44,33 @@ def train(config, workdir) -> None:
         model that fails the audit, or a loss that is not finite.
     """
     config_lib.check(config)
+    # Before anything is written: what differs would show as a hang, or as other losses.
+    versions = {"package version": scratchpatch.__version__, "JAX version": jax.__version__}
+    processes.agree({f.name: repr(config_lib.get(config, f.name)) for f in config_lib.FIELDS} | versions)
     mesh = mesh_lib.make(config)
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
         workdir_lib.guard_workdir(workdir, config)
         try:
             _Run(config, Path(workdir), mesh).run(stop)
+            processes.part()
         except BaseException:
             _forget_failed_start(Path(workdir))
             raise
 
 
 class _Stop:
-    """True once SIGTERM came: a preemption notice."""
+    """Listens for SIGTERM: a preemption notice. Of several processes, JAX itself listens."""
 
     def __init__(self):
         self.asked = False
 
+    def at(self, step: int) -> bool:
+        """Whether to stop before this step; the same in every process."""
+        return self.asked if jax.process_count() == 1 else processes.stops_at(step)
+
     def __enter__(self):
+        if jax.process_count() > 1:
+            return self
         with contextlib.suppress(ValueError):  # only the main thread can listen
             self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
         return self
@@ -71,16 +83,19 @@ class _Stop:
 class _Run:
     def __init__(self, config, workdir: Path, mesh):
         self.config, self.workdir = config, workdir
-        self.batches = Batches(config, "train", jax.process_index(), jax.process_count())
+        share = jax.process_index(), jax.process_count(), mesh_lib.parts(config, mesh)
+        self.batches = Batches(config, "train", *share)
         self.validation = [
             Head(stream, max(config.training.eval_bytes // len(streams), 2))
             for streams in [streams_for(config, "validation")]
             for stream, _ in streams
         ]
-        _guard_data(workdir, [stream for stream, _ in self.batches.streams])
+        streams = [stream for stream, _ in self.batches.streams]
+        processes.agree({"data": json.dumps([(stream.spec, stream.checksum) for stream in streams])})
+        _guard_data(workdir, streams)
         self.trainer = Trainer(config, mesh)
         self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
-        self.metrics = MetricsWriter(workdir)
+        self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
         self.measures = Measures(config, optimizer.schedule(config), mesh.devices.flatten())
         self.model = None
         self.invalid = {}
@@ -89,11 +104,12 @@ class _Run:
         steps = self.config.training.steps
         restored = self.checkpoints.restore_latest(self.trainer.abstract_state())
         first = restored.step if restored else 0
+        processes.agree({"the checkpoint to go on from": str(first)})
         self.metrics.truncate(first)
         if first >= steps and restored:
             logging.info("%s is finished: %d steps", self.workdir, steps)
             if not (self.workdir / "report.html").exists():  # killed after the last checkpoint
-                logging.info("report: %s", write_report(self.workdir))
+                self._write_report()
             return
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
@@ -110,7 +126,7 @@ class _Run:
             logging.info("memory of the compiled step: %.1f MB per device", live / 1e6)
         began = self.config.training.init_from or "random weights"
         logging.info("%s", f"resumed at step {first}" if restored else f"training from {began}")
-        with Progress(total=steps, first=first, label="training") as progress:
+        with Progress(total=steps, first=first, label="training", shown=processes.is_first()) as progress:
             state = self._loop(step, state, first, stop, progress)
         self.checkpoints.close()
         self.metrics.close()
@@ -118,7 +134,11 @@ class _Run:
         if done < steps:
             logging.info("stopped by SIGTERM at step %d of %d; the same command goes on from there", done, steps)
             return
-        logging.info("report: %s", write_report(self.workdir))
+        self._write_report()
+
+    def _write_report(self) -> None:
+        if processes.is_first():
+            logging.info("report: %s", write_report(self.workdir))
 
     def _start(self):
         """The state before step 0."""
@@ -129,11 +149,12 @@ class _Run:
         clock = time.monotonic()
         due = lambda every, done: done == t.steps or (every and done % every == 0)  # noqa: E731
         for index, *rows in self.batches.iterate(first):
-            if index >= t.steps or stop.asked:
+            if index >= t.steps or stop.at(index):
                 break
-            # Whatever goes between host and device here says so.
+            batch, at = self.trainer.place(*rows), self._place_index(index)
+            # What else goes between host and device says so.
             with jax.transfer_guard("disallow"):
-                state, sums = step(state, self.trainer.place(*rows), self._place_index(index))
+                state, sums = step(state, batch, at)
             if pending is not None:
                 clock = self._report(*pending, clock, state, progress)
             pending = index, sums
@@ -174,7 +195,7 @@ class _Run:
         )
 
     def _validate(self, state, done: int) -> dict[str, float]:
-        weights = weights_lib.of(state)
+        weights = processes.local(weights_lib.of(state), self.trainer.mesh)
         if self.model is None:
             self.model = LanguageModel(self.config, weights, done)
         else:
@@ -190,7 +211,7 @@ class _Run:
     def _describe(self, state) -> None:
         """What is about to be trained, and whether it is causal."""
         logging.info("\n%s", account.table(account.account(self.config)))
-        report = audit.audit(self.config, weights_lib.of(state))
+        report = audit.audit(self.config, processes.local(weights_lib.of(state), self.trainer.mesh))
         logging.info("%s", report.text())
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,25 @@ def read(step: Path) -> dict[str, Any]:
     return about
 
 
-def check(step: Path, about: dict[str, Any], skipped: Collection[str]) -> None:
+def finished(step: Path) -> float:
+    """When `write` was done, in seconds since the epoch. Raises OSError."""
+    return (step / _ABOUT).stat().st_mtime
+
+
+def check(
+    step: Path, about: dict[str, Any], skipped: Collection[str], seen: Callable[[int], None] | None = None
+) -> None:
     """Raise Damaged unless the files are those that were written.
 
     about: from `read`.
     skipped: folders directly under STEP/state that are not looked at.
+    seen: called with the number of bytes of every piece that was read, for who waits.
     """
     for name, (size, checksum) in about["files"].items():
         if name.split("/")[0] in skipped:
             continue
         try:
-            size_now, checksum_now = _size_and_checksum(step / STATE / name)
+            size_now, checksum_now = _size_and_checksum(step / STATE / name, seen)
         except OSError as error:
             raise Damaged(f"{STATE}/{name} cannot be read: {error.strerror}") from error
         if size_now != size:
@@ -72,10 +80,12 @@ def _sealed(about: dict[str, Any]) -> str:
     return json.dumps({"about": about, "checksum": zlib.crc32(text.encode())}, sort_keys=True)
 
 
-def _size_and_checksum(path: Path) -> list[int]:
+def _size_and_checksum(path: Path, seen: Callable[[int], None] | None = None) -> list[int]:
     size = checksum = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             size += len(chunk)
             checksum = zlib.crc32(chunk, checksum)
+            if seen is not None:
+                seen(len(chunk))
     return [size, checksum]

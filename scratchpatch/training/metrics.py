@@ -20,6 +20,16 @@ _FILE = "metrics.jsonl"
 _VALIDATION = "validation_bpb"
 
 
+class NoMetrics:
+    """What the processes of a run have that do not write its metrics."""
+
+    def truncate(self, last_step: int) -> None: ...
+
+    def write(self, step: int, values: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class MetricsWriter:
     """Appends metrics to a workdir; one process per run has one.
 

@@ -27,9 +27,10 @@ class Progress:
       first: units already done when this starts.
       label: what the work is, in a word.
       unit: name of a unit; "B" where units are bytes.
+      shown: False says nothing: of several processes one is enough.
     """
 
-    def __init__(self, total: int, first: int = 0, label: str = "training", unit: str = "steps"):
+    def __init__(self, total: int, first: int = 0, label: str = "training", unit: str = "steps", shown: bool = True):
         self._total, self._first, self._done = total, first, first
         self._label, self._unit = label, unit
         self._bytes = 0
@@ -37,10 +38,10 @@ class Progress:
         self._start = time.monotonic()
         self._samples: collections.deque[tuple[float, int, int]] = collections.deque()
         self._line_time, self._line_done = None, first
-        self._bar = None
+        self._bar, self._shown = None, shown
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self._shown and sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total,
                 initial=self._first,

@@ -1,12 +1,33 @@
 """Verbs that take a config: train, prepare, audit, account."""
 
+from absl import flags
+
 from scratchpatch import compilation_cache, output
 from scratchpatch.errors import UserError
+from scratchpatch.parallel import rendezvous
 from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr, workdir_flag
+
+
+def _define_train(values: Flags) -> None:
+    workdir_flag(values)
+    flags.DEFINE_string(
+        "distributed",
+        "none",
+        "none: one process. auto: as JAX finds the others (TPU pod, SLURM, Kubernetes JobSet). "
+        "HOST:PORT,PROCESS,PROCESSES: named, the first process listens there.",
+        flag_values=values,
+    )
+
+
+def _check_train(values: Flags) -> None:
+    rendezvous.parse(values.distributed)
 
 
 def _train(values: Flags) -> int:
     compilation_cache.enable()
+    from scratchpatch.parallel import processes
+
+    processes.start(values.distributed)
     from scratchpatch.training.loop import train
 
     train(values.config, values.workdir)
@@ -47,14 +68,15 @@ def _account(values: Flags) -> int:
 VERBS = {
     "train": Verb(
         "Train a model, or go on with a run that was stopped.",
-        "--config=FILE --workdir=DIR [--config.FIELD=VALUE]...",
+        "--config=FILE --workdir=DIR [--config.FIELD=VALUE]... [--distributed=auto]",
         _train,
         (
             "scratchpatch train --config=experiments/quickstart.py --workdir=runs/quickstart",
             "scratchpatch train --config=experiments/quickstart.py --workdir=runs/books"
             " --config.data.sources=\"(('text:books/*.txt', 1.0),)\"",
         ),
-        workdir_flag,
+        _define_train,
+        _check_train,
         config=True,
         required=("config", "workdir"),
         details=(

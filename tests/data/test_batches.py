@@ -30,6 +30,14 @@ def test_a_batch_holds_windows_of_the_streams(config):
     assert batches.bytes_per_epoch == sum(stream.bytes for stream, _ in batches.streams)
 
 
+@pytest.mark.parametrize("processes, parts", [(1, 4), (2, 1), (2, 4), (4, 2)])
+def test_parts_that_processes_share_make_up_the_batch(config, processes, parts):
+    shares = [Batches(config, "train", i, processes, parts).batch(3) for i in range(processes)]
+    # [parts, rows of all processes]: what the devices hold, in the order of the mesh.
+    placed = np.concatenate([share.reshape(parts, -1, share.shape[-1]) for share in shares], axis=1)
+    np.testing.assert_array_equal(placed.reshape(-1, placed.shape[-1]), Batches(config).batch(3))
+
+
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_step_is_the_same_bytes_whatever_reads_it(config, processes, threads):

@@ -1,0 +1,91 @@
+"""Several processes of one run: how they find each other, agree, and stop together."""
+
+from __future__ import annotations
+
+import hashlib
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from scratchpatch.errors import UserError
+from scratchpatch.parallel import rendezvous
+
+_DIGEST = 16
+# Seconds: a process that is silent for so long ends all of them; and one that
+# fails waits so long for the others to leave with it.
+_PATIENCE = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 15}
+
+
+def start(distributed: str) -> None:
+    """Join the other processes of the run. Call it before anything asks JAX for devices.
+
+    Args:
+      distributed: 'none': one process; 'auto': as JAX finds them (TPU pods, SLURM,
+        Kubernetes JobSet); else see `rendezvous`.
+    Raises:
+      UserError: nothing to be found, or the coordinator does not answer.
+    """
+    if distributed == "none":
+        return
+    named = rendezvous.parse(distributed)
+    # Of CPUs; other devices have collectives of their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        if named is None:
+            jax.distributed.initialize(**_PATIENCE)
+        else:
+            jax.distributed.initialize(named.coordinator, named.processes, named.process, **_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--distributed={distributed}: {str(error).splitlines()[0]}") from error
+    if jax.process_index() > 0:
+        # One voice is enough; what goes wrong here is still said.
+        logging.set_verbosity(logging.WARNING)
+
+
+def is_first() -> bool:
+    """Whether this process speaks, and writes what the run needs once."""
+    return jax.process_index() == 0
+
+
+def agree(what: dict[str, str]) -> None:
+    """Compare texts that must be the same in every process.
+
+    Args:
+      what: name, for the message, to text.
+    Raises:
+      UserError: in every process, naming a process that differs from the first, and in what.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.blake2b(text.encode(), digest_size=_DIGEST).digest() for text in what.values()]
+    mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(what), _DIGEST)
+    all_PKd = np.asarray(multihost_utils.process_allgather(mine))
+    unlike_PK = (all_PKd != all_PKd[0]).any(axis=-1)
+    if unlike_PK.any():
+        process = int(unlike_PK.any(axis=1).argmax())
+        names = [name for name, unlike in zip(what, unlike_PK[process], strict=True) if unlike]
+        own = f"; here, in process {jax.process_index()}: " + "; ".join(f"{name} {what[name][:80]}" for name in names)
+        raise UserError(f"process {process} differs from process 0 in {', '.join(names)}{own}: start all of them alike")
+
+
+def local(tree, mesh):
+    """Arrays as every process has them whole on its own first device; of one process, as they are."""
+    if jax.process_count() == 1:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    whole = jax.jit(lambda x: x, out_shardings=everywhere)(tree)
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)
+
+
+def part() -> None:
+    """Wait for the others at the end of the work: leaving ends the patience for those that still write."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("scratchpatch: done")
+
+
+def stops_at(step: int) -> bool:
+    """Whether a preemption notice (SIGTERM) reached any process, and this is the step at which all of them stop."""
+    return multihost_utils.reached_preemption_sync_point(step)

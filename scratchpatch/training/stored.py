@@ -1,0 +1,238 @@
+"""The steps that a run has stored: what they are, whether they are whole, and which of them may go.
+
+Nothing here reads an array: about.json describes a step, and its checksums prove the files (see manifest).
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from scratchpatch.errors import UserError
+from scratchpatch.training import manifest
+from scratchpatch.training.checkpoints import CheckpointReader, remove, score
+from scratchpatch.training.manifest import Damaged
+from scratchpatch.training.progress import Progress
+from scratchpatch.training.workdir import lock_workdir
+
+# What a disk reads in a second or two; of less, progress would only be noise.
+_LARGE_BYTES = 1 << 28
+
+
+def reader_of(workdir: str | Path) -> CheckpointReader:
+    """The checkpoints of a run's folder."""
+    return CheckpointReader(Path(workdir) / "checkpoints")
+
+
+def listing(reader: CheckpointReader) -> dict[str, Any]:
+    """What is stored, from every about.json alone: a file under state/ may still be damaged.
+
+    Returns:
+      'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing else is
+      there); 'bytes'; 'arrays'; 'written' (UTC); 'version' of the package; 'validation_bpb' (None where not measured);
+      'best' (it has the lowest) and 'newest', both among those that can be read. And 'beside': the names of
+      STEP.damaged, STEP.partial and STEP.deleted.
+    """
+    abouts, damaged = _abouts(reader)
+    ranked = _ranked(abouts)
+    steps = [
+        {
+            "step": step,
+            "damaged": None,
+            "bytes": _bytes_described(about),
+            "arrays": len(about["arrays"]),
+            "written": _written(reader.folder / str(step)),
+            "version": about["version"],
+            "validation_bpb": about["metrics"].get("validation_bpb"),
+            "best": ranked[:1] == [step],
+            "newest": step == max(abouts),
+        }
+        for step, about in abouts.items()
+    ]
+    steps += [{"step": step, "damaged": reason} for step, reason in damaged.items()]
+    return {"steps": sorted(steps, key=lambda row: row["step"]), "beside": [path.name for path in _leftovers(reader)]}
+
+
+def verify(reader: CheckpointReader, step: int | None = None) -> dict[str, Any]:
+    """Read every file of one step (None: of every step) against its size and checksum.
+
+    Returns:
+      'steps', oldest first, of each: 'step', 'whole', and 'reason' (None where it is whole). Where every step was read,
+      also 'newest_whole', the step that a resumed run goes on from (None: there is none).
+
+    Raises:
+      UserError: nothing is stored, or not that step.
+    """
+    if step is not None:
+        reader.path(step)
+    rows = []
+    for each in reader.steps() if step is None else [step]:
+        reason = _damage(reader.folder / str(each))
+        # A trainer at work may have pruned it meanwhile.
+        if (reader.folder / str(each)).exists():
+            rows.append({"step": each, "whole": reason is None, "reason": reason})
+    if not rows:
+        raise UserError(f"{reader.folder} holds no checkpoint: train first")
+    newest = {"newest_whole": max((row["step"] for row in rows if row["whole"]), default=None)}
+    return {"steps": rows} | (newest if step is None else {})
+
+
+def complaint(verdicts: dict[str, Any]) -> str | None:
+    """What the user must know of a result of `verify`: the damaged steps and what a resumed run does; None: nothing."""
+    damaged = [str(row["step"]) for row in verdicts["steps"] if not row["whole"]]
+    if not damaged:
+        return None
+    if "newest_whole" not in verdicts:
+        then = "a resumed run goes on from the newest whole step (verify without --step names it)"
+    elif verdicts["newest_whole"] is None:
+        then = "no step is whole, so the run cannot go on: restore the folder from a copy, or remove it to start again"
+    else:
+        then = f"a resumed run goes on from step {verdicts['newest_whole']}, the newest whole one"
+    return f"damaged: step{'s' if damaged[1:] else ''} {', '.join(damaged)}; {then}"
+
+
+def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
+    """Delete all but the newest `keep_last` (1 or more) whole steps and the best whole one; leftovers too.
+
+    A step counts as whole once every file of it has been read. A kill at any moment leaves no half step. A dry run does
+    all of it but the deleting.
+
+    Returns:
+      'kept': steps, oldest first; 'deleted': of each folder its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'.
+
+    Raises:
+      UserError: a trainer holds the workdir, or no step is whole: then nothing is deleted.
+      OSError: a folder cannot be deleted.
+    """
+    reader = reader_of(workdir)
+    # Before the lock, which makes a file in whatever folder it is given.
+    if not reader.steps():
+        raise UserError(f"{reader.folder} holds no checkpoint: train first")
+    with lock_workdir(workdir):
+        kept, damaged = _to_keep(reader, keep_last)
+        # Leftovers first: `remove` reuses the name STEP.deleted.
+        doomed = [(path, "leftover", shutil.rmtree) for path in _leftovers(reader)]
+        for step in reader.steps():
+            if step not in kept:
+                why = f"damaged: {damaged[step]}" if step in damaged else "older"
+                doomed.append((reader.folder / str(step), why, remove))
+        deleted = []
+        for path, why, delete in doomed:
+            deleted.append({"name": path.name, "bytes": _bytes_on_disk(path), "why": why})
+            if not dry_run:
+                delete(path)
+    return {"kept": sorted(kept), "deleted": deleted, "bytes": sum(d["bytes"] for d in deleted), "dry_run": dry_run}
+
+
+def listing_table(result: dict[str, Any]) -> str:
+    """A result of `listing`, one line per step."""
+    lines = ["    step         MB  arrays  written               version     validation_bpb"]
+    for row in result["steps"]:
+        if row["damaged"] is not None:
+            lines.append(f"{row['step']:8}  damaged: {row['damaged']}")
+            continue
+        bpb = "-" if row["validation_bpb"] is None else f"{row['validation_bpb']:.4f}"
+        marks = " ".join(mark for mark in ("best", "newest") if row[mark])
+        lines.append(
+            f"{row['step']:8} {row['bytes'] / 1e6:10.1f} {row['arrays']:7}  {row['written']:20}  "
+            f"{row['version']:10}  {bpb:14}  {marks}".rstrip()
+        )
+    if not result["steps"]:
+        lines = ["no step is stored"]
+    return "\n".join(lines + ([f"beside them: {', '.join(result['beside'])}"] if result["beside"] else []))
+
+
+def verify_table(result: dict[str, Any]) -> str:
+    """A result of `verify`, one line per step."""
+    return "\n".join(
+        f"{row['step']:8}  {'whole' if row['whole'] else 'damaged: ' + row['reason']}" for row in result["steps"]
+    )
+
+
+def prune_table(result: dict[str, Any]) -> str:
+    """A result of `prune`, one line per deleted folder, then what is left."""
+    done, freed = ("would delete", "would free") if result["dry_run"] else ("deleted", "freed")
+    lines = [f"{done} {d['name']}  {d['bytes'] / 1e6:.1f} MB  {d['why']}" for d in result["deleted"]]
+    kept = ", ".join(map(str, result["kept"]))
+    return "\n".join([*(lines or ["nothing to delete"]), f"{freed} {result['bytes'] / 1e6:.1f} MB; kept: {kept}"])
+
+
+def _abouts(reader: CheckpointReader) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+    """What describes each step, oldest first; and the steps whose description is damaged, with the reasons."""
+    abouts, damaged = {}, {}
+    for step in reader.steps():
+        path = reader.folder / str(step)
+        try:
+            abouts[step] = manifest.read(path)
+        except Damaged as error:
+            # A trainer at work may have pruned it meanwhile.
+            if path.exists():
+                damaged[step] = str(error)
+    return abouts, damaged
+
+
+def _ranked(abouts: dict[int, dict[str, Any]]) -> list[int]:
+    """The steps that were validated, best first; of equal ones the older first, as a trainer keeps them."""
+    scores = {step: score(about["metrics"]) for step, about in abouts.items()}
+    return sorted((step for step in scores if scores[step] < math.inf), key=scores.__getitem__)
+
+
+def _to_keep(reader: CheckpointReader, keep_last: int) -> tuple[set[int], dict[int, str]]:
+    """The newest `keep_last` whole steps and the best whole one; and those found damaged on the way, with the reasons.
+
+    Raises UserError where no step is whole.
+    """
+    kept: set[int] = set()
+    abouts, damaged = _abouts(reader)
+    for step in reversed(abouts):
+        if len(kept) == keep_last:
+            break
+        if reason := _damage(reader.folder / str(step)):
+            damaged[step] = reason
+        else:
+            kept.add(step)
+    if not kept:
+        raise UserError(f"no step in {reader.folder} is whole: nothing is deleted (scratchpatch checkpoint verify says why)")
+    for step in _ranked(abouts):
+        if step not in kept and step not in damaged and (reason := _damage(reader.folder / str(step))):
+            damaged[step] = reason
+        if step not in damaged:
+            kept.add(step)
+            break
+    return kept, damaged
+
+
+def _damage(path: Path) -> str | None:
+    """Why a step is not whole, every file read; None: it is whole."""
+    try:
+        about = manifest.read(path)
+        size = _bytes_described(about)
+        if size < _LARGE_BYTES:
+            manifest.check(path, about, skipped=())
+        else:
+            with Progress(size, label=f"step {path.name}", unit="B") as progress:
+                manifest.check(path, about, skipped=(), seen=lambda count: progress.advance(count, count))
+    except Damaged as error:
+        return str(error)
+    return None
+
+
+def _leftovers(reader: CheckpointReader) -> list[Path]:
+    return reader.beside("damaged", "partial", "deleted")
+
+
+def _bytes_described(about: dict[str, Any]) -> int:
+    return sum(size for size, _ in about["files"].values())
+
+
+def _bytes_on_disk(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _written(path: Path) -> str:
+    """When a step was finished, by the clock of its file system."""
+    seconds = manifest.finished(path)
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")

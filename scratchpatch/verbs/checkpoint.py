@@ -1,0 +1,90 @@
+"""The verb that looks after a run's checkpoints: list, verify, prune."""
+
+from absl import flags
+
+from scratchpatch import output
+from scratchpatch.errors import UserError
+from scratchpatch.verbs.verb import Flags, Verb, existing, json_flag, to_stderr, workdir_flag
+
+
+def _define(values: Flags) -> None:
+    workdir_flag(values)
+    json_flag(values)
+    flags.DEFINE_enum(
+        "action", None, ("list", "verify", "prune"), "What to do; may be given without --action=.", flag_values=values
+    )
+    flags.DEFINE_integer("step", None, "verify: this step alone; none: all.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "keep_last", None, "prune: newest whole steps to keep, beside the best.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_bool("dry_run", False, "prune: only say what would be deleted.", flag_values=values)
+
+
+def _check(values: Flags) -> None:
+    if values.action is None:
+        raise UserError("say what to do: scratchpatch checkpoint list, verify or prune")
+    if values.action == "prune" and values.keep_last is None:
+        raise UserError("checkpoint prune needs --keep_last=N")
+    for flag, action in (("step", "verify"), ("keep_last", "prune"), ("dry_run", "prune")):
+        if values.action != action and values[flag].value != values[flag].default:
+            raise UserError(f"--{flag} goes with checkpoint {action} alone")
+
+
+def _checkpoint(values: Flags) -> int:
+    workdir = existing(values.workdir, "workdir", folder=True)
+    return {"list": _list, "verify": _verify, "prune": _prune}[values.action](workdir, values)
+
+
+def _list(workdir: str, values: Flags) -> int:
+    from scratchpatch.training.stored import listing, listing_table, reader_of
+
+    result = listing(reader_of(workdir))
+    print(output.as_json(result) if values.json else listing_table(result))
+    return 0
+
+
+def _verify(workdir: str, values: Flags) -> int:
+    from scratchpatch.training.stored import complaint, reader_of, verify, verify_table
+
+    with to_stderr():
+        result = verify(reader_of(workdir), values.step)
+    print(output.as_json(result) if values.json else verify_table(result))
+    if problem := complaint(result):
+        raise UserError(problem)
+    return 0
+
+
+def _prune(workdir: str, values: Flags) -> int:
+    import jax
+
+    from scratchpatch.training.stored import prune, prune_table
+
+    # The lock asks JAX which process this is. A trainer may hold the accelerator, and nothing here needs one.
+    jax.config.update("jax_platforms", "cpu")
+    with to_stderr():
+        result = prune(workdir, values.keep_last, values.dry_run)
+    print(output.as_json(result) if values.json else prune_table(result))
+    return 0
+
+
+VERBS = {
+    "checkpoint": Verb(
+        "List a run's checkpoints, verify their checksums, or delete those that are not needed.",
+        "list|verify|prune --workdir=DIR [--step=N] [--keep_last=N --dry_run] [--json]",
+        _checkpoint,
+        (
+            "scratchpatch checkpoint list --workdir=runs/quickstart",
+            "scratchpatch checkpoint verify --workdir=runs/quickstart --json",
+            "scratchpatch checkpoint prune --workdir=runs/quickstart --keep_last=1 --dry_run",
+        ),
+        _define,
+        _check,
+        required=("workdir",),
+        positional=("action",),
+        details=(
+            "list reads each step's description alone. verify reads every file; exit code 1: a step is damaged.",
+            "prune keeps the newest N whole steps and the one of the lowest validation_bpb, and deletes the other steps and",
+            "STEP.damaged, STEP.partial and STEP.deleted. It is refused while a trainer holds the workdir.",
+        ),
+    ),
+}
