@@ -1,5 +1,6 @@
 """Runs of two processes of two devices each, over loopback, against the same run in one process."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -118,3 +121,29 @@ def test_where_processes_meet_is_read_strictly(text):
 def test_where_processes_meet():
     assert rendezvous.parse("host:1,0,2") == rendezvous.Rendezvous("host:1", 0, 2)
     assert rendezvous.parse("none") is rendezvous.parse("auto") is None
+
+
+def test_a_drill_ends_with_the_parameters_of_a_calm_run(tmp_path):
+    """A worker and the coordinator are killed: bit for bit the same in the end."""
+    assert [code for code, _ in ends(start(tmp_path, "calm"))] == [0, 0]
+    script = Path(__file__).parents[2] / "launch" / "supervise"
+    train = command(tmp_path, "drill")[4:]
+    line = [sys.executable, script, "--processes=2", "--devices_per_process=2", "--restarts=3", "--", *train]
+    running = subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    path = tmp_path / "drill" / "metrics.jsonl"
+    for lines, process in ((2, 1), (5, 0)):
+        while not (path.exists() and path.read_text().count("\n") >= lines):
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.02)
+        found = subprocess.run(["pgrep", "-f", f"{tmp_path}/drill.*,{process},2"], capture_output=True, text=True, check=False)
+        for pid in found.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    said, _ = running.communicate(timeout=240)
+    assert running.returncode == 0, said
+    assert "process 1 was ended by SIGKILL" in said
+    calm, drill = (sp.load(tmp_path / name) for name in ("calm", "drill"))
+    assert calm.step == drill.step == FIELDS["training.steps"]
+    same = jax.tree.map(np.array_equal, calm.weights, drill.weights)
+    assert all(jax.tree.leaves(same))
+    assert metrics(tmp_path / "calm") == metrics(tmp_path / "drill")

@@ -1,0 +1,118 @@
+"""launch/supervise: what it runs, restarts, forwards and reports."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from scratchpatch.parallel.supervisor import Supervisor
+
+SCRIPT = Path(__file__).parents[1] / "launch" / "supervise"
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def logs(tmp_path):
+    return [tmp_path / f"{i}.log" for i in range(2)]
+
+
+def test_all_that_end_well_end_it(logs):
+    made = Supervisor(lambda: [python("print('one')"), python("print('two')")], logs, restarts=0)
+    assert made.run() == 0 and made.deaths == []
+    assert [log.read_text() for log in logs] == ["one\n", "two\n"]
+
+
+def test_a_death_restarts_all_and_names_the_first(logs, tmp_path, capfd):
+    seen = tmp_path / "seen"
+    # The second process dies twice; the first would wait for ever.
+    second = f"import pathlib, sys; p = pathlib.Path({str(seen)!r}); n = len(p.read_text()) if p.exists() else 0; " + (
+        "p.write_text('x' * (n + 1)); print('try', n); sys.exit(7 if n < 2 else 0)"
+    )
+    first = f"import pathlib, time\nwhile not (pathlib.Path({str(seen)!r}).exists() and len(pathlib.Path({str(seen)!r}).read_text()) > 2): time.sleep(0.02)"
+    made = Supervisor(lambda: [python(first), python(second)], logs, restarts=2, pause=0.05)
+    assert made.run() == 0
+    assert [(d.process, d.code) for d in made.deaths] == [(1, 7), (1, 7)]
+    said = capfd.readouterr().err
+    assert "process 1 ended with 7" in said and "  try 0" in said and "1 restarts left" in said
+
+
+def test_the_budget_ends_and_the_code_is_that_of_the_death(logs, capfd):
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    made = Supervisor(lambda: [python("import time; time.sleep(60)"), python(kill)], logs, restarts=1, pause=0.05)
+    began = time.monotonic()
+    assert made.run() == 128 + signal.SIGKILL
+    assert len(made.deaths) == 2 and time.monotonic() - began < 20
+    said = capfd.readouterr().err
+    assert "was ended by SIGKILL" in said and "giving up; first to die, attempt by attempt: process 1 (-9), process 1 (-9)" in said
+
+
+def test_progress_fills_the_budget_again(logs):
+    steps = iter(range(100))
+    attempts = []
+    made = Supervisor(
+        lambda: attempts.append(1) or [python("pass"), python(f"import sys; sys.exit({int(len(attempts) < 4)})")],
+        logs,
+        restarts=1,
+        progress=lambda: next(steps),
+        pause=0.05,
+    )
+    assert made.run() == 0 and len(attempts) == 4
+
+
+def test_a_stopped_process_is_killed_with_the_rest(logs):
+    stop = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+    late = "import sys, time; time.sleep(0.5); sys.exit(3)"
+    made = Supervisor(lambda: [python(stop), python(late)], logs, restarts=0)
+    assert made.run() == 3 and made.deaths[0].process == 1
+
+
+def test_a_notice_is_passed_on_and_a_deaf_process_is_killed_in_time(logs):
+    saves = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('ready', flush=True); time.sleep(60)"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    for second, wanted in ((saves, 0), (deaf, 128 + signal.SIGTERM)):
+        for log in logs:
+            log.unlink(missing_ok=True)
+
+        def strike():
+            while not all(log.exists() and "ready" in log.read_text() for log in logs):
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=strike).start()
+        made = Supervisor(lambda second=second: [python(saves), python(second)], logs, restarts=5, patience=1.0)
+        assert made.run() == wanted
+
+
+def supervise(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_dry_run_prints_every_process():
+    found = supervise("--processes=2", "--devices_per_process=3", "--dry_run", "--", "--config=a b.py", "--workdir=runs/x")
+    assert found.returncode == 0, found.stderr
+    for i, line in enumerate(found.stdout.splitlines()):
+        assert line.startswith("JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=3 ")
+        assert f"-m scratchpatch train '--config=a b.py' --workdir=runs/x --distributed=127.0.0.1:0,{i},2" in line
+        assert line.endswith(f">> runs/x.process-{i}.log")
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--processes=0", "--", "--workdir=x"], "0: wanted a number above 0"),
+        (["--processes=2", "--devices_per_process=many", "--", "--workdir=x"], "many: wanted a number above 0"),
+        (["--processes=2"], "TRAIN_FLAG"),
+        (["--processes=2", "--", "--config=x"], "--workdir=DIR is missing"),
+    ],
+)
+def test_wrong_usage_is_told(arguments, said):
+    found = supervise(*arguments)
+    assert found.returncode == 2 and said in found.stderr
