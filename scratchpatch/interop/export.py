@@ -39,7 +39,8 @@ def export(lm: LanguageModel, folder: str | Path) -> None:
     about = {"version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors.save(folder, {name: np.asarray(x) for name, x in _named(lm.weights).items()}, {"format": "scratchpatch"})
+        arrays = {name: np.asarray(x) for name, x in weights_lib.named(lm.weights, ".").items()}
+        tensors.save(folder, arrays, {"format": "scratchpatch"})
         (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from error
@@ -55,15 +56,10 @@ def load_exported(folder: str | Path) -> LanguageModel:
     config_lib.check(config)
     stored = tensors.Tensors(folder)
     _, abstract = weights_lib.abstract(config)
-    bad = tensors.problems({name: x.shape for name, x in _named(abstract).items()}, stored.shapes)
+    wanted = weights_lib.named(abstract, ".")
+    bad = tensors.problems({name: x.shape for name, x in wanted.items()}, stored.shapes)
     if bad:
         raise UserError(f"{folder} does not hold the arrays that its config names: {'; '.join(bad)}")
-    leaves = [jnp.asarray(stored.read(name)) for name in _named(abstract)]
+    leaves = [jnp.asarray(stored.read(name)) for name in wanted]
     step = json.loads((Path(folder) / "config.json").read_text()).get("step", 0)
     return LanguageModel(config, jax.tree.unflatten(jax.tree.structure(abstract), leaves), step)
-
-
-def _named(weights) -> dict:
-    """Name to leaf, in the order of jax.tree.leaves."""
-    leaves = jax.tree_util.tree_leaves_with_path(weights)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}

@@ -103,5 +103,10 @@ def redefine(config, weights, named=()):
 
 def shapes(weights) -> dict[str, tuple[int, ...]]:
     """Path, such as params/encoder/embedding/embedding, to shape."""
+    return {path: x.shape for path, x in named(weights, "/").items()}
+
+
+def named(weights, separator: str) -> dict:
+    """Path to leaf, in the order of jax.tree.leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(weights)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator=separator): x for path, x in leaves}
