@@ -41,6 +41,10 @@ def _any(_):
     return None
 
 
+def _size(value) -> str | None:
+    return None if value == -1 or value >= 1 else "must be at least 1, or -1 for the devices that the other axes leave"
+
+
 def _sizes(value) -> str | None:
     return None if all(type(n) is int and 2 <= n <= 16 for n in value) else "must hold whole numbers from 2 to 16, such as (3, 4, 5)"
 
@@ -162,10 +166,11 @@ FIELDS = (
     Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _at_least(0.0)),
     Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _at_least(0.0)),
     Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm.", _at_least(0.0)),
-    Field("mesh.data", -1, "devices", "Data-parallel axis; -1: the devices that the other axes leave.", _at_least(-1), free=True),
-    Field("mesh.fsdp", 1, "devices", "Axis that shards parameters and batch rows.", _at_least(1), free=True),
-    Field("mesh.tensor", 1, "devices", "Axis that shards the trunk's heads and feed-forward width.", _at_least(1), free=True),
-    Field("mesh.sequence", 1, "devices", "Axis for long windows; only 1 works today.", _between(1, 1), free=True),
+    Field("mesh.slice", 1, "slices", "TPU slices, each a copy of the parameters. Of all mesh axes one may be -1: the devices that the others leave.", _size, free=True),
+    Field("mesh.data", -1, "devices", "Data-parallel axis.", _size, free=True),
+    Field("mesh.fsdp", 1, "devices", "Axis that shards parameters and batch rows; 8 to 32 on pods.", _size, free=True),
+    Field("mesh.tensor", 1, "devices", "Axis that shards the trunk's heads and feed-forward width, and batch rows elsewhere.", _size, free=True),
+    Field("mesh.sequence", 1, "devices", "Axis that shards the positions of long windows.", _size, free=True),
 )
 
 
@@ -278,6 +283,9 @@ def _between_fields(c) -> list[str]:
         bad.append(f"model.trunk.kv_heads = {kv} must divide model.trunk.heads = {c.model.trunk.heads}")
     if c.model.decoder.injection == "cross_attention" and c.model.decoder.layers == 0:
         bad.append("model.decoder.injection = 'cross_attention' needs model.decoder.layers >= 1: use 'add'")
+    rest = [f"mesh.{axis}" for axis, size in c.mesh.items() if size == -1]
+    if len(rest) > 1:
+        bad.append(f"{' and '.join(rest)} are both -1: only one axis can take the devices that the others leave")
     if c.training.batch_rows % c.training.accumulation:
         bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
     for section in ("patching", "trigger"):
@@ -372,14 +380,12 @@ def _fraction(value: float) -> Fraction:
 
 
 def slots(config, window: int | None = None) -> tuple[int, int]:
-    """Static sizes (commits P, scratchpads S) of one row of `window` bytes."""
+    """Static sizes (commits P, scratchpads S) of one row of `window` bytes, each shared evenly by mesh.sequence."""
     window = window or config.data.window
     if config.model.trunk.kind == "none":
         return 0, 0
-    return (
-        max(int(commit_capacity(config) * window), 1),
-        int(scratchpad_capacity(config) * window),
-    )
+    shared = lambda size: size + -size % max(config.mesh.sequence, 1)  # noqa: E731
+    return shared(max(int(commit_capacity(config) * window), 1)), shared(int(scratchpad_capacity(config) * window))
 
 
 def changed(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:

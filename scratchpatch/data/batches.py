@@ -11,7 +11,7 @@ Legend: B rows of this process, W window + 1, L window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -36,29 +36,32 @@ class Batches:
         bytes_per_epoch: raw bytes of all streams together.
     """
 
-    def __init__(self, config, split: str = "train", process_index: int = 0, process_count: int = 1, parts: int = 1):
+    def __init__(self, config, split: str = "train", rows: Sequence[int] | None = None, parts: int = 1):
         """Open (and where needed build) the indexes.
 
         Args:
             config: the experiment.
             split: which documents.
-            process_index: whose rows.
-            process_count: that share a batch.
-            parts: that a batch is computed in, one after the other; the processes share each.
+            rows: those of each part that this process reads, ascending; None: all.
+            parts: that a batch is computed in, one after the other.
 
         Raises:
-            UserError: anything wrong with a source, or rows that the processes cannot share evenly.
+            UserError: anything wrong with a source, or rows that do not make up whole parts.
         """
         total = config.training.batch_rows
-        if total % (process_count * parts):
-            raise UserError(f"training.batch_rows = {total} must be a multiple of the {process_count} processes x {parts} parts")
+        if total % parts:
+            raise UserError(f"training.batch_rows = {total} must be a multiple of its {parts} parts")
+        each = np.arange(total // parts) if rows is None else np.asarray(rows)
+        # Runs of neighbours, in the batch: [first, end) of each.
+        breaks = np.flatnonzero(np.diff(each) != 1) + 1
+        self._runs = [
+            (part * (total // parts) + int(run[0]), len(run)) for part in range(parts) for run in np.split(each, breaks)
+        ]
         self.streams = streams_for(config, split)
-        self.rows = total // process_count
+        self.rows = len(each) * parts
         self.window = config.data.window
         self.bytes_per_epoch = sum(stream.bytes for stream, _ in self.streams)
         self._batch_rows = total
-        self._parts = parts
-        self._first_row = process_index * self.rows // parts
         self._threads, self._prefetch = config.data.threads, config.data.prefetch
         self._cache_dir = config.data.cache_dir
         self._entropies: list[Entropies] = []
@@ -94,17 +97,13 @@ class Batches:
 
     def _fill(self, into_BX: np.ndarray, readers: list[Stream] | list[Entropies], step: int) -> np.ndarray:
         """Each row from the reader of its source."""
-        each = [self._order.rows(first, self.rows // self._parts) for first in self._first_rows(step)]
+        begin = step * self._batch_rows
+        each = [self._order.rows(begin + first, count) for first, count in self._runs]
         sources_B, windows_B = (np.concatenate(pieces) for pieces in zip(*each, strict=True))
         for index, reader in enumerate(readers):
             mine_B = sources_B == index
             into_BX[mine_B] = reader.read_windows(windows_B[mine_B], self.window)
         return into_BX
-
-    def _first_rows(self, step: int) -> range:
-        """Where this process's rows of each part begin, in the endless order."""
-        begin = step * self._batch_rows
-        return range(begin + self._first_row, begin + self._batch_rows, self._batch_rows // self._parts)
 
     def iterate(self, first_step: int = 0) -> Iterator[tuple[int, *tuple[np.ndarray, ...]]]:
         """(step, *arrays(step)) from `first_step` on, data.prefetch of them read ahead by data.threads threads."""

@@ -12,6 +12,7 @@ from scratchpatch.model import layers, local
 from scratchpatch.model.logits import Logits
 from scratchpatch.model.pooling import take
 from scratchpatch.model.stack import Stack
+from scratchpatch.parallel.rules import constrain
 
 
 class CrossAttention(nnx.Module):
@@ -46,7 +47,7 @@ class CrossBlock(nnx.Module):
         m, t = config.model, config.model.decoder
         out_scale = (2 * t.layers) ** -0.5
         self.cross = CrossAttention(m.d_byte, t.heads, m.cross_residual, m.norm_eps, out_scale, dtype, rngs)
-        self.block = layers.Block(m, m.d_byte, t.heads, t.heads, "local_inner", t.layers, dtype, rngs)
+        self.block = layers.Block(m, m.d_byte, t.heads, t.heads, layers.local("decoder"), t.layers, dtype, rngs)
 
 
 class Decoder(nnx.Module):
@@ -72,8 +73,8 @@ class Decoder(nnx.Module):
         else:
             if not self.trunkless:
                 self.context = layers.linear(m.trunk.d_model, m.d_byte, ("width", "local_inner"), dtype, rngs)
-            self.stack = local.LocalStack(config, t.layers, t.heads, t.window, dtype, rngs)
-        self.logits = Logits(m, dtype, rngs)
+            self.stack = local.LocalStack("decoder", config, t.layers, t.heads, t.window, dtype, rngs)
+        self.logits = Logits("decoder", m, dtype, rngs)
 
     def __call__(self, h_BLd, z_BND, index_BL, start_BL) -> jax.Array:
         """Logits [B, L, V] from byte states, slot states and each byte's slot (N: null)."""
@@ -81,6 +82,8 @@ class Decoder(nnx.Module):
             return self.logits(self.stack(h_BLd, start_BL))
         null_B1D = jnp.broadcast_to(self.null.astype(z_BND.dtype), (z_BND.shape[0], 1, z_BND.shape[2]))
         c_BNd = self.context(jnp.concatenate([z_BND, null_B1D], axis=1))
+        # Bytes read slots at other positions: those of the whole row.
+        c_BNd = constrain(c_BNd, "decoder.context", "local_rows", None, None)
         if not self.vectors:
             return self.logits(self.stack(h_BLd + take(c_BNd, index_BL), start_BL))
         c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.vectors, -1)

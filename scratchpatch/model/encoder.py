@@ -17,14 +17,14 @@ class Encoder(nnx.Module):
         self.dtype = local.activation_dtype(config)
         self.embedding = layers.embedding(vocabulary.ROWS, d, 1.0, self.dtype, rngs)
         self.ngrams = NGrams(config, self.dtype, rngs) if config.model.encoder.ngrams else None
-        self.layers = local.LocalStack(config, tier.layers, tier.heads, tier.window, self.dtype, rngs)
+        self.layers = local.LocalStack("encoder", config, tier.layers, tier.heads, tier.window, self.dtype, rngs)
 
     def __call__(self, tokens_BL, start_BL, probe_BLd=None) -> jax.Array:
         """Byte states [B, L, d]. `probe_BLd` is added to the embedding (the audit differentiates by it)."""
         x_BLd = self.embedding(tokens_BL)
         if self.ngrams is not None:
             x_BLd = x_BLd + self.ngrams(tokens_BL, start_BL)
-        x_BLd = constrain(x_BLd, "rows", "positions", None)
+        x_BLd = constrain(x_BLd, "encoder.embedding", "local_rows", "positions", None)
         if probe_BLd is not None:
             x_BLd = x_BLd + probe_BLd.astype(self.dtype)
         return self.layers(x_BLd, start_BL)

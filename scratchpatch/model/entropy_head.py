@@ -18,8 +18,8 @@ class EntropyHead(nnx.Module):
         dtype = local.activation_dtype(config)
         encoder, head = config.model.encoder, config.model.entropy_head
         self.stop_gradient = head.stop_gradient
-        self.layers = local.LocalStack(config, head.layers, encoder.heads, encoder.window, dtype, rngs)
-        self.logits = Logits(config.model, dtype, rngs)
+        self.layers = local.LocalStack("entropy_head", config, head.layers, encoder.heads, encoder.window, dtype, rngs)
+        self.logits = Logits("entropy_head", config.model, dtype, rngs)
 
     def __call__(self, h_BLd, start_BL) -> jax.Array:
         if self.stop_gradient:

@@ -1,15 +1,41 @@
 """Parts that every tier is built of.
 
 Legend: B rows, T positions (bytes or slots), d width, H heads, G key-value
-heads, K head width.
+heads, K head width, h hidden width.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from scratchpatch.parallel.rules import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Tier:
+    """Logical names of the axes of a tier's activations [rows, positions, width], and of what lies inside its blocks."""
+
+    name: str
+    rows: str
+    positions: str
+    inner: str
+    heads: str
+
+    def pin(self, x: jax.Array, seam: str, *rest: str | None) -> jax.Array:
+        """x [B, T, ...] in its place; `rest` names the axes after the first two."""
+        return constrain(x, f"{self.name}.{seam}", self.rows, self.positions, *rest)
+
+
+def local(name: str) -> Tier:
+    """A tier of bytes."""
+    return Tier(name, "local_rows", "positions", "local_inner", "local_heads")
+
+
+TRUNK = Tier("trunk", "rows", "slots", "trunk_inner", "trunk_heads")
 
 
 def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
@@ -52,16 +78,18 @@ def ffn_width(d: int, multiplier: float) -> int:
 class Attention(nnx.Module):
     """Projections and RoPE around an attention that the caller names."""
 
-    def __init__(self, d: int, heads: int, kv_heads: int, inner: str, theta: float, out_scale: float, dtype, rngs):
-        width = d // heads
-        self.heads, self.kv_heads, self.theta = heads, kv_heads, theta
+    def __init__(self, d: int, heads: int, kv_heads: int, tier: Tier, theta: float, out_scale: float, dtype, rngs):
+        width, inner = d // heads, tier.inner
+        self.heads, self.kv_heads, self.theta, self.tier = heads, kv_heads, theta, tier
         self.q = linear(d, heads * width, ("width", inner), dtype, rngs)
         self.k = linear(d, kv_heads * width, ("width", inner), dtype, rngs)
         self.v = linear(d, kv_heads * width, ("width", inner), dtype, rngs)
         self.o = linear(heads * width, d, (inner, "width"), dtype, rngs, out_scale)
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
-        split = lambda y, heads: y.reshape(*y.shape[:2], heads, -1)  # noqa: E731
+        def split(y, heads):
+            return self.tier.pin(y.reshape(*y.shape[:2], heads, -1), "heads", self.tier.heads, None)
+
         q_BTHK = rope(split(self.q(x_BTd), self.heads), position_BT, self.theta)
         k_BTGK = rope(split(self.k(x_BTd), self.kv_heads), position_BT, self.theta)
         v_BTGK = split(self.v(x_BTd), self.kv_heads)
@@ -72,13 +100,15 @@ class Attention(nnx.Module):
 class SwiGLU(nnx.Module):
     """Gated feed-forward block (arXiv 2002.05202)."""
 
-    def __init__(self, d: int, hidden: int, inner: str, out_scale: float, dtype, rngs):
+    def __init__(self, d: int, hidden: int, tier: Tier, out_scale: float, dtype, rngs):
+        self.tier, inner = tier, tier.inner
         self.gate = linear(d, hidden, ("width", inner), dtype, rngs)
         self.up = linear(d, hidden, ("width", inner), dtype, rngs)
         self.down = linear(hidden, d, (inner, "width"), dtype, rngs, out_scale)
 
     def __call__(self, x_BTd) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x_BTd)) * self.up(x_BTd))
+        hidden_BTh = jax.nn.silu(self.gate(x_BTd)) * self.up(x_BTd)
+        return self.down(self.tier.pin(hidden_BTh, "hidden", self.tier.inner))
 
 
 class Block(nnx.Module):
@@ -89,13 +119,14 @@ class Block(nnx.Module):
       layers: of the stack that it is one of: result projections shrink with it.
     """
 
-    def __init__(self, model, d: int, heads: int, kv_heads: int, inner: str, layers: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, model, d: int, heads: int, kv_heads: int, tier: Tier, layers: int, dtype, rngs: nnx.Rngs):
+        self.tier = tier
         out_scale = (2 * layers) ** -0.5
         self.attention_norm = norm(d, model.norm_eps, dtype, rngs)
-        self.attention = Attention(d, heads, kv_heads, inner, model.rope_theta, out_scale, dtype, rngs)
+        self.attention = Attention(d, heads, kv_heads, tier, model.rope_theta, out_scale, dtype, rngs)
         self.ffn_norm = norm(d, model.norm_eps, dtype, rngs)
-        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), inner, out_scale, dtype, rngs)
+        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), tier, out_scale, dtype, rngs)
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
-        x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)
-        return x_BTd + self.ffn(self.ffn_norm(x_BTd))
+        x_BTd = self.tier.pin(x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend), "middle", None)
+        return self.tier.pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), "layer", None)

@@ -10,24 +10,24 @@ from flax import nnx
 from scratchpatch.kernels import window as window_kernel
 from scratchpatch.model import layers
 from scratchpatch.model.stack import Stack
-from scratchpatch.parallel.rules import constrain
 from scratchpatch.patching import documents
 
 
 def run(layer: layers.Block, x_BLd: jax.Array, start_BL: jax.Array, window: int) -> jax.Array:
     """One window layer: positions count from the document's start."""
     attend = lambda q, k, v: window_kernel.attend(q, k, v, start_BL, window)  # noqa: E731
-    return constrain(layer(x_BLd, documents.offsets(start_BL), attend), "rows", "positions", None)
+    return layer(x_BLd, documents.offsets(start_BL), attend)
 
 
 class LocalStack(nnx.Module):
     """`depth` causal sliding-window layers, masked by document; 0 is the identity."""
 
-    def __init__(self, config, depth: int, heads: int, window: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, name: str, config, depth: int, heads: int, window: int, dtype, rngs: nnx.Rngs):
         m = config.model
         self.window = window
+        tier = layers.local(name)
         self.stack = Stack(
-            lambda rngs: layers.Block(m, m.d_byte, heads, heads, "local_inner", depth, dtype, rngs),
+            lambda rngs: layers.Block(m, m.d_byte, heads, heads, tier, depth, dtype, rngs),
             depth,
             config.training.remat,
             rngs,

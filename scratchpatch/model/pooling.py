@@ -46,7 +46,7 @@ class Pooling(nnx.Module):
             self.o = layers.linear(d, d, ("local_inner", "width"), dtype, rngs)
         # As BLT: queries that fill the trunk's width go there as they are.
         fills = p.kind == "max_query" and self.vectors * d == trunk
-        names = ("width", "trunk_inner")
+        names = ("width", "local_inner")
         self.projection = None if fills else layers.linear(self.vectors * d, trunk, names, dtype, rngs)
         self.last = layers.linear(d, trunk, names, dtype, rngs) if p.last_state else None
 
@@ -65,7 +65,7 @@ class Pooling(nnx.Module):
         x_BND = pooled_BNd if self.projection is None else self.projection(pooled_BNd)
         if self.last is not None:
             x_BND = x_BND + self.last(last_BNd)
-        return constrain(x_BND, "rows", None, None)
+        return constrain(x_BND, "pooling.slots", "local_rows", "slots", None)
 
     def _pool_by_maximum(self, raw_BLd, h_BLd, index_BNM, inside_BNM) -> jax.Array:
         lowest = jnp.finfo(raw_BLd.dtype).min

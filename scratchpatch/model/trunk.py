@@ -21,7 +21,7 @@ class Trunk(nnx.Module):
         dtype = local.activation_dtype(config)
         self.stack = Stack(
             lambda rngs: layers.Block(
-                m, t.d_model, t.heads, t.kv_heads or t.heads, "trunk_inner", t.layers, dtype, rngs
+                m, t.d_model, t.heads, t.kv_heads or t.heads, layers.TRUNK, t.layers, dtype, rngs
             ),
             t.layers,
             config.training.remat,
@@ -31,13 +31,15 @@ class Trunk(nnx.Module):
 
     def __call__(self, x_BND, slots, commits: int) -> jax.Array:
         """Slot states [B, N, D]; the first `commits` slots are the commits."""
-        position_BN = slots.commits_BN - slots.first_BN
+        first_BN, commits_BN = (constrain(x, "trunk.ranges", "rows", "slots") for x in (slots.first_BN, slots.commits_BN))
+        position_BN = commits_BN - first_BN
 
         def attend(q, k, v):
-            return staircase.attend(q, k, v, slots.first_BN, slots.commits_BN, commits)
+            return staircase.attend(q, k, v, first_BN, commits_BN, commits)
 
         def run(layer, x):
-            return constrain(layer(x, position_BN, attend), "rows", None, None)
+            return layer(x, position_BN, attend)
 
+        x_BND = constrain(x_BND, "trunk.input", "rows", "slots", None)
         z_BND = self.stack(x_BND, run)
         return z_BND if self.norm is None else self.norm(z_BND)

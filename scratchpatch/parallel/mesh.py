@@ -1,37 +1,95 @@
-"""The device mesh of a run."""
+"""The device mesh of a run.
+
+Axes, outermost first: `slice` (TPU slices, joined by the slow network between
+them: pure data parallelism), `data`, `fsdp` (rows, and parameters), `tensor`
+(heads and feed-forward width of the trunk; rows elsewhere), `sequence`
+(positions of long windows).
+"""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 
-AXES = ("data", "fsdp", "tensor", "sequence")
+AXES = ("slice", "data", "fsdp", "tensor", "sequence")
+# The axes that rows of a batch are spread over, from one part of it to the other.
+ROW_AXES = ("slice", "data", "fsdp", "tensor")
 
 
-def make(config, devices=None) -> Mesh:
+def sizes(config, devices: int) -> dict[str, int]:
+    """Axis to size, with the devices that the others leave for the axis that is -1.
+
+    Raises:
+      UserError: the axes do not fit the number of devices, or the rows of a
+        step do not divide over them.
+    """
+    found = {axis: config.mesh[axis] for axis in AXES}
+    named = " x ".join(f"mesh.{axis}={size}" for axis, size in found.items() if size > 1)
+    for axis, size in found.items():
+        if size == -1:
+            rest = math.prod(s for s in found.values() if s > 0)
+            if devices % rest:
+                raise UserError(
+                    f"{named} = {rest} does not divide {devices} devices, so none are left whole for mesh.{axis}=-1; "
+                    f"divisors of {devices} fit"
+                )
+            found[axis] = devices // rest
+    if math.prod(found.values()) > devices:
+        raise UserError(f"{named} wants {math.prod(found.values())} devices; there are {devices}: lower one, or set it to -1")
+    rows, shards = config.training.batch_rows, math.prod(found[axis] for axis in ROW_AXES)
+    if rows % shards:
+        over = " x ".join(f"mesh.{axis}={found[axis]}" for axis in ROW_AXES if found[axis] > 1)
+        raise UserError(
+            f"training.batch_rows = {rows} is not divisible by {over} = {shards}: "
+            f"set it to {max(rows // shards, 1) * shards} or {(rows // shards + 1) * shards}, or use fewer devices"
+        )
+    return found
+
+
+def make(config, devices: Sequence | None = None) -> Mesh:
     """The mesh that `config.mesh` names, over `devices` (default: all).
 
     Raises:
-      UserError: the axes do not multiply to the number of devices, or the rows
-        of a step do not divide over data and fsdp.
+      UserError: see `sizes`; or mesh.slice is not the number of TPU slices.
     """
-    devices = jax.devices() if devices is None else devices
-    sizes = [config.mesh[a] for a in AXES]
-    if config.mesh.data == -1:
-        rest = math.prod(sizes[1:])
-        if len(devices) % rest:
-            raise UserError(f"mesh.fsdp x mesh.tensor x mesh.sequence = {rest} does not divide {len(devices)} devices")
-        sizes[0] = len(devices) // rest
-    if math.prod(sizes) > len(devices):
-        named = " x ".join(f"mesh.{a}={s}" for a, s in zip(AXES, sizes, strict=True))
-        raise UserError(f"{named} wants {math.prod(sizes)} devices; there are {len(devices)}")
-    rows, shards = config.training.batch_rows, sizes[0] * sizes[1]
-    if rows % shards:
-        raise UserError(f"training.batch_rows = {rows} is not divisible by mesh.data x mesh.fsdp = {shards}")
-    devices = devices[: math.prod(sizes)]
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    devices = list(jax.devices() if devices is None else devices)
+    found = sizes(config, len(devices))
+    shape = tuple(found.values())
+    devices = devices[: math.prod(shape)]
+    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(shape: tuple[int, ...], devices: list) -> np.ndarray:
+    """Devices in the mesh's shape, neighbours on the wires where the hardware has such."""
+    if devices[0].platform != "tpu":
+        return np.array(devices).reshape(shape)
+    slices = len({device.slice_index for device in devices})
+    if shape[0] != slices:
+        raise UserError(
+            f"mesh.slice = {shape[0]}, but these devices are {slices} TPU slices: set mesh.slice={slices} "
+            "(only data parallelism is worth its traffic between slices)"
+        )
+    inside = shape[1:]
+    if slices == 1:
+        return mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)[None]
+    across = (slices, *(1 for _ in inside))
+    return mesh_utils.create_hybrid_device_mesh((1, *inside), across, devices, allow_split_physical_axes=True)
+
+
+def settled(config, mesh: Mesh):
+    """A copy of the config whose mesh is this one, without -1."""
+    config = config_lib.from_flat(config_lib.flat(config))
+    for axis in AXES:
+        config.mesh[axis] = mesh.shape[axis]
+    return config
 
 
 def parts(config, mesh: Mesh) -> int:
@@ -39,5 +97,14 @@ def parts(config, mesh: Mesh) -> int:
 
     On more devices fewer parts hold as little; the step's result does not depend on them.
     """
-    rows = config.training.batch_rows // (mesh.shape["data"] * mesh.shape["fsdp"])
+    rows = config.training.batch_rows // math.prod(mesh.shape[axis] for axis in ROW_AXES)
     return math.gcd(rows, config.training.accumulation)
+
+
+def rows_here(batch: jax.ShapeDtypeStruct) -> np.ndarray:
+    """int64: which rows of each part of a batch, [parts, rows, ...], this process's devices hold; in order."""
+    held = batch.sharding.addressable_devices_indices_map(batch.shape).values()
+    mine = np.zeros(batch.shape[1], bool)
+    for _, rows, *_ in held:
+        mine[rows] = True
+    return np.flatnonzero(mine)

@@ -4,59 +4,94 @@ Parameters and activations name what their axes are; where an axis lives is
 decided here alone.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from scratchpatch.errors import UserError
 
-# Rows are spread over data and fsdp. Local tiers know no tensor parallelism:
-# for them the tensor axis is only replication; the trunk splits heads and
-# feed-forward width over it.
+# The trunk splits heads and feed-forward width over tensor. Local tiers are too
+# narrow for that: there, the tensor axis takes rows.
 TABLE = {
-    "rows": ("data", "fsdp"),
+    "rows": ("slice", "data", "fsdp"),
+    "local_rows": ("slice", "data", "fsdp", "tensor"),
     "positions": ("sequence",),
+    "slots": ("sequence",),
     "width": ("fsdp",),
     "local_inner": (),
+    "local_heads": (),
     "trunk_inner": ("tensor",),
+    "trunk_heads": ("tensor",),
     "vocabulary": (),
     "layers": (),
 }
 
+_FIXES = {
+    "rows": "change training.batch_rows or training.accumulation",
+    "local_rows": "change training.batch_rows or training.accumulation",
+    "positions": "change data.window or mesh.sequence",
+    "slots": "change mesh.sequence",
+    "width": "change the width or mesh.fsdp",
+    "trunk_inner": "change model.trunk.d_model or mesh.tensor",
+    "trunk_heads": "change model.trunk.heads, model.trunk.kv_heads or mesh.tensor",
+}
 
-def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, what: str) -> PartitionSpec:
+_SEAMS: list[dict[str, PartitionSpec]] = []
+
+
+def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh, what: str) -> PartitionSpec:
     """The PartitionSpec of an array whose axes have logical `names`.
 
     Raises:
       UserError: two axes of one array on the same mesh axis, or a size that
-        the mesh axes do not divide; names the array, the axis and a fix.
+        the mesh axes do not divide; names the array, the dimension, the mesh
+        axes and a fix.
     """
     taken: dict[str, str] = {}
     parts = []
-    for name, size in zip(names, shape, strict=True):
+    for dimension, (name, size) in enumerate(zip(names, shape, strict=True)):
         axes = tuple(a for a in TABLE[name] if mesh.shape.get(a, 1) > 1) if name else ()
         for axis in axes:
             if axis in taken:
-                raise UserError(f"{what}: axes {taken[axis]!r} and {name!r} are both sharded over mesh.{axis}")
+                raise UserError(
+                    f"{what}: axes {taken[axis]!r} and {name!r} are both sharded over mesh.{axis}: "
+                    "name one of them otherwise, or give it another mesh axis in parallel/rules.py"
+                )
             taken[axis] = name
         share = 1
         for axis in axes:
             share *= mesh.shape[axis]
         if size % share:
             raise UserError(
-                f"{what}: {name} = {size} is not divisible by mesh.{' x mesh.'.join(axes)} = {share}; "
-                f"change the size or the mesh"
+                f"{what}: {name} = {size} (dimension {dimension}) is not divisible by mesh.{' x mesh.'.join(axes)} = {share}: "
+                f"{_FIXES[name]}"
             )
         parts.append(axes[0] if len(axes) == 1 else (axes or None))
     return PartitionSpec(*parts)
 
 
-def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Pin an activation to its place on the current mesh; nothing without a mesh."""
+def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
+    """Pin an activation to its place on the current mesh; nothing without a mesh. `seam` names it in messages."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh, "activation"))
+    found = spec(names, x.shape, mesh, seam)
+    for seams in _SEAMS:
+        seams[seam] = found
+    return jax.lax.with_sharding_constraint(x, found)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[dict[str, PartitionSpec]]:
+    """Seam to the place it was given, of what is traced inside."""
+    _SEAMS.append({})
+    try:
+        yield _SEAMS[-1]
+    finally:
+        _SEAMS.pop()
 
 
 def state_shardings(state, mesh: Mesh):

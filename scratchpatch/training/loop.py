@@ -83,8 +83,8 @@ class _Stop:
 class _Run:
     def __init__(self, config, workdir: Path, mesh):
         self.config, self.workdir = config, workdir
-        share = jax.process_index(), jax.process_count(), mesh_lib.parts(config, mesh)
-        self.batches = Batches(config, "train", *share)
+        self.trainer = Trainer(config, mesh)
+        self.batches = Batches(config, "train", self.trainer.rows_here(), mesh_lib.parts(config, mesh))
         self.validation = [
             Head(stream, max(config.training.eval_bytes // len(streams), 2))
             for streams in [streams_for(config, "validation")]
@@ -93,7 +93,6 @@ class _Run:
         streams = [stream for stream, _ in self.batches.streams]
         processes.agree({"data": json.dumps([(stream.spec, stream.checksum) for stream in streams])})
         _guard_data(workdir, streams)
-        self.trainer = Trainer(config, mesh)
         self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
         self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
         self.measures = Measures(config, optimizer.schedule(config), mesh.devices.flatten())

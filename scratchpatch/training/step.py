@@ -7,6 +7,7 @@ State: the parts of the weights (see `model.weights`), 'optimizer', 'step'.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -31,6 +32,7 @@ class Trainer:
     """
 
     def __init__(self, config, mesh):
+        config = mesh_lib.settled(config, mesh)
         self.config, self.mesh = config, mesh
         self.optimizer = optimizer_lib.make(config)
         self.definition, weights = weights_lib.abstract(config)
@@ -50,7 +52,7 @@ class Trainer:
         }
         parts = mesh_lib.parts(config, mesh)
         rows = (parts, config.training.batch_rows // parts)
-        sharding = NamedSharding(mesh, rules.spec((None, "rows", None), (*rows, 1), mesh, "training.batch_rows"))
+        sharding = NamedSharding(mesh, rules.spec((None, "local_rows", None), (*rows, 1), mesh, "a part of training.batch_rows"))
         self.batch = jax.ShapeDtypeStruct((*rows, config.data.window + 1), jnp.int32, sharding=sharding)
         if config.data.entropies:
             entropies = jax.ShapeDtypeStruct((*rows, config.data.window), jnp.float32, sharding=sharding)
@@ -74,13 +76,25 @@ class Trainer:
             index = jax.ShapeDtypeStruct((), jnp.int32)
             return self._step.lower(self.abstract_state(), self.batch, index).compile()
 
+    def rows_here(self) -> np.ndarray:
+        """Which rows of each part this process reads; see `mesh.rows_here`."""
+        return mesh_lib.rows_here(jax.tree.leaves(self.batch)[0])
+
     def place(self, rows_BM, entropy_BL=None):
-        """This host's rows of a global batch, on the devices: a `batch`."""
+        """The rows of a global batch that this process reads, on its devices: a `batch`."""
+        here = self.rows_here()
 
         def put(target, rows):
             # Part a holds global rows [a * rows, (a + 1) * rows).
-            parts, _, length = target.shape
-            return jax.make_array_from_process_local_data(target.sharding, rows.reshape(parts, -1, length), target.shape)
+            parts, of_part, length = target.shape
+            mine = rows.reshape(parts, len(here), length)
+
+            def piece(index):
+                first, stop, _ = index[1].indices(of_part)
+                begin = np.searchsorted(here, first)
+                return mine[:, begin : begin + stop - first]
+
+            return jax.make_array_from_callback(target.shape, target.sharding, piece)
 
         return jax.tree.map(put, self.batch, rows_BM if entropy_BL is None else (rows_BM, entropy_BL))
 

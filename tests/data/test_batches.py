@@ -32,7 +32,8 @@ def test_a_batch_holds_windows_of_the_streams(config):
 
 @pytest.mark.parametrize("processes, parts", [(1, 4), (2, 1), (2, 4), (4, 2)])
 def test_parts_that_processes_share_make_up_the_batch(config, processes, parts):
-    shares = [Batches(config, "train", i, processes, parts).batch(3) for i in range(processes)]
+    mine = np.array_split(np.arange(8 // parts), processes)
+    shares = [Batches(config, "train", rows, parts).batch(3) for rows in mine]
     # [parts, rows of all processes]: what the devices hold, in the order of the mesh.
     placed = np.concatenate([share.reshape(parts, -1, share.shape[-1]) for share in shares], axis=1)
     np.testing.assert_array_equal(placed.reshape(-1, placed.shape[-1]), Batches(config).batch(3))
@@ -43,7 +44,7 @@ def test_parts_that_processes_share_make_up_the_batch(config, processes, parts):
 def test_a_step_is_the_same_bytes_whatever_reads_it(config, processes, threads):
     whole = Batches(config)
     config.data.threads = threads
-    parts = [Batches(config, process_index=i, process_count=processes) for i in range(processes)]
+    parts = [Batches(config, rows=rows) for rows in np.array_split(np.arange(8), processes)]
     # From the start, from within, and across the ends of both sources' first epochs.
     for first, count in ((0, 16), (5, 3), (12, 4)):
         read = [list(itertools.islice(part.iterate(first), count)) for part in parts]
@@ -79,9 +80,16 @@ def test_the_seed_changes_the_order(config):
     assert (Batches(config).batch(0) != first).any()
 
 
-def test_rows_that_processes_cannot_share_are_an_error(config):
-    with pytest.raises(UserError, match="batch_rows = 8 must be a multiple of the 3 processes"):
-        Batches(config, process_count=3)
+def test_rows_need_not_be_neighbours(config):
+    whole = Batches(config, parts=2).batch(5).reshape(2, 4, -1)
+    found = Batches(config, rows=[0, 2, 3], parts=2)
+    np.testing.assert_array_equal(found.batch(5).reshape(2, 3, -1), whole[:, [0, 2, 3]])
+    assert found.rows == 6
+
+
+def test_parts_that_do_not_make_up_the_batch_are_an_error(config):
+    with pytest.raises(UserError, match="batch_rows = 8 must be a multiple of its 3 parts"):
+        Batches(config, parts=3)
 
 
 def test_the_validation_split_is_read_on_request(config):

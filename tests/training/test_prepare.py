@@ -172,7 +172,7 @@ def test_each_row_has_the_entropies_of_its_own_bytes(prepared, processes):
     made, _ = prepared
     stream, found_T = read(made)
     at = {tuple(stream.read(i, WINDOW + 1)): i for i in range(0, len(stream), WINDOW)}
-    parts = [Batches(made, "train", i, processes) for i in range(processes)]
+    parts = [Batches(made, "train", rows) for rows in np.array_split(np.arange(made.training.batch_rows), processes)]
     for part in parts:
         part.open_entropies(fingerprint.of(made, weights(made)["frozen"]))
     for part in parts:

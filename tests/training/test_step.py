@@ -106,7 +106,16 @@ def test_accumulation_gives_the_same_update(parts):
     close(got["params"], wanted["params"], 2e-5)
 
 
-MESHES = [{"fsdp": 2}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 8}]
+MESHES = [
+    {"slice": 2},
+    {"data": 8},
+    {"fsdp": 2},
+    {"tensor": 2},
+    {"sequence": 4},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"slice": 2, "fsdp": 2, "sequence": 2},
+    {"tensor": 2, "sequence": 2},
+]
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
