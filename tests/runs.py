@@ -99,7 +99,7 @@ def leave_out_audit(setattr=setattr) -> None:
 def compile_quickly(setattr=setattr) -> None:
     """Let XLA optimise the train step less: compiling it is most of a run's time."""
     compile = jax.stages.Lowered.compile
-    setattr(jax.stages.Lowered, "compile", lambda self: compile(self, tiny.QUICK))
+    setattr(jax.stages.Lowered, "compile", lambda self, _: compile(self, tiny.QUICK))
 
 
 def lines(workdir: Path) -> list[dict]:

@@ -69,7 +69,7 @@ class Decoder(nnx.Module):
         if self.vectors:
             out = self.vectors * m.d_byte
             self.context = layers.linear(m.trunk.d_model, out, ("width", "local_inner"), dtype, rngs)
-            self.stack = Stack(lambda rngs: CrossBlock(config, dtype, rngs), t.layers, config.training.remat, rngs)
+            self.stack = Stack(lambda rngs: CrossBlock(config, dtype, rngs), t.layers, config.training.remat, dtype, rngs)
         else:
             if not self.trunkless:
                 self.context = layers.linear(m.trunk.d_model, m.d_byte, ("width", "local_inner"), dtype, rngs)

@@ -71,7 +71,7 @@ def _arrange(shape: tuple[int, ...], devices: list) -> np.ndarray:
     """Devices in the mesh's shape, neighbours on the wires where the hardware has such."""
     if devices[0].platform != "tpu":
         return np.array(devices).reshape(shape)
-    slices = len({device.slice_index for device in devices})
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     if shape[0] != slices:
         raise UserError(
             f"mesh.slice = {shape[0]}, but these devices are {slices} TPU slices: set mesh.slice={slices} "

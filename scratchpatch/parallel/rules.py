@@ -5,6 +5,7 @@ decided here alone.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -84,6 +85,38 @@ def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, found)
 
 
+def gathered(state, dtype):
+    """Matrices of an `nnx.State` as computation wants them: in `dtype`, and whole over fsdp; their gradients sharded.
+
+    Left to itself, XLA gathers a matrix once for each of its uses, and may
+    reduce its gradient where scattering sends half as much.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
+        return state
+
+    def gather(path, variable):
+        value, names = variable.get_value(), _names(variable)
+        if "width" not in names:
+            return variable
+        what = "/".join(map(str, path))
+        inside = spec(tuple(None if name == "width" else name for name in names), value.shape, mesh, what)
+        return variable.replace(_gather(value.astype(dtype), inside, spec(names, value.shape, mesh, what)))
+
+    return nnx.map_state(gather, state)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x, inside, outside):
+    return jax.lax.with_sharding_constraint(x, inside)
+
+
+_gather.defvjp(
+    lambda x, inside, outside: (_gather(x, inside, outside), None),
+    lambda inside, outside, _, gradient: (jax.lax.with_sharding_constraint(gradient, outside),),
+)
+
+
 @contextlib.contextmanager
 def recorded() -> Iterator[dict[str, PartitionSpec]]:
     """Seam to the place it was given, of what is traced inside."""
@@ -98,9 +131,16 @@ def state_shardings(state, mesh: Mesh):
     """NamedShardings of an `nnx.State`, from the axis names of its variables."""
 
     def place(path, variable):
-        metadata = variable.get_metadata()
-        value = variable.get_value()
-        names = metadata.get("out_sharding") or metadata.get("sharding_names") or (None,) * len(value.shape)
-        return NamedSharding(mesh, spec(names, value.shape, mesh, "/".join(map(str, path))))
+        names, shape = _names(variable), variable.get_value().shape
+        return NamedSharding(mesh, spec(names, shape, mesh, "/".join(map(str, path))))
 
     return nnx.map_state(place, state)
+
+
+def _names(variable) -> tuple[str | None, ...]:
+    """The logical names of a variable's axes."""
+    metadata = variable.get_metadata()
+    dimensions = len(variable.get_value().shape)
+    names = metadata.get("out_sharding") or metadata.get("sharding_names") or (None,) * dimensions
+    # A layer taken out of its stack has lost the first one.
+    return tuple(names)[len(names) - dimensions :]

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from scratchpatch.accounting import flops, peaks
+from scratchpatch.accounting import chips, flops
 
 
 class Measures:
@@ -16,7 +16,7 @@ class Measures:
         # All of them now: computing one on the device in the loop would wait behind the step that runs there.
         steps = config.training.steps
         self._learning_rates = jax.device_get(jnp.broadcast_to(schedule(jnp.arange(steps)), steps))
-        peak = peaks.peak_flops(devices[0].device_kind)
+        peak = chips.peak_flops(devices[0].device_kind)
         self._peak = peak and peak * len(devices)
 
     def of(self, index: int, sums: dict[str, float], seconds: float | None) -> dict[str, float | str]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import compilation_cache
@@ -21,6 +22,10 @@ from scratchpatch.training import optimizer as optimizer_lib
 # A new document starts where documents lately ended: the carried threshold
 # moves by this share of the way per step. No effect without a controller.
 THRESHOLD_RATE = 0.1
+
+# Left alone, XLA reduces large gradients over fsdp and slices the result where their layout makes scattering awkward:
+# twice the traffic. Relaid, all are scattered (a 1B step on v5e:16x16 sends 2.1 GB of gradients instead of 3.5).
+TPU_OPTIONS = {"xla_tpu_relayout_group_size_threshold_for_reduce_scatter": 1}
 
 
 class Trainer:
@@ -61,7 +66,7 @@ class Trainer:
 
     def abstract_state(self):
         """The state as ShapeDtypeStructs with shardings, to restore into."""
-        state = jax.eval_shape(self._initial, jnp.uint32(0))
+        state = jax.eval_shape(self._initial, jax.ShapeDtypeStruct((), jnp.uint32))
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings)
 
     def init(self):
@@ -70,11 +75,19 @@ class Trainer:
             initial = jax.jit(self._initial, out_shardings=self.shardings, compiler_options=compilation_cache.quick())
             return initial(jnp.uint32(self.config.seed))
 
-    def compile(self):
+    def compile(self, compiler_options: dict | None = None):
         """The step ahead of time: (state, batch, index) -> (state, sums); has memory_analysis()."""
         with jax.set_mesh(self.mesh):
             index = jax.ShapeDtypeStruct((), jnp.int32)
-            return self._step.lower(self.abstract_state(), self.batch, index).compile()
+            lowered = self._step.lower(self.abstract_state(), self.batch, index)
+            if self.mesh.devices.flat[0].platform == "tpu":
+                try:
+                    return lowered.compile(TPU_OPTIONS | (compiler_options or {}))
+                except jax.errors.JaxRuntimeError as error:
+                    if "xla_tpu" not in str(error):
+                        raise
+                    logging.warning("this libtpu does not know %s: gradients may be reduced where they could be scattered", *TPU_OPTIONS)
+            return lowered.compile(compiler_options)
 
     def rows_here(self) -> np.ndarray:
         """Which rows of each part this process reads; see `mesh.rows_here`."""

@@ -121,7 +121,7 @@ VERBS = {
         "--config=FILE [--config.FIELD=VALUE]... [--json]",
         _account,
         (
-            "scratchpatch account --config=experiments/scale/sp_1b_p16.py",
+            "scratchpatch account --config=experiments/scale/sp_1b.py",
             "scratchpatch account --config=experiments/quickstart.py --config.patching.patch_bytes=8 --json",
         ),
         json_flag,

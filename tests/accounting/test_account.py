@@ -3,14 +3,14 @@
 import jax
 import pytest
 
-from experiments.scale import byte_1b, sp_1b_p16
+from experiments.scale import byte_1b, sp_1b
 from scratchpatch import config as config_lib
-from scratchpatch.accounting import account, kv_cache, peaks
+from scratchpatch.accounting import account, chips, kv_cache
 from scratchpatch.model import weights as weights_lib
 
 
 def test_sp_1b_has_a_16x_smaller_cache_and_3_to_4x_less_compute():
-    byte, sp = byte_1b.get_config(), sp_1b_p16.get_config()
+    byte, sp = byte_1b.get_config(), sp_1b.get_config()
     twin = account.account(byte)
     for rate in (0.2, 0.22, 0.25, 0.28):
         sp.trigger.rate = rate
@@ -97,7 +97,7 @@ def test_table_names_every_tier():
 
 
 def test_peaks_of_known_chips():
-    assert peaks.peak_flops("NVIDIA H200") == 989e12
-    assert peaks.peak_flops("TPU v5 lite") == 197e12
-    assert peaks.peak_flops("TPU v5p") == 459e12
-    assert peaks.peak_flops("cpu") is None
+    assert chips.peak_flops("NVIDIA H200") == 989e12
+    assert chips.peak_flops("TPU v5 lite") == 197e12
+    assert chips.peak_flops("TPU v5p") == 459e12
+    assert chips.peak_flops("cpu") is None

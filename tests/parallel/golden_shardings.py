@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from experiments.blt import small as blt_small
-from experiments.scale import byte_1b, sp_1b_p16
+from experiments.scale import byte_1b, sp_1b
 from scratchpatch.model import weights
 from scratchpatch.parallel import mesh, rules
 from tests import tiny
@@ -21,9 +21,9 @@ FOLDER = Path(__file__).parent / "golden"
 CASES = {
     "tiny-data2-fsdp2-tensor2": (tiny.config, {"data": 2, "fsdp": 2, "tensor": 2}),
     "tiny-slice2-fsdp2-sequence2": (tiny.config, {"slice": 2, "data": 1, "fsdp": 2, "sequence": 2}),
-    "sp_1b_p16-data16-fsdp16": (sp_1b_p16.get_config, {"data": 16, "fsdp": 16}),
-    "sp_1b_p16-slice2-data4-fsdp16-tensor2-sequence2": (
-        sp_1b_p16.get_config,
+    "sp_1b-data16-fsdp16": (sp_1b.get_config, {"data": 16, "fsdp": 16}),
+    "sp_1b-slice2-data4-fsdp16-tensor2-sequence2": (
+        sp_1b.get_config,
         {"slice": 2, "data": 4, "fsdp": 16, "tensor": 2, "sequence": 2},
     ),
     "byte_1b-data16-fsdp16": (byte_1b.get_config, {"data": 16, "fsdp": 16}),

@@ -15,7 +15,7 @@ def test_no_golden_file_is_left_over():
 
 
 def test_every_large_array_of_a_large_model_is_spread():
-    for line in golden.text("sp_1b_p16-data16-fsdp16").splitlines():
+    for line in golden.text("sp_1b-data16-fsdp16").splitlines():
         name, shape, spec = line.split(" ", 2)
         if name != "activation" and name.endswith(("kernel", "embedding")):
             assert "fsdp" in spec, line

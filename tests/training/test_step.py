@@ -24,10 +24,7 @@ class Run:
     def __init__(self, fields):
         config = tiny.config({**FIELDS, **fields})
         self.trainer = Trainer(config, mesh.make(config))
-        with pytest.MonkeyPatch.context() as patch:
-            compile = jax.stages.Lowered.compile
-            patch.setattr(jax.stages.Lowered, "compile", lambda self: compile(self, tiny.QUICK))
-            self.step = self.trainer.compile()
+        self.step = self.trainer.compile(tiny.QUICK)
 
     def advance(self, state, index=0, rows_BM=ROWS_BM):
         return self.step(state, self.trainer.place(rows_BM), jnp.int32(index))

@@ -1,0 +1,76 @@
+"""Names of TPU pods, such as v5p:8x8x8, and which smaller ones there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+from scratchpatch.accounting import chips
+from scratchpatch.errors import UserError
+
+# Axes of the torus and the chips of its largest pod, by kind.
+_KINDS = {"v4": (3, 4096), "v5e": (2, 256), "v5p": (3, 8960), "v6e": (2, 256), "tpu7x": (3, 9216)}
+# A chip of these is two devices of JAX.
+_DEVICES = {"tpu7x": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """`slices` pods of one shape."""
+
+    kind: str
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    def __str__(self) -> str:
+        return self.name + (f" x {self.slices} slices" if self.slices > 1 else "")
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def devices(self) -> int:
+        return self.chips * _DEVICES.get(self.kind, 1)
+
+    @property
+    def chip(self) -> chips.Chip:
+        return chips.named(self.kind)
+
+
+def parse(text: str, slices: int = 1) -> Topology:
+    """The topology that a text such as v5e:4x4 or v5p:8x8x16 names.
+
+    Raises:
+      UserError: it names none; says what would.
+    """
+    kind, _, shape = text.partition(":")
+    if kind not in _KINDS:
+        raise UserError(f"topology {text!r}: wanted KIND:SHAPE with KIND one of {', '.join(_KINDS)}, such as v5p:4x4x4")
+    axes, most = _KINDS[kind]
+    parts = shape.split("x")
+    if len(parts) != axes or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        example = "x".join(["4"] * axes)
+        raise UserError(f"topology {text!r}: wanted {axes} sizes above 0 for {kind}, such as {kind}:{example}")
+    found = Topology(kind, tuple(map(int, parts)), slices)
+    if math.prod(found.shape) > most:
+        raise UserError(f"topology {text!r} has {math.prod(found.shape)} chips; a {kind} slice has at most {most}: use --slices")
+    return found
+
+
+def smaller(topology: Topology) -> list[Topology]:
+    """Pods of the same kind with fewer chips, smallest first, one of each number: the shape nearest to a cube."""
+    axes, _ = _KINDS[topology.kind]
+    by_chips: dict[int, tuple[int, ...]] = {}
+    for shape in itertools.combinations_with_replacement((1, 2, 4, 8, 16, 32), axes):
+        count = math.prod(shape)
+        if 4 <= count < math.prod(topology.shape) and (axes == 2 or shape[1] > 1):
+            best = by_chips.get(count)
+            if best is None or max(shape) < max(best):
+                by_chips[count] = shape
+    return [Topology(topology.kind, by_chips[count]) for count in sorted(by_chips)]
