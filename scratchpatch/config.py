@@ -80,6 +80,7 @@ TRUNKS = ("transformer", "none")
 INJECTIONS = ("add", "cross_attention")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
+BACKENDS = ("auto", "xla", "splash", "pallas")
 
 FIELDS = (
     Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
@@ -162,6 +163,8 @@ FIELDS = (
     Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _at_least(0.0)),
     Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _at_least(0.0)),
     Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm.", _at_least(0.0)),
+    Field("kernels.staircase", "auto", "", "What computes the trunk's attention: auto (by platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU).", _one_of(*BACKENDS), free=True),
+    Field("kernels.window", "auto", "", "What computes the byte tiers' attention: as kernels.staircase.", _one_of(*BACKENDS), free=True),
     Field("mesh.data", -1, "devices", "Data-parallel axis; -1: the devices that the other axes leave.", _at_least(-1), free=True),
     Field("mesh.fsdp", 1, "devices", "Axis that shards parameters and batch rows.", _at_least(1), free=True),
     Field("mesh.tensor", 1, "devices", "Axis that shards the trunk's heads and feed-forward width.", _at_least(1), free=True),
@@ -325,6 +328,7 @@ def entropy_model(config) -> ml_collections.ConfigDict:
     """The config of the separate entropy model: one that trains it alone has these model fields."""
     e, found = config.model.entropy_model, default()
     found.data.window, found.training.dtype, found.training.remat = config.data.window, config.training.dtype, "none"
+    found.kernels.window = config.kernels.window
     m = found.model
     m.d_byte, m.ffn_multiplier, m.rope_theta, m.norm_eps = e.d_byte, e.ffn_multiplier, e.rope_theta, e.norm_eps
     m.encoder.layers, m.encoder.heads, m.encoder.window = e.layers, e.heads, e.window

@@ -19,6 +19,7 @@ class Trunk(nnx.Module):
     def __init__(self, config, rngs: nnx.Rngs):
         m, t = config.model, config.model.trunk
         dtype = local.activation_dtype(config)
+        self.backend = config.kernels.staircase
         self.stack = Stack(
             lambda rngs: layers.Block(
                 m, t.d_model, t.heads, t.kv_heads or t.heads, "trunk_inner", t.layers, dtype, rngs
@@ -34,7 +35,7 @@ class Trunk(nnx.Module):
         position_BN = slots.commits_BN - slots.first_BN
 
         def attend(q, k, v):
-            return staircase.attend(q, k, v, slots.first_BN, slots.commits_BN, commits)
+            return staircase.attend(q, k, v, slots.first_BN, slots.commits_BN, commits, self.backend)
 
         def run(layer, x):
             return constrain(layer(x, position_BN, attend), "rows", None, None)
