@@ -84,6 +84,7 @@ TRUNKS = ("transformer", "none")
 INJECTIONS = ("add", "cross_attention")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
+BACKENDS = ("auto", "xla", "splash", "pallas")
 
 FIELDS = (
     Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
@@ -166,6 +167,8 @@ FIELDS = (
     Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _at_least(0.0)),
     Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _at_least(0.0)),
     Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm.", _at_least(0.0)),
+    Field("kernels.staircase", "auto", "", "What computes the trunk's attention: auto (by platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU).", _one_of(*BACKENDS), free=True),
+    Field("kernels.window", "auto", "", "What computes the byte tiers' attention: as kernels.staircase.", _one_of(*BACKENDS), free=True),
     Field("mesh.slice", 1, "slices", "TPU slices, each a copy of the parameters. Of all mesh axes one may be -1: the devices that the others leave.", _size, free=True),
     Field("mesh.data", -1, "devices", "Data-parallel axis.", _size, free=True),
     Field("mesh.fsdp", 1, "devices", "Axis that shards parameters and batch rows; 8 to 32 on pods.", _size, free=True),
@@ -333,6 +336,7 @@ def entropy_model(config) -> ml_collections.ConfigDict:
     """The config of the separate entropy model: one that trains it alone has these model fields."""
     e, found = config.model.entropy_model, default()
     found.data.window, found.training.dtype, found.training.remat = config.data.window, config.training.dtype, "none"
+    found.kernels.window = config.kernels.window
     m = found.model
     m.d_byte, m.ffn_multiplier, m.rope_theta, m.norm_eps = e.d_byte, e.ffn_multiplier, e.rope_theta, e.norm_eps
     m.encoder.layers, m.encoder.heads, m.encoder.window = e.layers, e.heads, e.window

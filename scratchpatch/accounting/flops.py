@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from scratchpatch import config as config_lib
 from scratchpatch import vocabulary
-from scratchpatch.kernels import window
+from scratchpatch.kernels import window_xla
 from scratchpatch.model.layers import ffn_width
 
 TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "pooling", "trunk", "decoder")
@@ -72,7 +72,7 @@ def useful(config, commits_per_byte: float, scratchpads_per_byte: float, window:
 def compiled(config, length: int) -> dict[str, float]:
     """Forward FLOPs per byte by tier that the compiled program runs: every slot and key that a mask hides included.
 
-    Of rows of more slots than `staircase.CHUNK`, an upper bound: there the
+    Of rows of more slots than `staircase_xla.CHUNK`, an upper bound: there the
     kernel leaves out blocks of commits that no slot of a chunk sees.
     """
     m, (commits, scratchpads) = config.model, config_lib.slots(config, length)
@@ -145,6 +145,6 @@ def _visible(window: int, length: int) -> float:
 
 def _blocked(window_bytes: int, length: int) -> float:
     """Keys per byte that the blocked kernel multiplies with."""
-    size = window.block_size(window_bytes, length)
+    size = window_xla.block_size(window_bytes, length)
     padded = -(-length // size) * size
     return padded / length * (size if padded == size else 2 * size)

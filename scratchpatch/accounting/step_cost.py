@@ -50,8 +50,14 @@ class StepCost:
     padding: float
 
 
-def step_cost(config, mesh: dict[str, int], parts: int) -> StepCost:
-    """The cost of a step on a mesh (axis to size) that computes its rows in `parts`."""
+def step_cost(config, mesh: dict[str, int], parts: int, fused: bool) -> StepCost:
+    """The cost of a step.
+
+    Args:
+      mesh: axis to size.
+      parts: that its rows are computed in.
+      fused: attention by a kernel that writes no logits (see `kernels.choice`).
+    """
     chips = math.prod(mesh.values())
     length, rows = config.data.window, config.training.batch_rows
     per_chip = rows * length / chips
@@ -63,7 +69,7 @@ def step_cost(config, mesh: dict[str, int], parts: int) -> StepCost:
     held = _bytes(config)
     shards = mesh["fsdp"]
     activations = _activations(config, mesh, parts)
-    states = per_chip * _states(config) * passes
+    states = per_chip * _states(config, fused) * passes
     gathered = held / 2 * (2 + (config.training.remat != "none")) * parts
     return StepCost(
         flops=run * per_chip,
@@ -72,7 +78,7 @@ def step_cost(config, mesh: dict[str, int], parts: int) -> StepCost:
         parameters=held // shards,
         optimizer=2 * held // shards,
         activations=activations,
-        workspace=int(held / shards + per_chip / parts * _workspace(config)),
+        workspace=int(held / shards + per_chip / parts * _workspace(config, fused)),
         padding=1 - (commits + scratchpads) / allocated if allocated else 0.0,
     )
 
@@ -98,22 +104,22 @@ def _tiers(config) -> list[tuple[int, int, int, float, float]]:
     return found
 
 
-def _states(config) -> float:
+def _states(config, fused: bool) -> float:
     """Bytes per byte of text that one forward pass moves beside its matrix products."""
     item, total = jnp.dtype(config.training.dtype).itemsize, 0.0
     for layers, width, heads, positions, keys in _tiers(config):
         hidden = ffn_width(width, config.model.ffn_multiplier)
-        # Logits of the attention: written and read in float32, their weights in the activations' type.
-        block = (_WIDTHS * width + _HIDDENS * hidden) * item + heads * keys * (8 + 2 * item)
-        total += layers * positions * block
+        # In XLA, logits of the attention are written and read in float32, their weights in the activations' type.
+        logits = 0 if fused else heads * keys * (8 + 2 * item)
+        total += layers * positions * ((_WIDTHS * width + _HIDDENS * hidden) * item + logits)
     return total
 
 
-def _workspace(config) -> float:
+def _workspace(config, fused: bool) -> float:
     """Bytes per byte of text of the widest block at work, its gradient included, and of the pooled windows."""
     item, d = jnp.dtype(config.training.dtype).itemsize, config.model.d_byte
     blocks = [
-        positions * ((_WIDTHS * width + _HIDDENS * ffn_width(width, config.model.ffn_multiplier)) * item + 8 * heads * keys)
+        positions * ((_WIDTHS * width + _HIDDENS * ffn_width(width, config.model.ffn_multiplier)) * item + (0 if fused else 8 * heads * keys))
         for layers, width, heads, positions, keys in _tiers(config)
         if layers
     ]

@@ -1,185 +1,33 @@
-"""Staircase attention: each slot reads a prefix of commits, and itself.
+"""Staircase attention: each slot reads a prefix of its document's commits, and itself.
 
-Legend: B rows, N slots, P commits, n chunks of C slots, T commits of a block,
-G key-value heads, R query heads per key-value head, K head width.
+Legend: B rows, N slots, P commits, G key-value heads, R query heads per
+key-value head, H = G * R heads, K head width.
 """
 
 import jax
-import jax.numpy as jnp
 
-# Rows of more slots than this are computed in equal chunks of at most so many,
-# so that memory per byte does not grow with the window.
-CHUNK = 512
-# Commits that a chunk meets at a time; blocks that none of it sees are left out.
-BLOCK = 128
+from scratchpatch.kernels import choice, ranges, staircase_xla
 
 
-def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Array:
+def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int, backend: str = "auto") -> jax.Array:
     """Slot i reads commits j with first_i <= j < commits_i, and itself (DESIGN 2).
 
     The first `commits` slots are the commits: keys and values of scratchpads
     serve no slot but their own.
 
     Args:
-      q_BNHK: queries, H = G * R heads.
+      q_BNHK: queries.
       k_BNGK, v_BNGK: keys and values of every slot.
       first_BN, commits_BN: int32 [B, N], the range of commits that each sees.
       commits: P, a static size.
+      backend: config field kernels.staircase.
     Returns:
       [B, N, H, K] in the dtype of v; softmax in float32.
+    Raises:
+      UserError: a backend by name that cannot run here.
     """
-    rows, slots, heads, width = q_BNHK.shape
-    q_BNGRK = q_BNHK.reshape(rows, slots, k_BNGK.shape[2], -1, width)
-    if slots <= CHUNK:
-        out = _dense(q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN, commits)
-        return out.reshape(q_BNHK.shape)
-
-    chunks = -(-slots // CHUNK)
-
-    def split(x):
-        x = jnp.pad(x, ((0, 0), (0, -slots % chunks)) + ((0, 0),) * (x.ndim - 2))
-        return x.reshape(rows, chunks, -1, *x.shape[2:]).swapaxes(0, 1)
-
-    def blocks(x_BNGK):
-        x_BPGK = jnp.pad(x_BNGK[:, :commits], ((0, 0), (0, -commits % BLOCK), (0, 0), (0, 0)))
-        return x_BPGK.transpose(0, 2, 1, 3)
-
-    first_nBC, commits_nBC = split(first_BN), split(commits_BN)
-    # Blocks [from, to) that some slot of the chunk sees, in any row.
-    sees_nBC = commits_nBC > first_nBC
-    to_n = -(-jnp.where(sees_nBC, commits_nBC, 0).max(axis=(1, 2)) // BLOCK)
-    from_n = jnp.minimum(jnp.where(sees_nBC, first_nBC, commits).min(axis=(1, 2)) // BLOCK, to_n)
-    out_nBGRCK = _tiled(
-        split(q_BNGRK).transpose(0, 1, 3, 4, 2, 5),
-        blocks(k_BNGK),
-        blocks(v_BNGK),
-        split(k_BNGK).transpose(0, 1, 3, 2, 4),
-        split(v_BNGK).transpose(0, 1, 3, 2, 4),
-        (first_nBC, commits_nBC, from_n, to_n),
-    )
-    return out_nBGRCK.transpose(1, 0, 4, 2, 3, 5).reshape(rows, -1, heads, width)[:, :slots]
-
-
-def _dense(q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN, commits):
-    scale = q_BNGRK.shape[-1] ** -0.5
-    k_BPGK, v_BPGK = k_BNGK[:, :commits], v_BNGK[:, :commits]
-    j_P = jnp.arange(commits, dtype=jnp.int32)
-    logits = jnp.einsum("bngrk,bpgk->bgrnp", q_BNGRK, k_BPGK, preferred_element_type=jnp.float32) * scale
-    own = jnp.einsum("bngrk,bngk->bgrn", q_BNGRK, k_BNGK, preferred_element_type=jnp.float32) * scale
-    see_BNP = (j_P >= first_BN[..., None]) & (j_P < commits_BN[..., None])
-    logits = jnp.where(see_BNP[:, None, None], logits, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), own))
-    weights, own = jnp.exp(logits - top[..., None]), jnp.exp(own - top)
-    total = weights.sum(axis=-1) + own
-    out = jnp.einsum("bgrnp,bpgk->bngrk", weights.astype(v_BPGK.dtype), v_BPGK)
-    out += jnp.einsum("bgrn,bngk->bngrk", own.astype(v_BPGK.dtype), v_BNGK)
-    # Divided last: [N, K] is narrower than [N, P].
-    return out / jnp.einsum("bgrn->bngr", total)[..., None].astype(out.dtype)
-
-
-def _logits(q_BGRCK, k_BGTK):
-    product = jnp.einsum("bgrck,bgtk->bgrct", q_BGRCK, k_BGTK, preferred_element_type=jnp.float32)
-    return product * q_BGRCK.shape[-1] ** -0.5
-
-
-def _own(q_BGRCK, k_BGCK):
-    """Product of each slot's query with a vector of its own, float32 [B, G, R, C]."""
-    return jnp.einsum("bgrck,bgck->bgrc", q_BGRCK, k_BGCK, preferred_element_type=jnp.float32)
-
-
-def _block(x_BGPK, j):
-    return jax.lax.dynamic_slice_in_dim(x_BGPK, j * BLOCK, BLOCK, 2)
-
-
-def _seen(logits, first_BC, commits_BC, j):
-    p_T = j * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
-    see_BCT = (p_T >= first_BC[..., None]) & (p_T < commits_BC[..., None])
-    return jnp.where(see_BCT[:, None, None], logits, -jnp.inf)
-
-
-@jax.custom_vjp
-def _tiled(q, k, v, own_k, own_v, ranges):
-    """Chunks of queries against blocks of commits, softmax carried along (arXiv 2205.14135).
-
-    What is kept for the backward pass grows with N alone: the result and the
-    log-sum-exp. A block that is left out, or masked for a slot, changes no bit
-    of what the slot gets.
-
-    Args:
-      q: [n, B, G, R, C, K]. k, v: [B, G, P, K]. own_k, own_v: [n, B, G, C, K].
-      ranges: first and commits, [n, B, C]; first block and end of blocks, [n].
-    """
-    return _forward(q, k, v, own_k, own_v, ranges)[0]
-
-
-def _forward(q, k, v, own_k, own_v, ranges):
-    # A column of ones adds up the weights in the order of the commits, as the
-    # product does: where a document's commits stand in the row changes no bit.
-    with_one = lambda x: jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)  # noqa: E731
-    v_one = with_one(v)
-
-    def chunk(xs):
-        q, own_k, own_v, (first_BC, commits_BC, start, stop) = xs
-
-        def body(j, carry):
-            top, out = carry
-            logits = _seen(_logits(q, _block(k, j)), first_BC, commits_BC, j)
-            new = jnp.maximum(top, logits.max(axis=-1))
-            weights, old = jnp.exp(logits - new[..., None]), jnp.exp(top - new)
-            more = jnp.einsum(
-                "bgrct,bgtk->bgrck", weights.astype(v.dtype), _block(v_one, j), preferred_element_type=jnp.float32
-            )
-            return new, out * old[..., None] + more
-
-        # A slot always sees itself, so no maximum is -inf.
-        top = _own(q, own_k) * q.shape[-1] ** -0.5
-        out = jnp.broadcast_to(with_one(own_v)[:, :, None], (*top.shape, q.shape[-1] + 1)).astype(jnp.float32)
-        top, out = jax.lax.fori_loop(start, stop, body, (top, out))
-        total = out[..., -1]
-        return (out[..., :-1] / total[..., None]).astype(v.dtype), top + jnp.log(total)
-
-    out, normaliser = jax.lax.map(chunk, (q, own_k, own_v, ranges))
-    return out, (q, k, v, own_k, own_v, ranges, out, normaliser)
-
-
-def _backward(kept, d_out):
-    q, k, v, own_k, own_v, ranges, out, normaliser = kept
-    scale = q.shape[-1] ** -0.5
-
-    def chunk(carry, xs):
-        q, own_k, own_v, (first_BC, commits_BC, start, stop), out, normaliser, d_out = xs
-        mean = jnp.einsum("bgrck,bgrck->bgrc", d_out, out, preferred_element_type=jnp.float32)
-        own = jnp.exp(_own(q, own_k) * scale - normaliser)
-        d_own = own * (_own(d_out, own_v) - mean) * scale
-        # The narrow factor is turned around, never the [C, T] one.
-        q_t, d_out_t = q.swapaxes(-1, -2), d_out.swapaxes(-1, -2)
-
-        def body(j, carry):
-            dq, dk, dv = carry
-            weights = jnp.exp(_seen(_logits(q, _block(k, j)), first_BC, commits_BC, j) - normaliser[..., None])
-            d_weights = jnp.einsum("bgrck,bgtk->bgrct", d_out, _block(v, j), preferred_element_type=jnp.float32)
-            d_logits = (weights * (d_weights - mean[..., None]) * scale).astype(k.dtype)
-
-            def add(total_BGKP, x_t, y):
-                more = jnp.einsum("bgrkc,bgrct->bgkt", x_t, y.astype(x_t.dtype), preferred_element_type=jnp.float32)
-                old = jax.lax.dynamic_slice_in_dim(total_BGKP, j * BLOCK, BLOCK, 3)
-                return jax.lax.dynamic_update_slice_in_dim(total_BGKP, old + more, j * BLOCK, 3)
-
-            dq += jnp.einsum("bgrct,bgtk->bgrck", d_logits, _block(k, j), preferred_element_type=jnp.float32)
-            return dq, add(dk, q_t, d_logits), add(dv, d_out_t, weights)
-
-        dq = d_own[..., None] * own_k[:, :, None]
-        dq, *carry = jax.lax.fori_loop(start, stop, body, (dq, *carry))
-        d_own_k = jnp.einsum("bgrc,bgrck->bgck", d_own, q)
-        d_own_v = jnp.einsum("bgrc,bgrck->bgck", own, d_out)
-        return tuple(carry), (dq.astype(q.dtype), d_own_k.astype(k.dtype), d_own_v.astype(v.dtype))
-
-    zero_BGKP = jnp.zeros(k.swapaxes(-1, -2).shape, jnp.float32)
-    (dk, dv), (dq, d_own_k, d_own_v) = jax.lax.scan(
-        chunk, (zero_BGKP, zero_BGKP), (q, own_k, own_v, ranges, out, normaliser, d_out)
-    )
-    dk, dv = (d.swapaxes(-1, -2).astype(x.dtype) for d, x in ((dk, k), (dv, v)))
-    return dq, dk, dv, d_own_k, d_own_v, None
-
-
-_tiled.defvjp(_forward, _backward)
+    chosen = choice.staircase(backend, q_BNHK, k_BNGK, commits)
+    arrays = (q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits)
+    if chosen.backend == "xla":
+        return staircase_xla.attend(*arrays)
+    return ranges.attend(chosen.kernel(), ranges.TRUNK, *arrays)

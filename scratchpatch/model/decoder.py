@@ -62,7 +62,7 @@ class Decoder(nnx.Module):
         m, t = config.model, config.model.decoder
         dtype = local.activation_dtype(config)
         self.vectors = t.context_vectors if t.injection == "cross_attention" else 0
-        self.window = t.window
+        self.window, self.backend = t.window, config.kernels.window
         self.trunkless = m.trunk.kind == "none"
         if not self.trunkless:
             self.null = nnx.Param(jax.random.normal(rngs.params(), (m.trunk.d_model,), jnp.float32) * 0.02)
@@ -90,6 +90,6 @@ class Decoder(nnx.Module):
 
         def run(layer, x_BLd):
             x_BLd = layer.cross(x_BLd, c_BNkd, index_BL)
-            return local.run(layer.block, x_BLd, start_BL, self.window)
+            return local.run(layer.block, x_BLd, start_BL, self.window, self.backend)
 
         return self.logits(self.stack(h_BLd, run))

@@ -19,6 +19,7 @@ class Trunk(nnx.Module):
     def __init__(self, config, rngs: nnx.Rngs):
         m, t = config.model, config.model.trunk
         dtype = local.activation_dtype(config)
+        self.backend = config.kernels.staircase
         self.stack = Stack(
             lambda rngs: layers.Block(
                 m, t.d_model, t.heads, t.kv_heads or t.heads, layers.TRUNK, t.layers, dtype, rngs
@@ -36,7 +37,7 @@ class Trunk(nnx.Module):
         position_BN = commits_BN - first_BN
 
         def attend(q, k, v):
-            return staircase.attend(q, k, v, first_BN, commits_BN, commits)
+            return staircase.attend(q, k, v, first_BN, commits_BN, commits, self.backend)
 
         def run(layer, x):
             return layer(x, position_BN, attend)

@@ -55,7 +55,7 @@ def plan_tpu(config, pod: Topology, whole: bool = False, smallest: bool = True, 
     compiled = ahead_of_time.compile_step(config, pod, whole, progress)
     for axis, size in compiled.mesh.items():
         config.mesh[axis] = size
-    cost = step_cost(config, compiled.mesh, compiled.parts)
+    cost = step_cost(config, compiled.mesh, compiled.parts, _fused(config))
     held = hlo.memory(compiled.assignment)
     found = hlo.collectives(compiled.program, compiled.mesh)
     total = sum(held.values())
@@ -90,7 +90,7 @@ def plan_device(config, chip: chips_lib.Chip, count: int) -> dict:
         config.mesh[axis] = size
     rows = config.training.batch_rows // math.prod(mesh[axis] for axis in mesh_lib.ROW_AXES)
     parts = math.gcd(rows, config.training.accumulation)
-    cost = step_cost(config, mesh, parts)
+    cost = step_cost(config, mesh, parts, _fused(config))
     held = {"parameters": cost.parameters, "optimizer": cost.optimizer, "activations": cost.activations, "temporaries": cost.workspace}
     weights, share = _weights(config), 1 - 1 / mesh["fsdp"]
     passes = 2 if config.training.remat != "none" else 1
@@ -230,6 +230,11 @@ def _smallest(config, pod: Topology, result: dict, progress) -> str | None:
     return str(pod) if result["fits"] else None
 
 
+def _fused(config) -> bool:
+    """Whether attention runs in kernels, as it does on every accelerator unless the config says otherwise."""
+    return "xla" not in (config.kernels.staircase, config.kernels.window)
+
+
 def _weights(config) -> int:
     """Bytes of all parameters in the type that the step computes in."""
     return sum(parameters(config).values()) * (2 if config.training.dtype == "bfloat16" else 4)
@@ -243,8 +248,9 @@ def text(found: dict) -> str:
     """A plan as people read it."""
     held, seconds = found["bytes_per_chip"], found["seconds"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
+    slices = f" x {found['slices']} slices" if found["slices"] > 1 else ""
     lines = [
-        f"{found['topology']}{f" x {found['slices']} slices" if found['slices'] > 1 else ''}: {found['chips']} chips, {mesh}"
+        f"{found['topology']}{slices}: {found['chips']} chips, {mesh}"
         + (f", rows in {found['parts']} parts" if found["parts"] > 1 else ""),
         f"{'fits' if found['fits'] else 'DOES NOT FIT'}: {_gib(held['total'])} of {_gib(found['hbm_bytes'])} GiB per chip ("
         + ", ".join(f"{kind} {_gib(size)}" for kind, size in held.items() if kind != "total") + ")",

@@ -45,7 +45,7 @@ def test_the_scan_of_arrays_is_not_blind(tiny, monkeypatch):
     """Attention over all bytes at once, planted into the byte tiers, is found."""
     from scratchpatch.kernels import window as window_kernel
 
-    def full(q_BLHK, k_BLHK, v_BLHK, start_BL, window):
+    def full(q_BLHK, k_BLHK, v_BLHK, start_BL, window, backend):
         logits = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK)
         return jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(logits), v_BLHK)
 

@@ -31,7 +31,7 @@ import pytest
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
-from scratchpatch.kernels import staircase, window
+from scratchpatch.kernels import staircase, staircase_xla, window
 from scratchpatch.model import ngrams
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
@@ -181,7 +181,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models_pass(monkeypatch, name):
-    monkeypatch.setattr(staircase, "CHUNK", 16)
+    monkeypatch.setattr(staircase_xla, "CHUNK", 16)
     config = tiny.config(WHOLE[name])
     report = audit.audit(config, random_weights(weights_lib.abstract(config)[1]))
     assert report.ok, report.text()
@@ -240,18 +240,18 @@ def flatten_batch(self, h_BLd, start_BL, original=EntropyHead.__call__):
     return logits_1TV.reshape(*start_BL.shape, -1)
 
 
-def one_byte_ahead(q, k, v, start_BL, size, original=window.attend):
+def one_byte_ahead(q, k, v, start_BL, *args, original=window.attend):
     """Position n reads up to n + 1."""
     ahead = lambda x: jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1)  # noqa: E731
-    return original(q, ahead(k), ahead(v), start_BL, size)
+    return original(q, ahead(k), ahead(v), start_BL, *args)
 
 
-def across_documents(q, k, v, start_BL, size, original=window.attend):
-    return original(q, k, v, jnp.zeros_like(start_BL), size)
+def across_documents(q, k, v, start_BL, *args, original=window.attend):
+    return original(q, k, v, jnp.zeros_like(start_BL), *args)
 
 
-def all_commits_of_the_row(q, k, v, first_BN, commits_BN, commits, original=staircase.attend):
-    return original(q, k, v, jnp.zeros_like(first_BN), commits_BN, commits)
+def all_commits_of_the_row(q, k, v, first_BN, *args, original=staircase.attend):
+    return original(q, k, v, jnp.zeros_like(first_BN), *args)
 
 
 def share_scratchpads(request_BL, start_BL, capacity, original=budget.grant):

@@ -1,104 +1,199 @@
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from scratchpatch.kernels import staircase
+from scratchpatch.kernels import choice, staircase, staircase_xla
 from scratchpatch.patching import documents, slots
 from tests import tiny
+from tests.kernels.backends import using, value_and_gradients
 
-B, L, H, G, K, P, S = 2, 40, 4, 2, 4, 14, 13
-N = P + S
+B, H, G, K = 2, 4, 2, 4
 
 
 def dense(q_BNHK, k_BNGK, v_BNGK, see_BNN):
     """Masked softmax over all [N, N], one key-value head after the other."""
-    repeat = lambda x: jnp.repeat(x, H // k_BNGK.shape[2], axis=2)  # noqa: E731
-    logits = jnp.einsum("bihk,bjhk->bhij", q_BNHK, repeat(k_BNGK)) * K**-0.5
+    repeat = lambda x: jnp.repeat(x, q_BNHK.shape[2] // k_BNGK.shape[2], axis=2)  # noqa: E731
+    logits = jnp.einsum("bihk,bjhk->bhij", q_BNHK, repeat(k_BNGK)) * q_BNHK.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(see_BNN[:, None], logits, -jnp.inf), axis=-1)
     return jnp.einsum("bhij,bjhk->bihk", weights, repeat(v_BNGK))
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Slots of a row of several documents and of a row inside one, some slots unused; and who sees whom."""
+
+    built: slots.Slots
+    see_BNN: jax.Array
+    commits: int
+
+    def attend(self, backend):
+        first_BN, commits_BN = self.built.first_BN, self.built.commits_BN
+        return lambda q, k, v: staircase.attend(q, k, v, first_BN, commits_BN, self.commits, backend)
+
+    def arrays(self, groups: int, width: int = K, dtype=jnp.float32):
+        rng, n = np.random.default_rng(groups), self.see_BNN.shape[1]
+        shapes = ((B, n, H, width), (B, n, groups, width), (B, n, groups, width), (B, n, H, width))
+        return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def lay_out(length: int, commits: int, scratchpads: int, first: list[int], second: list[int]) -> Layout:
+    rng = np.random.default_rng(0)
+    tokens_BL = np.stack([tiny.pack(rng, first, length), tiny.pack(rng, second, length, inside=True)])
+    kind_BL = rng.choice(3, (B, length), p=(0.5, 0.25, 0.25))
+    start_BL = np.asarray(documents.starts(jnp.asarray(tokens_BL)))
+    masks = jnp.asarray(kind_BL == 1), jnp.asarray(kind_BL == 2)
+    built = slots.build(*masks, jnp.asarray(start_BL), commits, scratchpads)
+    end_BN, valid_BN = np.asarray(built.end_BN), np.asarray(built.valid_BN)
+    # The rule of DESIGN 2, by byte positions.
+    document_BN = np.take_along_axis(start_BL, end_BN, axis=1)
+    see_BNN = (end_BN[:, None] < end_BN[..., None]) & (document_BN[:, None] == document_BN[..., None])
+    see_BNN &= valid_BN[:, None] & valid_BN[..., None] & (np.arange(commits + scratchpads) < commits)
+    see_BNN |= np.eye(commits + scratchpads, dtype=bool)
+    assert 0 < valid_BN.sum() < valid_BN.size
+    return Layout(built, jnp.asarray(see_BNN), commits)
+
+
 @pytest.fixture(scope="module")
 def layout():
-    """Slots of a row of three documents and of a row inside one, some slots unused; and who sees whom."""
-    rng = np.random.default_rng(0)
-    tokens_BL = np.stack([tiny.pack(rng, [9, 3], L), tiny.pack(rng, [25], L, inside=True)])
-    kind_BL = rng.choice(3, (B, L), p=(0.5, 0.25, 0.25))
-    start_BL = np.asarray(documents.starts(jnp.asarray(tokens_BL)))
-    built = slots.build(jnp.asarray(kind_BL == 1), jnp.asarray(kind_BL == 2), jnp.asarray(start_BL), P, S)
-    end_BN, valid_BN = np.asarray(built.end_BN), np.asarray(built.valid_BN)
-    see_BNN = np.tile(np.eye(N, dtype=bool), (B, 1, 1))
-    for r in range(B):
-        for i in np.flatnonzero(valid_BN[r]):
-            for j in np.flatnonzero(valid_BN[r, :P]):  # the rule of DESIGN 2, by byte positions
-                before = end_BN[r, j] < end_BN[r, i]
-                see_BNN[r, i, j] |= before and start_BL[r, end_BN[r, j]] == start_BL[r, end_BN[r, i]]
-    assert 0 < valid_BN.sum() < valid_BN.size
-    return built, jnp.asarray(see_BNN)
+    return lay_out(40, 14, 13, [9, 3], [25])
 
 
-def arrays(groups: int):
-    rng = np.random.default_rng(groups)
-    shapes = ((B, N, H, K), (B, N, groups, K), (B, N, groups, K), (B, N, H, K))
-    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+@pytest.fixture(scope="module")
+def long_layout():
+    """Several blocks of queries and of keys for every kernel, some of which nobody sees."""
+    return lay_out(700, 190, 180, [200, 0, 320], [30, 450])
 
 
-def value_and_gradients(attend, q, k, v, weight):
-    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
-    def value(q, k, v):
-        out = attend(q, k, v)
-        return (out * weight).sum(), out
-
-    (_, out), gradients = jax.jit(value, compiler_options=tiny.QUICK)(q, k, v)
-    return out, *gradients
+def check(layout, backend, groups, tolerance=1e-5, **arrays):
+    got = value_and_gradients(layout.attend(backend), backend, *layout.arrays(groups, **arrays))
+    wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, layout.see_BNN), "xla", *layout.arrays(groups, **arrays))
+    for g, w in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("groups, chunk", [(4, 512), (2, 512), (1, 512), (2, 9), (4, 1)])
-def test_equals_dense_attention_over_all_slots_in_values_and_gradients(layout, monkeypatch, groups, chunk):
-    monkeypatch.setattr(staircase, "CHUNK", chunk)
-    built, see_BNN = layout
-    attend = lambda q, k, v: staircase.attend(q, k, v, built.first_BN, built.commits_BN, P)  # noqa: E731
-    got = value_and_gradients(attend, *arrays(groups))
-    wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, see_BNN), *arrays(groups))
-    for g, w in zip(got, wanted, strict=True):
-        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
+def test_xla_equals_dense_attention_over_all_slots_in_values_and_gradients(layout, monkeypatch, groups, chunk):
+    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
+    check(layout, "xla", groups)
 
 
-def test_scratchpads_serve_no_slot_but_their_own(layout):
-    built, _ = layout
-    q, k, v, _ = arrays(G)
-    run = jax.jit(lambda k, v: staircase.attend(q, k, v, built.first_BN, built.commits_BN, P))
-    got, changed = run(k, v), run(k.at[:, P:].add(9.0), v.at[:, P:].add(9.0))
-    assert (got[:, :P] == changed[:, :P]).all()
-    only_one = run(k, v.at[:, P + 2].add(9.0))
-    assert (jnp.abs(only_one - got).max(axis=(0, 2, 3)) > 0).tolist() == [i == P + 2 for i in range(N)]
+@pytest.mark.parametrize("backend", ["splash", "pallas"])
+@pytest.mark.parametrize("groups, width", [(4, 4), (2, 24), (1, 16)])
+def test_kernels_equal_dense_attention_in_values_and_gradients(long_layout, backend, groups, width):
+    check(long_layout, backend, groups, width=width)
 
 
-def test_logits_far_apart_stay_finite_with_their_gradients(layout):
-    built, see_BNN = layout
-    q, k, v, weight = arrays(G)
-    attend = lambda q, k, v: staircase.attend(q, k, v, built.first_BN, built.commits_BN, P)  # noqa: E731
-    got = value_and_gradients(attend, 200 * q, k, v, weight)
-    wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, see_BNN), 200 * q, k, v, weight)
+@pytest.mark.parametrize("backend", ["splash", "pallas"])
+def test_short_rows_fill_a_part_of_a_block(layout, backend):
+    check(layout, backend, G)
+
+
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+def test_scratchpads_serve_no_slot_but_their_own(layout, backend):
+    q, k, v, _ = layout.arrays(G)
+    with using(backend):
+        run = jax.jit(lambda k, v: layout.attend(backend)(q, k, v), compiler_options=tiny.QUICK)
+        p = layout.commits
+        got, changed = run(k, v), run(k.at[:, p:].add(9.0), v.at[:, p:].add(9.0))
+        assert (got[:, :p] == changed[:, :p]).all()
+        only_one = run(k, v.at[:, p + 2].add(9.0))
+    assert (jnp.abs(only_one - got).max(axis=(0, 2, 3)) > 0).tolist() == [i == p + 2 for i in range(q.shape[1])]
+
+
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+def test_logits_far_apart_stay_finite_with_their_gradients(layout, backend):
+    q, k, v, weight = layout.arrays(G)
+    got = value_and_gradients(layout.attend(backend), backend, 200 * q, k, v, weight)
+    wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, layout.see_BNN), "xla", 200 * q, k, v, weight)
     for g, w in zip(got, wanted, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("chunk", [512, 8])
-def test_bfloat16_keeps_its_type_and_is_close(layout, monkeypatch, chunk):
-    monkeypatch.setattr(staircase, "CHUNK", chunk)
-    built, see_BNN = layout
-    q, k, v, weight = arrays(G)
-    attend = lambda q, k, v: staircase.attend(q, k, v, built.first_BN, built.commits_BN, P)  # noqa: E731
-    out, *gradients = value_and_gradients(attend, *(x.astype(jnp.bfloat16) for x in (q, k, v, weight)))
-    assert out.dtype == jnp.bfloat16 and all(jnp.isfinite(g.astype(jnp.float32)).all() for g in gradients)
-    np.testing.assert_allclose(out.astype(jnp.float32), dense(q, k, v, see_BNN), atol=0.05)
+@pytest.mark.parametrize("backend, chunk", [("xla", 512), ("xla", 8), ("splash", 512), ("pallas", 512)])
+def test_bfloat16_keeps_its_type_and_is_close(layout, monkeypatch, backend, chunk):
+    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
+    got = value_and_gradients(layout.attend(backend), backend, *layout.arrays(G, dtype=jnp.bfloat16))
+    exact = [x.astype(jnp.float32) for x in layout.arrays(G, dtype=jnp.bfloat16)]
+    wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, layout.see_BNN), "xla", *exact)
+    for g, w in zip(got, wanted, strict=True):
+        assert g.dtype == jnp.bfloat16
+        np.testing.assert_allclose(g.astype(jnp.float32), w, atol=0.01 * float(jnp.abs(w).max()) + 0.01)
 
 
-def test_a_single_slot_without_commits_returns_its_value():
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+def test_a_single_slot_without_commits_returns_its_value(backend):
     q, v = jnp.ones((1, 1, 2, 4)), jnp.full((1, 1, 2, 4), 3.0)
     zero = jnp.zeros((1, 1), jnp.int32)
-    assert (staircase.attend(q, q, v, zero, zero, 1) == v).all()
+    with using(backend):
+        assert (staircase.attend(q, q, v, zero, zero, 1, backend) == v).all()
+
+
+def any_ranges(backend):
+    """Attention of random ranges by a backend and dense, compiled once for all examples."""
+    n, p = 150, 140
+
+    def both(seed, first_BN, last_BN):
+        q, k, v, weight = (
+            jax.random.normal(key, (B, n, heads, K))
+            for key, heads in zip(jax.random.split(jax.random.key(seed), 4), (2, 1, 1, 2), strict=True)
+        )
+        j_N = jnp.arange(n)
+        see_BNN = (j_N >= first_BN[..., None]) & (j_N < last_BN[..., None]) & (j_N < p) | jnp.zeros((B, n, n), bool)
+        # Its own key counts once more where the range has it.
+        own = jnp.broadcast_to(jnp.eye(n, dtype=bool), (B, n, n))
+
+        def twice(q, k, v):
+            see, k, v = jnp.concatenate([see_BNN, own], axis=-1), *(jnp.concatenate([x, x], axis=1) for x in (k, v))
+            return dense(q, k, v, see)
+
+        def run(attend):
+            return jax.value_and_grad(lambda *qkv: (attend(*qkv) * weight).sum(), argnums=(0, 1, 2))(q, k, v)
+
+        return run(lambda *qkv: staircase.attend(*qkv, first_BN, last_BN, p, backend)), run(twice)
+
+    compiled = jax.jit(both, compiler_options=tiny.QUICK)
+
+    def call(*args):
+        with using(backend):
+            return compiled(*args)
+
+    return n, p, call
+
+
+@pytest.fixture(scope="module", params=["splash", "pallas"])
+def ranges_of(request):
+    return any_ranges(request.param)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**31 - 1), reach=st.sampled_from([0, 1, 5, 64, 150]))
+def test_any_ranges_do(ranges_of, seed, reach):
+    """Not only those of slots: in any order, overlapping, empty."""
+    n, p, call = ranges_of
+    rng = np.random.default_rng(seed)
+    first_BN = rng.integers(0, p + 1, (B, n))
+    last_BN = np.minimum(first_BN + rng.integers(0, reach + 1, (B, n)), p)
+    got, wanted = call(seed, jnp.asarray(first_BN, jnp.int32), jnp.asarray(last_BN, jnp.int32))
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(g, w, rtol=2e-4, atol=2e-4)
+
+
+def test_the_platform_is_part_of_the_key_of_compiled_programs(layout):
+    """The same function, traced for a TPU after a CPU, is traced anew."""
+    traced = []
+
+    @jax.jit
+    def run(x):
+        traced.append(choice.current()[0])
+        return x
+
+    run(1.0)
+    with using("splash"):
+        run(1.0)
+    run(1.0)
+    assert traced == ["cpu", "tpu"]

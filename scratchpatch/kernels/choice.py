@@ -1,0 +1,167 @@
+"""Which backend computes an attention: by platform, shape and type, or as the config says.
+
+Nothing of it changes what is computed, but for rounding. The platform is that
+of the mesh in whose context a function is traced, so that a step compiled for
+TPUs on a machine without one takes their kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from scratchpatch.errors import UserError
+from scratchpatch.kernels import ranges
+from scratchpatch.parallel import rules
+
+# Platform of each kernel, as JAX names it.
+_HOME = {"splash": "tpu", "pallas": "gpu"}
+# Where it is; imported only where it runs, for importing Pallas takes a while.
+_KERNELS = {"splash": "scratchpatch.kernels.splash", "pallas": "scratchpatch.kernels.pallas_gpu"}
+# Rows of at most so many slots, windows of at most so many bytes: their logits
+# are small, and a kernel's blocks would be mostly padding.
+_FEW_SLOTS, _SMALL_WINDOW = 512, 128
+
+# (platform, interpret) or None; part of the key of JAX's caches.
+_context = jax.make_user_context(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A backend, why, and whether its kernel is interpreted rather than compiled."""
+
+    backend: str
+    reason: str
+    interpret: bool = False
+
+    def kernel(self, band: int | None = None) -> ranges.Kernel | None:
+        """The kernel for `ranges.attend`; None: XLA needs none. band: see `splash.Kernel`."""
+        name = _KERNELS.get(self.backend)
+        return name and importlib.import_module(name).Kernel(band, self.interpret)
+
+
+@contextlib.contextmanager
+def platform(name: str, interpret: bool = False) -> Iterator[None]:
+    """Trace for platform 'cpu', 'gpu' or 'tpu' inside, whatever the mesh or the machine.
+
+    Args:
+      interpret: run its kernels on the CPU, slowly, as tests do.
+    """
+    with _context((name, interpret)):
+        yield
+
+
+def current() -> tuple[str, bool]:
+    """(platform that is traced for, whether kernels are interpreted)."""
+    if _context.value is not None:
+        return _context.value
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.abstract_device.platform if mesh.abstract_device else jax.default_backend(), False
+
+
+def staircase(wanted: str, q_BNHK, k_BNGK, commits: int) -> Choice:
+    """The backend of the trunk's attention.
+
+    Args:
+      wanted: config field kernels.staircase.
+      q_BNHK, k_BNGK: arrays, or what has their shape and dtype.
+      commits: keys that more than one query reads.
+    Raises:
+      UserError: `wanted` cannot run here.
+    """
+    slots = q_BNHK.shape[1]
+    small = f"{slots} slots are few" if slots <= _FEW_SLOTS else ""
+    return _choose("staircase", wanted, _Shape.of(q_BNHK, k_BNGK, commits, None, ranges.TRUNK), small)
+
+
+def window(wanted: str, q_BLHK, window: int) -> Choice:
+    """The backend of the byte tiers' attention.
+
+    Args:
+      wanted: config field kernels.window.
+      q_BLHK: array, or what has its shape and dtype.
+      window: bytes that one sees.
+    Raises:
+      UserError: `wanted` cannot run here.
+    """
+    small = f"a window of {window} bytes is small" if min(window, q_BLHK.shape[1]) <= _SMALL_WINDOW else ""
+    return _choose("window", wanted, _Shape.of(q_BLHK, q_BLHK, q_BLHK.shape[1], window, ranges.LOCAL), small)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    """What a choice depends on. rows, of one device. divided: why heads or rows cannot be spread over the mesh, or ''."""
+
+    rows: int
+    queries: int
+    heads: int
+    width: int
+    keys: int
+    band: int | None
+    dtype: str
+    divided: str
+
+    @staticmethod
+    def of(q, k, keys, band, axes: ranges.Axes):
+        mesh, divided = ranges.mesh(), ""
+        rows, queries, heads, width = q.shape
+        if mesh is not None:
+            try:
+                rules.spec((axes.rows, None, axes.heads, None), k.shape, mesh, "keys and values")
+                rows //= math.prod(mesh.shape.get(axis, 1) for axis in rules.TABLE[axes.rows])
+            except UserError as error:
+                divided = str(error)
+        return _Shape(rows, queries, heads, width, keys, band, jnp.dtype(q.dtype).name, divided)
+
+
+def _choose(kernel: str, wanted: str, shape: _Shape, small: str) -> Choice:
+    where, interpret = current()
+    if wanted == "auto":
+        backend, reason = _automatic(where, shape, small)
+    else:
+        backend, reason = wanted, "as the config says"
+        problem = _problem(backend, where, shape)
+        if problem:
+            raise UserError(f"kernels.{kernel} = {backend!r} {problem}: set it to 'auto' or 'xla'")
+    _say(kernel, shape, backend, reason)
+    return Choice(backend, reason, interpret)
+
+
+def _automatic(where: str, shape: _Shape, small: str) -> tuple[str, str]:
+    backend = next((name for name, home in _HOME.items() if home == where), None)
+    if backend is None:
+        return "xla", where
+    problem = _problem(backend, where, shape)
+    against = f"{backend} {problem}" if problem else small
+    if not against and backend == "pallas" and shape.dtype == "float32":
+        against = "its blocks of float32 do not fit the shared memory of every GPU"
+    return ("xla", f"{where}; {against}") if against else (backend, where)
+
+
+def _problem(backend: str, where: str, shape: _Shape) -> str:
+    """Why a backend cannot run, to follow its name; '' if it can."""
+    if backend == "xla":
+        return ""
+    if where != _HOME[backend]:
+        return f"needs a {_HOME[backend].upper()}, and this runs on {where}"
+    if shape.divided:
+        return f"cannot be spread over the mesh ({shape.divided})"
+    kernel = importlib.import_module(_KERNELS[backend])
+    return kernel.problem(shape.rows, shape.queries, shape.width, shape.keys, shape.band)
+
+
+@functools.cache
+def _say(kernel: str, shape: _Shape, backend: str, reason: str) -> None:
+    """Once for each kernel and shape."""
+    logging.info(
+        "%s: %s (%s), %d x %d queries, %d heads of %d, %s",
+        kernel, backend, reason, shape.rows, shape.queries, shape.heads, shape.width, shape.dtype,
+    )  # fmt: skip

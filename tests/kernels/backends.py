@@ -1,0 +1,28 @@
+"""Every backend on the CPU: kernels of TPU and GPU interpreted."""
+
+import contextlib
+
+import jax
+
+from scratchpatch.kernels import choice
+from tests import tiny
+
+PLATFORMS = {"xla": "cpu", "splash": "tpu", "pallas": "gpu"}
+
+
+def using(backend: str) -> contextlib.AbstractContextManager:
+    """Trace inside for the platform of `backend`."""
+    return choice.platform(PLATFORMS[backend], interpret=True)
+
+
+def value_and_gradients(attend, backend: str, q, k, v, weight):
+    """(attend(q, k, v), its weighted sum's gradients), compiled for `backend`."""
+
+    def value(q, k, v, weight):
+        out = attend(q, k, v)
+        return (out * weight).sum(), out
+
+    with using(backend):
+        both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True), compiler_options=tiny.QUICK)
+        (_, out), gradients = both(q, k, v, weight)
+    return out, *gradients
