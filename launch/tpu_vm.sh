@@ -124,7 +124,9 @@ ensure() {
         create
         return
     fi
-    case "$(state)" in
+    local now
+    now="$(state)"
+    case "$now" in
         NONE) create ;;
         FAILED | SUSPENDING | SUSPENDED)
             say "$name was preempted: making it anew"
@@ -162,16 +164,20 @@ copy() {
 work() {
     local i code=0 waiting=()
     for i in "${!nodes[@]}"; do
-        (on "${nodes[i]}" "bash scratchpatch/launch/tpu_worker.sh run $i ${flags[nfs]} $(shown "${train[@]}")" | tee "$scratch/slice.$i") &
-        waiting+=("$!")
-        # In order.
-        [[ "${flags[dry_run]}" == no ]] || wait
+        if [[ "${flags[dry_run]}" == yes ]]; then
+            train_on "$i"
+        else
+            (train_on "$i" | tee "$scratch/slice.$i") &
+            waiting+=("$!")
+        fi
     done
     for i in "${!waiting[@]}"; do
         wait "${waiting[i]}" || code=$?
     done
     ((code == 0)) || explain "$code"
 }
+
+train_on() { on "${nodes[$1]}" "bash scratchpatch/launch/tpu_worker.sh run $1 ${flags[nfs]} $(shown "${train[@]}")"; }
 
 # After a failure: which workers failed and how, or that the resource is gone.
 explain() {

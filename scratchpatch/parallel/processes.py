@@ -38,7 +38,9 @@ def start(distributed: str) -> None:
         if named is None:
             jax.distributed.initialize(**_PATIENCE)
         else:
-            jax.distributed.initialize(named.coordinator, named.processes, named.process, **_PATIENCE)
+            # A JobSet is found; JAX would look for it once more.
+            look = {"cluster_detection_method": "deactivate"} if distributed == "auto" else {}
+            jax.distributed.initialize(named.coordinator, named.processes, named.process, **look, **_PATIENCE)
     except (OSError, RuntimeError, ValueError) as error:
         # JAX asks for an address first: without one it found no cluster.
         if named is None and "coordinator_address should be defined" in str(error):
