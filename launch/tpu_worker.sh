@@ -75,7 +75,8 @@ follow() {
     local name code
     name="$1.$(number)"
     [[ -s "$state/pid" ]] || { echo "[$name] ended with 1: not started" && exit 1; }
-    tail -n +1 -s 0.2 --pid="$(cat "$state/pid")" -f "$state/log" | sed -u "s/^/[$name] /" || true
+    while running; do sleep 0.2; done &
+    tail -n +1 -s 0.2 --pid="$!" -f "$state/log" | sed -u "s/^/[$name] /" || true
     # No code: its shell was killed with it.
     code="$(cat "$state/code" 2>/dev/null || echo 137)"
     echo "[$name] ended with $code"
