@@ -46,7 +46,7 @@ _PYTHON = r"""
 case "$*" in
 --version) echo "Python 3.12.0" ;;
 "-m scratchpatch train"*)
-    printf '%s\n' "$@" >>"$HOME/trained"
+    printf '%s\n' "$@" >>"$HOME/trained${SLURM_PROCID:+.$SLURM_PROCID}"
     [[ ! -f "$HOME/train" ]] || exec bash "$HOME/train"
     echo "training from random weights" ;;
 esac
