@@ -53,7 +53,7 @@ read_flags() {
                 if [[ "$argument" == *=* ]]; then
                     flags[$name]="${argument#*=}"
                 else
-                    [[ "${flags[$name]}" == no ]] || refuse "--$name wants a value: --$name=VALUE"
+                    [[ "${flags[$name]}" == yes || "${flags[$name]}" == no ]] || refuse "--$name wants a value: --$name=VALUE"
                     flags[$name]=yes
                 fi
                 ;;

@@ -53,7 +53,7 @@ else
     installed="$(cat "$stamps"/* 2>/dev/null | grep -Fx "$state" | head -n 1 || true)"
 fi
 if [[ "$installed" != "$state" ]]; then
-    echo "setup: installing scratchpatch${extra:+[$extra]} (about a minute and 1 GB the first time; with cuda 4 GB)" >&2
+    echo "setup: installing scratchpatch${extra:+[$extra]} (the first time a minute and 1 GB, or more with cuda)" >&2
     (cd "$root" && "$python" -m pip install -qq --disable-pip-version-check --no-input \
         -c constraints.txt -e ".${extra:+[$extra]}") || fail "pip could not install the packages (its own words are above)"
     echo "$state" >"$stamps/${extra:-base}"

@@ -73,10 +73,14 @@ fi
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 
-# The state of the resource; NONE: there is no such resource.
+# The state of the resource. NONE: there is no such resource. PREEMPTED: one of its slices is.
 state() {
     local found
     if found="$(gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format='value(state.state)' 2>"$scratch/describe")"; then
+        if [[ "$found" == ACTIVE && -n "$(gcloud compute tpus tpu-vm list "${where[@]}" --format='value(name)' \
+            --filter="name ~ /$name(-[0-9]+)?\$ AND state = PREEMPTED")" ]]; then
+            found=PREEMPTED
+        fi
         echo "$found"
     elif grep -qi 'not.\?found' "$scratch/describe"; then
         echo NONE
@@ -108,7 +112,7 @@ wait_for_it() {
         case "$now" in
             ACTIVE) return ;;
             FAILED) fail "$name was refused; 'gcloud compute tpus queued-resources describe $name ${where[*]}' says why" ;;
-            NONE | SUSPENDING | SUSPENDED) exit "$PREEMPTED" ;;
+            NONE | PREEMPTED | SUSPENDING | SUSPENDED) exit "$PREEMPTED" ;;
         esac
         sleep "${flags[poll_seconds]}"
     done
@@ -118,7 +122,7 @@ wait_for_it() {
 ensure() {
     if [[ "${flags[dry_run]}" == yes ]]; then
         run gcloud compute tpus queued-resources describe "$name" "${where[@]}" "--format=value(state.state)"
-        echo "# where it was preempted (SUSPENDED, FAILED):"
+        echo "# where it was preempted or refused:"
         delete
         echo "# where there is none:"
         create
@@ -128,8 +132,8 @@ ensure() {
     now="$(state)"
     case "$now" in
         NONE) create ;;
-        FAILED | SUSPENDING | SUSPENDED)
-            say "$name was preempted: making it anew"
+        FAILED | PREEMPTED | SUSPENDING | SUSPENDED)
+            say "$name is $now: making it anew"
             delete
             create
             ;;

@@ -33,20 +33,33 @@ run() {
     follow "$slice"
 }
 
+# Whether launch/setup.sh finds a Python to begin with.
+has_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11; do
+        "$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
+    done
+    return 1
+}
+
 prepare() {
-    local export="$1" mount=/mnt/scratchpatch
-    if ! { python3.12 -c 'import ensurepip' || python3.11 -c 'import ensurepip'; } 2>/dev/null || ! command -v mount.nfs >/dev/null; then
-        # The images of TPU VMs are Ubuntu 22.04, with Python 3.10.
-        sudo apt-get -qq update
-        sudo DEBIAN_FRONTEND=noninteractive apt-get -qq install -y python3.11-venv nfs-common >/dev/null
+    local export="$1" mount=/mnt/scratchpatch packages=()
+    # The images of TPU VMs are Ubuntu 22.04, with Python 3.10.
+    has_python || packages+=(python3.11-venv)
+    command -v mount.nfs >/dev/null || packages+=(nfs-common)
+    if ((${#packages[@]})); then
+        # A fresh VM updates itself first.
+        sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
+        sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y "${packages[@]}" >/dev/null
     fi
     if ! mountpoint -q "$mount"; then
         sudo mkdir -p "$mount"
         # What one worker writes, the others see within a second.
         sudo mount -t nfs -o hard,actimeo=1 "$export" "$mount"
-        sudo chmod 1777 "$mount"
+        # A server that forbids this may still let users write.
+        sudo chmod 1777 "$mount" || true
     fi
-    PYTHON="$(command -v python3.12 || command -v python3.11)" bash "$root/launch/setup.sh" tpu
+    bash "$root/launch/setup.sh" tpu
 }
 
 start() {

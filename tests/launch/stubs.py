@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 # `gcloud`. Its state: states, one a line, of which each look takes the first unless it is the last; NONE: no such
-# resource. ssh and scp go to a folder of each node and worker, which is the worker's home, with the exit codes and
+# resource. `preempted`: nodes that are. ssh and scp go to a folder of each node and worker, which is the worker's home, with the exit codes and
 # words of the real one. `unreachable` names a node whose connections break.
 _GCLOUD = r"""
 echo "gcloud $*" >>"$STUBS/calls"
@@ -19,8 +19,9 @@ case "$*" in
     [[ "$state" != NONE ]] || { echo "ERROR: NOT_FOUND: Resource was not found" >&2; exit 1; }
     [[ "$state" != DENIED ]] || { echo "ERROR: permission denied" >&2; exit 1; }
     echo "$state" ;;
+*"tpu-vm list"*) [[ ! -f "$STUBS/preempted" ]] || cat "$STUBS/preempted" ;;
 *"queued-resources create"*) [[ ! -f "$STUBS/created" ]] || cp "$STUBS/created" "$STUBS/states" ;;
-*"queued-resources delete"*) echo NONE >"$STUBS/states" ;;
+*"queued-resources delete"*) echo NONE >"$STUBS/states"; rm -f "$STUBS/preempted" ;;
 *"tpu-vm scp"*)
     node="${6%%:*}"
     for ((w = 0; w < WORKERS; w++)); do cp "$5" "$STUBS/$node/$w/${6#*:}"; done ;;
@@ -93,10 +94,10 @@ _COMMANDS = {
     "scontrol": 'echo "scontrol $*" >>"$STUBS/calls"',
     # Of a TPU VM: the metadata server, and what needs root.
     "curl": 'echo "$WORKER"',
-    "sudo": '[[ "$*" != *mount* || ! -f "$HOME/no_mount" ]] || { echo "mount.nfs: access denied" >&2; exit 32; }',
+    "sudo": 'echo "sudo $*" >>"$STUBS/calls.root"; [[ "$*" != mount* || ! -f "$HOME/no_mount" ]] || { echo "mount.nfs: access denied" >&2; exit 32; }',
     "mountpoint": "exit 1",
     "mount.nfs": "",
-    "python3.12": "",
+    "python3.11": "",
 }
 
 

@@ -103,6 +103,7 @@ def test_a_worker_that_cannot_be_prepared_is_named(stubs):
     (homes[1] / "no_mount").touch()
     found = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
     assert found.returncode == 1 and "[0.1] mount.nfs: access denied" in found.stderr
+    assert "sudo mount -t nfs -o hard,actimeo=1 10.0.0.2:/share /mnt/scratchpatch\n" in (stubs.folder / "calls.root").read_text()
     assert "worker 1 of slice 0 failed with exit code 32; its last lines:" in found.stderr
     assert not (homes[1] / "trained").exists()
 
@@ -124,9 +125,18 @@ def test_a_preempted_resource_is_made_anew_and_goes_on(stubs):
     stubs.write("created", "PROVISIONING", "ACTIVE")
     found = stubs.run("tpu_vm.sh", "resume", *WHERE, *TRAIN)
     assert found.returncode == 0, found.stderr
-    described, there = "queued-resources describe sp1b", ["tpu-vm scp", "tpu-vm ssh sp1b", "tpu-vm ssh sp1b"]
+    described = "queued-resources describe sp1b"
     made = [described, "queued-resources delete sp1b", "queued-resources create sp1b", described, described]
-    assert [call if "scp" not in call else "tpu-vm scp" for call in verbs(stubs.calls)] == made + there
+    listed, *there = verbs(stubs.calls)[len(made) :]
+    assert verbs(stubs.calls)[: len(made)] == made and listed.startswith("tpu-vm list")
+    assert [" ".join(call.split()[:2]) for call in there] == ["tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh"]
+
+
+def test_one_preempted_slice_is_a_preempted_resource(stubs):
+    stubs.write("preempted", "projects/mine/locations/us-east5-a/nodes/sp1b-1")
+    found = stubs.run("tpu_vm.sh", "status", "--slices=2", *WHERE)
+    assert found.returncode == 0 and found.stdout == "sp1b is PREEMPTED\n"
+    assert "--filter=name ~ /sp1b(-[0-9]+)?$ AND state = PREEMPTED" in stubs.calls[1]
 
 
 def test_an_answer_that_is_none_makes_nothing(stubs):
