@@ -9,7 +9,7 @@
 #            from the newest checkpoint
 #   status   the resource's state and a line of every worker
 #   logs     the last lines of every worker
-#   delete   give the resource back; what is not below /mnt/scratchpatch is gone
+#   delete   give the resource back; what is not below /mnt/scratchpatch is gone, and what a run has not saved
 # Flags (the same ones may be given to every verb):
 #   --name=NAME            of the resource and, with several slices, of its nodes NAME-0, NAME-1, ...
 #   --zone=ZONE            such as us-east5-a
@@ -22,8 +22,8 @@
 #   --lines=N              of logs, default 20
 #   --poll_seconds=N       between looks at a resource that is not there yet, default 30
 #   --dry_run              print every command and change nothing
-# Exit codes: 0 done; 1 a worker failed: its number, exit code and last lines are printed; 2 wrong usage; 75 preempted or
-# stopped by SIGTERM: resume goes on. Until it is done, whatever is preempted:
+# Exit codes: 0 done; 1 a worker failed: its number, exit code and last lines are printed; 2 wrong usage; 75 preempted,
+# stopped by SIGTERM, or the connection is lost: resume goes on. Until it is done, whatever is preempted:
 #   until bash launch/tpu_vm.sh resume ... -- ...; do [[ $? == 75 ]] || break; done
 # Example:
 #   pod=(--name=sp1b --zone=us-east5-a --accelerator=v5p-128 --spot --nfs=10.0.0.2:/share)
@@ -203,7 +203,11 @@ explain() {
         say "stopped by SIGTERM and saved; 'resume' goes on from there"
         exit "$PREEMPTED"
     fi
-    fail "gcloud ended with $1 before every worker did; training goes on there: 'status' shows it, 'run' follows it again"
+    if grep -q . "$scratch"/slice.*; then
+        say "the connection is lost, gcloud ended with $1; training goes on: 'resume' follows it again"
+        exit "$PREEMPTED"
+    fi
+    fail "gcloud ended with $1 before a worker said anything (its own words are above)"
 }
 
 # each VERB [ARGUMENT]: a verb of launch/tpu_worker.sh on every worker.

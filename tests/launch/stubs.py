@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[2]
 
 # `gcloud`. Its state: states, one a line, of which each look takes the first unless it is the last; NONE: no such
 # resource. `preempted`: nodes that are. ssh and scp go to a folder of each node and worker, which is the worker's home, with the exit codes and
-# words of the real one. `unreachable` names a node whose connections break.
+# words of the real one. `unreachable` names a node that is preempted
+# when a run is asked of it; `breaks` is what comes before every connection is lost.
 _GCLOUD = r"""
 echo "gcloud $*" >>"$STUBS/calls"
 case "$*" in
@@ -31,6 +32,7 @@ case "$*" in
     if [[ -f "$STUBS/unreachable" && "$(cat "$STUBS/unreachable")" == "$node" && "$command" == *" run "* ]]; then
         echo SUSPENDED >"$STUBS/states"; exit 255
     fi
+    [[ ! -f "$STUBS/breaks" ]] || { cat "$STUBS/breaks"; exit 255; }
     pids=(); code=0
     for ((w = 0; w < WORKERS; w++)); do
         (cd "$STUBS/$node/$w" && HOME="$PWD" WORKER="$w" bash -c "$command") & pids+=($!)

@@ -139,6 +139,16 @@ def test_one_preempted_slice_is_a_preempted_resource(stubs):
     assert "--filter=name ~ /sp1b(-[0-9]+)?$ AND state = PREEMPTED" in stubs.calls[1]
 
 
+@pytest.mark.parametrize(
+    "before, code, said",
+    [("[0.1] at work", 75, "the connection is lost, gcloud ended with 255; training goes on"), ("", 1, "before a worker said anything")],
+)
+def test_a_lost_connection_is_no_end_of_training(stubs, before, code, said):
+    (stubs.folder / "breaks").write_text(before)
+    found = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
+    assert found.returncode == code and said in found.stderr
+
+
 def test_an_answer_that_is_none_makes_nothing(stubs):
     stubs.write("states", "DENIED")
     found = stubs.run("tpu_vm.sh", "resume", *WHERE, *TRAIN)
