@@ -7,10 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# `gcloud`. Its state: states, one a line, of which each look takes the first unless it is the last; NONE: no such
-# resource. `preempted`: nodes that are. ssh and scp go to a folder of each node and worker, which is the worker's home, with the exit codes and
-# words of the real one. `unreachable` names a node that is preempted
-# when a run is asked of it; `breaks` is what comes before every connection is lost.
+# gcloud. Files in $STUBS: `states`, one a line, of which each look takes the first unless it is the last (NONE: no such
+# resource); `created`: the states after a creation; `preempted`: nodes that are; `unreachable`: a node that is
+# preempted when a run is asked of it; `breaks`: what comes before every connection is lost. ssh and scp go to a folder
+# of each node and worker, the worker's home, with the exit codes and words of the real one.
 _GCLOUD = r"""
 echo "gcloud $*" >>"$STUBS/calls"
 case "$*" in
