@@ -118,6 +118,11 @@ def test_train_needs_a_workdir_beside_its_config(capsys, config_file):
     assert "train needs --workdir=DIR" in wrong(capsys, "train", f"--config={config_file}", "--workdir=")
 
 
+def test_a_bucket_is_no_workdir(capsys, config_file):
+    said = wrong(capsys, "train", f"--config={config_file}", "--workdir=gs://bucket/run")
+    assert "--workdir=gs://bucket/run: wanted a folder" in said and "NFS" in said
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import jax
 import numpy as np
@@ -23,22 +24,31 @@ def start(distributed: str) -> None:
     """Join the other processes of the run. Call it before anything asks JAX for devices.
 
     Args:
-      distributed: 'none': one process; 'auto': as JAX finds them (TPU pods, SLURM,
-        Kubernetes JobSet); else see `rendezvous`.
+      distributed: 'none': one process; 'auto': as JAX finds them (TPU slices, SLURM), or
+        as a JobSet's pods are told (see `rendezvous.of_jobset`); else see `rendezvous.parse`.
     Raises:
-      UserError: nothing to be found, or the coordinator does not answer.
+      UserError: nothing to be found, with what was looked for, or the coordinator does not answer.
     """
     if distributed == "none":
         return
-    named = rendezvous.parse(distributed)
+    named = rendezvous.of_jobset(os.environ) if distributed == "auto" else rendezvous.parse(distributed)
     # Of CPUs; other devices have collectives of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if named is None:
             jax.distributed.initialize(**_PATIENCE)
         else:
-            jax.distributed.initialize(named.coordinator, named.processes, named.process, **_PATIENCE)
-    except (RuntimeError, ValueError) as error:
+            # A JobSet is found; JAX would look for it once more.
+            look = {"cluster_detection_method": "deactivate"} if distributed == "auto" else {}
+            jax.distributed.initialize(named.coordinator, named.processes, named.process, **look, **_PATIENCE)
+    except (OSError, RuntimeError, ValueError) as error:
+        # JAX asks for an address first: without one it found no cluster.
+        if named is None and "coordinator_address should be defined" in str(error):
+            looked_for = rendezvous.looked_for(os.environ)
+            raise UserError(
+                f"--distributed=auto found no cluster: {looked_for}; "
+                "--distributed=HOST:PORT,PROCESS,PROCESSES names the processes one by one"
+            ) from error
         raise UserError(f"--distributed={distributed}: {str(error).splitlines()[0]}") from error
     if jax.process_index() > 0:
         # One voice is enough; what goes wrong here is still said.

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 from scratchpatch.errors import UserError
 
 _EXPLICIT = re.compile(r"([^,\s]+:\d+),(\d+),(\d+)")
+# Where process 0 of a JobSet listens; JAX_COORDINATOR_PORT names another.
+_PORT = 8476
+# What launch/gke_jobset.yaml tells each pod of itself, the number of jobs (one per slice), of pods per job, and which
+# of them this one is. Kubernetes itself sets the last one, for completionMode: Indexed.
+_JOBSET = (
+    "JOBSET_NAME", "JOBSET_REPLICATED_JOB", "JOBSET_JOBS", "JOBSET_JOB_INDEX", "JOBSET_PODS_PER_JOB", "JOB_COMPLETION_INDEX"
+)  # fmt: skip
+# GKE sets one of these in the pods of a TPU slice, which JAX reads itself.
+_TPU_PODS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +47,47 @@ def parse(distributed: str) -> Rendezvous | None:
     if process >= processes:
         raise UserError(f"--distributed={distributed}: processes count from 0, so the last of {processes} is {processes - 1}")
     return Rendezvous(found[1], process, processes)
+
+
+def of_jobset(environ: Mapping[str, str]) -> Rendezvous | None:
+    """Where the pods of a JobSet meet that has no TPUs; None where this is no pod of one.
+
+    JAX finds TPU pods itself, but of a JobSet of GPUs it counts the pods of one job alone, and asks the Kubernetes API
+    for them. A pod's name is JOBSET-REPLICATED_JOB-JOB-POD, below a service of the JobSet's name.
+
+    Raises:
+      UserError: some of the pod's variables are missing, or are no numbers.
+    """
+    if "JOBSET_NAME" not in environ or any(name in environ for name in _TPU_PODS):
+        return None
+    missing = [name for name in _JOBSET if not environ.get(name)]
+    if missing:
+        raise UserError(
+            f"--distributed=auto: this is a pod of JobSet {environ['JOBSET_NAME']!r}, but {', '.join(missing)} is not set: "
+            "set them as launch/gke_jobset.yaml does, with completionMode: Indexed"
+        )
+    jobset, replicated, *numbers = (environ[name] for name in _JOBSET)
+    for name, number in zip(_JOBSET[2:], numbers, strict=True):
+        if not number.isdecimal():
+            raise UserError(f"--distributed=auto: {name}={number}: wanted a number; launch/gke_jobset.yaml sets it")
+    jobs, job, pods, pod = map(int, numbers)
+    if job >= jobs or pod >= pods:
+        raise UserError(f"--distributed=auto: pod {pod} of {pods} in job {job} of {jobs}: both count from 0")
+    coordinator = f"{jobset}-{replicated}-0-0.{jobset}:{environ.get('JAX_COORDINATOR_PORT', _PORT)}"
+    return Rendezvous(coordinator, job * pods + pod, jobs * pods)
+
+
+def looked_for(environ: Mapping[str, str]) -> str:
+    """What 'auto' looks for, and which part of it is not there."""
+
+    def lacks(names: tuple[str, ...]) -> str:
+        return f"{', '.join(name for name in names if name not in environ)} not set"
+
+    return "; ".join(
+        (
+            f"no SLURM step ({lacks(_SLURM)}: start it with srun)",
+            f"no TPU slice (no chips, no libtpu, no answer of the metadata server, or {' and '.join(_TPU_PODS)} not set)",
+            f"no JobSet ({lacks(_JOBSET)})",
+            f"no Open MPI ({lacks(('OMPI_MCA_orte_hnp_uri',))})",
+        )
+    )

@@ -36,9 +36,11 @@ from scratchpatch.training.progress import Progress
 from scratchpatch.training.step import Trainer
 
 
-def train(config, workdir) -> None:
+def train(config, workdir) -> bool:
     """Train `config` into `workdir`, or go on with the run that is there.
 
+    Returns:
+      Whether the last step is done; else SIGTERM stopped the run, saved.
     Raises:
       UserError: a bad config or source, a workdir of another experiment, a
         model that fails the audit, or a loss that is not finite.
@@ -51,8 +53,9 @@ def train(config, workdir) -> None:
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
         workdir_lib.guard_workdir(workdir, config)
         try:
-            _Run(config, Path(workdir), mesh).run(stop)
+            finished = _Run(config, Path(workdir), mesh).run(stop)
             processes.part()
+            return finished
         except BaseException:
             _forget_failed_start(Path(workdir))
             raise
@@ -99,7 +102,7 @@ class _Run:
         self.model = None
         self.invalid = {}
 
-    def run(self, stop: _Stop) -> None:
+    def run(self, stop: _Stop) -> bool:
         steps = self.config.training.steps
         restored = self.checkpoints.restore_latest(self.trainer.abstract_state())
         first = restored.step if restored else 0
@@ -109,7 +112,7 @@ class _Run:
             logging.info("%s is finished: %d steps", self.workdir, steps)
             if not (self.workdir / "report.html").exists():  # killed after the last checkpoint
                 self._write_report()
-            return
+            return True
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(self.trainer.compile)
@@ -132,8 +135,9 @@ class _Run:
         done = int(state["step"])
         if done < steps:
             logging.info("stopped by SIGTERM at step %d of %d; the same command goes on from there", done, steps)
-            return
+            return False
         self._write_report()
+        return True
 
     def _write_report(self) -> None:
         if processes.is_first():

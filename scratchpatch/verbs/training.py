@@ -13,14 +13,27 @@ def _define_train(values: Flags) -> None:
     flags.DEFINE_string(
         "distributed",
         "none",
-        "none: one process. auto: as JAX finds the others (TPU pod, SLURM, Kubernetes JobSet). "
+        "none: one process. auto: as the cluster tells (TPU slice, SLURM, Kubernetes JobSet; see launch/README.md). "
         "HOST:PORT,PROCESS,PROCESSES: named, the first process listens there.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "stopped_code",
+        0,
+        "Exit code of a run that SIGTERM stopped before its last step. Schedulers that must start it again want another than 0.",
+        lower_bound=0,
+        upper_bound=125,
         flag_values=values,
     )
 
 
 def _check_train(values: Flags) -> None:
     rendezvous.parse(values.distributed)
+    if "://" in values.workdir:
+        raise UserError(
+            f"--workdir={values.workdir}: wanted a folder; a run renames folders, appends to files and locks them, which a "
+            "bucket does not do: mount a file system that all hosts share (NFS, Filestore; see launch/README.md)"
+        )
 
 
 def _train(values: Flags) -> int:
@@ -30,8 +43,8 @@ def _train(values: Flags) -> int:
     processes.start(values.distributed)
     from scratchpatch.training.loop import train
 
-    train(values.config, values.workdir)
-    return 0
+    finished = train(values.config, values.workdir)
+    return 0 if finished else values.stopped_code
 
 
 def _prepare(values: Flags) -> int:

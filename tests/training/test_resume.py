@@ -84,9 +84,9 @@ def test_a_run_killed_at_any_moment_continues_as_if_it_never_was(folder):
     assert starts == ["training from random weights"] * 3 + [f"resumed at step {step}" for step in (3, 3, 9, 9)]
 
 
-def test_sigterm_saves_and_exits_with_zero_and_the_run_resumes(folder):
+def test_sigterm_saves_and_exits_as_it_is_told_and_the_run_resumes(folder):
     workdir, log = folder / "terminated", folder / "terminated.log"
-    assert child.run(command(folder, workdir), log, ("line", 4), signal.SIGTERM) == 0
+    assert child.run([*command(folder, workdir), "--stopped_code=75"], log, ("line", 4), signal.SIGTERM) == 75
     (step,) = set(runs.stored_steps(workdir)) - {3}
     # The step after the one whose line was written is on its way when the signal comes.
     assert step == 5

@@ -1,0 +1,15 @@
+"""Every shell script of the repository passes shellcheck."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.launch.stubs import ROOT
+
+
+def test_shellcheck():
+    scripts = [*(ROOT / "launch").glob("*.sh"), ROOT / "launch/slurm.sbatch", ROOT / "tests/run.sh", ROOT / ".ci/run"]
+    assert len(scripts) >= 10
+    line = [Path(sys.executable).parent / "shellcheck", "--external-sources", *scripts]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
