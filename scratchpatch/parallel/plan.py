@@ -16,6 +16,7 @@ from scratchpatch.accounting import chips as chips_lib
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.accounting.step_cost import ATTAINABLE, StepCost, step_cost
 from scratchpatch.errors import UserError
+from scratchpatch.kernels import choice
 from scratchpatch.output import quantity
 from scratchpatch.parallel import ahead_of_time, hlo, topology
 from scratchpatch.parallel import mesh as mesh_lib
@@ -55,7 +56,7 @@ def plan_tpu(config, pod: Topology, whole: bool = False, smallest: bool = True, 
     compiled = ahead_of_time.compile_step(config, pod, whole, progress)
     for axis, size in compiled.mesh.items():
         config.mesh[axis] = size
-    cost = step_cost(config, compiled.mesh, compiled.parts, _fused(config))
+    cost = _cost(config, compiled.mesh, compiled.parts, "tpu")
     held = hlo.memory(compiled.assignment)
     found = hlo.collectives(compiled.program, compiled.mesh)
     total = sum(held.values())
@@ -90,7 +91,7 @@ def plan_device(config, chip: chips_lib.Chip, count: int) -> dict:
         config.mesh[axis] = size
     rows = config.training.batch_rows // math.prod(mesh[axis] for axis in mesh_lib.ROW_AXES)
     parts = math.gcd(rows, config.training.accumulation)
-    cost = step_cost(config, mesh, parts, _fused(config))
+    cost = _cost(config, mesh, parts, "gpu")
     held = {"parameters": cost.parameters, "optimizer": cost.optimizer, "activations": cost.activations, "temporaries": cost.workspace}
     weights, share = _weights(config), 1 - 1 / mesh["fsdp"]
     passes = 2 if config.training.remat != "none" else 1
@@ -230,9 +231,11 @@ def _smallest(config, pod: Topology, result: dict, progress) -> str | None:
     return str(pod) if result["fits"] else None
 
 
-def _fused(config) -> bool:
-    """Whether attention runs in kernels, as it does on every accelerator unless the config says otherwise."""
-    return "xla" not in (config.kernels.staircase, config.kernels.window)
+def _cost(config, mesh: dict[str, int], parts: int, platform: str) -> StepCost:
+    # On an accelerator attention runs in kernels, unless the config says otherwise.
+    fused = "xla" not in (config.kernels.staircase, config.kernels.window)
+    with choice.platform(platform):
+        return step_cost(config, mesh, parts, fused)
 
 
 def _weights(config) -> int:

@@ -69,8 +69,11 @@ def smaller(topology: Topology) -> list[Topology]:
     by_chips: dict[int, tuple[int, ...]] = {}
     for shape in itertools.combinations_with_replacement((1, 2, 4, 8, 16, 32), axes):
         count = math.prod(shape)
-        if 4 <= count < math.prod(topology.shape) and (axes == 2 or shape[1] > 1):
+        # The one pod with an axis of a single chip is one host.
+        if 4 <= count < math.prod(topology.shape) and (1 not in shape or count == 4):
             best = by_chips.get(count)
-            if best is None or max(shape) < max(best):
+            if best is None or sum(shape) < sum(best):
                 by_chips[count] = shape
+    if axes == 3:
+        by_chips[4] = (2, 2, 1)
     return [Topology(topology.kind, by_chips[count]) for count in sorted(by_chips)]
