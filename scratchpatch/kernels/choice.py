@@ -142,7 +142,7 @@ def _automatic(where: str, shape: _Shape, small: str) -> tuple[str, str]:
     problem = _problem(backend, where, shape)
     against = f"{backend} {problem}" if problem else small
     if not against and backend == "pallas" and shape.dtype == "float32":
-        against = "its blocks of float32 do not fit the shared memory of every GPU"
+        against = "pallas spills registers in float32"
     return ("xla", f"{where}; {against}") if against else (backend, where)
 
 

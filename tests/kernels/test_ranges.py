@@ -1,0 +1,60 @@
+"""Kernels on a mesh of simulated devices: rows and the trunk's heads are spread, nothing else changes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scratchpatch import config as config_lib
+from scratchpatch.kernels import pallas_gpu, splash, staircase, staircase_xla, window, window_xla
+from scratchpatch.parallel import mesh as mesh_lib
+from tests import tiny
+from tests.kernels.backends import using
+
+B, N, H, G, K, P = 4, 20, 4, 2, 4, 12
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    q, k, v, weight = (jnp.asarray(rng.normal(size=(B, N, heads, K)), jnp.float32) for heads in (H, G, G, H))
+    last_BN = jnp.asarray(rng.integers(0, P + 1, (B, N)), jnp.int32)
+    first_BN = jnp.asarray(rng.integers(0, P, (B, N)), jnp.int32)
+    return q, k, v, weight, first_BN, last_BN
+
+
+def gradients(attend, *qkv_weight):
+    q, k, v, weight = qkv_weight
+    return jax.value_and_grad(lambda *qkv: (attend(*qkv) * weight).sum(), argnums=(0, 1, 2))(q, k, v)
+
+
+@pytest.mark.parametrize("backend", ["splash", "pallas"])
+def test_8_devices_give_what_one_gives(monkeypatch, backend):
+    kernel, shapes = {"splash": splash.Kernel, "pallas": pallas_gpu.Kernel}[backend], []
+
+    def forward(self, q, *args, original=kernel.forward):
+        shapes.append(q.shape)
+        return original(self, q, *args)
+
+    monkeypatch.setattr(kernel, "forward", forward)
+    q, k, v, weight, first_BN, last_BN = arrays()
+    k_BLHK, v_BLHK = jnp.repeat(k, H // G, axis=2), jnp.repeat(v, H // G, axis=2)
+    start_BL = jnp.broadcast_to(jnp.where(jnp.arange(N) >= 7, 7, 0), (B, N))
+
+    def both(staircase_attend, window_attend):
+        slots = lambda q, k, v: staircase_attend(q, k, v, first_BN, last_BN, P)  # noqa: E731
+        local = lambda q, k, v: window_attend(q, k, v, start_BL, 6)  # noqa: E731
+        return gradients(slots, q, k, v, weight), gradients(local, q, k_BLHK, v_BLHK, weight)
+
+    wanted = jax.jit(lambda: both(staircase_xla.attend, window_xla.attend), compiler_options=tiny.QUICK)()
+    config = config_lib.default()
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 2, 2, 2
+    attends = (functools.partial(f.attend, backend=backend) for f in (staircase, window))
+    with jax.set_mesh(mesh_lib.make(config)), using(backend):
+        compiled = jax.jit(lambda: both(*attends), compiler_options=tiny.QUICK).lower().compile()
+        got = compiled()
+    # Rows over data and fsdp; of the trunk's, heads over tensor.
+    assert set(shapes) == {(1, N, H // 2, K), (1, N, H, K)}
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
