@@ -67,19 +67,18 @@ def current() -> tuple[str, bool]:
     return mesh.abstract_device.platform if mesh.abstract_device else jax.default_backend(), False
 
 
-def staircase(wanted: str, q_BNHK, k_BNGK, commits: int) -> Choice:
+def staircase(wanted: str, q_BNHK, k_BPGK) -> Choice:
     """The backend of the trunk's attention.
 
     Args:
       wanted: config field kernels.staircase.
-      q_BNHK, k_BNGK: arrays, or what has their shape and dtype.
-      commits: keys that more than one query reads.
+      q_BNHK, k_BPGK: queries and the commits' keys, or what has their shape and dtype.
     Raises:
       UserError: `wanted` cannot run here.
     """
     slots = q_BNHK.shape[1]
     small = f"{slots} slots are few" if slots <= _FEW_SLOTS else ""
-    return _choose("staircase", wanted, _Shape.of(q_BNHK, k_BNGK, commits, None, ranges.TRUNK), small)
+    return _choose("staircase", wanted, _Shape.of(q_BNHK, k_BPGK, None, ranges.TRUNK), small)
 
 
 def window(wanted: str, q_BLHK, window: int) -> Choice:
@@ -93,7 +92,7 @@ def window(wanted: str, q_BLHK, window: int) -> Choice:
       UserError: `wanted` cannot run here.
     """
     small = f"a window of {window} bytes is small" if min(window, q_BLHK.shape[1]) <= _SMALL_WINDOW else ""
-    return _choose("window", wanted, _Shape.of(q_BLHK, q_BLHK, q_BLHK.shape[1], window, ranges.LOCAL), small)
+    return _choose("window", wanted, _Shape.of(q_BLHK, q_BLHK, window, ranges.LOCAL), small)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +109,7 @@ class _Shape:
     divided: str
 
     @staticmethod
-    def of(q, k, keys, band, axes: ranges.Axes):
+    def of(q, k, band, axes: ranges.Axes):
         mesh, divided = ranges.mesh(), ""
         rows, queries, heads, width = q.shape
         if mesh is not None:
@@ -119,7 +118,7 @@ class _Shape:
                 rows //= math.prod(mesh.shape.get(axis, 1) for axis in rules.TABLE[axes.rows])
             except UserError as error:
                 divided = str(error)
-        return _Shape(rows, queries, heads, width, keys, band, jnp.dtype(q.dtype).name, divided)
+        return _Shape(rows, queries, heads, width, k.shape[1], band, jnp.dtype(q.dtype).name, divided)
 
 
 def _choose(kernel: str, wanted: str, shape: _Shape, small: str) -> Choice:

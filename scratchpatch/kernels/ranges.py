@@ -40,19 +40,20 @@ class Axes:
 TRUNK, LOCAL = Axes("rows", "trunk_heads"), Axes("local_rows", "local_heads")
 
 
-def attend(kernel: Kernel, axes: Axes, q_BNHK, k_BNGK, v_BNGK, first_BN, last_BN, keys: int) -> jax.Array:
-    """Query i reads keys j with first_i <= j < last_i of the first `keys`, and key i.
+def attend(kernel: Kernel, axes: Axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, first_BN, last_BN) -> jax.Array:
+    """Query i reads keys j with first_i <= j < last_i, and its own.
 
     Args:
       kernel: of a platform.
       axes: of the tier.
-      q_BNHK, k_BNGK, v_BNGK: queries; keys and values of every query.
+      q_BNHK: queries.
+      k_BSGK, v_BSGK: keys and values that several queries read.
+      own_k_BNGK, own_v_BNGK: those of each query.
       first_BN, last_BN: int32 [B, N].
-      keys: S, a static size.
     Returns:
       [B, N, H, K] in the dtype of v.
     """
-    return _attend(kernel, axes, q_BNHK, k_BNGK[:, :keys], v_BNGK[:, :keys], k_BNGK, v_BNGK, first_BN, last_BN)
+    return _attend(kernel, axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, first_BN, last_BN)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

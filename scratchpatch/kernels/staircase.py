@@ -4,9 +4,11 @@ Legend: B rows, N slots, P commits, G key-value heads, R query heads per
 key-value head, H = G * R heads, K head width.
 """
 
+import functools
+
 import jax
 
-from scratchpatch.kernels import choice, ranges, staircase_xla
+from scratchpatch.kernels import choice, ranges, sequence, staircase_xla
 
 
 def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int, backend: str = "auto") -> jax.Array:
@@ -26,8 +28,13 @@ def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int, backend: 
     Raises:
       UserError: a backend by name that cannot run here.
     """
-    chosen = choice.staircase(backend, q_BNHK, k_BNGK, commits)
-    arrays = (q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits)
+    arrays = (q_BNHK, k_BNGK[:, :commits], v_BNGK[:, :commits], k_BNGK, v_BNGK, first_BN, commits_BN)
+    run = functools.partial(_attend, backend)
+    return run(*arrays) if sequence.devices() == 1 else sequence.over_slots(run, *arrays)
+
+
+def _attend(backend: str, q_BNHK, k_BPGK, *rest) -> jax.Array:
+    chosen = choice.staircase(backend, q_BNHK, k_BPGK)
     if chosen.backend == "xla":
-        return staircase_xla.attend(*arrays)
-    return ranges.attend(chosen.kernel(), ranges.TRUNK, *arrays)
+        return staircase_xla.attend(q_BNHK, k_BPGK, *rest)
+    return ranges.attend(chosen.kernel(), ranges.TRUNK, q_BNHK, k_BPGK, *rest)

@@ -14,24 +14,21 @@ CHUNK = 512
 BLOCK = 128
 
 
-def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Array:
+def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN) -> jax.Array:
     """Slot i reads commits j with first_i <= j < commits_i, and itself (DESIGN 2).
-
-    The first `commits` slots are the commits: keys and values of scratchpads
-    serve no slot but their own.
 
     Args:
       q_BNHK: queries, H = G * R heads.
-      k_BNGK, v_BNGK: keys and values of every slot.
+      k_BPGK, v_BPGK: keys and values of the commits.
+      own_k_BNGK, own_v_BNGK: those of each slot, which serve it alone.
       first_BN, commits_BN: int32 [B, N], the range of commits that each sees.
-      commits: P, a static size.
     Returns:
       [B, N, H, K] in the dtype of v; softmax in float32.
     """
-    rows, slots, heads, width = q_BNHK.shape
-    q_BNGRK = q_BNHK.reshape(rows, slots, k_BNGK.shape[2], -1, width)
+    (rows, slots, heads, width), commits = q_BNHK.shape, k_BPGK.shape[1]
+    q_BNGRK = q_BNHK.reshape(rows, slots, k_BPGK.shape[2], -1, width)
     if slots <= CHUNK:
-        out = _dense(q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN, commits)
+        out = _dense(q_BNGRK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN)
         return out.reshape(q_BNHK.shape)
 
     chunks = -(-slots // CHUNK)
@@ -40,9 +37,8 @@ def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Ar
         x = jnp.pad(x, ((0, 0), (0, -slots % chunks)) + ((0, 0),) * (x.ndim - 2))
         return x.reshape(rows, chunks, -1, *x.shape[2:]).swapaxes(0, 1)
 
-    def blocks(x_BNGK):
-        x_BPGK = jnp.pad(x_BNGK[:, :commits], ((0, 0), (0, -commits % BLOCK), (0, 0), (0, 0)))
-        return x_BPGK.transpose(0, 2, 1, 3)
+    def blocks(x_BPGK):
+        return jnp.pad(x_BPGK, ((0, 0), (0, -commits % BLOCK), (0, 0), (0, 0))).transpose(0, 2, 1, 3)
 
     first_nBC, commits_nBC = split(first_BN), split(commits_BN)
     # Blocks [from, to) that some slot of the chunk sees, in any row.
@@ -51,28 +47,27 @@ def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Ar
     from_n = jnp.minimum(jnp.where(sees_nBC, first_nBC, commits).min(axis=(1, 2)) // BLOCK, to_n)
     out_nBGRCK = _tiled(
         split(q_BNGRK).transpose(0, 1, 3, 4, 2, 5),
-        blocks(k_BNGK),
-        blocks(v_BNGK),
-        split(k_BNGK).transpose(0, 1, 3, 2, 4),
-        split(v_BNGK).transpose(0, 1, 3, 2, 4),
+        blocks(k_BPGK),
+        blocks(v_BPGK),
+        split(own_k_BNGK).transpose(0, 1, 3, 2, 4),
+        split(own_v_BNGK).transpose(0, 1, 3, 2, 4),
         (first_nBC, commits_nBC, from_n, to_n),
     )
     return out_nBGRCK.transpose(1, 0, 4, 2, 3, 5).reshape(rows, -1, heads, width)[:, :slots]
 
 
-def _dense(q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN, commits):
+def _dense(q_BNGRK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN):
     scale = q_BNGRK.shape[-1] ** -0.5
-    k_BPGK, v_BPGK = k_BNGK[:, :commits], v_BNGK[:, :commits]
-    j_P = jnp.arange(commits, dtype=jnp.int32)
+    j_P = jnp.arange(k_BPGK.shape[1], dtype=jnp.int32)
     logits = jnp.einsum("bngrk,bpgk->bgrnp", q_BNGRK, k_BPGK, preferred_element_type=jnp.float32) * scale
-    own = jnp.einsum("bngrk,bngk->bgrn", q_BNGRK, k_BNGK, preferred_element_type=jnp.float32) * scale
+    own = jnp.einsum("bngrk,bngk->bgrn", q_BNGRK, own_k_BNGK, preferred_element_type=jnp.float32) * scale
     see_BNP = (j_P >= first_BN[..., None]) & (j_P < commits_BN[..., None])
     logits = jnp.where(see_BNP[:, None, None], logits, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), own))
     weights, own = jnp.exp(logits - top[..., None]), jnp.exp(own - top)
     total = weights.sum(axis=-1) + own
     out = jnp.einsum("bgrnp,bpgk->bngrk", weights.astype(v_BPGK.dtype), v_BPGK)
-    out += jnp.einsum("bgrn,bngk->bngrk", own.astype(v_BPGK.dtype), v_BNGK)
+    out += jnp.einsum("bgrn,bngk->bngrk", own.astype(v_BPGK.dtype), own_v_BNGK)
     # Divided last: [N, K] is narrower than [N, P].
     return out / jnp.einsum("bgrn->bngr", total)[..., None].astype(out.dtype)
 

@@ -1,9 +1,11 @@
 """Causal sliding-window attention inside documents. Legend: B rows, L byte positions, H heads, K head width."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from scratchpatch.kernels import choice, ranges, window_xla
+from scratchpatch.kernels import choice, ranges, sequence, window_xla
 
 
 def attend(q_BLHK, k_BLHK, v_BLHK, start_BL, window: int, backend: str = "auto") -> jax.Array:
@@ -19,11 +21,14 @@ def attend(q_BLHK, k_BLHK, v_BLHK, start_BL, window: int, backend: str = "auto")
     Raises:
       UserError: a backend by name that cannot run here.
     """
+    if sequence.devices() > 1:
+        run = functools.partial(attend, window=window, backend=backend)
+        return sequence.over_positions(run, q_BLHK, k_BLHK, v_BLHK, start_BL, window)
     chosen = choice.window(backend, q_BLHK, window)
     if chosen.backend == "xla":
         return window_xla.attend(q_BLHK, k_BLHK, v_BLHK, start_BL, window)
     # A staircase on which every position is a commit, and sees the latest of those before it.
-    length = q_BLHK.shape[1]
-    n_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), start_BL.shape)
+    n_BL = jnp.broadcast_to(jnp.arange(q_BLHK.shape[1], dtype=jnp.int32), start_BL.shape)
     first_BL = jnp.maximum(start_BL, n_BL - (window - 1))
-    return ranges.attend(chosen.kernel(band=window), ranges.LOCAL, q_BLHK, k_BLHK, v_BLHK, first_BL, n_BL, length)
+    arrays = q_BLHK, k_BLHK, v_BLHK, k_BLHK, v_BLHK, first_BL, n_BL
+    return ranges.attend(chosen.kernel(band=window), ranges.LOCAL, *arrays)

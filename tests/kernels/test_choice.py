@@ -18,9 +18,9 @@ def shaped(*shape, dtype=jnp.bfloat16):
 
 
 def staircase(platform, wanted="auto", rows=2, slots=640, heads=4, groups=4, width=128, commits=256, dtype=jnp.bfloat16):
-    q, k = shaped(rows, slots, heads, width, dtype=dtype), shaped(rows, slots, groups, width, dtype=dtype)
+    q, k = shaped(rows, slots, heads, width, dtype=dtype), shaped(rows, commits, groups, width, dtype=dtype)
     with choice.platform(platform):
-        return choice.staircase(wanted, q, k, commits)
+        return choice.staircase(wanted, q, k)
 
 
 def window(platform, wanted="auto", rows=2, length=8192, window=512, dtype=jnp.bfloat16):
@@ -89,7 +89,7 @@ def test_heads_that_the_mesh_does_not_divide_stay_with_xla():
     config.mesh.tensor = 4
     with jax.set_mesh(mesh_lib.make(config)):
         assert staircase("tpu").backend == "splash"
-        assert "trunk_inner = 2 is not divisible by mesh.tensor = 4" in staircase("tpu", groups=2).reason
+        assert "trunk_heads = 2 (dimension 2) is not divisible by mesh.tensor = 4" in staircase("tpu", groups=2).reason
         with pytest.raises(UserError, match="cannot be spread over the mesh"):
             staircase("tpu", "splash", groups=2)
 

@@ -1,4 +1,4 @@
-"""Kernels on a mesh of simulated devices: rows and the trunk's heads are spread, nothing else changes."""
+"""Kernels on a mesh of simulated devices: rows, the trunk's heads and positions are spread, nothing else changes."""
 
 import functools
 
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
-from scratchpatch.kernels import pallas_gpu, splash, staircase, staircase_xla, window, window_xla
+from scratchpatch.errors import UserError
+from scratchpatch.kernels import pallas_gpu, splash, staircase, window
 from scratchpatch.parallel import mesh as mesh_lib
 from tests import tiny
 from tests.kernels.backends import using
 
-B, N, H, G, K, P = 4, 20, 4, 2, 4, 12
+B, N, H, G, K, P = 8, 20, 4, 2, 4, 12
 
 
 def arrays():
@@ -29,8 +30,17 @@ def gradients(attend, *qkv_weight):
     return jax.value_and_grad(lambda *qkv: (attend(*qkv) * weight).sum(), argnums=(0, 1, 2))(q, k, v)
 
 
+# On the second, a device has 10 positions, and is sent the 6 before them; it sees all commits.
+@pytest.mark.parametrize(
+    "sizes, trunk, local",
+    [
+        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, N, H // 2, K), (1, N, H, K)),
+        ({"data": 4, "sequence": 2}, (2, N // 2, H, K), (2, N // 2 + 6, H, K)),
+    ],
+    ids=["rows_and_heads", "positions"],
+)
 @pytest.mark.parametrize("backend", ["splash", "pallas"])
-def test_8_devices_give_what_one_gives(monkeypatch, backend):
+def test_8_devices_give_what_one_gives(monkeypatch, backend, sizes, trunk, local):
     kernel, shapes = {"splash": splash.Kernel, "pallas": pallas_gpu.Kernel}[backend], []
 
     def forward(self, q, *args, original=kernel.forward):
@@ -47,14 +57,23 @@ def test_8_devices_give_what_one_gives(monkeypatch, backend):
         local = lambda q, k, v: window_attend(q, k, v, start_BL, 6)  # noqa: E731
         return gradients(slots, q, k, v, weight), gradients(local, q, k_BLHK, v_BLHK, weight)
 
-    wanted = jax.jit(lambda: both(staircase_xla.attend, window_xla.attend), compiler_options=tiny.QUICK)()
+    xla = (functools.partial(f.attend, backend="xla") for f in (staircase, window))
+    wanted = jax.jit(lambda: both(*xla), compiler_options=tiny.QUICK)()
     config = config_lib.default()
-    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 2, 2, 2
+    for axis, size in sizes.items():
+        config.mesh[axis] = size
     attends = (functools.partial(f.attend, backend=backend) for f in (staircase, window))
     with jax.set_mesh(mesh_lib.make(config)), using(backend):
         compiled = jax.jit(lambda: both(*attends), compiler_options=tiny.QUICK).lower().compile()
         got = compiled()
-    # Rows over data and fsdp; of the trunk's, heads over tensor.
-    assert set(shapes) == {(1, N, H // 2, K), (1, N, H, K)}
+    assert set(shapes) == {trunk, local}
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
+
+
+def test_a_device_with_less_than_a_window_is_refused():
+    q, k, v, _, first_BN, _ = arrays()
+    config = config_lib.default()
+    config.mesh.data, config.mesh.sequence = 1, 4
+    with jax.set_mesh(mesh_lib.make(config)), pytest.raises(UserError, match="leaves 5 bytes of a row to each device, less than a local window of 6"):
+        jax.eval_shape(lambda q: window.attend(q, q, q, first_BN, 6), q)

@@ -31,7 +31,7 @@ def test_values_and_gradients_compile_for_a_tpu(monkeypatch, chips, what):
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     devices = np.array(topologies.get_topology_desc(platform="tpu", topology_name=chips).devices[:4]).reshape(2, 2)
     mesh = Mesh(devices, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
-    rows, length, heads, groups, width = (4, 640, 4, 2, 128) if what == "staircase" else (2, 1024, 2, 2, 64)
+    rows, length, heads, groups, width = (4, 640, 4, 2, 128) if what == "staircase" else (4, 1024, 2, 2, 64)
 
     def shaped(*shape, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec("data")))
