@@ -24,6 +24,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.kernels import window_xla
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
+from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import controller
 
 STAGES = ("encoder", "entropy head", "entropy model", "patchifier", "trigger", "pooling", "trunk", "decoder")
@@ -100,9 +101,10 @@ def audit(config, weights, seed: int = 0, build: Callable | None = None) -> Audi
     """
     if build is None:
         build = functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
-    quick = compilation_cache.quick()
-    forward = jax.jit(lambda weights, tokens_RL: build(weights)(tokens_RL), compiler_options=quick)
-    backward = jax.jit(functools.partial(reached, config, build), compiler_options=quick)
+    # Weights may be spread over a mesh; the audited rows are few, and every device computes all of them.
+    options = {"compiler_options": compilation_cache.quick(), "out_shardings": mesh_lib.everywhere(mesh_lib.of(weights))}
+    forward = jax.jit(lambda weights, tokens_RL: build(weights)(tokens_RL), **options)
+    backward = jax.jit(functools.partial(reached, config, build), **options)
     return Auditor(config, forward, backward, seed).report(weights)
 
 

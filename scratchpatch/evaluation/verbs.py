@@ -24,7 +24,7 @@ _PASSAGE_BYTES = 1600
 _ALWAYS, _NEVER = -1.0, 1e9
 
 
-def evaluate(workdir, source=None, split="validation", overrides=None, step=None, max_bytes=None) -> dict:
+def evaluate(workdir, source=None, split="validation", overrides=None, step=None, max_bytes=None, devices=1) -> dict:
     """Evaluate a run's checkpoint; see `bpb.evaluate` for what the result holds.
 
     The run's own validation split on the unchanged model also goes into
@@ -38,8 +38,9 @@ def evaluate(workdir, source=None, split="validation", overrides=None, step=None
       overrides: dotted config fields to change on the trained weights.
       step: of the checkpoint; the newest where None.
       max_bytes: read the first so many bytes of each source; all where None.
+      devices: that the weights are spread over.
     """
-    lm = load(workdir, step)
+    lm = load(workdir, step, devices)
     if overrides:
         lm = lm.override(overrides)
     if source is None:

@@ -21,6 +21,7 @@ from scratchpatch import vocabulary
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import documents
 from scratchpatch.training import loss as loss_lib
 
@@ -66,15 +67,18 @@ class Segmentation:
 class LanguageModel:
     """Scores, segments and continues documents of any length.
 
+    Weights that are spread over a mesh stay where they are: rows are dealt to
+    its devices, and all its processes must ask the same at the same time.
+
     Attributes:
       config: the experiment.
-      weights: see `model.weights`.
+      weights: see `model.weights`; of one device or a mesh.
       step: optimizer steps behind the weights.
     """
 
     def __init__(self, config, weights: dict[str, Any], step: int = 0, passes: Callable | None = None):
         self.config, self.weights, self.step = config, weights, step
-        self._pass = passes or _compile(config)
+        self._pass = passes or _compile(config, mesh_lib.of(weights))
 
     def score(self, data: bytes) -> np.ndarray:
         """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
@@ -150,9 +154,8 @@ class LanguageModel:
             `windows.Text` or `windows.Head`.
         """
         length = windows.row_length(len(stream), self.config.data.window)
-        batch = max(_TOKENS_PER_CALL // length, 1)
-        if len(stream) <= length:
-            batch = 1
+        batch = 1 if len(stream) <= length else max(_TOKENS_PER_CALL // length, 1)
+        batch *= mesh_lib.row_shares(mesh_lib.of(self.weights))
         plan = list(windows.plan(len(stream), length))
         for i in range(0, len(plan), batch):
             part = plan[i : i + batch]
@@ -169,10 +172,11 @@ class _Pass:
     logits: Callable
 
 
-def _compile(config) -> _Pass:
+def _compile(config, mesh) -> _Pass:
+    if mesh is not None:
+        config = mesh_lib.settled(config, mesh)
     definition, _ = weights_lib.abstract(config)
 
-    @jax.jit
     def positions(weights, tokens_RM):
         tokens_RL, targets_RL = tokens_RM[:, :-1], tokens_RM[:, 1:]
         output = weights_lib.merge(definition, weights)(tokens_RL)
@@ -191,11 +195,22 @@ def _compile(config) -> _Pass:
             "since": n_L - layout.start_BL + 1,
         }
 
-    @jax.jit
     def logits(weights, tokens_1L, position):
-        return weights_lib.merge(definition, weights)(tokens_1L).logits_BLV[0, position]
+        tokens_RL = jnp.broadcast_to(tokens_1L, (mesh_lib.row_shares(mesh), tokens_1L.shape[1]))
+        return weights_lib.merge(definition, weights)(tokens_RL).logits_BLV[0, position]
 
-    return _Pass(positions, logits)
+    def on_mesh(function):
+        compiled = jax.jit(function, out_shardings=mesh_lib.everywhere(mesh))
+        if mesh is None:
+            return compiled
+
+        def run(*arguments):
+            with jax.set_mesh(mesh):
+                return compiled(*arguments)
+
+        return run
+
+    return _Pass(on_mesh(positions), on_mesh(logits))
 
 
 def _tokens(data: bytes) -> np.ndarray:
@@ -219,11 +234,13 @@ def init(config, seed: int = 0) -> LanguageModel:
     return LanguageModel(config, weights_lib.random(config, seed))
 
 
-def load(workdir, step: int | None = None) -> LanguageModel:
+def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
     """The model of a run's checkpoint: the newest good one, or that of `step`; or of an exported folder.
 
+    Args:
+      devices: that the weights are spread over; each reads its share.
     Raises:
-      UserError: no run, no checkpoint, or none that is whole.
+      UserError: no run, no checkpoint, none that is whole, or weights that the devices cannot share.
     """
     from scratchpatch.interop import export
     from scratchpatch.training import checkpoints
@@ -232,8 +249,13 @@ def load(workdir, step: int | None = None) -> LanguageModel:
     if any(Path(workdir).glob("*.safetensors")):
         if step is not None:
             raise UserError(f"{workdir} is an exported model: it has no other steps, leave step out")
+        if devices > 1:
+            raise UserError(f"{workdir} is an exported model, which one device holds: leave devices out")
         return export.load_exported(workdir)
     config = workdir_lib.load_config(workdir)
     _, abstract = weights_lib.abstract(config)
+    if devices > 1:
+        placed = weights_lib.shardings(config, mesh_lib.over(config, devices))
+        abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
     restored = checkpoints.CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)
     return LanguageModel(config, restored.state, restored.step)

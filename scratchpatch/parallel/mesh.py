@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
@@ -67,6 +67,20 @@ def make(config, devices: Sequence | None = None) -> Mesh:
     return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def over(config, devices: int) -> Mesh:
+    """The mesh on which a trained model is used: its parameters spread over so many devices of this process.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    here = jax.local_devices()
+    if devices > len(here):
+        raise UserError(f"{devices} devices were asked for; there are {len(here)}")
+    used = config_lib.from_flat(config_lib.flat(config) | {f"mesh.{axis}": 1 for axis in AXES} | {"mesh.fsdp": devices})
+    used.training.batch_rows, used.training.accumulation = devices, 1
+    return make(used, here[:devices])
+
+
 def _arrange(shape: tuple[int, ...], devices: list) -> np.ndarray:
     """Devices in the mesh's shape, neighbours on the wires where the hardware has such."""
     if devices[0].platform != "tpu":
@@ -97,8 +111,24 @@ def parts(config, mesh: Mesh) -> int:
 
     On more devices fewer parts hold as little; the step's result does not depend on them.
     """
-    rows = config.training.batch_rows // math.prod(mesh.shape[axis] for axis in ROW_AXES)
+    rows = config.training.batch_rows // row_shares(mesh)
     return math.gcd(rows, config.training.accumulation)
+
+
+def of(tree) -> Mesh | None:
+    """The mesh of several devices that a tree of arrays is spread over; None: one device, or the host."""
+    sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
+
+
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """Where every device, so every process, has an array whole; None without a mesh."""
+    return mesh and NamedSharding(mesh, PartitionSpec())
+
+
+def row_shares(mesh: Mesh | None) -> int:
+    """Shares that the rows of a batch are dealt in."""
+    return math.prod(mesh.shape[axis] for axis in ROW_AXES) if mesh else 1
 
 
 def rows_here(batch: jax.ShapeDtypeStruct) -> np.ndarray:

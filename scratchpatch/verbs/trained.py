@@ -40,6 +40,9 @@ def _define_eval(values: Flags) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("output", None, "Also write the JSON object to this file.", flag_values=values)
+    flags.DEFINE_integer(
+        "devices", 1, "Spread the weights over so many devices of this machine.", lower_bound=1, flag_values=values
+    )
 
 
 def _check_eval(values: Flags) -> None:
@@ -60,6 +63,7 @@ def _eval(values: Flags) -> int:
             overrides=overrides(values),
             step=values.step,
             max_bytes=values.max_bytes,
+            devices=values.devices,
         )
     if values.output:
         Path(values.output).write_text(output.as_json(result) + "\n", encoding="utf-8")

@@ -38,6 +38,7 @@ from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.entropy_head import EntropyHead
 from scratchpatch.model.pooling import Pooling
+from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.model.trunk import Trunk
 from scratchpatch.patching import budget, controller, patchifiers, slots, triggers
 from scratchpatch.vocabulary import BOS
@@ -404,6 +405,12 @@ def test_a_leak_built_from_outside_is_named():
     report = audit.audit(config, random_weights(abstract), build=build)
     assert {(f.check, f.stage) for f in report.findings} >= {("suffix", "decoder"), ("gradient", "decoder")}
     assert {f.stage for f in report.findings} == {"decoder"}
+
+
+def test_weights_spread_over_a_mesh_are_audited_where_they_are():
+    config = tiny.config({"mesh.fsdp": 4, "mesh.tensor": 2})
+    spread = jax.device_put(tiny.weights(tiny.config()), weights_lib.shardings(config, mesh_lib.make(config)))
+    assert audit.audit(config, spread).ok
 
 
 def test_an_audit_that_can_see_nothing_says_so():

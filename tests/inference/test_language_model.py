@@ -14,10 +14,11 @@ from scratchpatch.errors import UserError
 from scratchpatch.inference import language_model as module
 from scratchpatch.inference import windows
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.vocabulary import BOS
-from tests import tiny
+from tests import runs, tiny
 from tests.inference.models import FIELDS, WINDOW, language_model, log2_p, some_bytes
 
 HALF = WINDOW // 2
@@ -258,3 +259,23 @@ def test_weights_of_another_moment_keep_the_pass():
     assert later.step == 9 and later._pass is lm._pass
     assert (later.score(b"abc") != lm.score(b"abc")).any()
     assert weights_lib.abstract(later.config)[1].keys() == weights.keys()
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "sequence": 2}], ids=str)
+def test_weights_spread_over_a_mesh_score_and_continue_as_on_one_device(sizes):
+    config, alone = tiny.config({f"mesh.{k}": v for k, v in sizes.items()}), tiny.config()
+    spread = jax.device_put(tiny.weights(alone), weights_lib.shardings(config, mesh_lib.make(config)))
+    one, many = module.LanguageModel(alone, tiny.weights(alone)), module.LanguageModel(config, spread)
+    text = bytes(np.random.default_rng(0).integers(0, 256, 200, dtype=np.uint8))
+    np.testing.assert_allclose(many.score(text), one.score(text), atol=1e-4)
+    assert many.generate(b"ab", 3) == one.generate(b"ab", 3)
+
+
+def test_a_checkpoint_is_restored_over_several_devices_each_with_its_share(tmp_path):
+    config, workdir = runs.untrained(tmp_path)
+    found = module.load(workdir, devices=4)
+    kernel = found.weights["params"]["trunk"]["stack"]["block"]["ffn"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+    np.testing.assert_allclose(found.score(b"some text"), module.load(workdir).score(b"some text"), atol=1e-4)
+    with pytest.raises(UserError, match="9 devices were asked for; there are 8"):
+        module.load(workdir, devices=9)
