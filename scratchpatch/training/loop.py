@@ -26,9 +26,10 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
-from scratchpatch.training import fingerprint, initial, optimizer
+from scratchpatch.training import fingerprint, goodput, initial, optimizer
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
+from scratchpatch.training.goodput import Goodput
 from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.measures import Measures
 from scratchpatch.training.metrics import MetricsWriter, NoMetrics
@@ -36,22 +37,27 @@ from scratchpatch.training.progress import Progress
 from scratchpatch.training.step import Trainer
 
 
-def train(config, workdir) -> None:
+def train(config, workdir, began: float | None = None) -> None:
     """Train `config` into `workdir`, or go on with the run that is there.
+
+    Args:
+      began: when the process started, in seconds since the epoch; None: now.
 
     Raises:
       UserError: a bad config or source, a workdir of another experiment, a
         model that fails the audit, or a loss that is not finite.
     """
+    began = time.time() if began is None else began
     config_lib.check(config)
     # Before anything is written: what differs would show as a hang, or as other losses.
     versions = {"package version": scratchpatch.__version__, "JAX version": jax.__version__}
     processes.agree({f.name: repr(config_lib.get(config, f.name)) for f in config_lib.FIELDS} | versions)
     mesh = mesh_lib.make(config)
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
+        processes.share(Path(workdir))
         workdir_lib.guard_workdir(workdir, config)
         try:
-            _Run(config, Path(workdir), mesh).run(stop)
+            _Run(config, Path(workdir), mesh, began).run(stop)
             processes.part()
         except BaseException:
             _forget_failed_start(Path(workdir))
@@ -81,7 +87,7 @@ class _Stop:
 
 
 class _Run:
-    def __init__(self, config, workdir: Path, mesh):
+    def __init__(self, config, workdir: Path, mesh, began: float):
         self.config, self.workdir = config, workdir
         share = jax.process_index(), jax.process_count(), mesh_lib.parts(config, mesh)
         self.batches = Batches(config, "train", *share)
@@ -96,6 +102,7 @@ class _Run:
         self.trainer = Trainer(config, mesh)
         self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
         self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
+        self.goodput = Goodput(workdir if processes.is_first() else None, began)
         self.measures = Measures(config, optimizer.schedule(config), mesh.devices.flatten())
         self.model = None
         self.invalid = {}
@@ -118,7 +125,8 @@ class _Run:
             if self.config.data.entropies:
                 self.batches.open_entropies(fingerprint.of(self.config, state["frozen"]))
             self._describe(state)
-            step = compiling.result()
+            with self.goodput.spent("compile"):
+                step = compiling.result()
         memory = step.memory_analysis()
         if memory:
             live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -126,11 +134,16 @@ class _Run:
             logging.info("memory of the compiled step: %.1f MB per device", live / 1e6)
         began = self.config.training.init_from or "random weights"
         logging.info("%s", f"resumed at step {first}" if restored else f"training from {began}")
+        self.goodput.mark(first)
         with Progress(total=steps, first=first, label="training", shown=processes.is_first()) as progress:
             state = self._loop(step, state, first, stop, progress)
-        self.checkpoints.close()
-        self.metrics.close()
         done = int(state["step"])
+        with self.goodput.spent("checkpoint"):
+            self.checkpoints.close()
+        self.goodput.mark(done, ended=True)
+        self.metrics.close()
+        if processes.is_first():
+            logging.info("%s", goodput.text(goodput.account(self.workdir)))
         if done < steps:
             logging.info("stopped by SIGTERM at step %d of %d; the same command goes on from there", done, steps)
             return
@@ -148,7 +161,7 @@ class _Run:
         t, pending = self.config.training, None
         clock = time.monotonic()
         due = lambda every, done: done == t.steps or (every and done % every == 0)  # noqa: E731
-        for index, *rows in self.batches.iterate(first):
+        for index, *rows in self.goodput.waiting(self.batches.iterate(first)):
             if index >= t.steps or stop.at(index):
                 break
             batch, at = self.trainer.place(*rows), self._place_index(index)
@@ -163,14 +176,18 @@ class _Run:
                 clock = self._report(*pending, clock, state, progress)
                 pending, scores = None, {}
                 if due(t.eval_every, done):
-                    scores = self._validate(state, done)
+                    with self.goodput.spent("validation"):
+                        scores = self._validate(state, done)
                     progress.note(f"step {done}: validation {scores['validation_bpb']:.3f} BPB")
                 if due(t.checkpoint_every, done) or scores:
-                    self.checkpoints.save(done, state, scores)
+                    with self.goodput.spent("checkpoint"):
+                        self.checkpoints.save(done, state, scores)
+                    self.goodput.mark(done)
                 clock = time.monotonic()
         if pending is not None:
             self._report(*pending, clock, state, progress)
-        self.checkpoints.save(int(state["step"]), state)
+        with self.goodput.spent("checkpoint"):
+            self.checkpoints.save(int(state["step"]), state)
         return state
 
     def _place_index(self, index: int) -> jax.Array:

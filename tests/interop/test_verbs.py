@@ -34,10 +34,10 @@ def test_its_config_is_a_config_file(imported, capsys):
 
 
 def test_export_writes_what_load_reads(imported, tmp_path, capsys):
-    assert cli.main(["export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 0
+    assert cli.main(["checkpoint", "export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 0
     same = [(f / "model.safetensors").read_bytes() for f in (imported, tmp_path / "again")]
     assert same[0] == same[1]
-    assert cli.main(["export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 1
+    assert cli.main(["checkpoint", "export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 1
     assert "holds something" in capsys.readouterr().err
 
 
