@@ -2,6 +2,7 @@
 
     DURABLE_DIR/200/            as checkpoints/200 in the workdir, see checkpoints
     DURABLE_DIR/200.partial/    while it is copied
+    DURABLE_DIR/run/            the workdir's small files as they were then: what a lost workdir needs beside a step
 
 Paths go through etils.epath, so a bucket (gs://...) serves where its credentials are. Where a rename is not atomic,
 about.json and its checksums still are the proof of a step: no half step is ever taken for a whole one.
@@ -18,11 +19,13 @@ from absl import logging
 from etils import epath
 
 from scratchpatch.training import manifest
+from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.manifest import Damaged
 
 # Seconds before another try, and without a byte moved after which the end of a run waits no longer.
 _PAUSES = (1.0, 4.0, 16.0)
 _STALLED = 60.0
+_RUN, _FILES = "run", ("data.json", "metrics.jsonl", "goodput.jsonl")
 
 
 class Tier:
@@ -64,6 +67,21 @@ class Tier:
         """Copy a step to the new local folder `into`, verified. Raises Damaged, Unreadable."""
         shutil.rmtree(into, ignore_errors=True)
         manifest.copy(self.folder / str(step), into, lambda count: None)
+
+    def store_files(self, workdir: Path) -> None:
+        """Copy the small files of a run."""
+        for name in _FILES:
+            if (workdir / name).exists():
+                (self.folder / _RUN).mkdir(parents=True, exist_ok=True)
+                temporary = self.folder / _RUN / f"{name}.partial"
+                temporary.write_bytes((workdir / name).read_bytes())
+                temporary.replace(self.folder / _RUN / name)
+
+    def fetch_files(self, workdir: Path) -> None:
+        """Copy those of them that the workdir lacks."""
+        for name in _FILES:
+            if not (workdir / name).exists() and (self.folder / _RUN / name).exists():
+                replace_text(workdir / name, (self.folder / _RUN / name).read_bytes().decode(errors="replace"))
 
     def _holds(self, step: Path, moved) -> bool:
         try:
@@ -130,6 +148,7 @@ class Mirror:
         for attempt, pause in enumerate((*_PAUSES, None), start=1):
             try:
                 self._tier.store(self._folder / str(step), self._keep, self._note)
+                self._tier.store_files(self._folder.parent)
                 return
             except Exception as error:  # file systems raise their own kinds
                 tries = f"try {attempt} of {len(_PAUSES) + 1}"
@@ -142,6 +161,19 @@ class Mirror:
 
     def _note(self, _: int) -> None:
         self._moved = time.monotonic()
+
+
+def fetch_files(config, workdir: Path) -> None:
+    """Give a workdir that was lost what its run had measured, from the durable tier, if there is one.
+
+    A tier that cannot be reached is a warning here: whether the run can go on without it is for its checkpoints to say.
+    """
+    if not config.training.durable_dir:
+        return
+    try:
+        Tier(config.training.durable_dir).fetch_files(workdir)
+    except Exception as error:  # file systems raise their own kinds
+        logging.warning("cannot read %s: %s", config.training.durable_dir, manifest.first_line(error))
 
 
 def _remove(step: epath.Path) -> None:

@@ -26,7 +26,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
-from scratchpatch.training import fingerprint, goodput, initial, optimizer
+from scratchpatch.training import durable, fingerprint, goodput, initial, optimizer
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.goodput import Goodput
@@ -56,6 +56,7 @@ def train(config, workdir, began: float | None = None) -> None:
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
         processes.share(Path(workdir))
         workdir_lib.guard_workdir(workdir, config)
+        processes.first(lambda: durable.fetch_files(config, Path(workdir)))
         try:
             _Run(config, Path(workdir), mesh, began).run(stop)
             processes.part()
