@@ -142,10 +142,10 @@ def local(tree, mesh):
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
-def part() -> None:
-    """Wait for the others at the end of the work: leaving ends the patience for those that still write."""
+def meet(where: str) -> None:
+    """Wait until all processes are here."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("scratchpatch: done")
+        multihost_utils.sync_global_devices(f"scratchpatch: {where}")
 
 
 def stops_at(step: int) -> bool:

@@ -1,6 +1,7 @@
 """Where a run's time went: what trained it, and what did not.
 
-    workdir/goodput.jsonl    a line before the first step of every start, and at every checkpoint:
+    workdir/goodput.jsonl    a line before the first step of every start, before every checkpoint or validation, and at
+                             the end:
                              {"time": s since the epoch, "step": done so far, "spent": {kind: s since the line before}}
 
 The first line of a start has "began", the last one of a run that ended by itself or by SIGTERM "ended". Kinds:
@@ -11,7 +12,8 @@ The first line of a start has "began", the last one of a run that ended by itsel
     checkpoint    the loop waiting for a checkpoint; what is written in the background is free
     data          the loop waiting for a batch
     validation    validations
-    restart       what deaths cost: from the last stored step to the first step of the next start, and steps done again
+    restart       what deaths cost: from the last line before one to the first step of the next start, and the time of
+                  steps that had to be done again
 
 After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting.
 Free of JAX: the supervisor reads it too.
@@ -67,7 +69,7 @@ class Goodput:
             yield batch
 
     def mark(self, step: int, ended: bool = False) -> None:
-        """Write a line: `step` steps are done, and stored as far as is known."""
+        """Write a line: `step` steps are done, and about to be stored."""
         now = time.time()
         rest = "start" if self._began is not None else "productive"
         spent = self._spent | {rest: max(now - self._line - sum(self._spent.values()), 0.0)}
@@ -111,6 +113,12 @@ def account(workdir: str | Path, now: float | None = None) -> dict[str, float] |
 def share(found: dict[str, float]) -> float:
     """The productive share of an account, 0 to 1."""
     return found["productive"] / max(sum(found.values()), 1e-9)
+
+
+def of_run(workdir: str | Path) -> dict[str, float]:
+    """As a line of metrics has it: 'goodput', the share up to the last line; {} where there is none."""
+    found = account(workdir)
+    return {"goodput": share(found)} if found else {}
 
 
 def text(found: dict[str, float]) -> str:

@@ -59,7 +59,8 @@ def train(config, workdir, began: float | None = None) -> None:
         processes.first(lambda: durable.fetch_files(config, Path(workdir)))
         try:
             _Run(config, Path(workdir), mesh, began).run(stop)
-            processes.part()
+            # Leaving ends the patience for those that still write.
+            processes.meet("done")
         except BaseException:
             _forget_failed_start(Path(workdir))
             raise
@@ -135,6 +136,8 @@ class _Run:
             logging.info("memory of the compiled step: %.1f MB per device", live / 1e6)
         began = self.config.training.init_from or "random weights"
         logging.info("%s", f"resumed at step {first}" if restored else f"training from {began}")
+        # The first step would wait for the slowest start.
+        processes.meet("the first step")
         self.goodput.mark(first)
         with Progress(total=steps, first=first, label="training", shown=processes.is_first()) as progress:
             state = self._loop(step, state, first, stop, progress)
@@ -176,6 +179,7 @@ class _Run:
             if due(t.checkpoint_every, done) or due(t.eval_every, done):
                 clock = self._report(*pending, clock, state, progress)
                 pending, scores = None, {}
+                self.goodput.mark(done)
                 if due(t.eval_every, done):
                     with self.goodput.spent("validation"):
                         scores = self._validate(state, done)
@@ -183,7 +187,6 @@ class _Run:
                 if due(t.checkpoint_every, done) or scores:
                     with self.goodput.spent("checkpoint"):
                         self.checkpoints.save(done, state, scores)
-                    self.goodput.mark(done)
                 clock = time.monotonic()
         if pending is not None:
             self._report(*pending, clock, state, progress)
@@ -214,6 +217,11 @@ class _Run:
 
     def _validate(self, state, done: int) -> dict[str, float]:
         weights = processes.local(weights_lib.of(state), self.trainer.mesh)
+        found = {"validation_bpb": processes.first(lambda: self._validation_bpb(weights, done))}
+        self.metrics.write(done, found | goodput.of_run(self.workdir) | self.invalid)
+        return found
+
+    def _validation_bpb(self, weights, done: int) -> float:
         if self.model is None:
             self.model = LanguageModel(self.config, weights, done)
         else:
@@ -222,18 +230,20 @@ class _Run:
         for stream in self.validation:
             for part in self.model.positions(stream):
                 total.add(part)
-        found = {"validation_bpb": total.bpb if total.bpb is not None else math.nan}
-        self.metrics.write(done, found | self.invalid)
-        return found
+        return total.bpb if total.bpb is not None else math.nan
 
     def _describe(self, state) -> None:
         """What is about to be trained, and whether it is causal."""
         logging.info("\n%s", account.table(account.account(self.config)))
-        report = audit.audit(self.config, processes.local(weights_lib.of(state), self.trainer.mesh))
+        weights = processes.local(weights_lib.of(state), self.trainer.mesh)
+        self.invalid = {} if processes.first(lambda: self._passes_audit(weights)) else {"causality": "INVALID"}
+
+    def _passes_audit(self, weights) -> bool:
+        report = audit.audit(self.config, weights)
         logging.info("%s", report.text())
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
-        self.invalid = {} if report.ok else {"causality": "INVALID"}
+        return report.ok
 
 
 def _forget_failed_start(workdir: Path) -> None:
