@@ -46,7 +46,10 @@ def drill(folder: Path, kinds: Sequence[str], steps: int, processes: int, seed: 
     train = [f"--config={runs.write_config(folder / 'experiment.py', config)}"]
     rng = random.Random(seed)
     calm = Supervised(folder, "calm", processes, train, ["--restarts=0"])
-    calm.wait()
+    try:
+        calm.wait()
+    finally:
+        calm.kill()
     run = Supervised(folder, "drill", processes, train, ["--restarts=3", "--silence=10"])
     lines = []
     try:
@@ -63,12 +66,12 @@ def drill(folder: Path, kinds: Sequence[str], steps: int, processes: int, seed: 
 
 def _one(run: Supervised, kind: str, number: int, of: int, steps: int, rng: random.Random) -> str:
     """Wait for the moment, strike, and wait for the run to be at work again."""
-    # In its own share of the run, which it leaves time for: the steps of two checkpoints.
-    share = (steps - 4 * EVERY) // of
+    # In its own share of the run, of which some steps are left behind the last one, for it to strike in.
+    share = (steps - 8 * EVERY) // of
     moment = 2 * EVERY + number * share + rng.randrange(share)
     run.until(f"step {moment}", lambda: run.step() >= moment and run.newest() and run.newest(run.durable))
     # Anywhere between two checkpoints, or in the middle of one.
-    time.sleep(rng.uniform(0.0, 0.5))
+    time.sleep(rng.uniform(0.0, 0.1))
     step, deaths, starts = run.step(), run.deaths(), run.starts()
     came = faults.strike(run, kind, rng)
     if run.deaths() > deaths:
@@ -99,7 +102,11 @@ def main() -> int:
         kinds = given.kinds.split(",")
     else:
         kinds = (list(faults.KINDS) * (given.faults // len(faults.KINDS) + 1))[: given.faults]
-        random.Random(given.seed).shuffle(kinds)
+        shuffle = random.Random(given.seed).shuffle
+        shuffle(kinds)
+        # They take longer than the rest of a run that nothing holds up.
+        while faults.REFUSALS & set(kinds[-2:]):
+            shuffle(kinds)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
