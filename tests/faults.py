@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests import tiny
+
 SUPERVISE = Path(__file__).parents[1] / "launch" / "supervise"
 # Seconds within which whatever was done must show.
 PATIENCE = 180
@@ -36,7 +38,7 @@ class Supervised:
         train = [*train, f"--workdir={self.workdir}", f"--config.training.durable_dir={self.durable}"]
         self.command = [sys.executable, str(SUPERVISE), f"--processes={processes}", "--devices_per_process=1", *flags, "--", *train]
         with self._said.open("w") as said:
-            self._supervisor = subprocess.Popen(self.command, stderr=said)
+            self._supervisor = subprocess.Popen(self.command, stderr=said, env=os.environ | tiny.QUICK_ENVIRONMENT)
 
     def wait(self) -> None:
         """Until it ends well."""

@@ -13,14 +13,15 @@ from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
+from scratchpatch.training import goodput
 from scratchpatch.training.metrics import read_metrics
 
 
 class RunFolder:
-    """config.json, metrics.jsonl and evaluation.json of one run.
+    """config.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run.
 
     config: dotted field name to value. metrics: one dict per line, those of
-    training first. evaluation: the evaluator's dict. Raises UserError when the
+    training first. goodput: see training.goodput.account. evaluation: the evaluator's dict. Raises UserError when the
     folder does not exist, or a line of metrics.jsonl is none of metrics.
     """
 
@@ -35,6 +36,7 @@ class RunFolder:
         )
         training, validation = read_metrics(self.path) if (self.path / "metrics.jsonl").exists() else ([], [])
         self.metrics = training + validation
+        self.goodput = goodput.account(self.path)
         self.evaluation = _object(self.path / "evaluation.json")
 
     @property

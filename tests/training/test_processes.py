@@ -25,6 +25,11 @@ from tests import drill, tiny
 
 PROCESSES, DEVICES = 4, 2
 FIELDS = {
+    # Compiled by every process: no layers but the trunk's.
+    "model.encoder.layers": 0,
+    "model.entropy_head.layers": 0,
+    "model.decoder.layers": 0,
+    "model.pooling.kind": "mean",
     "training.steps": 6,
     "training.batch_rows": 8,
     "training.accumulation": 2,
@@ -49,7 +54,7 @@ def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES,
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | tiny.QUICK_ENVIRONMENT
     found = []
     for i in range(processes):
         flags = [f"--distributed=127.0.0.1:{port},{i},{processes}"] if processes > 1 else []
