@@ -72,9 +72,9 @@ def _one(run: Supervised, kind: str, number: int, of: int, steps: int, rng: rand
     run.until(f"step {moment}", lambda: run.step() >= moment and run.newest() and run.newest(run.durable))
     # Anywhere between two checkpoints, or in the middle of one.
     time.sleep(rng.uniform(0.0, 0.1))
-    step, deaths, starts = run.step(), run.deaths(), run.starts()
+    step, starts = run.step(), run.starts()
     came = faults.strike(run, kind, rng)
-    if run.deaths() > deaths:
+    if kind not in faults.REFUSALS:
         run.until("the restart", lambda: run.starts() > starts)
         resumed = [line for line in run.log(0).splitlines() if line.startswith(("resumed at", "training from"))]
         came += f"; {resumed[-1]}"

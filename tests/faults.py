@@ -37,7 +37,11 @@ class Supervised:
         self._said = folder / f"{name}.supervisor.log"
         train = [*train, f"--workdir={self.workdir}", f"--config.training.durable_dir={self.durable}"]
         self.command = [sys.executable, str(SUPERVISE), f"--processes={processes}", "--devices_per_process=1", *flags, "--", *train]
-        with self._said.open("w") as said:
+        self.start()
+
+    def start(self) -> None:
+        """A supervisor; another one once the one before is gone."""
+        with self._said.open("a") as said:
             self._supervisor = subprocess.Popen(self.command, stderr=said, env=os.environ | tiny.QUICK_ENVIRONMENT)
 
     def wait(self) -> None:
@@ -47,9 +51,14 @@ class Supervised:
             raise Failed(f"the supervisor ended with {code}:\n{self.said()}\nprocess 0:\n{self.log(0)[-2000:]}")
 
     def kill(self) -> None:
-        """Whatever still runs of it: its processes leave by themselves."""
+        """Its supervisor, if it still runs; the processes then leave by themselves."""
         self._supervisor.kill()
         self._supervisor.wait()
+
+    def terminate(self) -> int:
+        """Tell the supervisor of a preemption; its exit code."""
+        self._supervisor.terminate()
+        return self._supervisor.wait(PATIENCE)
 
     def said(self) -> str:
         """What the supervisor said."""
@@ -204,6 +213,29 @@ def _lost_disk(run, rng):
     return f"{said}; all checkpoints of the workdir deleted"
 
 
+def _preempt(run, rng):
+    """SIGTERM to the supervisor, which saves and leaves; later another one goes on."""
+    starts, began = run.starts(), time.monotonic()
+    code = run.terminate()
+    took = time.monotonic() - began
+    if code or "stopped by SIGTERM at step" not in run.log(0):
+        raise Failed(f"after SIGTERM the supervisor ended with {code}:\n{run.said()}\n{run.log(0)[-2000:]}")
+    run.start()
+    run.until("the restart", lambda: run.starts() > starts)
+    return f"saved and gone after {took:.1f} s"
+
+
+def _kill_supervisor(run, rng):
+    """Its processes save and leave, and another supervisor, started at once, goes on when they have."""
+    starts = run.starts()
+    run.kill()
+    run.start()
+    run.until("the restart", lambda: run.starts() > starts)
+    if run.log(0).count("stopped by SIGTERM at step") == 0:
+        raise Failed(f"the processes of the killed supervisor did not leave:\n{run.log(0)[-2000:]}")
+    return "its processes saved and left"
+
+
 def _refused(command: list[str], words: str) -> str:
     found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if found.returncode == 0 or words not in found.stderr:
@@ -230,6 +262,8 @@ KINDS = {
     "delete a marker": _damage(_unmarked),
     "damage both tiers": _both_tiers,
     "lose the disk": _lost_disk,
+    "preempt": _preempt,
+    "kill the supervisor": _kill_supervisor,
     "second supervisor": _second_supervisor,
     "second trainer": _second_trainer,
 }
