@@ -204,6 +204,7 @@ class Checkpoints(CheckpointReader):
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future | None = None
         self._sound: set[int] = set()
+        self._unread: set[int] = set()
         durable = config.training.durable_dir if jax.process_index() == 0 else ""
         self._tier = Tier(durable) if durable else None
         self._mirror = Mirror(self._tier, self.folder, config.training.durable_keep) if durable else None
@@ -302,6 +303,7 @@ class Checkpoints(CheckpointReader):
             (self.folder / str(each)).rename(aside)
             logging.warning("step %d (%s) is set aside as %s, which nothing reads: remove it when you like", each, bad[each], aside)
             self._scores.pop(each, None)
+        self._unread = {each for each, error in bad.items() if isinstance(error, Unreadable)}
         if fetched is None:
             return step
         path = self.folder / str(fetched)
@@ -356,6 +358,7 @@ class Checkpoints(CheckpointReader):
                 remove(path)
             partial.rename(path)
         self._sound.add(step)
+        self._unread.discard(step)
         self._scores[step] = score(about["metrics"])
         if self._mirror:
             self._mirror.push(step)
@@ -364,7 +367,8 @@ class Checkpoints(CheckpointReader):
     def _prune(self) -> None:
         if jax.process_index() != 0:
             return
-        steps = self.steps()
+        # What could not be read is neither counted nor deleted.
+        steps = [step for step in self.steps() if step not in self._unread]
         kept = set(steps[-self._keep_last :]) | (self._mirror.held() if self._mirror else set())
         best = min(steps, key=lambda s: self._scores.get(s, math.inf))
         if self._scores.get(best, math.inf) < math.inf:

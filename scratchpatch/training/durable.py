@@ -46,7 +46,9 @@ class Tier:
         return [self.folder / name for name in sorted(self._names()) if name.partition(".")[2] in kinds]
 
     def store(self, step: Path, keep: int, moved=lambda count: None) -> None:
-        """Copy a step of the workdir, verified, then delete all but the newest `keep`. One that is there whole is left.
+        """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it.
+
+        One that is there whole is left; a later one, which the run did not take, stays until it is stored anew.
 
         Raises:
           Damaged, Unreadable: the step in the workdir is.
@@ -58,7 +60,7 @@ class Tier:
             manifest.copy(step, partial, moved)
             _remove(target)
             partial.rename(target)
-        for old in self.steps()[:-keep]:
+        for old in [each for each in self.steps() if each <= int(step.name)][:-keep]:
             _remove(self.folder / str(old))
         for leftover in self.beside("partial"):
             _remove(leftover)

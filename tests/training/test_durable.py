@@ -101,6 +101,15 @@ def test_a_damaged_durable_step_is_named_and_the_one_before_is_used(made, tmp_pa
     manifest.check(tmp_path / "durable" / "20", about, skipped=())
 
 
+def test_damaged_steps_take_no_place_among_the_kept(made, tmp_path):
+    train(made, tmp_path, 30, 40)
+    shutil.rmtree(tmp_path / "run")
+    for step in ("30", "40"):
+        flip(tmp_path / "durable" / step)
+    train(made, tmp_path, 14, 18, 22)
+    assert names(tmp_path / "durable") == ["18", "22", "30", "40"]
+
+
 def test_of_two_tiers_the_newer_whole_step_is_used(made, tmp_path, caplog):
     train(made, tmp_path, 10, 20)
     local = tmp_path / "run" / "checkpoints"
@@ -198,7 +207,6 @@ def test_the_end_does_not_wait_for_a_mount_that_hangs(made, tmp_path, monkeypatc
     run.save(10, make_state(10))
     run.close()
     assert "durable does not answer: step 10 is on the local disk alone" in caplog.text
-    hung.set()
 
 
 def test_the_folder_of_another_experiment_is_refused(made, tmp_path):
