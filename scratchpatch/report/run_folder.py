@@ -21,7 +21,8 @@ class RunFolder:
     """config.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run.
 
     config: dotted field name to value. metrics: one dict per line, those of
-    training first. goodput: see training.goodput.account. evaluation: the evaluator's dict. Raises UserError when the
+    training first. goodput: see training.goodput.account, or None. evaluation:
+    the evaluator's dict. Raises UserError when the
     folder does not exist, or a line of metrics.jsonl is none of metrics.
     """
 

@@ -9,6 +9,9 @@
 A state is a dict whose top-level keys ('params', 'optimizer', ...) are stored apart, so that one can be read without
 the others. Below them any pytree of numeric arrays goes: only the paths of its leaves are stored.
 
+Of several processes each writes its share below one STEP.partial, so all of them must see one folder (processes.share
+checks it); the first one renames, prunes, and copies to the durable tier (see durable).
+
 Orbax restores a flipped bit without a word, and wants no files but whole ones; so it is shown no others.
 """
 

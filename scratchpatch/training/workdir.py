@@ -2,6 +2,7 @@
 
     workdir/config.json    the flat config of the latest start, and the package version that ran it
     workdir/lock           held by the trainer that owns the workdir
+    workdir/supervisor     held by the supervisor that restarts it (launch/supervise)
 """
 
 from __future__ import annotations
