@@ -22,8 +22,8 @@ class RunFolder:
 
     config: dotted field name to value. metrics: one dict per line, those of
     training first. goodput: see training.goodput.account, or None. evaluation:
-    the evaluator's dict. Raises UserError when the
-    folder does not exist, or a line of metrics.jsonl is none of metrics.
+    the evaluator's dict. Raises UserError when the folder does not exist, or a
+    line of metrics.jsonl is none of metrics.
     """
 
     def __init__(self, workdir: str | os.PathLike):
