@@ -157,6 +157,8 @@ FIELDS = (
     Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),
     Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _at_least(0), free=True),
     Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best.", _at_least(1), free=True),
+    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _any, free=True),
+    Field("training.durable_keep", 2, "checkpoints", "Newest checkpoints kept in training.durable_dir.", _at_least(1), free=True),
     Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _any),
     Field("training.allow_leak", False, "", "Train although the causality audit failed; every metric then says INVALID.", _any),
     Field("optimizer.learning_rate", 2e-3, "", "Peak learning rate of AdamW.", _at_least(0.0)),

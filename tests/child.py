@@ -101,6 +101,18 @@ def _before_renaming(step: int, strike) -> None:
     manifest.write = strike_then
 
 
+def _while_copying(step: int, strike) -> None:
+    """A piece of a checkpoint has been copied to the durable tier."""
+    from scratchpatch.training import manifest
+
+    copy = manifest.copy
+
+    def strike_within(path, into, moved):
+        copy(path, into, (lambda _: strike()) if path.name == str(step) else moved)
+
+    manifest.copy = strike_within
+
+
 def _while_removing(step: int, strike) -> None:
     """A checkpoint that is not kept is half removed."""
     from scratchpatch.training import checkpoints
@@ -140,6 +152,7 @@ _MOMENTS = {
     "validation": _after_validation,
     "saving": _while_saving,
     "renaming": _before_renaming,
+    "copying": _while_copying,
     "removing": _while_removing,
     "part": _in_a_part,
 }

@@ -45,7 +45,7 @@ FIELDS = {
 
 _WORDS = b"the cat sat on a mat and saw no dog but was \xc3\xa9t\xc3\xa9 -- so it ran (far) away.\n".split(b" ")
 # What no two runs share.
-_TIMES = ("bytes_per_second", "flops_per_second", "mfu")
+_TIMES = ("bytes_per_second", "flops_per_second", "mfu", "goodput")
 
 
 def write_text(folder: Path, files: int = 12, seed: int = 0) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -181,14 +182,17 @@ def test_bad_config_file_is_wrong_usage(capsys, tmp_path, name):
         (["calibrate", "--target_scratchpads_per_byte=1.5"], "--target_scratchpads_per_byte=1.5"),
         (["calibrate", "--target_bytes_per_patch=6", "--sample_bytes=0"], "--sample_bytes=0"),
         (["calibrate", "--target_bytes_per_patch=6", "--override", "patching.knd=x"], "nearest is 'patching.kind'"),
-        (["checkpoint"], "say what to do: scratchpatch checkpoint list, verify or prune"),
+        (["checkpoint"], "say what to do: scratchpatch checkpoint list, verify, prune or export"),
         (["checkpoint", "purge"], "purge"),
         (["checkpoint", "prune"], "checkpoint prune needs --keep_last=N"),
         (["checkpoint", "prune", "--keep_last=0"], "--keep_last=0"),
-        (["checkpoint", "prune", "--keep_last=1", "--step=5"], "--step goes with checkpoint verify alone"),
+        (["checkpoint", "prune", "--keep_last=1", "--step=5"], "--step goes with checkpoint verify or export alone"),
         (["checkpoint", "list", "--keep_last=1"], "--keep_last goes with checkpoint prune alone"),
         (["checkpoint", "verify", "--dry_run"], "--dry_run goes with checkpoint prune alone"),
         (["checkpoint", "verify", "--step=-1"], "--step=-1"),
+        (["checkpoint", "export"], "checkpoint export needs --out=DIR"),
+        (["checkpoint", "export", "--out=x", "--layout=flat"], "--layout=flat"),
+        (["checkpoint", "export", "--out=x", "--json"], "--json goes with checkpoint list or verify or prune alone"),
     ],
 )
 def test_wrong_flag_value_is_named(capsys, workdir, argv, words):
@@ -203,7 +207,7 @@ def test_bench_refuses_an_unknown_measurement(capsys):
 
 
 def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
-    calls = stand_in("scratchpatch.training.loop", train=lambda c, workdir: None)
+    calls = stand_in("scratchpatch.training.loop", train=lambda c, workdir, began: None)
     sources = "(('text:books/*.txt',1.0),)"
     argv = [
         "train",
@@ -213,8 +217,8 @@ def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
         f"--config.data.sources={sources}",
     ]
     assert cli.main([*argv, "--noconfig.model.pooling.last_state", "--config.optimizer.eps", "1e-6"]) == 0
-    ((c, workdir), _) = calls[0]
-    assert workdir == "runs/x"
+    ((c, workdir, began), _) = calls[0]
+    assert workdir == "runs/x" and time.time() - 60 < began <= time.time()
     assert config.difference(config.default(), c) == [
         "data.sources: [['stdlib:code', 1.0], ['stdlib:prose', 1.0]] -> [['text:books/*.txt', 1.0]]",
         "model.pooling.last_state: True -> False",
@@ -247,7 +251,7 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
     assert "chatter" in err and "a warning" in err
     overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
     assert calls == [
-        ((workdir,), {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None})
+        ((workdir,), {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1})
     ]
 
 

@@ -1,6 +1,8 @@
 """launch/supervise: what it runs, restarts, forwards and reports."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from scratchpatch.parallel.supervisor import Supervisor
+from scratchpatch.training import lock
 
 SCRIPT = Path(__file__).parents[1] / "launch" / "supervise"
 
@@ -51,7 +54,8 @@ def test_the_budget_ends_and_the_code_is_that_of_the_death(logs, capfd):
     assert made.run() == 128 + signal.SIGKILL
     assert len(made.deaths) == 2 and time.monotonic() - began < 20
     said = capfd.readouterr().err
-    assert "was ended by SIGKILL" in said and "giving up; first to die, attempt by attempt: process 1 (-9), process 1 (-9)" in said
+    killed = r"process 1 was ended by SIGKILL after \d s"
+    assert re.search(f"giving up; first to die, attempt by attempt: 1: {killed}; 2: {killed}\n$", said)
 
 
 def test_progress_fills_the_budget_again(logs):
@@ -87,8 +91,72 @@ def test_a_notice_is_passed_on_and_a_deaf_process_is_killed_in_time(logs):
             os.kill(os.getpid(), signal.SIGTERM)
 
         threading.Thread(target=strike).start()
-        made = Supervisor(lambda second=second: [python(saves), python(second)], logs, restarts=5, patience=1.0)
+        made = Supervisor(lambda second=second: [python(saves), python(second)], logs, restarts=5, grace=1.0)
         assert made.run() == wanted
+
+
+def test_a_notice_while_nothing_runs_starts_nothing(logs):
+    attempts = []
+    made = Supervisor(lambda: attempts.append(1) or [python("pass"), python("raise SystemExit(4)")], logs, restarts=5, pause=60)
+
+    def strike():
+        while not made.deaths:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=strike).start()
+    assert made.run() == 4 and len(attempts) == 1
+
+
+BEATS = "import sys, time; from scratchpatch.parallel import heartbeat; heartbeat.start(); "
+
+
+def test_a_process_that_stops_answering_is_found_named_and_killed(logs, capfd):
+    stops = BEATS + "import os, signal; time.sleep(0.2); os.kill(os.getpid(), signal.SIGSTOP)"
+    attempts = []
+
+    def commands():
+        attempts.append(1)
+        return [python(BEATS + "time.sleep(60)"), python(stops)] if len(attempts) == 1 else [python("pass")] * 2
+
+    # More than a beat takes to come, on a busy machine too.
+    made = Supervisor(commands, logs, restarts=1, pause=0.05, silence=4)
+    assert made.run() == 0 and len(attempts) == 2
+    (death,) = made.deaths
+    assert (death.process, death.code) == (1, -signal.SIGKILL) and 4 <= death.seconds < 30
+    assert re.search(r"done; first to die, .*: 1: process 1 stopped answering, was silent for \d+ s and killed", capfd.readouterr().err)
+
+
+def test_of_a_stopped_process_and_one_that_died_of_waiting_the_stopped_one_is_named(logs):
+    stops = BEATS + "import os, signal; time.sleep(0.2); os.kill(os.getpid(), signal.SIGSTOP)"
+    made = Supervisor(lambda: [python(BEATS + "time.sleep(7); sys.exit(3)"), python(stops)], logs, restarts=0, silence=60)
+    assert made.run() == 128 + signal.SIGKILL and made.deaths[0].process == 1
+
+
+def test_processes_whose_supervisor_is_killed_are_asked_to_leave(tmp_path):
+    waits = BEATS + "print('ready', flush=True); time.sleep(60)"
+    lines = (
+        "import pathlib, sys; from scratchpatch.parallel.supervisor import Supervisor; "
+        f"Supervisor(lambda: [[sys.executable, '-c', {waits!r}]], [pathlib.Path({str(tmp_path / '0.log')!r})], 0, silence=60).run()"
+    )
+    supervisor = subprocess.Popen(python(lines))
+    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
+    while not ((tmp_path / "0.log").exists() and "ready" in (tmp_path / "0.log").read_text()):
+        time.sleep(0.02)
+    child = int(children.read_text())
+    supervisor.kill()
+    supervisor.wait()
+    with contextlib.suppress(FileNotFoundError):
+        while Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.05)
+
+
+def test_a_second_supervisor_is_refused_at_once(tmp_path):
+    with lock.hold(tmp_path / "run" / "supervisor", "supervisor"):
+        found = supervise("--processes=2", "--", "--config=none.py", f"--workdir={tmp_path}/run")
+    assert found.returncode == 1
+    assert f"run is in use by another supervisor (process {os.getpid()}); wait for it" in found.stderr
+    assert not list(tmp_path.glob("*.log"))
 
 
 def supervise(*arguments: str) -> subprocess.CompletedProcess:
@@ -109,6 +177,7 @@ def test_a_dry_run_prints_every_process():
     [
         (["--processes=0", "--", "--workdir=x"], "0: wanted a number above 0"),
         (["--processes=2", "--devices_per_process=many", "--", "--workdir=x"], "many: wanted a number above 0"),
+        (["--processes=2", "--silence=0", "--", "--workdir=x"], "0: wanted seconds, above 0"),
         (["--processes=2"], "TRAIN_FLAG"),
         (["--processes=2", "--", "--config=x"], "--workdir=DIR is missing"),
     ],

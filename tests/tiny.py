@@ -41,6 +41,9 @@ QUICK = _known(
     }
 )
 
+# The same for a process of its own: its environment.
+QUICK_ENVIRONMENT = {"XLA_FLAGS": " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())}
+
 FIELDS = {
     "data.window": WINDOW,
     "model.d_byte": 16,

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
 from absl import logging
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -15,6 +21,10 @@ from scratchpatch.errors import UserError
 from scratchpatch.parallel import rendezvous
 
 _DIGEST = 16
+_ANSWER, _LONGEST_ERROR = 16384, 2000
+T = TypeVar("T")
+# Seconds that processes wait for the slowest to compile, or to write.
+_MEETING_SECONDS = 1800
 # Seconds: a process that is silent for so long ends all of them; and one that
 # fails waits so long for the others to leave with it.
 _PATIENCE = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 15}
@@ -81,6 +91,61 @@ def agree(what: dict[str, str]) -> None:
         raise UserError(f"process {process} differs from process 0 in {', '.join(names)}{own}: start all of them alike")
 
 
+def first(decide: Callable[[], T]) -> T:
+    """What the first process decides, in all of them: they wait for it.
+
+    decide: gives a value as JSON has it.
+
+    Raises:
+      UserError: of `decide`, in every process.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    answer = {}
+    if is_first():
+        try:
+            answer = {"found": decide()}
+        except UserError as error:
+            answer = {"error": str(error)[:_LONGEST_ERROR]}
+    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    padded = np.zeros(_ANSWER, np.uint8)
+    padded[: len(text)] = text
+    text = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+    answer = json.loads(text.rstrip(b"\0"))
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["found"]
+
+
+def share(folder: Path) -> None:
+    """See that all processes write into one folder, and not each on a disk of its own.
+
+    Raises:
+      UserError: in every process, naming one that does not see what the first one wrote.
+    """
+    if jax.process_count() == 1:
+        return
+
+    def leave() -> str:
+        mark = folder / f"shared.{secrets.token_hex(8)}"
+        try:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            raise UserError(f"cannot write {mark}: {error.strerror}; use another --workdir") from error
+        return mark.name
+
+    mark = folder / first(leave)
+    seen_P = np.asarray(multihost_utils.process_allgather(np.bool_(mark.exists())))
+    if is_first():
+        mark.unlink()
+    if not seen_P.all():
+        raise UserError(
+            f"process {int(seen_P.argmin())} does not see {folder} as process 0 does: "
+            "--workdir must lie on storage that all processes share (training.durable_dir may be another)"
+        )
+
+
 def local(tree, mesh):
     """Arrays as every process has them whole on its own first device; of one process, as they are."""
     if jax.process_count() == 1:
@@ -90,10 +155,11 @@ def local(tree, mesh):
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
-def part() -> None:
-    """Wait for the others at the end of the work: leaving ends the patience for those that still write."""
+def meet(where: str) -> None:
+    """Wait until all processes are here, once for each place: by the coordinator, which a slow start does not hurry as
+    collectives between CPUs do."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("scratchpatch: done")
+        distributed.global_state.client.wait_at_barrier(f"scratchpatch: {where}", _MEETING_SECONDS * 1000)
 
 
 def stops_at(step: int) -> bool:

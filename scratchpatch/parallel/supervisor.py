@@ -2,8 +2,7 @@
 
 A killed worker leaves the others waiting in a collective, and a killed
 coordinator aborts them, so nothing less than all of them is restarted. A
-process that stops answering is noticed by the others' heartbeat (see
-`processes`), which ends them; here it is then killed.
+process that stops answering (see `heartbeat`) is killed with the rest.
 
 Free of JAX: the supervisor holds no device.
 """
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -19,9 +19,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_POLL_SECONDS = 0.1
+from scratchpatch.parallel.heartbeat import PERIOD, Pulse
+
+_POLL_SECONDS = 0.05
 _LONGEST_PAUSE = 60.0
 _LAST_LINES = 5
+# A process that missed so many seconds of beats when another one died was stopped before: the other died of waiting.
+_MISSED = 5 * PERIOD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +33,18 @@ class Death:
     """The first process of an attempt to end badly.
 
     process: which one. code: its exit code, negative where a signal ended it.
-    seconds: after the attempt's start. said: the last lines of its log.
+    why: in words. seconds: after the attempt's start. said: the last lines of
+    its log.
     """
 
     process: int
     code: int
+    why: str
     seconds: float
     said: str
 
     def __str__(self) -> str:
-        why = f"was ended by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with {self.code}"
-        return f"process {self.process} {why} after {self.seconds:.0f} s; its last lines:\n{self.said}"
+        return f"process {self.process} {self.why} after {self.seconds:.0f} s"
 
 
 class Supervisor:
@@ -52,7 +57,9 @@ class Supervisor:
       progress: a number that grows when an attempt achieved something, such as
         the newest checkpoint; the budget is then full again.
       pause: seconds before the first restart; doubled by each, up to a minute.
-      patience: seconds that processes get to save and leave after SIGTERM.
+      grace: seconds that processes get to save and leave after SIGTERM.
+      silence: seconds without a heartbeat after which a process counts as
+        stopped; None: the processes have none.
       env: of the processes; None: this one's.
     """
 
@@ -63,12 +70,15 @@ class Supervisor:
         restarts: int,
         progress: Callable[[], int] = lambda: 0,
         pause: float = 1.0,
-        patience: float = 120.0,
+        grace: float = 120.0,
+        silence: float | None = None,
         env: dict[str, str] | None = None,
     ):
         self._commands, self._logs, self._restarts = commands, logs, restarts
-        self._progress, self._pause, self._patience, self._env = progress, pause, patience, env
+        self._progress, self._pause, self._grace, self._silence = progress, pause, grace, silence
+        self._env = dict(os.environ) if env is None else env
         self._running: list[subprocess.Popen] = []
+        self._pulses: list[Pulse] = []
         self._asked_at: float | None = None
         self.deaths: list[Death] = []
 
@@ -79,54 +89,83 @@ class Supervisor:
             while True:
                 death = self._attempt()
                 if death is None:
-                    return 0
+                    return self._report("done", 0)
                 self.deaths.append(death)
-                print(f"supervise: {death}", file=sys.stderr, flush=True)
+                _say(f"{death}; its last lines:\n{death.said}")
                 if self._progress() > reached:
                     left, reached = self._restarts, self._progress()
-                if self._asked_at is not None or left == 0:
-                    return self._give_up(death)
-                pause = min(self._pause * 2 ** (self._restarts - left), _LONGEST_PAUSE)
-                left -= 1
-                print(f"supervise: starting all again in {pause:.0f} s ({left} restarts left)", file=sys.stderr, flush=True)
-                self._sleep(pause)
+                if self._asked_at is None and left > 0:
+                    pause = min(self._pause * 2 ** (self._restarts - left), _LONGEST_PAUSE)
+                    left -= 1
+                    _say(f"starting all again in {pause:.0f} s ({left} restarts left)")
+                    self._sleep(pause)
+                    if self._asked_at is None:
+                        continue
+                return self._report("giving up", death.code if death.code > 0 else 128 - death.code)
 
-    def _give_up(self, death: Death) -> int:
-        firsts = ", ".join(f"process {d.process} ({d.code})" for d in self.deaths)
-        print(f"supervise: giving up; first to die, attempt by attempt: {firsts}", file=sys.stderr, flush=True)
-        return death.code if death.code > 0 else 128 - death.code
+    def _report(self, outcome: str, code: int) -> int:
+        firsts = "; ".join(f"{i}: {death}" for i, death in enumerate(self.deaths, start=1))
+        _say(outcome + (f"; first to die, attempt by attempt: {firsts}" if firsts else ""))
+        return code
 
     def _attempt(self) -> Death | None:
         """All processes once; None where all ended well."""
         began = time.monotonic()
-        with contextlib.ExitStack() as files:
-            for command, log in zip(self._commands(), self._logs, strict=True):
-                file = files.enter_context(log.open("a"))
-                self._running.append(subprocess.Popen(command, stdout=file, stderr=file, env=self._env))
         try:
+            with contextlib.ExitStack() as files:
+                for command, log in zip(self._commands(), self._logs, strict=True):
+                    self._start(command, files.enter_context(log.open("a")))
             return self._watch(began)
         finally:
             for process in self._running:
                 # A stopped process does not hear SIGTERM.
                 process.kill()
                 process.wait()
+            for pulse in self._pulses:
+                pulse.close()
             self._running.clear()
+            self._pulses.clear()
+
+    def _start(self, command: Sequence[str], log) -> None:
+        pulse = Pulse()
+        self._pulses.append(pulse)
+        env = self._env | (pulse.environment if self._silence is not None else {})
+        self._running.append(subprocess.Popen(command, stdout=log, stderr=log, env=env, pass_fds=[pulse.pipe]))
+        pulse.started()
 
     def _watch(self, began: float) -> Death | None:
+        told = False
         while True:
+            if self._asked_at is not None and not told:
+                told = True
+                for process in self._running:
+                    process.send_signal(signal.SIGTERM)
             codes = [process.poll() for process in self._running]
-            bad = next((i for i, code in enumerate(codes) if code), None)
-            late = self._asked_at is not None and time.monotonic() - self._asked_at > self._patience
-            if bad is None and late:
-                bad = next(i for i, code in enumerate(codes) if code is None)
-                codes[bad] = -signal.SIGTERM
-            if bad is not None:
-                lines = self._logs[bad].read_text(errors="replace").splitlines()
+            # Asked to leave before it could listen, a process had nothing to save.
+            good = (0, -signal.SIGTERM) if told else (0,)
+            if found := self._first_bad(codes, good):
+                process, code, why = found
+                lines = self._logs[process].read_text(errors="replace").splitlines()
                 said = "\n".join(f"  {line[:200]}" for line in lines[-_LAST_LINES:])
-                return Death(bad, codes[bad], time.monotonic() - began, said)
-            if all(code == 0 for code in codes):
+                return Death(process, code, why, time.monotonic() - began, said)
+            if all(code in good for code in codes):
                 return None
             time.sleep(_POLL_SECONDS)
+
+    def _first_bad(self, codes: list[int | None], good: tuple[int, ...]) -> tuple[int, int, str] | None:
+        """Process, exit code and reason of what ended the attempt; None: it goes on."""
+        alive = [i for i, code in enumerate(codes) if code is None]
+        dead = next((i for i, code in enumerate(codes) if code is not None and code not in good), None)
+        if self._silence is not None and alive:
+            silent, seconds = max(((i, self._pulses[i].silence()) for i in alive), key=lambda found: found[1])
+            if seconds > (self._silence if dead is None else _MISSED):
+                return silent, -signal.SIGKILL, f"stopped answering, was silent for {seconds:.0f} s and killed"
+        if dead is not None:
+            code = codes[dead]
+            return dead, code, f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        if alive and self._asked_at is not None and time.monotonic() - self._asked_at > self._grace:
+            return alive[0], -signal.SIGTERM, f"did not leave within {self._grace:.0f} s of SIGTERM and was killed"
+        return None
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -135,17 +174,18 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _listening(self):
-        """SIGTERM and SIGINT go to the processes, which save and leave."""
+        """SIGTERM and SIGINT ask the processes to save and leave."""
 
-        def forward(*_):
+        def asked(*_):
             self._asked_at = self._asked_at or time.monotonic()
-            for process in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
 
-        before = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
+        before = {s: signal.signal(s, asked) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
             for s, handler in before.items():
                 signal.signal(s, handler)
+
+
+def _say(text: str) -> None:
+    print(f"supervise: {text}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from scratchpatch.output import quantity
 from scratchpatch.report import figures, passage
 from scratchpatch.report.figures import Series
 from scratchpatch.report.run_folder import RunFolder, command
+from scratchpatch.training import goodput
 
 RARE = 0.002  # an offset inside the patch that holds a smaller share of the bytes is noise, and not drawn
 
@@ -138,6 +139,7 @@ def _of_patches(run: RunFolder, other: RunFolder | None) -> tuple[str, ...]:
 
 def _heading(run: RunFolder, other: RunFolder | None) -> str:
     lines = [_where("Evaluated", run)] + ([_where(f"Baseline {other.name} evaluated", other)] if other else [])
+    lines += [goodput.text(run.goodput).capitalize() + " (seconds)."] if run.goodput else []
     notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines if line)
     invalid = any(line.get("causality") == "INVALID" for line in run.metrics)
     warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>' if invalid else ""

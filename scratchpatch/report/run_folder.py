@@ -13,15 +13,17 @@ from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
+from scratchpatch.training import goodput
 from scratchpatch.training.metrics import read_metrics
 
 
 class RunFolder:
-    """config.json, metrics.jsonl and evaluation.json of one run.
+    """config.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run.
 
     config: dotted field name to value. metrics: one dict per line, those of
-    training first. evaluation: the evaluator's dict. Raises UserError when the
-    folder does not exist, or a line of metrics.jsonl is none of metrics.
+    training first. goodput: see training.goodput.account, or None. evaluation:
+    the evaluator's dict. Raises UserError when the folder does not exist, or a
+    line of metrics.jsonl is none of metrics.
     """
 
     def __init__(self, workdir: str | os.PathLike):
@@ -35,6 +37,7 @@ class RunFolder:
         )
         training, validation = read_metrics(self.path) if (self.path / "metrics.jsonl").exists() else ([], [])
         self.metrics = training + validation
+        self.goodput = goodput.account(self.path)
         self.evaluation = _object(self.path / "evaluation.json")
 
     @property

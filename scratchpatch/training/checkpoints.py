@@ -9,6 +9,9 @@
 A state is a dict whose top-level keys ('params', 'optimizer', ...) are stored apart, so that one can be read without
 the others. Below them any pytree of numeric arrays goes: only the paths of its leaves are stored.
 
+Of several processes each writes its share below one STEP.partial, so all of them must see one folder (processes.share
+checks it); the first one renames, prunes, and copies to the durable tier (see durable).
+
 Orbax restores a flipped bit without a word, and wants no files but whole ones; so it is shown no others.
 """
 
@@ -29,9 +32,11 @@ from absl import logging
 import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.parallel import processes
 from scratchpatch.training import manifest
+from scratchpatch.training.durable import Mirror, Tier
 from scratchpatch.training.json_files import plain
-from scratchpatch.training.manifest import Damaged
+from scratchpatch.training.manifest import Damaged, Unreadable
 
 try:
     from orbax.checkpoint import v1 as ocp
@@ -109,7 +114,7 @@ class CheckpointReader:
         Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
         holds other arrays than `abstract_state`.
         """
-        return self._latest(abstract_state, partial=False)[0]
+        return self._latest(abstract_state, partial=False)
 
     def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
         """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
@@ -122,7 +127,7 @@ class CheckpointReader:
         """
         if step is not None:
             return self._one(step, abstract_part, partial=True)
-        restored, _ = self._latest(abstract_part, partial=True)
+        restored = self._latest(abstract_part, partial=True)
         if restored is None:
             raise UserError(f"{self.folder} holds no checkpoint: train first")
         return restored
@@ -130,41 +135,61 @@ class CheckpointReader:
     def _one(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
         path = self.path(step)
         try:
-            return self._load(step, abstract, partial)
+            self._examine(step, abstract, partial)
         except Damaged as error:
             others = ", ".join(str(s) for s in self.steps() if s != step) or "none"
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
+        except Unreadable as error:
+            raise UserError(f"checkpoint {path} cannot be read now ({error}): try again") from error
+        return self._read(step, abstract)
 
-    def _latest(self, abstract: dict[str, Any], partial: bool) -> tuple[Restored | None, dict[int, str]]:
-        """The newest whole step, and the damaged newer ones with the reasons."""
-        damaged = {}
+    def _latest(self, abstract: dict[str, Any], partial: bool) -> Restored | None:
+        step, bad = self._search(abstract, partial)
+        if step is None:
+            self._refuse(bad)
+            return None
+        return self._read(step, abstract)
+
+    def _search(self, abstract: dict[str, Any], partial: bool) -> tuple[int | None, dict[int, Damaged | Unreadable]]:
+        """The newest whole step, and the newer ones, newest first, with what is wrong about them."""
+        bad: dict[int, Damaged | Unreadable] = {}
         for step in reversed(self.steps()):
             try:
-                restored = self._load(step, abstract, partial)
-            except Damaged as error:
-                damaged[step] = str(error)
+                self._examine(step, abstract, partial)
+            except (Damaged, Unreadable) as error:
+                bad[step] = error
                 continue
-            for bad, reason in damaged.items():
-                logging.warning("checkpoint %s is damaged (%s): using step %d", self.folder / str(bad), reason, step)
-            return restored, damaged
-        if damaged:
-            reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
-            raise UserError(
-                f"every checkpoint in {self.folder} is damaged ({reasons}): restore the folder from a copy, "
-                "or remove it to start again from scratch"
-            )
-        return None, {}
+            for newer, error in bad.items():
+                what = "is damaged" if isinstance(error, Damaged) else "cannot be read now"
+                logging.warning("checkpoint %s %s (%s): using step %d", self.folder / str(newer), what, error, step)
+            return step, bad
+        return None, bad
 
-    def _load(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
+    def _refuse(self, bad: dict[int, Damaged | Unreadable]) -> None:
+        """Raise UserError where there are steps, but none to go on from."""
+        if not bad:
+            return
+        reasons = "; ".join(f"step {step}: {error}" for step, error in bad.items())
+        if any(isinstance(error, Unreadable) for error in bad.values()):
+            raise UserError(f"no checkpoint in {self.folder} can be read now ({reasons}): try again when its disk answers")
+        raise UserError(
+            f"every checkpoint in {self.folder} is damaged ({reasons}): restore the folder from a copy, "
+            "or remove it to start again from scratch"
+        )
+
+    def _examine(self, step: int, abstract: dict[str, Any], partial: bool) -> None:
+        """Raise Damaged, Unreadable or, where the step holds other arrays, UserError."""
         path = self.folder / str(step)
-        about = manifest.read(path)
-        targets = {name: _with_sharding(leaf) for name, leaf in _named(abstract).items()}
+        about, targets = manifest.read(path), _named(abstract)
         _check_agreement(path, about["arrays"], targets, partial)
-        groups = _grouped(targets)
-        manifest.check(path, about, skipped={_group(name) for name in about["arrays"]} - set(groups))
-        values = ocp.load_checkpointables(path / manifest.STATE, groups)
+        manifest.check(path, about, skipped={_group(n) for n in about["arrays"]} - {_group(n) for n in targets})
+
+    def _read(self, step: int, abstract: dict[str, Any]) -> Restored:
+        path = self.folder / str(step)
+        targets = {name: _with_sharding(leaf) for name, leaf in _named(abstract).items()}
+        values = ocp.load_checkpointables(path / manifest.STATE, _grouped(targets))
         leaves = [values[_group(name)][name] for name in targets]
-        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), about)
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), manifest.read(path))
 
 
 class Checkpoints(CheckpointReader):
@@ -182,6 +207,10 @@ class Checkpoints(CheckpointReader):
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future | None = None
         self._sound: set[int] = set()
+        self._unread: set[int] = set()
+        durable = config.training.durable_dir if jax.process_index() == 0 else ""
+        self._tier = Tier(durable) if durable else None
+        self._mirror = Mirror(self._tier, self.folder, config.training.durable_keep) if durable else None
         self._scores: dict[int, float] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +220,7 @@ class Checkpoints(CheckpointReader):
         for step in self.steps():
             try:
                 self._scores[step] = score(manifest.read(self.folder / str(step))["metrics"])
-            except Damaged:
+            except (Damaged, Unreadable):
                 self._scores[step] = math.inf
 
     def save(self, step: int, state: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
@@ -244,23 +273,80 @@ class Checkpoints(CheckpointReader):
             raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Wait for the last save, and save no more. Raises UserError where it failed."""
+        """Wait for the last save and its durable copy, and save no more. Raises UserError where the save failed."""
         self.wait()
         self._pool.shutdown()
+        if self._mirror:
+            self._mirror.close()
 
     def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
-        """As CheckpointReader.restore_latest; damaged steps are set aside as STEP.damaged, for the run to redo."""
+        """As CheckpointReader.restore_latest, but of `training.durable_dir` too, where that has a newer whole step.
+
+        Damaged steps are set aside as STEP.damaged, for the run to redo. Of several processes the first one chooses.
+        Raises UserError also where the workdir has no whole step and `training.durable_dir` cannot be read.
+        """
         self.wait()
-        restored, damaged = self._latest(abstract_state, partial=False)
-        for step in damaged if jax.process_index() == 0 else ():
-            aside = self.folder / f"{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
-            logging.warning("set aside as %s, which nothing reads: remove it when you like", aside)
-            self._scores.pop(step, None)
-        if restored is not None:
-            self._sound.add(restored.step)
+        step = processes.first(lambda: self._choose(abstract_state))
+        if step is None:
+            return None
+        restored = self._read(step, abstract_state)
+        self._sound.add(step)
+        if self._mirror:
+            self._mirror.push(step)
         return restored
+
+    def _choose(self, abstract: dict[str, Any]) -> int | None:
+        step, bad = self._search(abstract, partial=False)
+        fetched = self._fetch(-1 if step is None else step) if self._tier else None
+        if step is None and fetched is None:
+            self._refuse(bad)
+        for each in (each for each, error in bad.items() if isinstance(error, Damaged)):
+            aside = self.folder / f"{each}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(each)).rename(aside)
+            logging.warning("step %d (%s) is set aside as %s, which nothing reads: remove it when you like", each, bad[each], aside)
+            self._scores.pop(each, None)
+        self._unread = {each for each, error in bad.items() if isinstance(error, Unreadable)}
+        if fetched is None:
+            return step
+        path = self.folder / str(fetched)
+        if path.exists():
+            remove(path)
+        self._partial(fetched).rename(path)
+        self._examine(fetched, abstract, partial=False)
+        self._scores[fetched] = score(manifest.read(path)["metrics"])
+        logging.info("step %d comes from %s", fetched, self._tier.folder)
+        return fetched
+
+    def _fetch(self, newest: int) -> int | None:
+        """Copy the newest whole step of the durable tier to STEP.partial, where it is newer than `newest`."""
+        try:
+            for step in (step for step in reversed(self._tier.steps()) if step > newest):
+                try:
+                    self._guard_experiment(manifest.read(self._tier.folder / str(step)))
+                    self._tier.fetch(step, self._partial(step))
+                    return step
+                except Damaged as error:
+                    logging.warning("durable step %s is damaged (%s) and not used", self._tier.folder / str(step), error)
+        except UserError:
+            raise
+        except Exception as error:  # file systems raise their own kinds
+            reason = f"cannot read {self._tier.folder}: {manifest.first_line(error)}"
+            if newest < 0:
+                raise UserError(
+                    f"{reason}; the workdir has no checkpoint and that folder may: "
+                    "try again, or start from scratch with --config.training.durable_dir=''"
+                ) from error
+            logging.warning("%s; going on from step %d of the workdir", reason, newest)
+        return None
+
+    def _guard_experiment(self, about: dict[str, Any]) -> None:
+        changes = config_lib.difference(config_lib.from_flat(about["config"]), config_lib.from_flat(self._config))
+        if changes:
+            raise UserError(
+                f"training.durable_dir {self._tier.folder} holds another experiment: {'; '.join(changes)}; "
+                "name a folder of this run alone"
+            )
 
     def _partial(self, step: int) -> Path:
         return self.folder / f"{step}.partial"
@@ -275,14 +361,18 @@ class Checkpoints(CheckpointReader):
                 remove(path)
             partial.rename(path)
         self._sound.add(step)
+        self._unread.discard(step)
         self._scores[step] = score(about["metrics"])
+        if self._mirror:
+            self._mirror.push(step)
         self._prune()
 
     def _prune(self) -> None:
         if jax.process_index() != 0:
             return
-        steps = self.steps()
-        kept = set(steps[-self._keep_last :])
+        # What could not be read is neither counted nor deleted.
+        steps = [step for step in self.steps() if step not in self._unread]
+        kept = set(steps[-self._keep_last :]) | (self._mirror.held() if self._mirror else set())
         best = min(steps, key=lambda s: self._scores.get(s, math.inf))
         if self._scores.get(best, math.inf) < math.inf:
             kept.add(best)

@@ -26,35 +26,45 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
-from scratchpatch.training import fingerprint, initial, optimizer
+from scratchpatch.training import durable, fingerprint, goodput, initial, optimizer
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
+from scratchpatch.training.goodput import Goodput
 from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.measures import Measures
 from scratchpatch.training.metrics import MetricsWriter, NoMetrics
 from scratchpatch.training.progress import Progress
 from scratchpatch.training.step import Trainer
 
+# Weights of so many bytes are copied to one device; see `_Run._ask`.
+_COPIED_BYTES = 1 << 30
 
-def train(config, workdir) -> bool:
+
+def train(config, workdir, began: float | None = None) -> bool:
     """Train `config` into `workdir`, or go on with the run that is there.
 
+    Args:
+      began: when the process started, in seconds since the epoch; None: now.
     Returns:
       Whether the last step is done; else SIGTERM stopped the run, saved.
     Raises:
       UserError: a bad config or source, a workdir of another experiment, a
         model that fails the audit, or a loss that is not finite.
     """
+    began = time.time() if began is None else began
     config_lib.check(config)
     # Before anything is written: what differs would show as a hang, or as other losses.
     versions = {"package version": scratchpatch.__version__, "JAX version": jax.__version__}
     processes.agree({f.name: repr(config_lib.get(config, f.name)) for f in config_lib.FIELDS} | versions)
     mesh = mesh_lib.make(config)
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
+        processes.share(Path(workdir))
         workdir_lib.guard_workdir(workdir, config)
+        processes.first(lambda: durable.fetch_files(config, Path(workdir)))
         try:
-            finished = _Run(config, Path(workdir), mesh).run(stop)
-            processes.part()
+            finished = _Run(config, Path(workdir), mesh, began).run(stop)
+            # Leaving ends the patience for those that still write.
+            processes.meet("done")
             return finished
         except BaseException:
             _forget_failed_start(Path(workdir))
@@ -84,7 +94,7 @@ class _Stop:
 
 
 class _Run:
-    def __init__(self, config, workdir: Path, mesh):
+    def __init__(self, config, workdir: Path, mesh, began: float):
         self.config, self.workdir = config, workdir
         self.trainer = Trainer(config, mesh)
         self.batches = Batches(config, "train", self.trainer.rows_here(), mesh_lib.parts(config, mesh))
@@ -98,6 +108,7 @@ class _Run:
         _guard_data(workdir, streams)
         self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
         self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
+        self.goodput = Goodput(workdir if processes.is_first() else None, began)
         self.measures = Measures(config, optimizer.schedule(config), mesh.devices.flatten())
         self.model = None
         self.invalid = {}
@@ -120,7 +131,8 @@ class _Run:
             if self.config.data.entropies:
                 self.batches.open_entropies(fingerprint.of(self.config, state["frozen"]))
             self._describe(state)
-            step = compiling.result()
+            with self.goodput.spent("compile"):
+                step = compiling.result()
         memory = step.memory_analysis()
         if memory:
             live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -128,11 +140,18 @@ class _Run:
             logging.info("memory of the compiled step: %.1f MB per device", live / 1e6)
         began = self.config.training.init_from or "random weights"
         logging.info("%s", f"resumed at step {first}" if restored else f"training from {began}")
+        # The first step would wait for the slowest start.
+        processes.meet("the first step")
+        self.goodput.mark(first)
         with Progress(total=steps, first=first, label="training", shown=processes.is_first()) as progress:
             state = self._loop(step, state, first, stop, progress)
-        self.checkpoints.close()
-        self.metrics.close()
         done = int(state["step"])
+        with self.goodput.spent("checkpoint"):
+            self.checkpoints.close()
+        self.goodput.mark(done, ended=True)
+        self.metrics.close()
+        if processes.is_first():
+            logging.info("%s", goodput.text(goodput.account(self.workdir)))
         if done < steps:
             logging.info("stopped by SIGTERM at step %d of %d; the same command goes on from there", done, steps)
             return False
@@ -151,7 +170,7 @@ class _Run:
         t, pending = self.config.training, None
         clock = time.monotonic()
         due = lambda every, done: done == t.steps or (every and done % every == 0)  # noqa: E731
-        for index, *rows in self.batches.iterate(first):
+        for index, *rows in self.goodput.waiting(self.batches.iterate(first)):
             if index >= t.steps or stop.at(index):
                 break
             batch, at = self.trainer.place(*rows), self._place_index(index)
@@ -165,15 +184,19 @@ class _Run:
             if due(t.checkpoint_every, done) or due(t.eval_every, done):
                 clock = self._report(*pending, clock, state, progress)
                 pending, scores = None, {}
+                self.goodput.mark(done)
                 if due(t.eval_every, done):
-                    scores = self._validate(state, done)
+                    with self.goodput.spent("validation"):
+                        scores = self._validate(state, done)
                     progress.note(f"step {done}: validation {scores['validation_bpb']:.3f} BPB")
                 if due(t.checkpoint_every, done) or scores:
-                    self.checkpoints.save(done, state, scores)
+                    with self.goodput.spent("checkpoint"):
+                        self.checkpoints.save(done, state, scores)
                 clock = time.monotonic()
         if pending is not None:
             self._report(*pending, clock, state, progress)
-        self.checkpoints.save(int(state["step"]), state)
+        with self.goodput.spent("checkpoint"):
+            self.checkpoints.save(int(state["step"]), state)
         return state
 
     def _place_index(self, index: int) -> jax.Array:
@@ -198,7 +221,11 @@ class _Run:
         )
 
     def _validate(self, state, done: int) -> dict[str, float]:
-        weights = processes.local(weights_lib.of(state), self.trainer.mesh)
+        found = {"validation_bpb": self._ask(state, lambda weights: self._validation_bpb(weights, done))}
+        self.metrics.write(done, found | goodput.of_run(self.workdir) | self.invalid)
+        return found
+
+    def _validation_bpb(self, weights, done: int) -> float:
         if self.model is None:
             self.model = LanguageModel(self.config, weights, done)
         else:
@@ -207,18 +234,31 @@ class _Run:
         for stream in self.validation:
             for part in self.model.positions(stream):
                 total.add(part)
-        found = {"validation_bpb": total.bpb if total.bpb is not None else math.nan}
-        self.metrics.write(done, found | self.invalid)
-        return found
+        return total.bpb if total.bpb is not None else math.nan
 
     def _describe(self, state) -> None:
         """What is about to be trained, and whether it is causal."""
         logging.info("\n%s", account.table(account.account(self.config)))
-        report = audit.audit(self.config, processes.local(weights_lib.of(state), self.trainer.mesh))
+        self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
+
+    def _ask(self, state, question):
+        """question(weights), the same answer in every process.
+
+        Of several processes the first answers alone, from a copy, where the model is small: the others would compile
+        the same programs once more. A larger one is asked where it lies, by all.
+        """
+        weights = weights_lib.of(state)
+        if jax.process_count() == 1 or sum(x.nbytes for x in jax.tree.leaves(weights)) > _COPIED_BYTES:
+            return question(weights)
+        copy = processes.local(weights, self.trainer.mesh)
+        return processes.first(lambda: question(copy))
+
+    def _passes_audit(self, weights) -> bool:
+        report = audit.audit(self.config, weights)
         logging.info("%s", report.text())
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
-        self.invalid = {} if report.ok else {"causality": "INVALID"}
+        return report.ok
 
 
 def _forget_failed_start(workdir: Path) -> None:

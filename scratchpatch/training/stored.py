@@ -14,9 +14,10 @@ from typing import Any
 from scratchpatch.errors import UserError
 from scratchpatch.training import manifest
 from scratchpatch.training.checkpoints import CheckpointReader, remove, score
-from scratchpatch.training.manifest import Damaged
+from scratchpatch.training.durable import Tier
+from scratchpatch.training.manifest import Damaged, Unreadable
 from scratchpatch.training.progress import Progress
-from scratchpatch.training.workdir import lock_workdir
+from scratchpatch.training.workdir import load_config, lock_workdir
 
 # What a disk reads in a second or two; of less, progress would only be noise.
 _LARGE_BYTES = 1 << 28
@@ -27,16 +28,16 @@ def reader_of(workdir: str | Path) -> CheckpointReader:
     return CheckpointReader(Path(workdir) / "checkpoints")
 
 
-def listing(reader: CheckpointReader) -> dict[str, Any]:
+def listing(reader: CheckpointReader | Tier) -> dict[str, Any]:
     """What is stored, from every about.json alone: a file under state/ may still be damaged.
 
     Returns:
       'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing else is
-      there); 'bytes'; 'arrays'; 'written' (UTC); 'version' of the package; 'validation_bpb' (None where not measured);
+      there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC); 'version' of the package; 'validation_bpb' (None where not measured);
       'best' (it has the lowest) and 'newest', both among those that can be read. And 'beside': the names of
       STEP.damaged, STEP.partial and STEP.deleted.
     """
-    abouts, damaged = _abouts(reader)
+    abouts, damaged, unread = _abouts(reader)
     ranked = _ranked(abouts)
     steps = [
         {
@@ -53,15 +54,28 @@ def listing(reader: CheckpointReader) -> dict[str, Any]:
         for step, about in abouts.items()
     ]
     steps += [{"step": step, "damaged": reason} for step, reason in damaged.items()]
+    steps += [{"step": step, "unread": reason} for step, reason in unread.items()]
     return {"steps": sorted(steps, key=lambda row: row["step"]), "beside": [path.name for path in _leftovers(reader)]}
+
+
+def durable_listing(workdir: str | Path) -> dict[str, Any] | None:
+    """`listing` of the run's durable tier, with 'folder', or that and 'unread', why it cannot be read; None: it has none."""
+    folder = load_config(workdir).training.durable_dir if (Path(workdir) / "config.json").exists() else ""
+    if not folder:
+        return None
+    try:
+        return {"folder": folder} | listing(Tier(folder))
+    except Exception as error:  # file systems raise their own kinds
+        return {"folder": folder, "unread": manifest.first_line(error)}
 
 
 def verify(reader: CheckpointReader, step: int | None = None) -> dict[str, Any]:
     """Read every file of one step (None: of every step) against its size and checksum.
 
     Returns:
-      'steps', oldest first, of each: 'step', 'whole', and 'reason' (None where it is whole). Where every step was read,
-      also 'newest_whole', the step that a resumed run goes on from (None: there is none).
+      'steps', oldest first, of each: 'step', 'whole' (None: a read error that may pass keeps it unknown), and 'reason'
+      (None where it is whole). Where every step was asked for, also 'newest_whole', the step that a resumed run goes on
+      from (None: there is none).
 
     Raises:
       UserError: nothing is stored, or not that step.
@@ -70,10 +84,11 @@ def verify(reader: CheckpointReader, step: int | None = None) -> dict[str, Any]:
         reader.path(step)
     rows = []
     for each in reader.steps() if step is None else [step]:
-        reason = _damage(reader.folder / str(each))
+        bad = _damage(reader.folder / str(each))
         # A trainer at work may have pruned it meanwhile.
         if (reader.folder / str(each)).exists():
-            rows.append({"step": each, "whole": reason is None, "reason": reason})
+            whole = None if isinstance(bad, Unreadable) else bad is None
+            rows.append({"step": each, "whole": whole, "reason": bad and str(bad)})
     if not rows:
         raise UserError(f"{reader.folder} holds no checkpoint: train first")
     newest = {"newest_whole": max((row["step"] for row in rows if row["whole"]), default=None)}
@@ -81,8 +96,11 @@ def verify(reader: CheckpointReader, step: int | None = None) -> dict[str, Any]:
 
 
 def complaint(verdicts: dict[str, Any]) -> str | None:
-    """What the user must know of a result of `verify`: the damaged steps and what a resumed run does; None: nothing."""
-    damaged = [str(row["step"]) for row in verdicts["steps"] if not row["whole"]]
+    """What the user must know of a result of `verify`: the steps not whole, what a resumed run does; None: nothing."""
+    damaged = [str(row["step"]) for row in verdicts["steps"] if row["whole"] is False]
+    unread = [str(row["step"]) for row in verdicts["steps"] if row["whole"] is None]
+    if unread and not damaged:
+        return f"could not be read now, so nothing is known of them: step{'s' if unread[1:] else ''} {', '.join(unread)}; try again"
     if not damaged:
         return None
     if "newest_whole" not in verdicts:
@@ -97,11 +115,11 @@ def complaint(verdicts: dict[str, Any]) -> str | None:
 def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
     """Delete all but the newest `keep_last` (1 or more) whole steps and the best whole one; leftovers too.
 
-    A step counts as whole once every file of it has been read. A kill at any moment leaves no half step. A dry run does
-    all of it but the deleting.
+    A step counts as whole once every file of it has been read; one that cannot be read now is neither counted nor
+    deleted. A kill at any moment leaves no half step. A dry run does all of it but the deleting.
 
     Returns:
-      'kept': steps, oldest first; 'deleted': of each folder its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'.
+      'kept': steps, oldest first; 'unread': to reasons, those of them that could not be read; 'deleted': of each folder its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'.
 
     Raises:
       UserError: a trainer holds the workdir, or no step is whole: then nothing is deleted.
@@ -112,11 +130,11 @@ def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
     if not reader.steps():
         raise UserError(f"{reader.folder} holds no checkpoint: train first")
     with lock_workdir(workdir):
-        kept, damaged = _to_keep(reader, keep_last)
+        kept, damaged, unread = _to_keep(reader, keep_last)
         # Leftovers first: `remove` reuses the name STEP.deleted.
         doomed = [(path, "leftover", shutil.rmtree) for path in _leftovers(reader)]
         for step in reader.steps():
-            if step not in kept:
+            if step not in kept and step not in unread:
                 why = f"damaged: {damaged[step]}" if step in damaged else "older"
                 doomed.append((reader.folder / str(step), why, remove))
         deleted = []
@@ -124,13 +142,26 @@ def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
             deleted.append({"name": path.name, "bytes": _bytes_on_disk(path), "why": why})
             if not dry_run:
                 delete(path)
-    return {"kept": sorted(kept), "deleted": deleted, "bytes": sum(d["bytes"] for d in deleted), "dry_run": dry_run}
+    kept = sorted({*kept, *unread})
+    return {"kept": kept, "unread": unread, "deleted": deleted, "bytes": sum(d["bytes"] for d in deleted), "dry_run": dry_run}
 
 
 def listing_table(result: dict[str, Any]) -> str:
-    """A result of `listing`, one line per step."""
+    """A result of `listing` (also under 'durable', of that tier), one line per step."""
+    text = _listing_lines(result)
+    durable = result.get("durable")
+    if durable is None:
+        return text
+    rest = f"cannot be read: {durable['unread']}" if "unread" in durable else "\n" + _listing_lines(durable)
+    return f"{text}\n\ndurable tier {durable['folder']} {rest}"
+
+
+def _listing_lines(result: dict[str, Any]) -> str:
     lines = ["    step         MB  arrays  written               version     validation_bpb"]
     for row in result["steps"]:
+        if "unread" in row:
+            lines.append(f"{row['step']:8}  unread: {row['unread']}")
+            continue
         if row["damaged"] is not None:
             lines.append(f"{row['step']:8}  damaged: {row['damaged']}")
             continue
@@ -147,31 +178,33 @@ def listing_table(result: dict[str, Any]) -> str:
 
 def verify_table(result: dict[str, Any]) -> str:
     """A result of `verify`, one line per step."""
-    return "\n".join(
-        f"{row['step']:8}  {'whole' if row['whole'] else 'damaged: ' + row['reason']}" for row in result["steps"]
-    )
+    said = {True: "whole", False: "damaged: ", None: "unread: "}
+    return "\n".join(f"{row['step']:8}  {said[row['whole']]}{row['reason'] or ''}" for row in result["steps"])
 
 
 def prune_table(result: dict[str, Any]) -> str:
     """A result of `prune`, one line per deleted folder, then what is left."""
     done, freed = ("would delete", "would free") if result["dry_run"] else ("deleted", "freed")
     lines = [f"{done} {d['name']}  {d['bytes'] / 1e6:.1f} MB  {d['why']}" for d in result["deleted"]]
+    lines += [f"cannot read {step} now, so it stays: {reason}" for step, reason in result["unread"].items()]
     kept = ", ".join(map(str, result["kept"]))
     return "\n".join([*(lines or ["nothing to delete"]), f"{freed} {result['bytes'] / 1e6:.1f} MB; kept: {kept}"])
 
 
-def _abouts(reader: CheckpointReader) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
-    """What describes each step, oldest first; and the steps whose description is damaged, with the reasons."""
-    abouts, damaged = {}, {}
+def _abouts(reader: CheckpointReader | Tier) -> tuple[dict[int, dict[str, Any]], dict[int, str], dict[int, str]]:
+    """What describes each step, oldest first; the steps whose description is damaged, and those where it is unread."""
+    abouts, damaged, unread = {}, {}, {}
     for step in reader.steps():
         path = reader.folder / str(step)
         try:
             abouts[step] = manifest.read(path)
+        except Unreadable as error:
+            unread[step] = str(error)
         except Damaged as error:
             # A trainer at work may have pruned it meanwhile.
             if path.exists():
                 damaged[step] = str(error)
-    return abouts, damaged
+    return abouts, damaged, unread
 
 
 def _ranked(abouts: dict[int, dict[str, Any]]) -> list[int]:
@@ -180,33 +213,36 @@ def _ranked(abouts: dict[int, dict[str, Any]]) -> list[int]:
     return sorted((step for step in scores if scores[step] < math.inf), key=scores.__getitem__)
 
 
-def _to_keep(reader: CheckpointReader, keep_last: int) -> tuple[set[int], dict[int, str]]:
-    """The newest `keep_last` whole steps and the best whole one; and those found damaged on the way, with the reasons.
+def _to_keep(reader: CheckpointReader, keep_last: int) -> tuple[set[int], dict[int, str], dict[int, str]]:
+    """The newest `keep_last` whole steps and the best whole one; and those found damaged or unread on the way.
 
-    Raises UserError where no step is whole.
+    Raises UserError where no step is known to be whole.
     """
     kept: set[int] = set()
-    abouts, damaged = _abouts(reader)
+    abouts, damaged, unread = _abouts(reader)
+
+    def whole(step: int) -> bool:
+        bad = _damage(reader.folder / str(step))
+        if bad is not None:
+            (unread if isinstance(bad, Unreadable) else damaged)[step] = str(bad)
+        return bad is None
+
     for step in reversed(abouts):
         if len(kept) == keep_last:
             break
-        if reason := _damage(reader.folder / str(step)):
-            damaged[step] = reason
-        else:
+        if whole(step):
             kept.add(step)
     if not kept:
         raise UserError(f"no step in {reader.folder} is whole: nothing is deleted (scratchpatch checkpoint verify says why)")
     for step in _ranked(abouts):
-        if step not in kept and step not in damaged and (reason := _damage(reader.folder / str(step))):
-            damaged[step] = reason
-        if step not in damaged:
+        if step in kept or (step not in damaged and step not in unread and whole(step)):
             kept.add(step)
             break
-    return kept, damaged
+    return kept, damaged, unread
 
 
-def _damage(path: Path) -> str | None:
-    """Why a step is not whole, every file read; None: it is whole."""
+def _damage(path: Path) -> Damaged | Unreadable | None:
+    """Why a step is not known to be whole, every file read; None: it is whole."""
     try:
         about = manifest.read(path)
         size = _bytes_described(about)
@@ -215,12 +251,12 @@ def _damage(path: Path) -> str | None:
         else:
             with Progress(size, label=f"step {path.name}", unit="B") as progress:
                 manifest.check(path, about, skipped=(), seen=lambda count: progress.advance(count, count))
-    except Damaged as error:
-        return str(error)
+    except (Damaged, Unreadable) as error:
+        return error
     return None
 
 
-def _leftovers(reader: CheckpointReader) -> list[Path]:
+def _leftovers(reader: CheckpointReader | Tier) -> list[Path]:
     return reader.beside("damaged", "partial", "deleted")
 
 

@@ -2,14 +2,13 @@
 
     workdir/config.json    the flat config of the latest start, and the package version that ran it
     workdir/lock           held by the trainer that owns the workdir
+    workdir/supervisor     held by the supervisor that restarts it (launch/supervise)
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,8 @@ import ml_collections
 import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.parallel import processes
+from scratchpatch.training import lock
 from scratchpatch.training.json_files import replace_text
 
 _CONFIG = "config.json"
@@ -59,29 +60,10 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str | Path) -> Iterator[None]:
-    """Hold the workdir alone. Raises UserError where another trainer holds it.
+    """Hold the workdir alone. Raises UserError, in every process of the run, where another trainer holds it.
 
     The system drops the lock with the process, however it dies. Of a run's several processes the first one holds it.
     """
-    if jax.process_index() != 0:
-        yield
-        return
-    path = Path(workdir) / _LOCK
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"workdir {workdir} is in use by another trainer (process {file.read().strip() or 'unknown'}); "
-                "wait for it, stop it, or use another --workdir"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with contextlib.ExitStack() as held:
+        processes.first(lambda: held.enter_context(lock.hold(Path(workdir) / _LOCK, "trainer")))
         yield

@@ -12,5 +12,5 @@ _ALL = training.VERBS | trained.VERBS | plan.VERBS | bench.VERBS | checkpoint.VE
 # As the help lists them.
 VERBS: dict[str, Verb] = {
     name: _ALL[name]
-    for name in ("train", "prepare", "eval", "calibrate", "audit", "inspect", "generate", "account", "plan", "bench", "report", "checkpoint", "import", "export")
+    for name in ("train", "prepare", "eval", "calibrate", "audit", "inspect", "generate", "account", "plan", "bench", "report", "checkpoint", "import")
 }

@@ -1,4 +1,4 @@
-"""The verb that looks after a run's checkpoints: list, verify, prune."""
+"""The verb that looks after a run's checkpoints: list, verify, prune, export."""
 
 from absl import flags
 
@@ -6,39 +6,53 @@ from scratchpatch import output
 from scratchpatch.errors import UserError
 from scratchpatch.verbs.verb import Flags, Verb, existing, json_flag, to_stderr, workdir_flag
 
+# Flag to the actions that read it.
+_GO_WITH = {
+    "step": ("verify", "export"), "keep_last": ("prune",), "dry_run": ("prune",), "out": ("export",), "layout": ("export",),
+    "json": ("list", "verify", "prune"),
+}  # fmt: skip
+
 
 def _define(values: Flags) -> None:
     workdir_flag(values)
     json_flag(values)
     flags.DEFINE_enum(
-        "action", None, ("list", "verify", "prune"), "What to do; may be given without --action=.", flag_values=values
+        "action", None, ("list", "verify", "prune", "export"), "What to do; may be given without --action=.", flag_values=values
     )
-    flags.DEFINE_integer("step", None, "verify: this step alone; none: all.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "step", None, "verify: this step alone; none: all. export: this one; none: the newest.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_integer(
         "keep_last", None, "prune: newest whole steps to keep, beside the best.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_bool("dry_run", False, "prune: only say what would be deleted.", flag_values=values)
+    flags.DEFINE_string("out", None, "export: new folder for model.safetensors and config.json.", flag_values=values)
+    flags.DEFINE_enum(
+        "layout", "stacked", ("stacked", "unstacked"), "export: layers in one array, or one array each.", flag_values=values
+    )
 
 
 def _check(values: Flags) -> None:
     if values.action is None:
-        raise UserError("say what to do: scratchpatch checkpoint list, verify or prune")
+        raise UserError("say what to do: scratchpatch checkpoint list, verify, prune or export")
     if values.action == "prune" and values.keep_last is None:
         raise UserError("checkpoint prune needs --keep_last=N")
-    for flag, action in (("step", "verify"), ("keep_last", "prune"), ("dry_run", "prune")):
-        if values.action != action and values[flag].value != values[flag].default:
-            raise UserError(f"--{flag} goes with checkpoint {action} alone")
+    if values.action == "export" and not values.out:
+        raise UserError("checkpoint export needs --out=DIR")
+    for flag, actions in _GO_WITH.items():
+        if values.action not in actions and values[flag].value != values[flag].default:
+            raise UserError(f"--{flag} goes with checkpoint {' or '.join(actions)} alone")
 
 
 def _checkpoint(values: Flags) -> int:
     workdir = existing(values.workdir, "workdir", folder=True)
-    return {"list": _list, "verify": _verify, "prune": _prune}[values.action](workdir, values)
+    return {"list": _list, "verify": _verify, "prune": _prune, "export": _export}[values.action](workdir, values)
 
 
 def _list(workdir: str, values: Flags) -> int:
-    from scratchpatch.training.stored import listing, listing_table, reader_of
+    from scratchpatch.training.stored import durable_listing, listing, listing_table, reader_of
 
-    result = listing(reader_of(workdir))
+    result = listing(reader_of(workdir)) | {"durable": durable_listing(workdir)}
     print(output.as_json(result) if values.json else listing_table(result))
     return 0
 
@@ -67,24 +81,39 @@ def _prune(workdir: str, values: Flags) -> int:
     return 0
 
 
+def _export(workdir: str, values: Flags) -> int:
+    from scratchpatch.inference.language_model import load
+    from scratchpatch.interop.export import export
+
+    export(load(workdir, values.step), values.out, values.layout)
+    print(values.out)
+    return 0
+
+
 VERBS = {
     "checkpoint": Verb(
-        "List a run's checkpoints, verify their checksums, or delete those that are not needed.",
-        "list|verify|prune --workdir=DIR [--step=N] [--keep_last=N --dry_run] [--json]",
+        "List a run's checkpoints, verify their checksums, delete those not needed, or export one as safetensors.",
+        "list|verify|prune|export --workdir=DIR [--step=N] [--keep_last=N --dry_run] [--out=DIR --layout=unstacked] [--json]",
         _checkpoint,
         (
             "scratchpatch checkpoint list --workdir=runs/quickstart",
             "scratchpatch checkpoint verify --workdir=runs/quickstart --json",
             "scratchpatch checkpoint prune --workdir=runs/quickstart --keep_last=1 --dry_run",
+            "scratchpatch checkpoint export --workdir=runs/quickstart --out=exported",
         ),
         _define,
         _check,
         required=("workdir",),
         positional=("action",),
         details=(
-            "list reads each step's description alone. verify reads every file; exit code 1: a step is damaged.",
+            "list reads each step's description alone, of training.durable_dir too. verify reads every file; exit code 1: a step",
+            "is damaged, or could not be read.",
             "prune keeps the newest N whole steps and the one of the lowest validation_bpb, and deletes the other steps and",
             "STEP.damaged, STEP.partial and STEP.deleted. It is refused while a trainer holds the workdir.",
+            "A step that cannot be read now stays.",
+            "export writes the parameters as model.safetensors beside a config.json; every --workdir takes the folder, also an",
+            "imported or exported one. Arrays are named by their path in the model, such as",
+            "params.trunk.stack.block.ffn.up.kernel, whose first axis is the layer; unstacked, ...block.3.ffn.up.kernel.",
         ),
     ),
 }

@@ -1,10 +1,12 @@
 """Verbs that take a config: train, prepare, audit, account."""
 
+import time
+
 from absl import flags
 
 from scratchpatch import compilation_cache, output
 from scratchpatch.errors import UserError
-from scratchpatch.parallel import rendezvous
+from scratchpatch.parallel import heartbeat, rendezvous
 from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr, workdir_flag
 
 
@@ -37,13 +39,15 @@ def _check_train(values: Flags) -> None:
 
 
 def _train(values: Flags) -> int:
+    began = time.time()
+    heartbeat.start()
     compilation_cache.enable()
     from scratchpatch.parallel import processes
 
     processes.start(values.distributed)
     from scratchpatch.training.loop import train
 
-    finished = train(values.config, values.workdir)
+    finished = train(values.config, values.workdir, began)
     return 0 if finished else values.stopped_code
 
 

@@ -38,8 +38,8 @@ from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.entropy_head import EntropyHead
 from scratchpatch.model.pooling import Pooling
-from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.model.trunk import Trunk
+from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import budget, controller, patchifiers, slots, triggers
 from scratchpatch.vocabulary import BOS
 from tests import tiny

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 import scratchpatch as sp
 from scratchpatch.errors import UserError
 from scratchpatch.interop import tensors
+from scratchpatch.model import weights as weights_lib
 from tests import tiny
 
 KINDS = {
@@ -44,6 +45,45 @@ def test_names_are_paths(tmp_path):
     assert found["thresholds.trigger_threshold"].shape == ()
     about = json.loads((tmp_path / "out" / "config.json").read_text())
     assert about["config"]["model.trunk.d_model"] == 32 and about["step"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_are_written_one_by_one_and_come_back(tmp_path, kind):
+    lm = sp.init(tiny.config(KINDS[kind]), seed=3)
+    sp.export(lm, tmp_path / "unstacked", layout="unstacked")
+    back = sp.load(tmp_path / "unstacked")
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), lm.weights, back.weights)
+    assert all(jax.tree.leaves(same))
+    found = load_file(tmp_path / "unstacked" / "model.safetensors")
+    stacked = weights_lib.named(lm.weights, ".")
+    for layer in range(2):
+        name = f"params.trunk.stack.block.{layer}.ffn.up.kernel"
+        assert np.array_equal(found[name], stacked["params.trunk.stack.block.ffn.up.kernel"][layer])
+    # Every array of a stack is cut, and of nothing else.
+    cut = {name for name in stacked if name not in found}
+    assert cut == {name for name in stacked if ".stack.block." in name}
+    assert sum(x.size for x in found.values()) == sum(x.size for x in stacked.values())
+    # From one layout to the other and back: the same files.
+    sp.export(back, tmp_path / "stacked")
+    sp.export(lm, tmp_path / "as it was")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("stacked", "as it was"))
+    assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_layer_that_is_missing_or_misshapen_is_named(tmp_path):
+    sp.export(sp.init(tiny.config()), tmp_path / "out", layout="unstacked")
+    path = tmp_path / "out" / "model.safetensors"
+    whole = load_file(path)
+    name = "params.trunk.stack.block.{}.ffn.up.kernel"
+    lacking = {k: v for k, v in whole.items() if k != name.format(0)}
+    for arrays, words in (
+        (lacking, "params.trunk.stack.block.ffn.up.kernel lacks layer 0"),
+        (whole | {name.format(1): np.zeros((3, 5), np.float32)}, r"block.1.ffn.up.kernel has shape \[3, 5\], unlike"),
+        (whole | {name.format(2): whole[name.format(1)]}, r"ffn.up.kernel has shape \[3, 32, \d+\], wanted \[2,"),
+    ):
+        save_file(arrays, path)
+        with pytest.raises(UserError, match=words):
+            sp.load(tmp_path / "out")
 
 
 def test_all_that_is_wrong_is_named(tmp_path):

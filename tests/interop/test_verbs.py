@@ -34,17 +34,28 @@ def test_its_config_is_a_config_file(imported, capsys):
 
 
 def test_export_writes_what_load_reads(imported, tmp_path, capsys):
-    assert cli.main(["export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 0
+    assert cli.main(["checkpoint", "export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 0
     same = [(f / "model.safetensors").read_bytes() for f in (imported, tmp_path / "again")]
     assert same[0] == same[1]
-    assert cli.main(["export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 1
+    assert cli.main(["checkpoint", "export", f"--workdir={imported}", f"--out={tmp_path}/again"]) == 1
     assert "holds something" in capsys.readouterr().err
+
+
+def test_an_unstacked_export_is_a_workdir_like_any_other(imported, tmp_path):
+    argv = ["checkpoint", "export", f"--workdir={imported}", f"--out={tmp_path}/layers", "--layout=unstacked"]
+    assert cli.main(argv) == 0
+    assert cli.main(["checkpoint", "export", f"--workdir={tmp_path}/layers", f"--out={tmp_path}/again"]) == 0
+    same = [(f / "model.safetensors").read_bytes() for f in (imported, tmp_path / "again")]
+    assert same[0] == same[1]
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     assert cli.main(["import", f"--folder={tmp_path}/none", f"--out={tmp_path}/out"]) == 1
     assert cli.main(["import", f"--folder={tmp_path}", f"--out={tmp_path}/out"]) == 1
     assert cli.main(["import", f"--folder={tmp_path}"]) == 2
+    assert cli.main(["checkpoint", "export", f"--workdir={tmp_path}"]) == 2
+    assert cli.main(["checkpoint", "list", f"--workdir={tmp_path}", "--layout=unstacked"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in said] == ["scratchpatch"] * 3
-    assert "no such folder" in said[0] and "no config.json" in said[1] and "needs --out=DIR" in said[2]
+    assert [line.split(":")[0] for line in said] == ["scratchpatch"] * 5
+    assert "no such folder" in said[0] and "no config.json" in said[1] and "needs --out=DIR" in said[2] and "needs --out=DIR" in said[3]
+    assert "--layout goes with checkpoint export alone" in said[4]

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -224,3 +225,11 @@ def test_a_run_that_failed_the_audit_says_so(tmp_path):
     assert "INVALID: this run was trained" in read(write_report(write_run(tmp_path / "leak", None, lines, tiny_config())))
     clean = ({"step": 1, "bpb": 8.0},)
     assert "INVALID" not in read(write_report(write_run(tmp_path / "clean", None, clean, tiny_config())))
+
+
+def test_where_the_time_went_is_said_if_it_is_known(tmp_path):
+    run = write_run(tmp_path / "run", None, METRICS, tiny_config())
+    assert "Goodput" not in read(write_report(run))
+    lines = ({"time": 13.0, "step": 0, "spent": {"start": 3.0}, "began": 10.0}, {"time": 20.0, "step": 9, "spent": {"productive": 7.0}})
+    (run / "goodput.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Goodput 70%: 7 s productive; start 3, compile 0, " in read(write_report(run))

@@ -1,4 +1,5 @@
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -13,9 +14,13 @@ import numpy as np
 import pytest
 
 import scratchpatch
+import scratchpatch as sp
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.model import weights as weights_lib
 from scratchpatch.training.checkpoints import CheckpointReader, Checkpoints
+from scratchpatch.training.workdir import guard_workdir
+from tests import runs
 
 # pytest resets the filter that checkpoints.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
@@ -269,6 +274,34 @@ def test_parameters_alone_are_restored_without_reading_the_rest(tmp_path):
     assert_same(reader.restore_part(1, abstract(part)).state, {"params": make_state(1)["params"]})
     with pytest.raises(UserError, match="holds no checkpoint: train first"):
         CheckpointReader(tmp_path / "none").restore_part(None, abstract(part))
+
+
+def test_a_model_is_loaded_without_optimizer_memory(tmp_path):
+    config, workdir = runs.config(tmp_path), tmp_path / "run"
+    guard_workdir(workdir, config)
+    weights = weights_lib.random(config, 0)
+    checkpoints = Checkpoints(workdir / "checkpoints", config, 1)
+    checkpoints.save(3, weights | {"optimizer": {"mu": weights["params"], "nu": weights["params"]}, "step": jnp.int32(3)})
+    checkpoints.close()
+    # Nothing of it can be read, so nothing of it is.
+    shutil.rmtree(workdir / "checkpoints" / "3" / "state" / "optimizer")
+    before = {id(x) for x in jax.live_arrays()}
+    lm = sp.load(workdir)
+    made = [x for x in jax.live_arrays() if id(x) not in before]
+    assert lm.step == 3 and sum(x.nbytes for x in made) == sum(x.nbytes for x in jax.tree.leaves(lm.weights))
+
+
+def test_nothing_is_pickled(tmp_path, monkeypatch):
+    store(tmp_path, 1)
+    for path in all_files(tmp_path / "1"):
+        with pytest.raises(Exception), path.open("rb") as file:  # noqa: B017
+            pickle.load(file)
+    # Reading a step never asks for it either.
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, None)
+    assert_same(CheckpointReader(tmp_path).restore_latest(abstract(make_state(1))).state, make_state(1))
+    source = "\n".join(path.read_text() for path in Path(scratchpatch.__file__).parent.rglob("*.py"))
+    assert "allow_pickle" not in source and "import pickle" not in source and "from pickle" not in source
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

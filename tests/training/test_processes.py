@@ -1,26 +1,35 @@
-"""Runs of two processes of two devices each, over loopback, against the same run in one process."""
+"""Runs of several processes, over loopback, against the same run in one process."""
 
-import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 import scratchpatch as sp
 from scratchpatch.errors import UserError
+from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import rendezvous
-from tests import tiny
+from scratchpatch.training import lock
+from scratchpatch.training.checkpoints import CheckpointReader
+from scratchpatch.training.step import Trainer
+from tests import drill, tiny
 
-PROCESSES, DEVICES = 2, 2
+PROCESSES, DEVICES = 4, 2
 FIELDS = {
+    # Compiled by every process: no layers but the trunk's.
+    "model.encoder.layers": 0,
+    "model.entropy_head.layers": 0,
+    "model.decoder.layers": 0,
+    "model.pooling.kind": "mean",
     "training.steps": 6,
     "training.batch_rows": 8,
     "training.accumulation": 2,
@@ -45,7 +54,7 @@ def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES,
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | tiny.QUICK_ENVIRONMENT
     found = []
     for i in range(processes):
         flags = [f"--distributed=127.0.0.1:{port},{i},{processes}"] if processes > 1 else []
@@ -66,28 +75,32 @@ def metrics(workdir) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with the run `one`, in one process, and `two`, in two, after a notice of preemption."""
+    """A folder with the run `one`, in one process, and `four`, in four, after a notice of preemption.
+
+    `stored` beside them is what the four had stored.
+    """
     folder = tmp_path_factory.mktemp("processes")
     assert [code for code, _ in ends(start(folder, "one", processes=1, devices=1))] == [0]
-    running = start(folder, "two")
-    path = folder / "two" / "metrics.jsonl"
+    running = start(folder, "four")
+    path = folder / "four" / "metrics.jsonl"
     while not (path.exists() and path.read_text().count("\n") >= 2):
         assert all(p.poll() is None for p in running), ends(running)
         time.sleep(0.05)
     # One of them is told; all of them stop at one step.
     running[1].send_signal(signal.SIGTERM)
     stopped = ends(running)
-    assert [code for code, _ in stopped] == [0, 0], stopped
-    resumed = ends(start(folder, "two", processes=1, devices=8))
+    assert [code for code, _ in stopped] == [0] * PROCESSES, stopped
+    shutil.copytree(folder / "four", folder / "stored")
+    resumed = ends(start(folder, "four", processes=1, devices=8))
     assert resumed[0][0] == 0, resumed
     return folder, stopped, resumed
 
 
 def test_losses_are_those_of_one_process(runs):
     folder, *_ = runs
-    one, two = metrics(folder / "one"), metrics(folder / "two")
-    assert [step for step, _ in one] == [step for step, _ in two]
-    np.testing.assert_allclose([x for _, x in two], [x for _, x in one], rtol=2e-5)
+    one, four = metrics(folder / "one"), metrics(folder / "four")
+    assert [step for step, _ in one] == [step for step, _ in four]
+    np.testing.assert_allclose([x for _, x in four], [x for _, x in one], rtol=2e-5)
 
 
 def test_a_notice_to_one_stops_all_and_eight_devices_go_on(runs):
@@ -95,8 +108,22 @@ def test_a_notice_to_one_stops_all_and_eight_devices_go_on(runs):
     assert "stopped by SIGTERM at step" in stopped[0][1] and "training from random weights" in stopped[0][1]
     assert "resumed at step" in resumed[0][1]
     data = bytes(range(256))
-    one, two = (sp.load(folder / name).score(data) for name in ("one", "two"))
-    np.testing.assert_allclose(two, one, atol=2e-3)
+    one, four = (sp.load(folder / name).score(data) for name in ("one", "four"))
+    np.testing.assert_allclose(four, one, atol=2e-3)
+
+
+def test_what_four_processes_stored_is_restored_by_1_2_and_8_devices(runs):
+    folder, *_ = runs
+    reader = CheckpointReader(folder / "stored" / "checkpoints")
+    whole = {}
+    for devices, fields in ((1, {"mesh.data": 1}), (2, {"mesh.fsdp": 2}), (8, {"mesh.data": 2, "mesh.fsdp": 4})):
+        config = tiny.config(FIELDS | {"mesh.data": -1} | fields)
+        trainer = Trainer(config, mesh_lib.make(config, jax.devices()[:devices]))
+        state = reader.restore_latest(trainer.abstract_state()).state
+        assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {devices}
+        whole[devices] = jax.device_get(state)
+    assert whole[1]["step"] == reader.steps()[-1] >= 2
+    chex.assert_trees_all_equal(whole[1], whole[2], whole[8])
 
 
 def test_one_voice_is_enough(runs):
@@ -105,7 +132,7 @@ def test_one_voice_is_enough(runs):
 
 
 def test_a_process_that_differs_is_named(tmp_path):
-    found = ends(start(tmp_path, "run", devices=1, own=[(), ("--config.seed=1",)]))
+    found = ends(start(tmp_path, "run", devices=1, processes=2, own=[(), ("--config.seed=1",)]))
     assert [code for code, _ in found] == [1, 1]
     for _, said in found:
         assert "process 1 differs from process 0 in seed" in said
@@ -123,27 +150,25 @@ def test_where_processes_meet():
     assert rendezvous.parse("none") is rendezvous.parse("auto") is None
 
 
-def test_a_drill_ends_with_the_parameters_of_a_calm_run(tmp_path):
-    """A worker and the coordinator are killed: bit for bit the same in the end."""
-    assert [code for code, _ in ends(start(tmp_path, "calm"))] == [0, 0]
-    script = Path(__file__).parents[2] / "launch" / "supervise"
-    train = command(tmp_path, "drill")[4:]
-    line = [sys.executable, script, "--processes=2", "--devices_per_process=2", "--restarts=3", "--", *train]
-    running = subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    path = tmp_path / "drill" / "metrics.jsonl"
-    for lines, process in ((2, 1), (5, 0)):
-        while not (path.exists() and path.read_text().count("\n") >= lines):
-            assert running.poll() is None, running.communicate()
-            time.sleep(0.02)
-        found = subprocess.run(["pgrep", "-f", f"{tmp_path}/drill.*,{process},2"], capture_output=True, text=True, check=False)
-        for pid in found.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    said, _ = running.communicate(timeout=240)
-    assert running.returncode == 0, said
-    assert "process 1 was ended by SIGKILL" in said
-    calm, drill = (sp.load(tmp_path / name) for name in ("calm", "drill"))
-    assert calm.step == drill.step == FIELDS["training.steps"]
-    same = jax.tree.map(np.array_equal, calm.weights, drill.weights)
-    assert all(jax.tree.leaves(same))
-    assert metrics(tmp_path / "calm") == metrics(tmp_path / "drill")
+def test_a_workdir_that_one_process_alone_sees_is_refused(tmp_path):
+    """As where every host has a disk of its own: a checkpoint would lack the others' share."""
+    own = tmp_path / "own"
+    own.mkdir()
+    found = ends(start(tmp_path, "run", devices=1, processes=2, own=[(), (f"--workdir={own}/run",)]))
+    assert [code for code, _ in found] == [1, 1]
+    for _, said in found:
+        assert "process 1 does not see" in said and "--workdir must lie on storage that all processes share" in said
+    assert not list(own.rglob("*")) and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_second_run_of_two_processes_is_refused_in_both(tmp_path):
+    with lock.hold(tmp_path / "run" / "lock", "trainer"):
+        found = ends(start(tmp_path, "run", devices=1, processes=2))
+    assert [code for code, _ in found] == [1, 1]
+    assert all("in use by another trainer" in said for _, said in found)
+
+
+def test_a_drill_ends_as_a_calm_run(tmp_path):
+    """Four faults, two processes; `python -m tests.drill` is the long one."""
+    said = drill.drill(tmp_path, ["full disk", "flip", "second supervisor", "kill the coordinator"], steps=44, processes=2, seed=0)
+    assert len(said) == 4

@@ -84,6 +84,18 @@ def test_a_run_killed_at_any_moment_continues_as_if_it_never_was(folder):
     assert starts == ["training from random weights"] * 3 + [f"resumed at step {step}" for step in (3, 3, 9, 9)]
 
 
+def test_a_machine_lost_while_a_step_was_copied_continues_from_the_durable_tier(folder):
+    workdir, log, durable = folder / "lost", folder / "lost.log", folder / "lost.durable"
+    line = [*command(folder, workdir), f"--config.training.durable_dir={durable}"]
+    assert child.run(line, log, ("copying", 6)) == -signal.SIGKILL, log.read_text()
+    assert sorted(path.name for path in durable.iterdir()) == ["3", "6.partial", "run"]
+    shutil.rmtree(workdir)
+    assert child.run(line, log) == 0, log.read_text()
+    assert f"step 3 comes from {durable}" in log.read_text() and "resumed at step 3" in log.read_text()
+    assert_same_run(folder, workdir)
+    assert sorted(path.name for path in durable.iterdir()) == [str(STEPS), str(STEPS - 3), "run"]
+
+
 def test_sigterm_saves_and_exits_as_it_is_told_and_the_run_resumes(folder):
     workdir, log = folder / "terminated", folder / "terminated.log"
     assert child.run([*command(folder, workdir), "--stopped_code=75"], log, ("line", 4), signal.SIGTERM) == 75

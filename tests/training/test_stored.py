@@ -1,10 +1,13 @@
 import contextlib
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -12,7 +15,7 @@ import scratchpatch
 from scratchpatch import cli
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
-from scratchpatch.training import checkpoints, stored
+from scratchpatch.training import checkpoints, manifest, stored
 
 CONFIG = config_lib.default()
 STATE = {"params": {"kernel": jnp.arange(1000.0), "bias": jnp.ones(3)}, "step": jnp.int32(1)}
@@ -206,6 +209,65 @@ def test_a_damaged_step_takes_no_place_among_the_kept(folder, tmp_path, damage, 
     why = {d["name"]: d["why"] for d in result["deleted"]}
     assert why["10"] == "older"
     assert why["20"].startswith("damaged: ") and reason in why["40"]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes every read below a folder fail as a disk or a network does."""
+    monkeypatch.setattr(manifest, "_PAUSES", (0.0, 0.0))
+    size_and_checksum, read_text, tries = manifest._size_and_checksum, Path.read_text, []
+
+    def fail_below(folder, number, times=10**9):
+        def at(path):
+            if folder in path.parents and len(tries) < times:
+                tries.append(path)
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(manifest, "_size_and_checksum", lambda path, seen=None: at(path) or size_and_checksum(path, seen))
+        monkeypatch.setattr(Path, "read_text", lambda path, *rest, **more: at(path) or read_text(path, *rest, **more))
+        return tries
+
+    return fail_below
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("below", ["40", "40/state"])
+def test_a_step_that_cannot_be_read_now_is_neither_deleted_nor_counted(folder, tmp_path, failing, number, below):
+    tries = failing(folder / below, number)
+    result = stored.prune(tmp_path, 1, dry_run=False)
+    assert names(folder) == ["20", "30", "40"] and result["kept"] == [20, 30, 40]
+    assert os.strerror(number) in result["unread"][40] and len(tries) % 3 == 0
+    assert "cannot read 40 now, so it stays: " in stored.prune_table(result)
+
+
+def test_of_a_step_that_cannot_be_read_now_it_is_said_and_no_more(folder, reader, failing):
+    failing(folder / "40", errno.EIO)
+    result = stored.verify(reader)
+    assert [row["whole"] for row in result["steps"]] == [True, True, True, None] and result["newest_whole"] == 30
+    assert stored.verify_table(result).endswith("40  unread: about.json cannot be read: Input/output error")
+    assert stored.complaint(result).startswith("could not be read now, so nothing is known of them: step 40; ")
+    assert stored.listing(reader)["steps"][3] == {"step": 40, "unread": "about.json cannot be read: Input/output error"}
+    assert "40  unread: about.json" in stored.listing_table(stored.listing(reader))
+
+
+def test_a_read_error_that_passes_is_no_error(folder, reader, failing):
+    failing(folder / "40", errno.EIO, times=2)
+    assert stored.complaint(stored.verify(reader)) is None
+
+
+def test_a_trainer_leaves_a_step_that_it_cannot_read_where_it_is(folder, failing, caplog):
+    failing(folder / "40", errno.EIO)
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), STATE)
+    run = checkpoints.Checkpoints(folder, CONFIG, keep_last=1)
+    assert run.restore_latest(target).step == 30
+    assert f"checkpoint {folder}/40 cannot be read now (about.json cannot be read: Input/output error): using step 30" in caplog.text
+    run.save(35, STATE)
+    run.wait()
+    assert names(folder) == ["20", "35", "40"]
+    failing(folder, errno.EIO)
+    with pytest.raises(UserError, match="no checkpoint in .* can be read now .*try again"):
+        run.restore_latest(target)
+    run.close()
 
 
 def test_an_older_best_step_stands_in_for_a_damaged_one(folder, tmp_path):

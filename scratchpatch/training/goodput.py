@@ -1,0 +1,147 @@
+"""Where a run's time went: what trained it, and what did not.
+
+    workdir/goodput.jsonl    a line before the first step of every start, before every checkpoint or validation, and at
+                             the end:
+                             {"time": s since the epoch, "step": done so far, "spent": {kind: s since the line before}}
+
+The first line of a start has "began", the last one of a run that ended by itself or by SIGTERM "ended". Kinds:
+
+    productive    steps whose result was stored: all of the loop that is none of the others
+    start         up to the loop, but for compile: imports, data, restoring, the audit
+    compile       waiting for the compiled step, which is made beside the start
+    checkpoint    the loop waiting for a checkpoint; what is written in the background is free
+    data          the loop waiting for a batch
+    validation    validations
+    restart       what deaths cost: from the last line before one to the first step of the next start, and the time of
+                  steps that had to be done again
+
+After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting.
+Free of JAX: the supervisor reads it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+_FILE = "goodput.jsonl"
+_LOST = ("start", "compile", "checkpoint", "restart", "data", "validation")
+
+
+class Goodput:
+    """The clock of one start.
+
+    Args:
+      workdir: gets the lines; None: they are not written (of several processes one is enough).
+      began: when the process started, in seconds since the epoch.
+    """
+
+    def __init__(self, workdir: Path | None, began: float):
+        self._path = workdir and workdir / _FILE
+        self._began: float | None = began
+        self._line = began
+        self._spent: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def spent(self, kind: str) -> Iterator[None]:
+        """What happens inside is not productive."""
+        start = time.time()
+        try:
+            yield
+        finally:
+            self._spent[kind] = self._spent.get(kind, 0.0) + time.time() - start
+
+    def waiting(self, batches: Iterable) -> Iterator:
+        """The same batches; the time until each of them comes counts as data."""
+        batches = iter(batches)
+        while True:
+            with self.spent("data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def mark(self, step: int, ended: bool = False) -> None:
+        """Write a line: `step` steps are done, and about to be stored."""
+        now = time.time()
+        rest = "start" if self._began is not None else "productive"
+        spent = self._spent | {rest: max(now - self._line - sum(self._spent.values()), 0.0)}
+        line = {"time": now, "step": step, "spent": {kind: round(s, 3) for kind, s in spent.items()}}
+        line |= {"began": self._began} if self._began is not None else {}
+        line |= {"ended": True} if ended else {}
+        self._began, self._line, self._spent = None, now, {}
+        if self._path:
+            try:
+                _append(self._path, json.dumps(line))
+            except OSError as error:
+                logging.warning("cannot write %s: %s; its account lacks %d s", self._path, error.strerror, sum(spent.values()))
+
+
+def account(workdir: str | Path, now: float | None = None) -> dict[str, float] | None:
+    """Seconds of each kind over all starts of a run; None: it has no line.
+
+    now: seconds since the epoch, where the run is known to be dead: the time since its last line is a restart too.
+    """
+    lines = _read(Path(workdir) / _FILE)
+    if not lines:
+        return None
+    total = dict.fromkeys(("productive", *_LOST), 0.0)
+    # Step reached, and what it took to get there.
+    stored: list[tuple[int, float]] = []
+    for before, line in zip([None, *lines], lines, strict=False):
+        if "began" in line and before is not None:
+            again = sum(seconds for step, seconds in stored if step > line["step"])
+            stored = [(step, seconds) for step, seconds in stored if step <= line["step"]]
+            total["restart"] += again + line["time"] - (line["began"] if before.get("ended") else before["time"])
+            continue
+        for kind, seconds in line["spent"].items():
+            if kind != "productive":
+                total[kind] += seconds
+        stored.append((line["step"], line["spent"].get("productive", 0.0)))
+    if now is not None and not lines[-1].get("ended"):
+        total["restart"] += max(now - lines[-1]["time"], 0.0)
+    return total | {"productive": sum(seconds for _, seconds in stored)}
+
+
+def share(found: dict[str, float]) -> float:
+    """The productive share of an account, 0 to 1."""
+    return found["productive"] / max(sum(found.values()), 1e-9)
+
+
+def of_run(workdir: str | Path) -> dict[str, float]:
+    """As a line of metrics has it: 'goodput', the share up to the last line; {} where there is none."""
+    found = account(workdir)
+    return {"goodput": share(found)} if found else {}
+
+
+def text(found: dict[str, float]) -> str:
+    """An account in one line: goodput 87%: 1204 s productive; start 31, compile 22, ..."""
+    lost = ", ".join(f"{kind} {found[kind]:.0f}" for kind in _LOST)
+    return f"goodput {share(found):.0%}: {found['productive']:.0f} s productive; {lost}"
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("ab+") as file:
+        # A kill may have left half a line.
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(f"{line}\n".encode())
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The lines that are whole."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found

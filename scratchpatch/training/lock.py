@@ -1,0 +1,41 @@
+"""One owner at a time, by a file that the system unlocks when its owner dies, however it dies. Free of JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from scratchpatch.errors import UserError
+
+
+@contextlib.contextmanager
+def hold(path: Path, who: str) -> Iterator[None]:
+    """Own `path`, a file that is made where it is missing; its folder is what is owned.
+
+    Args:
+      who: what its owners are, for the message, such as 'trainer'.
+
+    Raises:
+      UserError: another one holds it: names its process; or it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"workdir {path.parent} is in use by another {who} (process {file.read().strip() or 'unknown'}); "
+                "wait for it, stop it, or use another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
