@@ -127,9 +127,10 @@ def test_a_process_that_stops_answering_is_found_named_and_killed(logs, capfd):
     assert re.search(r"done; first to die, .*: 1: process 1 stopped answering, was silent for \d+ s and killed", capfd.readouterr().err)
 
 
-def test_of_a_stopped_process_and_one_that_died_of_waiting_the_stopped_one_is_named(logs):
+def test_of_a_stopped_process_and_one_that_died_of_waiting_the_stopped_one_is_named(logs, monkeypatch):
+    monkeypatch.setattr("scratchpatch.parallel.supervisor._MISSED", 2.5)
     stops = BEATS + "import os, signal; time.sleep(0.2); os.kill(os.getpid(), signal.SIGSTOP)"
-    made = Supervisor(lambda: [python(BEATS + "time.sleep(7); sys.exit(3)"), python(stops)], logs, restarts=0, silence=60)
+    made = Supervisor(lambda: [python(BEATS + "time.sleep(4); sys.exit(3)"), python(stops)], logs, restarts=0, silence=60)
     assert made.run() == 128 + signal.SIGKILL and made.deaths[0].process == 1
 
 
