@@ -29,11 +29,9 @@ def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Ar
       [B, N, H, K] in the dtype of v; softmax in float32.
     """
     rows, slots, heads, width = q_BNHK.shape
-    q_BNGRK = q_BNHK.reshape(rows, slots, k_BNGK.shape[2], -1, width)
     if slots <= CHUNK:
-        out = _dense(q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN, commits)
-        return out.reshape(q_BNHK.shape)
-
+        return dense(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits)
+    q_BNGRK = q_BNHK.reshape(rows, slots, k_BNGK.shape[2], -1, width)
     chunks = -(-slots // CHUNK)
 
     def split(x):
@@ -60,7 +58,9 @@ def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Ar
     return out_nBGRCK.transpose(1, 0, 4, 2, 3, 5).reshape(rows, -1, heads, width)[:, :slots]
 
 
-def _dense(q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN, commits):
+def dense(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int) -> jax.Array:
+    """`attend` with all logits [N, P] at once."""
+    q_BNGRK = q_BNHK.reshape(*q_BNHK.shape[:2], k_BNGK.shape[2], -1, q_BNHK.shape[3])
     scale = q_BNGRK.shape[-1] ** -0.5
     k_BPGK, v_BPGK = k_BNGK[:, :commits], v_BNGK[:, :commits]
     j_P = jnp.arange(commits, dtype=jnp.int32)
@@ -74,7 +74,8 @@ def _dense(q_BNGRK, k_BNGK, v_BNGK, first_BN, commits_BN, commits):
     out = jnp.einsum("bgrnp,bpgk->bngrk", weights.astype(v_BPGK.dtype), v_BPGK)
     out += jnp.einsum("bgrn,bngk->bngrk", own.astype(v_BPGK.dtype), v_BNGK)
     # Divided last: [N, K] is narrower than [N, P].
-    return out / jnp.einsum("bgrn->bngr", total)[..., None].astype(out.dtype)
+    out = out / jnp.einsum("bgrn->bngr", total)[..., None].astype(out.dtype)
+    return out.reshape(q_BNHK.shape)
 
 
 def _logits(q_BGRCK, k_BGTK):
