@@ -10,7 +10,7 @@ import importlib
 
 from absl import logging
 
-WHATS = ("train", "data", "linear", "start", "peer")
+WHATS = ("train", "data", "linear", "kernels", "start", "peer")
 
 
 def run(what: str, config=None) -> dict:

@@ -20,7 +20,7 @@ from scratchpatch.kernels import blocks
 
 # Queries, and keys, of a block: the backward pass sums two [64, 128] gradients in registers.
 _BLOCK = 64
-# Wider heads leave those sums no registers.
+# Wider heads spill them.
 _WIDEST = 128
 # Logit of a key that is not seen: finite, so that no maximum is -inf.
 _UNSEEN = -1e30

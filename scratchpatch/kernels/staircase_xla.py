@@ -26,11 +26,9 @@ def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN)
       [B, N, H, K] in the dtype of v; softmax in float32.
     """
     (rows, slots, heads, width), commits = q_BNHK.shape, k_BPGK.shape[1]
-    q_BNGRK = q_BNHK.reshape(rows, slots, k_BPGK.shape[2], -1, width)
     if slots <= CHUNK:
-        out = _dense(q_BNGRK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN)
-        return out.reshape(q_BNHK.shape)
-
+        return dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN)
+    q_BNGRK = q_BNHK.reshape(rows, slots, k_BPGK.shape[2], -1, width)
     chunks = -(-slots // CHUNK)
 
     def split(x):
@@ -56,7 +54,9 @@ def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN)
     return out_nBGRCK.transpose(1, 0, 4, 2, 3, 5).reshape(rows, -1, heads, width)[:, :slots]
 
 
-def _dense(q_BNGRK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN):
+def dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN) -> jax.Array:
+    """`attend` with all logits [N, P] at once."""
+    q_BNGRK = q_BNHK.reshape(*q_BNHK.shape[:2], k_BPGK.shape[2], -1, q_BNHK.shape[3])
     scale = q_BNGRK.shape[-1] ** -0.5
     j_P = jnp.arange(k_BPGK.shape[1], dtype=jnp.int32)
     logits = jnp.einsum("bngrk,bpgk->bgrnp", q_BNGRK, k_BPGK, preferred_element_type=jnp.float32) * scale
@@ -69,7 +69,8 @@ def _dense(q_BNGRK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN
     out = jnp.einsum("bgrnp,bpgk->bngrk", weights.astype(v_BPGK.dtype), v_BPGK)
     out += jnp.einsum("bgrn,bngk->bngrk", own.astype(v_BPGK.dtype), own_v_BNGK)
     # Divided last: [N, K] is narrower than [N, P].
-    return out / jnp.einsum("bgrn->bngr", total)[..., None].astype(out.dtype)
+    out = out / jnp.einsum("bgrn->bngr", total)[..., None].astype(out.dtype)
+    return out.reshape(q_BNHK.shape)
 
 
 def _logits(q_BGRCK, k_BGTK):

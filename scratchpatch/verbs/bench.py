@@ -11,7 +11,7 @@ def _define_bench(values: Flags) -> None:
     flags.DEFINE_enum(
         "what",
         "all",
-        ("train", "data", "linear", "start", "peer", "all"),
+        ("train", "data", "linear", "kernels", "start", "peer", "all"),
         "What to measure; may be given without --what=.",
         flag_values=values,
     )
@@ -30,7 +30,7 @@ def _bench(values: Flags) -> int:
 VERBS = {
     "bench": Verb(
         "Measure speed and memory on this machine.",
-        "[train|data|linear|start|peer|all] [--config=FILE] [--config.FIELD=VALUE]... [--json]",
+        "[train|data|linear|kernels|start|peer|all] [--config=FILE] [--config.FIELD=VALUE]... [--json]",
         _bench,
         ("scratchpatch bench", "scratchpatch bench data --config=experiments/quickstart.py --json"),
         _define_bench,
@@ -38,7 +38,8 @@ VERBS = {
         positional=("what",),
         details=(
             "train, peer: a training step against others; data: windows into the loop;",
-            "linear: cost against window length; start: time to the first step.",
+            "linear: cost against window length; kernels: each attention backend that runs here;",
+            "start: time to the first step.",
         ),
     ),
 }

@@ -43,6 +43,7 @@ def window(platform, wanted="auto", rows=2, length=8192, window=512, dtype=jnp.b
         (lambda: window("tpu"), "splash", "tpu"),
         (lambda: window("tpu", window=128), "xla", "tpu; a window of 128 bytes is small"),
         (lambda: window("tpu", rows=64), "xla", "no room for the blocks of 64 rows of 8192 queries"),
+        (lambda: window("tpu", window=1 << 30), "splash", "tpu"),
         (lambda: window("gpu"), "pallas", "gpu"),
     ],
 )

@@ -106,6 +106,21 @@ def test_scratchpads_serve_no_slot_but_their_own(layout, backend):
 
 
 @pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+def test_commits_that_a_slot_does_not_see_change_no_bit_of_it(long_layout, backend):
+    """Not even where other blocks are visited because of them."""
+    q, k, v, _ = long_layout.arrays(G)
+    p, (first_BN, commits_BN) = long_layout.commits, (long_layout.built.first_BN, long_layout.built.commits_BN)
+    at = 100
+    early_BN = (commits_BN <= at) & ~((jnp.arange(q.shape[1]) >= at) & (jnp.arange(q.shape[1]) < p))
+    run = jax.jit(lambda k, v, c: staircase.attend(q, k, v, first_BN, c, p, backend), compiler_options=tiny.QUICK)
+    with using(backend):
+        got = run(k, v, commits_BN)
+        changed = run(k.at[:, at:p].add(9.0), v.at[:, at:p].add(9.0), jnp.where(early_BN, commits_BN, first_BN))
+    assert 100 < early_BN.sum() < early_BN.size - 100
+    assert (got == changed)[early_BN].all() and (got != changed)[~early_BN].any()
+
+
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
 def test_logits_far_apart_stay_finite_with_their_gradients(layout, backend):
     q, k, v, weight = layout.arrays(G)
     got = value_and_gradients(layout.attend(backend), backend, 200 * q, k, v, weight)
