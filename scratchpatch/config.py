@@ -86,7 +86,7 @@ FIELDS = (
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field].", _sources),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
-    Field("data.entropies", False, "", "Read the entropies that `scratchpatch prepare` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
+    Field("data.entropies", False, "", "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
     Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True),
     Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),

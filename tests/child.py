@@ -120,10 +120,10 @@ def _while_removing(step: int, strike) -> None:
 def _in_a_part(number: int, strike) -> None:
     """Half of a part of some entropies is written; parts are of a window or two."""
     from scratchpatch.data.entropies import Writer
-    from scratchpatch.training import prepare
+    from scratchpatch.training import entropies
 
     append, calls = Writer.append, []
-    prepare.PART = 64
+    entropies.PART = 64
 
     def strike_within(self, values_T):
         calls.append(None)

@@ -2,7 +2,7 @@
 
 Which window stands in a row is arithmetic (`order`), so a batch depends on the
 config and the step alone; so do the entropies beside it, where they were
-prepared (`entropies`). A process reads only its rows, and what a run must
+computed (`entropies`). A process reads only its rows, and what a run must
 remember of its data is the step. Grain reads ahead; one of its records is a
 whole batch, because a record's overhead there is worth many windows of copying.
 
@@ -75,7 +75,7 @@ class Batches:
             model: checksum of the entropy model.
 
         Raises:
-            UserError: they were not prepared.
+            UserError: they were not computed.
         """
         self._entropies = [open_entropies(stream, model, self._cache_dir) for stream, _ in self.streams]
 

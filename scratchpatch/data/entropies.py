@@ -1,4 +1,4 @@
-"""Entropies of a stream on disk: what `scratchpatch prepare` computes once and training reads.
+"""Entropies of a stream on disk: what `scratchpatch entropies` computes once and training reads.
 
     entropies/KEY.f32           float32, little-endian: one number per position of the stream
     entropies/KEY.f32.partial   its first positions, while it is computed
@@ -45,7 +45,7 @@ class Entropies:
 
 
 def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies:
-    """The prepared entropies of a stream.
+    """The computed entropies of a stream.
 
     Args:
         stream: whose.
@@ -59,7 +59,7 @@ def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies
     if not whole(path, stream):
         raise UserError(
             f"data.entropies: {path.parent} holds none of {stream.spec} [{stream.split}] by this entropy model: "
-            "run scratchpatch prepare --config=FILE with this config, or set data.entropies = False"
+            "run scratchpatch entropies --config=FILE with this config, or set data.entropies = False"
         )
     # A plain view of the map: a np.memmap costs more per slice than a window does.
     return Entropies(np.asarray(np.memmap(path, _DTYPE, "r")))

@@ -12,5 +12,5 @@ _ALL = training.VERBS | trained.VERBS | bench.VERBS | checkpoint.VERBS | exchang
 # As the help lists them.
 VERBS: dict[str, Verb] = {
     name: _ALL[name]
-    for name in ("train", "prepare", "eval", "calibrate", "audit", "inspect", "generate", "account", "bench", "report", "checkpoint", "import", "export")
+    for name in ("train", "entropies", "eval", "calibrate", "audit", "inspect", "generate", "account", "bench", "report", "checkpoint", "import", "export")
 }
