@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,10 +71,7 @@ def whole(path: Path, stream: Stream) -> bool:
 
 def place(stream: Stream, model: str, cache_dir: str = "") -> Path:
     """Where the entropies of a stream by a model are, or will be."""
-    text = hashlib.blake2b(f"{stream.checksum}/{stream.split}/{len(stream)}/".encode(), digest_size=12)
-    # Two texts of the same bytes may fall into documents otherwise.
-    text.update(np.ascontiguousarray(stream.starts))
-    return cache_folder(cache_dir) / "entropies" / f"{text.hexdigest()}-{model}.f32"
+    return cache_folder(cache_dir) / "entropies" / f"{stream.key()}-{model}.f32"
 
 
 class Writer:

@@ -5,12 +5,12 @@ before JAX is loaded. What a verb prints goes to standard output; whatever the
 function itself prints goes to standard error.
 """
 
-from scratchpatch.verbs import bench, checkpoint, exchange, trained, training
+from scratchpatch.verbs import bench, checkpoint, data, exchange, trained, training
 from scratchpatch.verbs.verb import Verb
 
-_ALL = training.VERBS | trained.VERBS | bench.VERBS | checkpoint.VERBS | exchange.VERBS
+_ALL = training.VERBS | trained.VERBS | bench.VERBS | checkpoint.VERBS | exchange.VERBS | data.VERBS
 # As the help lists them.
 VERBS: dict[str, Verb] = {
     name: _ALL[name]
-    for name in ("train", "entropies", "eval", "calibrate", "audit", "inspect", "generate", "account", "bench", "report", "checkpoint", "import", "export")
+    for name in ("train", "prepare", "entropies", "eval", "calibrate", "audit", "inspect", "generate", "account", "bench", "report", "checkpoint", "import", "export")
 }

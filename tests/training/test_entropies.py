@@ -18,7 +18,7 @@ from scratchpatch.bench.subject import Subject
 from scratchpatch.data import entropies
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
-from scratchpatch.data.stream import Stream
+from scratchpatch.data.stream import IndexedStream
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.model import weights as weights_lib
@@ -232,7 +232,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
 
 def test_text_that_falls_into_other_documents_is_other_text():
     def stream(starts):
-        return Stream("text:x", "all", np.zeros(9, np.uint8), np.array(starts), 0, "same bytes")
+        return IndexedStream("text:x", "all", np.zeros(9, np.uint8), np.array(starts), 0, "same bytes")
 
     places = {entropies.place(stream(starts), "model", "cache") for starts in ([0], [0, 4], [0, 5], [0, 4])}
     assert len(places) == 3
