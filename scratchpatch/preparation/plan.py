@@ -67,7 +67,7 @@ class Plan:
         """Files in groups of about TASK_BYTES, in order."""
         groups, room = [], 0
         for file, size in zip(self.files, self.sizes, strict=True):
-            if size > room:
+            if size > room or not groups:
                 groups.append([])
                 room = TASK_BYTES
             groups[-1].append(file)
