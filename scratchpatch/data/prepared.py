@@ -103,7 +103,8 @@ class PreparedStream(Stream):
                 first, until = self._firsts[index], min(end, self._firsts[index + 1])
                 wanted.append(Stretch(self._shards[index], at - first, tokens_W[at - start : until - start]))
                 at = until
-        self._read(wanted)
+        if wanted:  # a host may have no rows of a source in a batch
+            self._read(wanted)
         for shard, start, tokens_W in wanted:
             tokens_W[shard.starts.between(start, start + len(tokens_W)) - start] = BOS
 
