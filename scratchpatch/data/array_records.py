@@ -1,4 +1,4 @@
-"""ArrayRecord files: raw documents, and the blocks of a prepared folder."""
+"""ArrayRecord files of raw documents."""
 
 from __future__ import annotations
 

@@ -10,17 +10,21 @@ import functools
 import hashlib
 import itertools
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from scratchpatch.data import blocks, paths, splits
-from scratchpatch.data.sources import Source
+from scratchpatch.data.records import BadRecords, Document, explain
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
 from scratchpatch.vocabulary import BOS
+
+if TYPE_CHECKING:
+    from scratchpatch.data.sources import Source
 
 FORMAT = 1
 META = "meta.json"
@@ -42,6 +46,34 @@ def read_meta(folder: str) -> dict | None:
     return meta
 
 
+def _finished(spec: str, folder: str) -> dict:
+    """What is written about a folder. Raises UserError where it is not finished."""
+    meta = read_meta(folder)
+    if meta is None:
+        raise UserError(f"{spec}: {folder} holds no {META}: run scratchpatch prepare --source=SPEC --out={folder}")
+    return meta
+
+
+def files(spec: str, folder: str) -> list[tuple[str, str]]:
+    """(name, path) of the shards of all splits. Raises UserError where the folder is not finished."""
+    parts = _finished(spec, folder)["splits"].values()
+    names = [shard["name"] + blocks.RECORDS for part in parts for shard in part["shards"]]
+    return [(name, paths.join(folder, name)) for name in names]
+
+
+def read(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
+    """The documents of a shard. A shard that cannot be read is a bad record."""
+    folder = path.removesuffix(name).rstrip("/")
+    parts = _finished(path, folder)["splits"].values()
+    (about,) = (shard for part in parts for shard in part["shards"] if shard["name"] + blocks.RECORDS == name)
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            for number, data in enumerate(Shard(folder, about, Path(cache)).documents(), 1):
+                yield Document(f"{name}#{number}", data)
+    except (OSError, ValueError) as error:
+        bad.add(path, explain(error))
+
+
 def open_stream(source: Source, split: str, cache: Path) -> Stream:
     """The stream of a split; 'all' is train, validation and test one after the other.
 
@@ -53,9 +85,7 @@ def open_stream(source: Source, split: str, cache: Path) -> Stream:
     Raises:
         UserError: the folder is not finished, files are missing or of another size, or the split is empty.
     """
-    folder, meta = source.target, read_meta(source.target)
-    if meta is None:
-        raise UserError(f"{source.spec}: {folder} holds no {META}: run scratchpatch prepare --source=SPEC --out={folder}")
+    folder, meta = source.target, _finished(source.spec, source.target)
     parts = [meta["splits"][name] for name in (splits.PARTS if split == "all" else (split,))]
     shards = [shard for part in parts for shard in part["shards"]]
     if not sum(part["bytes"] for part in parts):
@@ -88,7 +118,6 @@ class PreparedStream(Stream):
         """`shards`: their entries in meta.json, in the order of the stream; `cache`: see `open_stream`."""
         positions = [shard["positions"] for shard in shards]
         super().__init__(spec, split, sum(positions), sum(shard["documents"] for shard in shards), skipped, checksum)
-        self._read = read_ranges if paths.is_url(folder) else read_mapped
         self._shards = [Shard(folder, shard, cache / "prepared" / checksum) for shard in shards]
         self._firsts = [0, *itertools.accumulate(positions)]
 
@@ -104,7 +133,7 @@ class PreparedStream(Stream):
                 wanted.append(Stretch(self._shards[index], at - first, tokens_W[at - start : until - start]))
                 at = until
         if wanted:  # a host may have no rows of a source in a batch
-            self._read(wanted)
+            read_stretches(wanted)
         for shard, start, tokens_W in wanted:
             tokens_W[shard.starts.between(start, start + len(tokens_W)) - start] = BOS
 
@@ -114,15 +143,7 @@ class PreparedStream(Stream):
 
     def documents_iter(self) -> Iterator[bytes]:
         for shard in self._shards:
-            edges = np.append(shard.starts.between(0, shard.positions), shard.positions).tolist()
-            low = 0
-            while low < len(edges) - 1:
-                high = max(bisect.bisect_right(edges, edges[low] + _STRETCH) - 1, low + 1)
-                data = np.empty(edges[high] - edges[low], np.uint8)
-                self._read([Stretch(shard, edges[low], data)])
-                for document in range(low, high):
-                    yield data[edges[document] + 1 - edges[low] : edges[document + 1] - edges[low]].tobytes()
-                low = high
+            yield from shard.documents()
 
 
 class Shard:
@@ -149,6 +170,18 @@ class Shard:
     def starts(self) -> blocks.Starts:
         return blocks.Starts(_mapped(paths.fetched(self._starts_path, self._cache)), self._blocks)
 
+    def documents(self) -> Iterator[bytes]:
+        """The raw bytes of each document, some megabytes read together."""
+        edges = np.append(self.starts.between(0, self.positions), self.positions).tolist()
+        low = 0
+        while low < len(edges) - 1:
+            high = max(bisect.bisect_right(edges, edges[low] + _STRETCH) - 1, low + 1)
+            data = np.empty(edges[high] - edges[low], np.uint8)
+            read_stretches([Stretch(self, edges[low], data)])
+            for document in range(low, high):
+                yield data[edges[document] + 1 - edges[low] : edges[document + 1] - edges[low]].tobytes()
+            low = high
+
 
 def _mapped(path: str) -> np.ndarray:
     # A plain view of the map: a np.memmap costs more per slice than a window does.
@@ -163,7 +196,12 @@ class Stretch(NamedTuple):
     into_W: np.ndarray
 
 
-def read_mapped(stretches: list[Stretch]) -> None:
+def read_stretches(stretches: list[Stretch]) -> None:
+    """Fill the arrays; all are of one folder."""
+    (_read_ranges if paths.is_url(stretches[0].shard.path) else _read_mapped)(stretches)
+
+
+def _read_mapped(stretches: list[Stretch]) -> None:
     """Read from memory maps."""
     for shard, start, into_W in stretches:
         data = shard.mapped
@@ -171,7 +209,7 @@ def read_mapped(stretches: list[Stretch]) -> None:
             into_W[position - start : position - start + length] = data[begin : begin + length]
 
 
-def read_ranges(stretches: list[Stretch]) -> None:
+def _read_ranges(stretches: list[Stretch]) -> None:
     """Read ranges of bytes behind URLs, all in one call: file systems of buckets ask for them at once."""
     spans = [list(blocks.pieces(start, start + len(into_W))) for _, start, into_W in stretches]
     begins, ends = [span[0][1] for span in spans], [span[-1][1] + span[-1][2] for span in spans]

@@ -24,7 +24,7 @@ import glob
 import os
 from collections.abc import Iterator
 
-from scratchpatch.data import array_records, columns, hf, paths, stdlib, tfds
+from scratchpatch.data import array_records, columns, hf, paths, prepared, stdlib, tfds
 from scratchpatch.data.records import BadRecords, Document, read_jsonl, read_text
 from scratchpatch.errors import UserError
 
@@ -84,6 +84,8 @@ class Source:
             return tfds.files(self.spec, self.target, self.split)
         if self.scheme == "hf":
             return hf.files(self.spec, self.target, self.split)
+        if self.scheme == "prepared":
+            return prepared.files(self.spec, self.target)
         try:
             found = stdlib.files() if self.standard else _glob(self.target)
         except OSError as error:
@@ -106,6 +108,7 @@ class Source:
             ("parquet", ""): functools.partial(columns.read_parquet, field=self.field),
             ("array_record", ""): array_records.read_array_record,
             ("tfds", ""): functools.partial(tfds.read, field=self.field, split=self.split),
+            ("prepared", ""): prepared.read,
             ("hf", ""): functools.partial(_read_hf, field=self.field),
         }[self.scheme, self.target if self.standard else ""]
         for name, path in files:

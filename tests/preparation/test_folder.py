@@ -75,6 +75,16 @@ def test_the_stream_is_the_same_for_any_number_of_shards(folder, spec, tmp_path,
         np.testing.assert_array_equal(a.read_windows(np.arange(a.windows(100)), 100), b.read_windows(np.arange(a.windows(100)), 100))
 
 
+def test_a_folder_is_itself_a_source(folder, tmp_path):
+    path, said = folder
+    again = prepare(f"prepared:{path}", str(tmp_path / "again"), 3, 0.1)
+    assert again["splits"] == said["splits"] and again["duplicates"] == 0
+    for file in path.glob("*-of-*"):
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(UserError, match="holds no meta.json"):
+        prepare(f"prepared:{tmp_path}", str(tmp_path / "none"))
+
+
 def test_other_text_has_another_checksum(folder, tmp_path):
     path, _ = folder
     kept = [data for data in documents_of(path, "all", tmp_path) if data][1:]
