@@ -88,6 +88,9 @@ def _prepare(made: plan.Plan, workers: int, runner: str, runner_flags: tuple[str
             # Runs of a preparation whose folder was removed.
             paths.remove(str(work / "tasks"))
             paths.write_text(known, json.dumps(made.identity(), indent=1))
+        # What a killed attempt was writing.
+        for partial in (*work.glob("tasks/.*"), *work.glob("shard-*")):
+            paths.remove(str(partial))
         missing = [shard for shard in range(made.shards) if not paths.is_file(shards.summary_path(made, shard))]
         if runner == LOCAL:
             counts = local.run(made, missing, work, workers)
