@@ -39,7 +39,8 @@ def join(folder: str, *names: str) -> str:
 def system(url: str) -> fsspec.AbstractFileSystem:
     """The file system of a URL. Raises UserError where it is unknown, or its package is missing."""
     try:
-        return fsspec.core.url_to_fs(url)[0]
+        # A listing that is kept would not show what other processes write.
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
     except (ImportError, ValueError) as error:
         raise UserError(f"{url}: {error}") from error
 
@@ -66,6 +67,18 @@ def is_folder(path: str) -> bool:
 def size(path: str) -> int:
     """Bytes of a file. Raises OSError."""
     return system(path).size(path) if is_url(path) else os.path.getsize(path)
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """Name to bytes of the files in a folder, by one listing. Raises OSError."""
+    if is_url(folder):
+        try:
+            found = system(folder).ls(folder, detail=True)
+        except FileNotFoundError:  # a bucket has no empty folders
+            found = []
+        return {about["name"].rpartition("/")[2]: about["size"] for about in found if about["type"] == "file"}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 def state(path: str) -> list:

@@ -94,19 +94,21 @@ def open_stream(source: Source, split: str, cache: Path) -> Stream:
             "prepare it with a larger --held_out, or name data.validation_sources"
         )
     check_sizes(folder, shards)
-    checksum = f"{sum(int(part['checksum'], 16) for part in parts) % 2**128:032x}"
+    checksum = hashlib.blake2b("/".join(part["checksum"] for part in parts).encode(), digest_size=16).hexdigest()
     return PreparedStream(source.spec, split, folder, shards, meta["counts"]["skipped"], checksum, cache)
 
 
 def check_sizes(folder: str, shards: list[dict]) -> None:
-    """Raise UserError unless every file of the shards has its size."""
+    """Raise UserError unless every file of the shards is there and has its size."""
+    try:
+        sizes = paths.sizes(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error})") from error
     for shard in shards:
         for suffix, wanted in shard["sizes"].items():
-            path = paths.join(folder, shard["name"] + suffix)
-            try:
-                found = paths.size(path)
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error}); prepare the folder anew") from error
+            path, found = paths.join(folder, shard["name"] + suffix), sizes.get(shard["name"] + suffix)
+            if found is None:
+                raise UserError(f"{path} is missing: prepare the folder anew")
             if found != wanted:
                 raise UserError(f"{path} holds {found} bytes instead of {wanted}: prepare the folder anew")
 
@@ -118,7 +120,7 @@ class PreparedStream(Stream):
         """`shards`: their entries in meta.json, in the order of the stream; `cache`: see `open_stream`."""
         positions = [shard["positions"] for shard in shards]
         super().__init__(spec, split, sum(positions), sum(shard["documents"] for shard in shards), skipped, checksum)
-        self._shards = [Shard(folder, shard, cache / "prepared" / checksum) for shard in shards]
+        self._shards = [Shard(folder, shard, cache / "prepared") for shard in shards]
         self._firsts = [0, *itertools.accumulate(positions)]
 
     def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
@@ -159,7 +161,9 @@ class Shard:
         self.path = paths.join(folder, about["name"] + blocks.RECORDS)
         self.positions = about["positions"]
         self._starts_path = paths.join(folder, about["name"] + blocks.STARTS)
-        self._blocks, self._cache = about["blocks"], cache
+        self._blocks = about["blocks"]
+        # Folders may have shards of one name.
+        self._cache = cache / "-".join(f"{checksum:08x}" for checksum in about["checksums"].values())
 
     @functools.cached_property
     def mapped(self) -> np.ndarray:

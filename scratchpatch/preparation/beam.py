@@ -54,9 +54,8 @@ def run(plan: Plan, missing: list[int], runner: str, runner_flags: tuple[str, ..
     except Exception as error:  # each runner has its own
         raise UserError(f"the Beam pipeline on {runner} failed: {_reason(error)}") from error
     # A shard that no document falls into has no group.
-    for shard in missing:
-        if not paths.is_file(shards.summary_path(plan, shard)):
-            shards.write(plan, shard, ())
+    for shard in shards.missing(plan):
+        shards.write(plan, shard, ())
     return [json.loads(paths.read_text(_counts_path(plan, task))) for task in range(len(groups))]
 
 

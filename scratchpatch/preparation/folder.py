@@ -91,7 +91,7 @@ def _prepare(made: plan.Plan, workers: int, runner: str, runner_flags: tuple[str
         # What a killed attempt was writing.
         for partial in (*work.glob("tasks/.*"), *work.glob("shard-*")):
             paths.remove(str(partial))
-        missing = [shard for shard in range(made.shards) if not paths.is_file(shards.summary_path(made, shard))]
+        missing = shards.missing(made)
         if runner == LOCAL:
             counts = local.run(made, missing, work, workers)
         else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def each(work: Callable, calls: list[tuple], weights: list[int], workers: int, l
             progress.advance(weights[done], weights[done])
 
 
-def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterable[int]:
+def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterator[int]:
     """Numbers of the calls as they are done."""
     if workers < 2:
         for number, call in enumerate(calls):
@@ -82,6 +83,7 @@ def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterable[int]
 def _start_worker() -> None:
     """Log as the parent does, and end with it: a worker left over would wait for ever, or write beside the next attempt."""
     log_lines.to_stderr()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a trace of its own
 
     def wait():
         multiprocessing.parent_process().join()

@@ -52,6 +52,12 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> d
     return summary
 
 
+def missing(plan: Plan) -> list[int]:
+    """Numbers of the shards that are not finished."""
+    there = paths.sizes(paths.join(plan.out, STATE, "shards"))
+    return [shard for shard in range(plan.shards) if os.path.basename(summary_path(plan, shard)) not in there]
+
+
 def summary_path(plan: Plan, shard: int) -> str:
     """Where the summary of a finished shard is."""
     return paths.join(plan.out, STATE, "shards", f"{shard:05}.json")

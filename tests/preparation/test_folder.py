@@ -136,7 +136,7 @@ def test_damage_is_named(spec, tmp_path, suffix):
         with pytest.raises(UserError, match=f"{path.name} holds {len(data) - 1} bytes instead of {len(data)}"):
             act()
     path.unlink()
-    with pytest.raises(UserError, match=f"{path.name} cannot be read"):
+    with pytest.raises(UserError, match=f"{path.name} is missing: prepare the folder anew"):
         open_stream(f"prepared:{out}", "train")
 
 
@@ -182,7 +182,24 @@ def test_what_has_no_bytes_is_an_error(tmp_path, folder):
         open_stream(f"prepared:{tmp_path}", "train")
 
 
-@pytest.mark.parametrize("protocol", ["memory", "file"])
+class Bucket(fsspec.get_filesystem_class("memory")):
+    """As gs:// and s3:// are: a folder is there as long as files are in it."""
+
+    protocol = "bucket"
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("bucket://"))
+
+    def makedirs(self, path, exist_ok=False):
+        pass
+
+
+fsspec.register_implementation("bucket", Bucket, clobber=True)
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file", "bucket"])
 def test_a_folder_behind_a_url(folder, spec, tmp_path, monkeypatch, protocol):
     """Written, gone on with, verified and read through fsspec; the same bytes."""
     monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "cache"))
@@ -194,7 +211,7 @@ def test_a_folder_behind_a_url(folder, spec, tmp_path, monkeypatch, protocol):
             prepare(spec, url, 3, 0.1)
     said = prepare(spec, url, 3, 0.1)
     assert said["splits"] == folder[1]["splits"] == prepare(spec, url, 3, 0.1)["splits"]
-    found = {path.rpartition("/")[2]: files.cat_file(path) for path in files.ls(f"{tmp_path}/out", detail=False)}
+    found = {path.rpartition("/")[2]: files.cat_file(path) for path in files.find(f"{tmp_path}/out")}
     assert found == contents(folder[0])
     assert not list((tmp_path / "cache" / "prepare").iterdir())
     here, there = (open_stream(f"prepared:{p}", "train", str(tmp_path / "cache")) for p in (folder[0], url))
