@@ -7,6 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from types import ModuleType
 from typing import BinaryIO, NamedTuple
 
 from scratchpatch.data import paths
@@ -105,7 +106,8 @@ def _field_of(line: bytes, field: str) -> str:
 def open_bytes(path: str) -> BinaryIO:
     """The file opened for its bytes, decompressed where its name ends in .gz or .zst."""
     if path.endswith(".zst"):
-        return io.BufferedReader(_Zstandard(path), 1 << 18)
+        zstandard = need("zstandard", "data", f"reading {path}")
+        return io.BufferedReader(_Zstandard(paths.open_read(path), zstandard), 1 << 18)
     file = paths.open_read(path)
     return _Gzip(fileobj=file, mode="rb") if path.endswith(".gz") else file
 
@@ -123,9 +125,8 @@ class _Gzip(gzip.GzipFile):
 class _Zstandard(io.RawIOBase):
     """The frames of a .zst file one after the other; a file that ends within one raises EOFError."""
 
-    def __init__(self, path: str):
-        self._module = need("zstandard", "data", f"reading {path}")
-        self._file = paths.open_read(path)
+    def __init__(self, file: BinaryIO, zstandard: ModuleType):
+        self._file, self._module = file, zstandard
         self._frame, self._ready, self._unread = None, memoryview(b""), b""
 
     def readable(self) -> bool:

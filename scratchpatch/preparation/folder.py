@@ -5,6 +5,7 @@
     DIR/.preparing/plan.json        whose preparation it is, until it is finished
     DIR/.preparing/shards/3.json    shard 3 is finished: its entries in meta.json
     DIR/.preparing/tasks/           see `tasks`; where DIR is a URL, in the cache folder
+    DIR/.preparing/counts/          of Beam: the counts of each task
 
 meta.json: format, block, plan (names and values that a second attempt compares),
 counts (documents and bytes read, duplicates and their bytes, skipped bad
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from scratchpatch.data import blocks, paths, prepared, sources, splits
 from scratchpatch.data.index import cache_folder
@@ -70,6 +72,8 @@ def prepare(
         paths.remove(paths.join(made.out, shards.STATE))
     except OSError as error:
         raise UserError(f"cannot write {made.out} ({error}); free space there, or use another --out") from error
+    if meta["bad"]:
+        logging.warning("%s: skipped %d bad record(s): %s", spec, meta["counts"]["skipped"], "; ".join(meta["bad"][:3]))
     kept = {name: {k: part[k] for k in ("documents", "bytes")} for name, part in meta["splits"].items()}
     return {"out": made.out, "shards": made.shards, **meta["counts"], "splits": kept}
 
