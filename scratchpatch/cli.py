@@ -1,6 +1,6 @@
 """The command line: `scratchpatch VERB --flag=value ...`.
 
-Here are parsing, help, logging and exit codes; the verbs themselves are in
+Here are parsing, help and exit codes; the verbs themselves are in
 verbs/. A UserError while flags are read is wrong usage (exit 2); one from a
 verb at work is a failure (exit 1). Both print one line and no traceback; any
 other exception is a defect and keeps its traceback.
@@ -8,20 +8,19 @@ other exception is a defect and keeps its traceback.
 
 import contextlib
 import difflib
-import logging
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
-from absl import logging as absl_logging
 
 from scratchpatch import config as fields
-from scratchpatch import config_flags
+from scratchpatch import config_flags, log_lines
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
 from scratchpatch.verbs.verb import Verb
 
+# What a required flag takes, where it is no folder.
+_KINDS = {"config": "FILE", "text": "FILE", "source": "SPEC"}
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = """exit codes:
@@ -34,7 +33,7 @@ EXIT_CODES = """exit codes:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name; None: this process's own) and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    _log_to_stderr()
+    log_lines.to_stderr()
     try:
         return _dispatch(argv)
     except KeyboardInterrupt:
@@ -97,7 +96,7 @@ def _flags(name: str, verb: Verb, arguments: list[str]) -> flags.FlagValues | No
         values[flag].parse(value)
     for flag in verb.required:
         if values[flag].value in (None, ""):
-            raise UserError(f"{name} needs --{flag}={'FILE' if flag in ('config', 'text') else 'DIR'}")
+            raise UserError(f"{name} needs --{flag}={_KINDS.get(flag, 'DIR')}")
     if verb.config and values.config is not None:
         fields.check(values.config)
     verb.check(values)
@@ -138,19 +137,3 @@ def _verb_help(name: str, verb: Verb) -> str:
 def _complain(message: str, code: int) -> int:
     print("scratchpatch: " + " ".join(message.split()), file=sys.stderr)
     return code
-
-
-def _log_to_stderr() -> None:
-    """Plain lines on standard error: ours from INFO up, the libraries' from WARNING up."""
-    flags.FLAGS.mark_as_parsed()
-    flags.FLAGS.logtostderr = True
-    absl_logging.set_verbosity(absl_logging.INFO)
-    absl_logging.use_absl_handler()
-    handler = absl_logging.get_absl_handler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(_wanted)
-
-
-def _wanted(record: logging.LogRecord) -> bool:
-    ours = record.pathname.startswith(str(Path(__file__).parent) + os.sep)
-    return ours or record.levelno >= logging.WARNING

@@ -59,13 +59,18 @@ def _sources(value) -> str | None:
     return None
 
 
+def _specs(value) -> list[str]:
+    return [spec for spec, _ in value]
+
+
 @dataclasses.dataclass(frozen=True)
 class Field:
     """One field of the config.
 
     `free` marks a field that may change when a run resumes: it moves work
     between machines or changes how often something is saved or measured, never
-    what is computed.
+    what is computed. Of one with `kept`, all else may change: a batch is what
+    it was before the step at which the run resumes.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Field:
     meaning: str
     check: Check
     free: bool = False
+    kept: Callable[[Any], Any] | None = None
 
 
 ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
@@ -88,10 +94,10 @@ BACKENDS = ("auto", "xla", "splash", "pallas")
 
 FIELDS = (
     Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
-    Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field].", _sources),
+    Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#column], array_record:GLOB, tfds:NAME[@split][#field], hf:DIR[@split][#field], prepared:DIR. When a run resumes, the weights may change, from then on.", _sources, kept=_specs),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
-    Field("data.entropies", False, "", "Read the entropies that `scratchpatch prepare` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
+    Field("data.entropies", False, "", "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
     Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True),
     Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),
@@ -401,9 +407,9 @@ def changed(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> l
 
 
 def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, free: bool = False) -> list[str]:
-    """Lines 'name: old -> new' of the fields that differ; free ones only when asked for."""
+    """Lines 'name: old -> new' of the fields that differ; what may change on resumption only when asked for."""
     a, b = flat(old), flat(new)
-    left_out = {f.name for f in FIELDS if f.free and not free}
+    left_out = {f.name for f in FIELDS if not free and (f.free or f.kept and f.kept(a[f.name]) == f.kept(b[f.name]))}
     return [f"{name}: {a[name]!r} -> {b[name]!r}" for name in changed(old, new) if name not in left_out]
 
 

@@ -132,10 +132,10 @@ def _while_removing(step: int, strike) -> None:
 def _in_a_part(number: int, strike) -> None:
     """Half of a part of some entropies is written; parts are of a window or two."""
     from scratchpatch.data.entropies import Writer
-    from scratchpatch.training import prepare
+    from scratchpatch.training import entropies
 
     append, calls = Writer.append, []
-    prepare.PART = 64
+    entropies.PART = 64
 
     def strike_within(self, values_T):
         calls.append(None)
@@ -147,6 +147,68 @@ def _in_a_part(number: int, strike) -> None:
     Writer.append = strike_within
 
 
+def _while_running_a_task(number: int, strike) -> None:
+    """Some documents of a task are in a run, and the task is not finished."""
+    from scratchpatch.preparation import plan, tasks
+
+    write, calls = tasks._write_run, []
+    plan.TASK_BYTES = 1
+
+    def strike_then(path, held):
+        write(path, held)
+        calls.append(None)
+        if len(calls) == number:
+            strike()
+
+    tasks._write_run = strike_then
+
+
+def _before_a_summary(number: int, strike) -> None:
+    """The files of a shard have their names, and nothing says that it is finished."""
+    _before_writing(number, strike, "/shards/")
+
+
+def _after_meta(number: int, strike) -> None:
+    """The folder is finished, and the work folder is still there."""
+    _before_writing(number, strike, "meta.json", after=True)
+
+
+def _before_writing(number: int, strike, part: str, after: bool = False) -> None:
+    from scratchpatch.data import paths
+    from scratchpatch.preparation import plan
+
+    write, calls = paths.write_text, []
+    plan.TASK_BYTES = 1
+
+    def strike_at(path, text):
+        calls.extend([None] * (part in path))
+        if after:
+            write(path, text)
+        if part in path and len(calls) == number:
+            strike()
+        if not after:
+            write(path, text)
+
+    paths.write_text = strike_at
+
+
+def _between_files(number: int, strike) -> None:
+    """A shard's first files have their names, and the next ones do not."""
+    from scratchpatch.data import paths
+    from scratchpatch.preparation import plan
+
+    publish, calls = paths.publish, []
+    plan.TASK_BYTES = 1
+
+    def strike_then(local, path):
+        publish(local, path)
+        calls.append(None)
+        if len(calls) == number:
+            strike()
+
+    paths.publish = strike_then
+
+
 _MOMENTS = {
     "line": _after_line,
     "validation": _after_validation,
@@ -155,4 +217,8 @@ _MOMENTS = {
     "copying": _while_copying,
     "removing": _while_removing,
     "part": _in_a_part,
+    "run": _while_running_a_task,
+    "shard": _before_a_summary,
+    "publish": _between_files,
+    "meta": _after_meta,
 }

@@ -1,7 +1,6 @@
 """The command line, with stand-ins for the functions behind the verbs."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -372,16 +371,6 @@ def test_json_of_a_failure_is_empty(capsys, stand_in, workdir):
     stand_in("scratchpatch.evaluation.verbs", evaluate=raises(UserError("no checkpoint")))
     assert cli.main(["eval", f"--workdir={workdir}", "--json"]) == 1
     assert capsys.readouterr() == ("", "scratchpatch: no checkpoint\n")
-
-
-def test_only_our_own_information_is_logged():
-    def record(path, level):
-        return logging.LogRecord("absl", level, path, 1, "x", (), None)
-
-    ours = os.path.join(os.path.dirname(cli.__file__), "training", "loop.py")
-    assert cli._wanted(record(ours, logging.INFO))
-    assert not cli._wanted(record("/site-packages/orbax/checkpointer.py", logging.INFO))
-    assert cli._wanted(record("/site-packages/orbax/checkpointer.py", logging.WARNING))
 
 
 def test_console_in_its_own_process():

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 
 from scratchpatch import config as config_lib
 from scratchpatch.bench.results import Result, at_least
 from scratchpatch.data.batches import Batches
+from scratchpatch.preparation.folder import prepare
 
-_WINDOW, _SECONDS, _WARM_UP = 1024, 3.0, 8
+# 1 KiB of the config's own sources, and long windows of a prepared folder of text that every machine has.
+_WINDOW, _LONG_WINDOW, _PREPARED = 1024, 8192, "stdlib:code"
+_SECONDS, _WARM_UP = 3.0, 8
 
 
 def measure(config) -> Result:
     """MB of window bytes per second that one reading thread hands to the loop."""
     config = config_lib.from_flat(config_lib.flat(config))
-    config.data.window, config.data.threads = _WINDOW, 1
-    batches = Batches(config)
-    rate, count = _rate(batches, config.training.batch_rows * _WINDOW)
+    config.data.threads = 1
+    sides = {"windows": _numbers(config, _WINDOW)}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(_PREPARED, f"{folder}/prepared", shard_count=4, on_bad_record="skip")
+        config.data.sources = ((f"prepared:{folder}/prepared", 1.0),)
+        sides["prepared"] = _numbers(config, _LONG_WINDOW)
+    rates = {side: numbers["megabytes_per_second"] for side, numbers in sides.items()}
     return Result(
         "windows into the train loop, one reading thread",
-        {"windows": {"megabytes_per_second": rate, "batches": count, "rows": batches.rows, "window_bytes": _WINDOW}},
-        (at_least("megabytes per second", rate, 20.0),),
+        sides,
+        (
+            at_least("megabytes per second", rates["windows"], 20.0),
+            at_least("megabytes per second of a prepared folder", rates["prepared"], 100.0),
+        ),
     )
+
+
+def _numbers(config, window: int) -> dict[str, float]:
+    config.data.window = window
+    batches = Batches(config)
+    rate, count = _rate(batches, config.training.batch_rows * window)
+    return {"megabytes_per_second": rate, "batches": count, "rows": batches.rows, "window_bytes": window}
 
 
 def _rate(batches: Batches, step_bytes: int) -> tuple[float, int]:

@@ -1,8 +1,8 @@
 """Batches of windows: step g holds rows [g * B, (g + 1) * B) of one endless order.
 
 Which window stands in a row is arithmetic (`order`), so a batch depends on the
-config and the step alone; so do the entropies beside it, where they were
-prepared (`entropies`). A process reads only its rows, and what a run must
+config (with the steps at which its weights changed) and the step alone; so do the entropies beside it, where they were
+computed (`entropies`). A process reads only its rows, and what a run must
 remember of its data is the step. Grain reads ahead; one of its records is a
 whole batch, because a record's overhead there is worth many windows of copying.
 
@@ -65,10 +65,17 @@ class Batches:
         self._threads, self._prefetch = config.data.threads, config.data.prefetch
         self._cache_dir = config.data.cache_dir
         self._entropies: list[Entropies] = []
+        self._seed = config.seed
+        self.follow([(0, [weight for _, weight in self.streams])])
+
+    def follow(self, weights: list[tuple[int, list[float]]]) -> None:
+        """Mix by (first step, weights of the sources), the first of step 0, instead of the config's."""
+        (_, first), *changes = weights
         self._order = Order(
             windows=[stream.windows(self.window) for stream, _ in self.streams],
-            weights=[weight for _, weight in self.streams],
-            seed=config.seed,
+            weights=first,
+            seed=self._seed,
+            changes=[(step * self._batch_rows, changed) for step, changed in changes],
         )
 
     def open_entropies(self, model: str) -> None:
@@ -78,7 +85,7 @@ class Batches:
             model: checksum of the entropy model.
 
         Raises:
-            UserError: they were not prepared.
+            UserError: they were not computed.
         """
         self._entropies = [open_entropies(stream, model, self._cache_dir) for stream, _ in self.streams]
 

@@ -1,4 +1,4 @@
-"""Entropies of a stream on disk: what `scratchpatch prepare` computes once and training reads.
+"""Entropies of a stream on disk: what `scratchpatch entropies` computes once and training reads.
 
     entropies/KEY.f32           float32, little-endian: one number per position of the stream
     entropies/KEY.f32.partial   its first positions, while it is computed
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +44,7 @@ class Entropies:
 
 
 def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies:
-    """The prepared entropies of a stream.
+    """The computed entropies of a stream.
 
     Args:
         stream: whose.
@@ -59,7 +58,7 @@ def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies
     if not whole(path, stream):
         raise UserError(
             f"data.entropies: {path.parent} holds none of {stream.spec} [{stream.split}] by this entropy model: "
-            "run scratchpatch prepare --config=FILE with this config, or set data.entropies = False"
+            "run scratchpatch entropies --config=FILE with this config, or set data.entropies = False"
         )
     # A plain view of the map: a np.memmap costs more per slice than a window does.
     return Entropies(np.asarray(np.memmap(path, _DTYPE, "r")))
@@ -72,10 +71,7 @@ def whole(path: Path, stream: Stream) -> bool:
 
 def place(stream: Stream, model: str, cache_dir: str = "") -> Path:
     """Where the entropies of a stream by a model are, or will be."""
-    text = hashlib.blake2b(f"{stream.checksum}/{stream.split}/{len(stream)}/".encode(), digest_size=12)
-    # Two texts of the same bytes may fall into documents otherwise.
-    text.update(np.ascontiguousarray(stream.starts))
-    return cache_folder(cache_dir) / "entropies" / f"{text.hexdigest()}-{model}.f32"
+    return cache_folder(cache_dir) / "entropies" / f"{stream.key()}-{model}.f32"
 
 
 class Writer:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from scratchpatch.data import build, sources, splits
+from scratchpatch.data import build, paths, prepared, sources, splits
 from scratchpatch.data.records import FIX
-from scratchpatch.data.stream import Stream
+from scratchpatch.data.stream import IndexedStream, Stream
 from scratchpatch.errors import UserError
 
 
@@ -42,6 +42,8 @@ def open_stream(spec: str, split: str, cache_dir: str = "", on_bad_record: str =
     """
     splits.check(split)
     source = sources.parse(spec)
+    if source.scheme == "prepared":
+        return prepared.open_stream(source, split, cache_folder(cache_dir))
     files = source.files()
     layout = "whole" if split == "all" else "split"
     place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{_key(source, layout, files)}"
@@ -65,7 +67,7 @@ def open_stream(spec: str, split: str, cache_dir: str = "", on_bad_record: str =
     # Plain views of the maps: a np.memmap costs more per slice than a window does.
     data = np.asarray(np.memmap(place / build.STREAM, np.uint8, "r"))
     starts = np.asarray(np.load(place / build.STARTS, mmap_mode="r"))
-    return Stream(
+    return IndexedStream(
         spec=spec,
         split=split,
         data=data[part["position"] : part["position"] + part["positions"]],
@@ -79,8 +81,7 @@ def _key(source: sources.Source, layout: str, files: list[tuple[str, str]]) -> s
     state = []
     for name, path in files:
         try:
-            stat = os.stat(path)
-            state.append((name, path, stat.st_size, stat.st_mtime_ns, os.access(path, os.R_OK)))
+            state.append((name, path, *paths.state(path)))
         except OSError:
             state.append((name, path))  # reading it says what is wrong
     text = json.dumps([build.FORMAT, source.identity, layout, state])

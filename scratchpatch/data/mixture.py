@@ -12,9 +12,9 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
     """(stream, weight) of every source that `split` reads.
 
     Without data.validation_sources every source is dealt to train, validation
-    and test. With them, text and jsonl sources are read whole: data.sources to
-    train, data.validation_sources to validate; then there is no test split.
-    The standard library always keeps its splits.
+    and test. With them, sources are read whole: data.sources to train,
+    data.validation_sources to validate; then there is no test split. The
+    standard library and prepared folders always keep their splits.
 
     Raises:
         UserError: anything wrong with a source, or a test split that does not exist.
@@ -28,7 +28,7 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
         )
     pairs = config.data.validation_sources if split == "validation" and validating else config.data.sources
     return [
-        (_open(config, spec, split if not validating or sources.parse(spec).standard else "all"), float(weight))
+        (_open(config, spec, split if not validating or sources.parse(spec).keeps_splits else "all"), float(weight))
         for spec, weight in pairs
     ]
 
@@ -36,13 +36,13 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
 def evaluation_stream(config, spec: str, split: str) -> Stream:
     """The stream of a source named at evaluation.
 
-    The standard library, and a source that the config deals into splits, give
-    the split asked for. Any other source was not trained on and is read whole.
+    The standard library, prepared folders, and a source that the config deals
+    into splits, give the split asked for. Any other source was not trained on and is read whole.
     """
     splits.check(split)
     source = sources.parse(spec)
     own = [sources.parse(known).identity for known, _ in config.data.sources]
-    dealt = source.standard or (source.identity in own and not config.data.validation_sources)
+    dealt = source.keeps_splits or (source.identity in own and not config.data.validation_sources)
     return _open(config, spec, split if dealt else "all")
 
 

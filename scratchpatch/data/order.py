@@ -1,7 +1,8 @@
 """Which window stands in row k of the endless order of a mixture, for any k, by arithmetic.
 
-Rows are dealt to the sources evenly in proportion to their weights. A source's
-rows go through its windows in one permutation per epoch: two coordinates of an
+Rows are dealt to the sources evenly in proportion to their weights, which may
+change at a row: from there on rows are dealt by the new weights, and each source
+goes on at the window after the last that it had. A source's rows go through its windows in one permutation per epoch: two coordinates of an
 a x b grid, shifted in turn by a hash of the other (a Feistel network, its
 cycles followed until they are back below the number of windows). Nothing is
 stored, so a corpus of any size and a jump to any row cost the same; the
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,17 +29,19 @@ _ROUNDS = 4
 
 
 class Order:
-    """The order of a mixture.
+    """The order of a mixture."""
 
-    Attributes:
-        shares: int64 [sources], the rows of each source in every `shares.sum()` rows.
-    """
+    def __init__(self, windows: list[int], weights: list[float], seed: int, changes: Sequence[tuple[int, list[float]]] = ()):
+        """`windows`: how many each source has, each at least 1.
 
-    def __init__(self, windows: list[int], weights: list[float], seed: int):
-        """`windows`: how many each source has, each at least 1."""
+        `changes`: (row, weights) from a row on, in the order of rows, each above 0.
+        """
         self._windows = windows
-        exact = np.asarray(weights, np.float64) / np.sum(weights)
-        self.shares = np.maximum(np.round(exact * _SHARE_UNITS), 1).astype(np.int64)
+        self._stretches = [_Stretch(0, _shares(weights), np.zeros(len(windows), np.int64))]
+        for row, changed in changes:
+            before = self._stretches[-1]
+            turns = before.turns + _dealt(row - before.first, before.shares)
+            self._stretches.append(_Stretch(row, _shares(changed), turns))
         self._seeds = [_hash_text(f"{seed}/{source}") for source in range(len(windows))]
         self._block = functools.lru_cache(maxsize=8)(self._compute_block)
 
@@ -48,12 +53,39 @@ class Order:
         return sources_R[skip : skip + count], windows_R[skip : skip + count]
 
     def _compute_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        sources_R, turns_R = _deal(np.arange(block * BLOCK, (block + 1) * BLOCK), self.shares)
+        sources_R, turns_R = np.empty((2, BLOCK), np.int64)
+        begin, ends = block * BLOCK, [stretch.first for stretch in self._stretches[1:]]
+        for stretch, end in zip(self._stretches, [*ends, begin + BLOCK], strict=True):
+            low, high = max(stretch.first, begin), min(end, begin + BLOCK)
+            if low < high:
+                sources, turns = _deal(np.arange(low - stretch.first, high - stretch.first), stretch.shares)
+                sources_R[low - begin : high - begin] = sources
+                turns_R[low - begin : high - begin] = turns + stretch.turns[sources]
         windows_R = np.empty_like(turns_R)
         for source, (count, seed) in enumerate(zip(self._windows, self._seeds, strict=True)):
             mine = sources_R == source
             windows_R[mine] = shuffled(turns_R[mine], count, seed)
         return sources_R, windows_R
+
+
+class _Stretch(NamedTuple):
+    """Rows from `first` on: int64 [sources] the rows of each source in every `shares.sum()`, and those it had before."""
+
+    first: int
+    shares: np.ndarray
+    turns: np.ndarray
+
+
+def _shares(weights: Sequence[float]) -> np.ndarray:
+    exact = np.asarray(weights, np.float64) / np.sum(weights)
+    return np.maximum(np.round(exact * _SHARE_UNITS), 1).astype(np.int64)
+
+
+def _dealt(rows: int, shares: np.ndarray) -> np.ndarray:
+    """int64 [sources]: how many of the first `rows` rows each source has."""
+    cycles, rest = divmod(rows, int(shares.sum()))
+    sources_R, _ = _deal(np.arange(rest), shares)
+    return cycles * shares + np.bincount(sources_R, minlength=len(shares))
 
 
 def _deal(rows_R: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

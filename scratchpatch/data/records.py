@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from types import ModuleType
+from typing import BinaryIO, NamedTuple
 
+from scratchpatch.data import paths
+from scratchpatch.data.extras import need
 from scratchpatch.errors import UserError
 
 UNREADABLE = (OSError, EOFError, zlib.error)
@@ -99,9 +103,57 @@ def _field_of(line: bytes, field: str) -> str:
     return record[field]
 
 
-def open_bytes(path: str):
-    """The file opened for its bytes, decompressed where its name ends in .gz."""
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+def open_bytes(path: str) -> BinaryIO:
+    """The file opened for its bytes, decompressed where its name ends in .gz or .zst."""
+    if path.endswith(".zst"):
+        zstandard = need("zstandard", "data", f"reading {path}")
+        return io.BufferedReader(_Zstandard(paths.open_read(path), zstandard), 1 << 18)
+    file = paths.open_read(path)
+    return _Gzip(fileobj=file, mode="rb") if path.endswith(".gz") else file
+
+
+class _Gzip(gzip.GzipFile):
+    """Closes the file below it too."""
+
+    def close(self) -> None:
+        below = self.fileobj
+        super().close()
+        if below is not None:
+            below.close()
+
+
+class _Zstandard(io.RawIOBase):
+    """The frames of a .zst file one after the other; a file that ends within one raises EOFError."""
+
+    def __init__(self, file: BinaryIO, zstandard: ModuleType):
+        self._file, self._module = file, zstandard
+        self._frame, self._ready, self._unread = None, memoryview(b""), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into) -> int:
+        while not self._ready:
+            piece = self._unread or self._file.read(1 << 17)
+            self._unread = b""
+            if not piece:
+                if self._frame is not None:
+                    raise EOFError("it ends within a zstandard frame")
+                return 0
+            self._frame = self._frame or self._module.ZstdDecompressor().decompressobj()
+            try:
+                self._ready = memoryview(self._frame.decompress(piece))
+            except self._module.ZstdError as error:
+                raise EOFError(str(error)) from error
+            if self._frame.eof:
+                self._unread, self._frame = self._frame.unused_data, None
+        count = min(len(into), len(self._ready))
+        into[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def explain(error: Exception) -> str:
@@ -111,5 +163,5 @@ def explain(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "no permission to read the file"
     if isinstance(error, (gzip.BadGzipFile, EOFError, zlib.error)):
-        return f"not a whole gzip file ({error})"
+        return f"not a whole compressed file ({error})"
     return f"cannot be read ({error})"

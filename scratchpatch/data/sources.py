@@ -1,11 +1,18 @@
 """What a SPEC names: its files, and the documents in them.
 
-    stdlib:code            the source files of this Python's standard library
-    stdlib:prose           its language reference and module docstrings
-    text:GLOB              a document per file
-    jsonl:GLOB[#field]     a document per line, in `field` (default "text")
+    stdlib:code                     the source files of this Python's standard library
+    stdlib:prose                    its language reference and module docstrings
+    text:GLOB                       a document per file
+    jsonl:GLOB[#field]              a document per line, in `field`
+    parquet:GLOB[#column]           a document per row
+    array_record:GLOB               a document per record, byte for byte
+    tfds:NAME[@split][#field]       an example of TensorFlow Datasets (see `tfds`); the split is train where none is named
+    hf:DIR[@split][#field]          a row of a Hugging Face data set on disk (see `hf`)
+    prepared:DIR                    what `scratchpatch prepare` wrote, with its splits
 
-GLOB may hold `**`; files whose name ends in .gz are decompressed.
+A field or column is "text" where none is named. GLOB may hold `**`, and GLOB
+and DIR may be URLs (gs://, s3://; see `paths`). Text and lines are decompressed
+where their file's name ends in .gz or .zst.
 """
 
 from __future__ import annotations
@@ -17,13 +24,25 @@ import glob
 import os
 from collections.abc import Iterator
 
-from scratchpatch.data import stdlib
+from scratchpatch.data import array_records, columns, hf, paths, prepared, stdlib, tfds
 from scratchpatch.data.records import BadRecords, Document, read_jsonl, read_text
 from scratchpatch.errors import UserError
 
-SCHEMES = ("stdlib", "text", "jsonl")
-FORMS = "stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field]"
+# By scheme: what follows the colon.
+FORMS = {
+    "stdlib": "stdlib:code, stdlib:prose",
+    "text": "text:GLOB",
+    "jsonl": "jsonl:GLOB[#field]",
+    "parquet": "parquet:GLOB[#column]",
+    "array_record": "array_record:GLOB",
+    "tfds": "tfds:NAME[@split][#field]",
+    "hf": "hf:DIR[@split][#field]",
+    "prepared": "prepared:DIR",
+}
+SPECS = ", ".join(FORMS.values())
 DEFAULT_FIELD = "text"
+_WITH_FIELD = ("jsonl", "parquet", "tfds", "hf")
+_WITH_SPLIT = {"tfds": tfds.DEFAULT_SPLIT, "hf": ""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,34 +51,50 @@ class Source:
 
     Attributes:
         spec: as the user wrote it.
-        scheme: one of SCHEMES.
-        target: 'code' or 'prose' of stdlib, else the absolute glob.
-        field: of the JSON object; empty unless the scheme is jsonl.
+        scheme: one of FORMS.
+        target: 'code' or 'prose' of stdlib, the name of tfds, else the absolute glob or folder.
+        field: of the JSON object, row or example; empty for schemes without one.
+        split: of the data set; empty for schemes without one.
     """
 
     spec: str
     scheme: str
     target: str
     field: str = ""
+    split: str = ""
 
     @property
-    def identity(self) -> tuple[str, str, str]:
+    def identity(self) -> tuple[str, ...]:
         """Equal for two spellings of one source."""
-        return self.scheme, self.target, self.field
+        return self.scheme, self.target, self.field, *filter(None, [self.split])
 
     @property
     def standard(self) -> bool:
         """Whether it is the standard library, whose splits never merge."""
         return self.scheme == "stdlib"
 
+    @property
+    def keeps_splits(self) -> bool:
+        """Whether its splits are its own, whatever else a config validates on."""
+        return self.scheme in ("stdlib", "prepared")
+
     def files(self) -> list[tuple[str, str]]:
         """(name, path) of every file, in a fixed order. Raises UserError where there is none."""
-        found = stdlib.files() if self.standard else _glob(self.target)
+        if self.scheme == "tfds":
+            return tfds.files(self.spec, self.target, self.split)
+        if self.scheme == "hf":
+            return hf.files(self.spec, self.target, self.split)
+        if self.scheme == "prepared":
+            return prepared.files(self.spec, self.target)
+        try:
+            found = stdlib.files() if self.standard else _glob(self.target)
+        except OSError as error:
+            raise UserError(f"{self.spec}: cannot be listed ({error})") from error
         if found:
             return found
         if self.standard:
             raise UserError(f"{self.spec}: this Python's standard library has no .py files; install them, or name text")
-        if os.path.isdir(self.target):
+        if paths.is_folder(self.target):
             raise UserError(f"{self.spec}: {self.target} is a folder; name the files in it, such as {self.target}/**")
         raise UserError(f"{self.spec}: no file matches {self.target}; check the path and the pattern")
 
@@ -70,36 +105,49 @@ class Source:
             ("stdlib", "prose"): stdlib.read_prose,
             ("text", ""): read_text,
             ("jsonl", ""): functools.partial(read_jsonl, field=self.field),
+            ("parquet", ""): functools.partial(columns.read_parquet, field=self.field),
+            ("array_record", ""): array_records.read_array_record,
+            ("tfds", ""): functools.partial(tfds.read, field=self.field, split=self.split),
+            ("prepared", ""): prepared.read,
+            ("hf", ""): functools.partial(_read_hf, field=self.field),
         }[self.scheme, self.target if self.standard else ""]
         for name, path in files:
             yield from read(name, path, bad=bad)
 
 
+def _read_hf(name: str, path: str, field: str, bad: BadRecords) -> Iterator[Document]:
+    read = columns.read_arrow if path.endswith(".arrow") else columns.read_parquet
+    return read(name, path, field, bad)
+
+
 def parse(spec: str) -> Source:
     """The source that `spec` names. Raises UserError where it names none."""
     scheme, colon, rest = spec.partition(":")
-    if not colon or scheme not in SCHEMES:
-        near = difflib.get_close_matches(scheme, SCHEMES, n=1, cutoff=0.0)[0]
-        raise UserError(f"source {spec!r} has no known scheme; the nearest is {near}: (a source is one of {FORMS})")
+    if not colon or scheme not in FORMS:
+        near = difflib.get_close_matches(scheme, FORMS, n=1, cutoff=0.0)[0]
+        raise UserError(f"source {spec!r} has no known scheme; the nearest is {near}: (a source is one of {SPECS})")
     if scheme == "stdlib":
         if rest not in stdlib.KINDS:
             near = difflib.get_close_matches(rest, stdlib.KINDS, n=1, cutoff=0.0)[0]
             raise UserError(f"source {spec!r} is unknown; the nearest is stdlib:{near}")
         return Source(spec, scheme, rest)
-    pattern, hash_sign, field = rest.rpartition("#") if scheme == "jsonl" else (rest, "", DEFAULT_FIELD)
-    if not hash_sign:
-        pattern, field = rest, DEFAULT_FIELD
-    if not pattern or not field:
-        raise UserError(f"source {spec!r} lacks its {'field' if pattern else 'path'}; a source is one of {FORMS}")
-    return Source(spec, scheme, os.path.abspath(os.path.expanduser(pattern)), field if scheme == "jsonl" else "")
+    field = split = ""
+    if scheme in _WITH_FIELD:
+        target, sign, field = rest.rpartition("#")
+        rest, field = (target, field) if sign else (rest, DEFAULT_FIELD)
+    if scheme in _WITH_SPLIT:
+        target, sign, split = rest.rpartition("@")
+        rest, split = (target, split) if sign else (rest, _WITH_SPLIT[scheme])
+    if not rest or not field and scheme in _WITH_FIELD:
+        raise UserError(f"source {spec!r} lacks its {'field' if rest else 'path'}; a source is one of {SPECS}")
+    return Source(spec, scheme, rest if scheme == "tfds" else paths.absolute(rest), field, split)
 
 
 def _glob(pattern: str) -> list[tuple[str, str]]:
     """Files of the pattern, named by their path below its part without wildcards."""
-    if os.path.isfile(pattern):
+    if paths.is_file(pattern):
         return [(os.path.basename(pattern), pattern)]
     base = pattern
     while glob.has_magic(base) or base == pattern:
         base = os.path.dirname(base)
-    paths = sorted(p for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p))
-    return [(os.path.relpath(path, base).replace(os.sep, "/"), path) for path in paths]
+    return [(path.removeprefix(base).lstrip("/").replace(os.sep, "/"), path) for path in paths.glob(pattern)]

@@ -5,6 +5,8 @@ Legend: R rows, W window + 1.
 
 from __future__ import annotations
 
+import abc
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,8 +14,8 @@ import numpy as np
 from scratchpatch.vocabulary import BOS, PAD
 
 
-class Stream:
-    """One split of one source, memory-mapped. `len(stream)` counts positions: a BOS per document, and the bytes.
+class Stream(abc.ABC):
+    """One split of one source. `len(stream)` counts positions: a BOS per document, and the bytes.
 
     The stream ends with its last byte; no BOS follows the last document.
 
@@ -23,25 +25,19 @@ class Stream:
         documents: how many there are.
         bytes: raw bytes of all of them, BOS not counted.
         skipped: bad records of the whole source that were left out.
-        checksum: of the source's index; it tells two states of the same files apart.
+        checksum: of the source; it tells two states of the same files apart.
     """
 
-    def __init__(self, spec: str, split: str, data: np.ndarray, starts: np.ndarray, skipped: int, checksum: str):
-        """`data` is uint8 [positions] with any value where a BOS stands; `starts` int64 [documents], their BOS."""
+    def __init__(self, spec: str, split: str, positions: int, documents: int, skipped: int, checksum: str):
         self.spec, self.split = spec, split
-        self._data, self._starts = data, starts
-        self.documents = len(starts)
-        self.bytes = len(data) - len(starts)
+        self._positions = positions
+        self.documents = documents
+        self.bytes = positions - documents
         self.skipped = skipped
         self.checksum = checksum
 
     def __len__(self) -> int:
-        return len(self._data)
-
-    @property
-    def starts(self) -> np.ndarray:
-        """int64 [documents]: the position of each document's BOS."""
-        return self._starts
+        return self._positions
 
     def windows(self, window: int) -> int:
         """Windows of `window` inputs (and as many targets) that cover the stream once."""
@@ -49,28 +45,28 @@ class Stream:
 
     def read(self, start: int, length: int) -> np.ndarray:
         """int32 [length]: the tokens from position `start` on, PAD beyond the end."""
-        tokens_W = np.full(length, PAD, np.int32)
-        self._fill(tokens_W, start)
-        return tokens_W
+        return self._rows([start], length)[0]
 
     def read_windows(self, windows_R: np.ndarray, window: int) -> np.ndarray:
         """int32 [R, window + 1]: window w stands at positions w * window to (w + 1) * window, both included."""
-        tokens_RW = np.full((len(windows_R), window + 1), PAD, np.int32)
-        for row, w in enumerate(windows_R):
-            self._fill(tokens_RW[row], int(w) * window)
+        return self._rows([int(w) * window for w in windows_R], window + 1)
+
+    def _rows(self, starts_R: list[int], length: int) -> np.ndarray:
+        tokens_RW = np.full((len(starts_R), length), PAD, np.int32)
+        self._fill(tokens_RW, starts_R)
         return tokens_RW
 
-    def _fill(self, tokens_W: np.ndarray, start: int) -> None:
-        piece = self._data[start : start + len(tokens_W)]
-        tokens_W[: len(piece)] = piece
-        first, last = np.searchsorted(self._starts, (start, start + len(tokens_W)))
-        tokens_W[self._starts[first:last] - start] = BOS
+    @abc.abstractmethod
+    def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
+        """Write the tokens from each start on, as far as the stream goes."""
 
+    @abc.abstractmethod
+    def key(self) -> str:
+        """Tells this text, and where its documents begin, from any other."""
+
+    @abc.abstractmethod
     def documents_iter(self) -> Iterator[bytes]:
         """The raw bytes of each document, in stream order."""
-        for index, start in enumerate(self._starts):
-            end = self._starts[index + 1] if index + 1 < self.documents else len(self)
-            yield self._data[start + 1 : end].tobytes()
 
     def concatenated(self) -> bytes:
         """The raw bytes of all documents, one after the other."""
@@ -80,3 +76,30 @@ class Stream:
         """One line for a run's first lines."""
         skipped = f", {self.skipped:,} bad records skipped" if self.skipped else ""
         return f"{self.spec} [{self.split}]: {self.documents:,} documents, {self.bytes:,} bytes{skipped}"
+
+
+class IndexedStream(Stream):
+    """A stream in an index of its own (see `index`), memory-mapped."""
+
+    def __init__(self, spec: str, split: str, data: np.ndarray, starts: np.ndarray, skipped: int, checksum: str):
+        """`data` is uint8 [positions] with any value where a BOS stands; `starts` int64 [documents], their BOS."""
+        super().__init__(spec, split, len(data), len(starts), skipped, checksum)
+        self._data, self._starts = data, starts
+
+    def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
+        for tokens_W, start in zip(tokens_RW, starts_R, strict=True):
+            piece = self._data[start : start + len(tokens_W)]
+            tokens_W[: len(piece)] = piece
+            first, last = np.searchsorted(self._starts, (start, start + len(tokens_W)))
+            tokens_W[self._starts[first:last] - start] = BOS
+
+    def key(self) -> str:
+        text = hashlib.blake2b(f"{self.checksum}/{self.split}/{len(self)}/".encode(), digest_size=12)
+        # Two texts of the same bytes may fall into documents otherwise.
+        text.update(np.ascontiguousarray(self._starts))
+        return text.hexdigest()
+
+    def documents_iter(self) -> Iterator[bytes]:
+        for index, start in enumerate(self._starts):
+            end = self._starts[index + 1] if index + 1 < self.documents else len(self)
+            yield self._data[start + 1 : end].tobytes()

@@ -26,11 +26,10 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
-from scratchpatch.training import durable, fingerprint, goodput, initial, optimizer
+from scratchpatch.training import durable, fingerprint, goodput, initial, mixture, optimizer
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.goodput import Goodput
-from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.measures import Measures
 from scratchpatch.training.metrics import MetricsWriter, NoMetrics
 from scratchpatch.training.progress import Progress
@@ -105,7 +104,7 @@ class _Run:
         ]
         streams = [stream for stream, _ in self.batches.streams]
         processes.agree({"data": json.dumps([(stream.spec, stream.checksum) for stream in streams])})
-        _guard_data(workdir, streams)
+        mixture.guard(workdir, self.batches.streams)
         self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
         self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
         self.goodput = Goodput(workdir if processes.is_first() else None, began)
@@ -124,6 +123,9 @@ class _Run:
             if not (self.workdir / "report.html").exists():  # killed after the last checkpoint
                 self._write_report()
             return True
+        weights = mixture.weights(self.workdir, [weight for _, weight in self.batches.streams], first)
+        processes.agree({"the weights of the sources by step": json.dumps(weights)})
+        self.batches.follow(weights)
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(self.trainer.compile)
@@ -265,24 +267,5 @@ def _forget_failed_start(workdir: Path) -> None:
     """Free a workdir where nothing was trained: the config or text that failed there is about to be mended."""
     trained = [*workdir.glob("checkpoints/*"), *(p for p in workdir.glob("metrics.jsonl") if p.stat().st_size)]
     if not trained and jax.process_index() == 0:
-        for name in ("config.json", "data.json"):
+        for name in ("config.json", mixture.FILE):
             (workdir / name).unlink(missing_ok=True)
-
-
-def _guard_data(workdir: Path, streams) -> None:
-    """Refuse to go on with a run whose text has changed: its batches would be others.
-
-    Raises:
-      UserError: naming the source.
-    """
-    path = workdir / "data.json"
-    found = {stream.spec: stream.checksum for stream in streams}
-    if path.exists():
-        known = json.loads(path.read_text())
-        changed = [spec for spec, checksum in found.items() if known.get(spec) != checksum]
-        if changed:
-            raise UserError(
-                f"the text of {', '.join(changed)} is not what {workdir} was trained on: restore it, or use another --workdir"
-            )
-    elif jax.process_index() == 0:
-        replace_text(path, json.dumps(found, indent=1) + "\n")

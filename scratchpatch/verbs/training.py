@@ -1,4 +1,4 @@
-"""Verbs that take a config: train, prepare, audit, account."""
+"""Verbs that take a config: train, entropies, audit, account."""
 
 import time
 
@@ -51,12 +51,12 @@ def _train(values: Flags) -> int:
     return 0 if finished else values.stopped_code
 
 
-def _prepare(values: Flags) -> int:
+def _entropies(values: Flags) -> int:
     compilation_cache.enable()
-    from scratchpatch.training.prepare import prepare, table
+    from scratchpatch.training.entropies import compute, table
 
     with to_stderr():
-        results = prepare(values.config)
+        results = compute(values.config)
     print(output.as_json({"streams": results}) if values.json else table(results))
     return 0
 
@@ -102,12 +102,12 @@ VERBS = {
             "a folder of another config is refused with the difference.",
         ),
     ),
-    "prepare": Verb(
+    "entropies": Verb(
         "Compute the entropies of a config's text once, for data.entropies = True.",
         "--config=FILE [--config.FIELD=VALUE]... [--json]",
-        _prepare,
+        _entropies,
         (
-            "scratchpatch prepare --config=experiments/blt/small.py",
+            "scratchpatch entropies --config=experiments/blt/small.py",
             "scratchpatch train --config=experiments/blt/small.py --config.data.entropies --workdir=runs/blt",
         ),
         json_flag,

@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from scratchpatch.config_flags import parse_override
+from scratchpatch.data.sources import SPECS
 from scratchpatch.errors import UserError
 
 Flags = flags.FlagValues
@@ -86,7 +87,7 @@ def source_flag(values: Flags) -> None:
     flags.DEFINE_string(
         "source",
         None,
-        "SPEC of the documents: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field]; none: the run's own.",
+        f"SPEC of the documents: {SPECS}; none: the run's own.",
         flag_values=values,
     )
 

@@ -55,6 +55,19 @@ def test_a_step_is_the_same_bytes_whatever_reads_it(config, processes, threads):
             )
 
 
+def test_batches_follow_weights_that_changed(config):
+    plain, changed = Batches(config), Batches(config)
+    changed.follow([(0, [1.0, 2.0]), (3, [8.0, 1.0])])
+    for step in range(3):
+        np.testing.assert_array_equal(changed.batch(step), plain.batch(step))
+    assert (changed.batch(3) != plain.batch(3)).any()
+    shares = [Batches(config, rows=rows) for rows in np.array_split(np.arange(8), 2)]
+    for share in shares:
+        share.follow([(0, [1.0, 2.0]), (3, [8.0, 1.0])])
+    for step, *_ in itertools.islice(changed.iterate(1), 6):
+        np.testing.assert_array_equal(np.concatenate([s.batch(step) for s in shares]), changed.batch(step))
+
+
 def test_one_epoch_holds_every_window_once(make_config, write_texts):
     config = make_config([(write_texts([bytes([i]) * 31 for i in range(40)]), 1.0)])
     batches = Batches(config)

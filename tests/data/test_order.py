@@ -67,3 +67,48 @@ def test_far_rows_cost_no_more():
     order = Order([3_000_000_000, 7], [1.0, 1.0], 0)
     sources, windows = order.rows(10**13, 100)
     assert 0 <= windows.min() and windows[sources == 0].max() > 10**9
+
+
+CHANGES = [(1, [3.0, 1.0, 1.0]), (700, [1.0, 1.0, 8.0]), (BLOCK + 5, [1.0, 5.0, 1.0])]
+SIZES, WEIGHTS = [5, 90, 700], [1.0, 2.0, 1.0]
+
+
+def test_weights_that_change_leave_the_rows_before_as_they_were():
+    plain = Order(SIZES, WEIGHTS, 7)
+    for kept in range(len(CHANGES)):
+        before, after = Order(SIZES, WEIGHTS, 7, CHANGES[:kept]), Order(SIZES, WEIGHTS, 7, CHANGES[: kept + 1])
+        row = CHANGES[kept][0]
+        np.testing.assert_array_equal(before.rows(0, row), after.rows(0, row))
+        assert (before.rows(row, 500)[0] != after.rows(row, 500)[0]).any()
+    np.testing.assert_array_equal(plain.rows(0, 1), Order(SIZES, WEIGHTS, 7, CHANGES).rows(0, 1))
+
+
+def test_every_source_goes_through_the_same_windows_whatever_its_weight():
+    """No window is lost or repeated within an epoch of its source: a change moves when it comes, never whether."""
+    rows = 3 * BLOCK
+    sources, windows = Order(SIZES, WEIGHTS, 7, CHANGES).rows(0, rows)
+    for source, (count, seed) in enumerate(zip(SIZES, Order(SIZES, WEIGHTS, 7)._seeds, strict=True)):
+        mine = windows[sources == source]
+        np.testing.assert_array_equal(mine, shuffled(np.arange(len(mine)), count, seed))
+        epochs = mine[: len(mine) // count * count].reshape(-1, count)
+        np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(count), (len(epochs), 1)))
+
+
+def test_the_rows_after_a_change_are_shared_by_the_new_weights():
+    sources, _ = Order(SIZES, WEIGHTS, 7, CHANGES).rows(0, 3 * BLOCK)
+    bounds = [0, *(row for row, _ in CHANGES), 3 * BLOCK]
+    for begin, end, weights in zip(bounds, bounds[1:], [WEIGHTS, *(w for _, w in CHANGES)], strict=False):
+        for source, weight in enumerate(weights):
+            had = np.cumsum(sources[begin:end] == source)
+            wanted = np.arange(1, end - begin + 1) * weight / sum(weights)
+            assert np.abs(had - wanted).max() <= len(weights)
+
+
+def test_a_change_far_on_costs_no_more():
+    order = Order([3_000_000_000, 7], [1.0, 1.0], 0, [(10**12, [1.0, 3.0])])
+    sources, windows = order.rows(10**13, BLOCK)
+    assert (sources == 1).mean() == 0.75
+    before = 10**12 // 2 + (10**13 - 10**12) // 4
+    np.testing.assert_array_equal(
+        windows[sources == 0], shuffled(before + np.arange((sources == 0).sum()), 3_000_000_000, order._seeds[0])
+    )

@@ -97,9 +97,9 @@ def test_a_damaged_gz_is_named(tmp_path, damage):
         packed = bytearray(b"no gzip at all")
     path = tmp_path / "a.gz"
     path.write_bytes(packed)
-    with pytest.raises(UserError, match=r"a\.gz.*not a whole gzip file"):
+    with pytest.raises(UserError, match=r"a\.gz.*not a whole compressed file"):
         list(read_text("n", str(path), BadRecords("error")))
-    with pytest.raises(UserError, match=r"a\.gz:\d+: not a whole gzip file"):
+    with pytest.raises(UserError, match=r"a\.gz:\d+: not a whole compressed file"):
         texts(path)
     documents, bad = texts(path, "skip")
     assert bad.count == 1

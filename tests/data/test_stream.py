@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchpatch.data.stream import Stream
+from scratchpatch.data.stream import IndexedStream
 from scratchpatch.vocabulary import BOS, PAD
 
 DOCUMENTS = st.lists(st.binary(max_size=9), min_size=1, max_size=8)
@@ -13,7 +13,7 @@ def make(documents):
     data = b"".join(b"\0" + d for d in documents)
     lengths = np.array([len(d) + 1 for d in documents])
     starts = np.cumsum(lengths) - lengths
-    return Stream("text:x", "train", np.frombuffer(data, np.uint8), starts, 0, "c")
+    return IndexedStream("text:x", "train", np.frombuffer(data, np.uint8), starts, 0, "c")
 
 
 def tokens(documents):

@@ -18,15 +18,15 @@ from scratchpatch.bench.subject import Subject
 from scratchpatch.data import entropies
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
-from scratchpatch.data.stream import Stream
+from scratchpatch.data.stream import IndexedStream
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import layout
 from scratchpatch.training import fingerprint, initial
+from scratchpatch.training.entropies import compute
 from scratchpatch.training.loop import train
-from scratchpatch.training.prepare import prepare
 from scratchpatch.vocabulary import BOS, PAD
 from tests import child, runs, tiny
 
@@ -70,17 +70,17 @@ def weights(made):
 
 
 def read(made, split="train"):
-    """(stream, float32 [T] prepared) of the only source."""
+    """(stream, float32 [T] computed) of the only source."""
     ((stream, _),) = streams_for(made, split)
     found = entropies.open_entropies(stream, fingerprint.of(made, weights(made)["frozen"]), made.data.cache_dir)
     return stream, found.read_windows(np.zeros(1, int), len(stream))[0]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A config, and what `prepare` said about its text."""
-    made = config(tmp_path_factory.mktemp("prepare"))
-    return made, prepare(made)
+def computed(tmp_path_factory):
+    """A config, and what `compute` said about its text."""
+    made = config(tmp_path_factory.mktemp("entropies"))
+    return made, compute(made)
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +89,8 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize("split", ("train", "validation"))
-def test_every_position_has_the_entropy_that_the_language_model_gives_it(prepared, split):
-    made, said = prepared
+def test_every_position_has_the_entropy_that_the_language_model_gives_it(computed, split):
+    made, said = computed
     stream, found_T = read(made, split)
     lm = LanguageModel(made, weights(made))
     wanted_T = np.concatenate([p.entropy for p in lm.positions(stream)])
@@ -101,20 +101,20 @@ def test_every_position_has_the_entropy_that_the_language_model_gives_it(prepare
     assert line["source"] == stream.spec and Path(line["path"]).stat().st_size == 4 * len(stream)
 
 
-def test_what_is_there_is_not_computed_again(prepared):
-    made, said = prepared
+def test_what_is_there_is_not_computed_again(computed):
+    made, said = computed
     before = [Path(line["path"]).stat().st_mtime_ns for line in said]
-    again = prepare(made)
+    again = compute(made)
     assert [line["computed"] for line in again] == [0, 0]
     assert [Path(line["path"]).stat().st_mtime_ns for line in again] == before
     # Neither decisions nor devices are part of the name.
-    assert [line["computed"] for line in prepare(config(Path(made.data.cache_dir).parent, {"patching.threshold": 1.0}))] == [0, 0]
+    assert [line["computed"] for line in compute(config(Path(made.data.cache_dir).parent, {"patching.threshold": 1.0}))] == [0, 0]
 
 
 def test_decisions_are_those_of_the_model_in_the_step_on_rows_that_begin_with_a_bos(tmp_path):
     write_aligned(tmp_path)
     made = config(tmp_path)
-    prepare(made)
+    compute(made)
     batches, w = Batches(made), weights(made)
     batches.open_entropies(fingerprint.of(made, w["frozen"]))
     definition, _ = weights_lib.abstract(made)
@@ -134,11 +134,11 @@ def test_decisions_are_those_of_the_model_in_the_step_on_rows_that_begin_with_a_
 
 
 @pytest.mark.parametrize("accumulation", (1, 2))
-def test_training_on_prepared_entropies_is_training_with_the_model_in_the_step(tmp_path, monkeypatch, accumulation):
+def test_training_on_computed_entropies_is_training_with_the_model_in_the_step(tmp_path, monkeypatch, accumulation):
     runs.leave_out_audit(monkeypatch.setattr)
     write_aligned(tmp_path)
     fields = {"training.accumulation": accumulation}
-    prepare(config(tmp_path, fields))
+    compute(config(tmp_path, fields))
     lines = {}
     for read_them in (False, True):
         made = config(tmp_path, fields | {"data.entropies": read_them})
@@ -150,9 +150,9 @@ def test_training_on_prepared_entropies_is_training_with_the_model_in_the_step(t
         assert with_them["scratchpads_per_byte"] > 0
 
 
-def test_the_entropies_of_the_batch_decide(prepared):
+def test_the_entropies_of_the_batch_decide(computed):
     """Where a row begins inside a document they are not those of the row alone; the step reads the batch's."""
-    made = config_lib.from_flat(config_lib.flat(prepared[0]) | {"data.entropies": True})
+    made = config_lib.from_flat(config_lib.flat(computed[0]) | {"data.entropies": True})
     step, batches = Subject(made), Batches(made)
     step()
     batches.open_entropies(fingerprint.of(made, weights(made)["frozen"]))
@@ -168,8 +168,8 @@ def test_the_entropies_of_the_batch_decide(prepared):
 
 
 @pytest.mark.parametrize("processes", (1, 2))
-def test_each_row_has_the_entropies_of_its_own_bytes(prepared, processes):
-    made, _ = prepared
+def test_each_row_has_the_entropies_of_its_own_bytes(computed, processes):
+    made, _ = computed
     stream, found_T = read(made)
     at = {tuple(stream.read(i, WINDOW + 1)): i for i in range(0, len(stream), WINDOW)}
     parts = [Batches(made, "train", rows) for rows in np.array_split(np.arange(made.training.batch_rows), processes)]
@@ -185,9 +185,9 @@ def test_each_row_has_the_entropies_of_its_own_bytes(prepared, processes):
                 assert not entropy_L[len(wanted_T) :].any()
 
 
-def test_a_run_killed_while_it_prepares_goes_on_from_its_parts(tmp_path):
+def test_a_run_killed_while_it_computes_goes_on_from_its_parts(tmp_path):
     made = config(tmp_path)
-    argv = ["prepare", f"--config={runs.write_config(tmp_path / 'experiment.py', made)}"]
+    argv = ["entropies", f"--config={runs.write_config(tmp_path / 'experiment.py', made)}"]
     assert child.run(argv, tmp_path / "log", ("part", 3)) == -signal.SIGKILL, (tmp_path / "log").read_text()
     folder = tmp_path / "cache" / "entropies"
     (partial,) = folder.iterdir()
@@ -206,7 +206,7 @@ def test_a_run_killed_while_it_prepares_goes_on_from_its_parts(tmp_path):
     found = {path.name: path.read_bytes() for path in whole}
     for path in whole:
         path.unlink()
-    assert all(line["computed"] == line["positions"] for line in prepare(made))
+    assert all(line["computed"] == line["positions"] for line in compute(made))
     # The same windows in parts of another size are batched otherwise.
     for name, data in found.items():
         np.testing.assert_allclose(*(np.frombuffer(x, np.float32) for x in (data, (folder / name).read_bytes())), atol=1e-5)
@@ -214,12 +214,12 @@ def test_a_run_killed_while_it_prepares_goes_on_from_its_parts(tmp_path):
 
 def test_a_damaged_file_is_computed_again(tmp_path):
     made = config(tmp_path)
-    path = Path(prepare(made)[0]["path"])
+    path = Path(compute(made)[0]["path"])
     data = path.read_bytes()
     path.write_bytes(data[:-4])
-    with pytest.raises(UserError, match="run scratchpatch prepare"):
+    with pytest.raises(UserError, match="run scratchpatch entropies"):
         read(made)
-    assert [line["computed"] > 0 for line in prepare(made)] == [True, False]
+    assert [line["computed"] > 0 for line in compute(made)] == [True, False]
     assert path.read_bytes() == data
 
 
@@ -232,22 +232,22 @@ def test_two_processes_do_not_write_one_file(tmp_path):
 
 def test_text_that_falls_into_other_documents_is_other_text():
     def stream(starts):
-        return Stream("text:x", "all", np.zeros(9, np.uint8), np.array(starts), 0, "same bytes")
+        return IndexedStream("text:x", "all", np.zeros(9, np.uint8), np.array(starts), 0, "same bytes")
 
     places = {entropies.place(stream(starts), "model", "cache") for starts in ([0], [0, 4], [0, 5], [0, 4])}
     assert len(places) == 3
 
 
-def test_training_without_prepared_entropies_names_the_command(tmp_path, monkeypatch):
+def test_training_without_computed_entropies_names_the_command(tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
     made = config(tmp_path, {"data.entropies": True})
-    with pytest.raises(UserError, match="holds none of text:.* by this entropy model: run scratchpatch prepare --config=FILE"):
+    with pytest.raises(UserError, match="holds none of text:.* by this entropy model: run scratchpatch entropies --config=FILE"):
         train(made, tmp_path / "run")
-    prepare(made)
+    compute(made)
     train(made, tmp_path / "run")
     # The same text by a model that runs otherwise is not there.
     other = config(tmp_path, {"data.entropies": True, "training.dtype": "bfloat16"})
-    with pytest.raises(UserError, match="run scratchpatch prepare"):
+    with pytest.raises(UserError, match="run scratchpatch entropies"):
         train(other, tmp_path / "other")
 
 
@@ -259,18 +259,18 @@ def test_training_without_prepared_entropies_names_the_command(tmp_path, monkeyp
         ({"model.entropy_model.d_byte": 32}, "model.d_byte is 16 there, 32 by model.entropy_model"),
     ],
 )
-def test_what_cannot_be_prepared_is_named(tmp_path, fields, words):
+def test_what_cannot_be_computed_is_named(tmp_path, fields, words):
     with pytest.raises(UserError, match=words):
-        prepare(config(tmp_path, fields))
+        compute(config(tmp_path, fields))
 
 
-def test_prepared_entropies_need_an_entropy_model(tmp_path):
+def test_computed_entropies_need_an_entropy_model(tmp_path):
     with pytest.raises(UserError, match="data.entropies = True reads what a separate entropy model computed"):
         config(tmp_path, {"data.entropies": True, "model.entropy_model.layers": 0, "model.entropy_head.weight": 1.0})
 
 
-def test_the_name_of_a_model_tells_weights_and_fields_but_not_meshes(prepared):
-    made, _ = prepared
+def test_the_name_of_a_model_tells_weights_and_fields_but_not_meshes(computed):
+    made, _ = computed
     frozen = weights(made)["frozen"]
     name = fingerprint.of(made, frozen)
     other = config_lib.from_flat(config_lib.flat(made) | {"mesh.data": 2, "mesh.fsdp": 4, "training.batch_rows": 8})
@@ -282,9 +282,9 @@ def test_the_name_of_a_model_tells_weights_and_fields_but_not_meshes(prepared):
         assert fingerprint.of(config_lib.from_flat(config_lib.flat(made) | {field: value}), frozen) != name
 
 
-def test_the_verb_says_what_it_did(prepared, capsys, tmp_path):
-    made, said = prepared
-    argv = ["prepare", f"--config={runs.write_config(tmp_path / 'experiment.py', made)}"]
+def test_the_verb_says_what_it_did(computed, capsys, tmp_path):
+    made, said = computed
+    argv = ["entropies", f"--config={runs.write_config(tmp_path / 'experiment.py', made)}"]
     assert cli.main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"streams": [line | {"computed": 0} for line in said]}
     assert cli.main(argv) == 0

@@ -23,7 +23,7 @@ SPLITS = ("train", "validation")
 PART = 1 << 18
 
 
-def prepare(config) -> list[dict]:
+def compute(config) -> list[dict]:
     """Run the entropy model that a new run of `config` would have over the text that it would read.
 
     Position t of a stream sees at least half a window of its document, by the
@@ -48,10 +48,10 @@ def prepare(config) -> list[dict]:
     weights = {"params": frozen["entropy_model"], "thresholds": {}}
     model = Entropies(config_lib.entropy_model(config), weights)
     streams = [stream for split in SPLITS for stream, _ in streams_for(config, split)]
-    return [_prepare(model, stream, entropies_lib.place(stream, key, config.data.cache_dir)) for stream in streams]
+    return [_compute(model, stream, entropies_lib.place(stream, key, config.data.cache_dir)) for stream in streams]
 
 
-def _prepare(model: Entropies, stream: Stream, path) -> dict:
+def _compute(model: Entropies, stream: Stream, path) -> dict:
     found = {"source": stream.spec, "split": stream.split, "positions": len(stream), "computed": 0, "path": str(path)}
     if entropies_lib.whole(path, stream):
         logging.info("%s is there: %s", stream.summary(), path)

@@ -1,0 +1,45 @@
+"""ArrayRecord files of raw documents."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from scratchpatch.data import paths
+from scratchpatch.data.records import BadRecords, Document, explain
+
+_RECORDS = 64
+
+
+def read_array_record(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
+    """One document per record, byte for byte. A record that cannot be read is a bad one, and so are those after it."""
+    first = 0
+    try:
+        with _local(path) as local:
+            reader = ArrayRecordReader(local)
+            try:
+                count = reader.num_records()
+                for first in range(0, count, _RECORDS):
+                    for offset, data in enumerate(reader.read(list(range(first, min(first + _RECORDS, count))))):
+                        yield Document(f"{name}#{first + offset + 1}", data)
+            finally:
+                reader.close()
+    except OSError as error:
+        bad.add(path, explain(error))
+    except (RuntimeError, ValueError, IndexError) as error:  # what the reader makes of damage
+        bad.add(f"{path}:{first + 1}", f"not a whole ArrayRecord file ({' '.join(str(error).split())[:200]})")
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[str]:
+    """The file on this machine: the reader of ArrayRecord knows no URLs."""
+    if not paths.is_url(path):
+        with open(path, "rb"):  # the system's own words where it cannot be read
+            yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield paths.fetched(path, Path(folder))

@@ -1,0 +1,64 @@
+"""Folders of Hugging Face data sets on disk, without the package `datasets`.
+
+A folder of `save_to_disk` holds state.json and data-*.arrow, or dataset_dict.json
+and such a folder per split. A snapshot of a repository holds parquet files, named
+by their split (`train-00000-of-00002.parquet`) or in a folder of its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from scratchpatch.data import paths
+from scratchpatch.errors import UserError
+
+_SPLITS = re.compile(r"(?:^|[/_.-])(train|validation|valid|dev|test)(?=[/_.-]|$)")
+
+
+def files(spec: str, folder: str, split: str) -> list[tuple[str, str]]:
+    """(name below the folder, path) of the data files of a split ('': the only one), in order.
+
+    Raises:
+        UserError: no such folder, no data in it, no such split, or several and none named.
+    """
+    if not paths.is_folder(folder):
+        raise UserError(f"{spec}: no such folder; hf: names one that save_to_disk wrote, or a snapshot with parquet files")
+    found = _saved(spec, folder) or _snapshot(folder)
+    if not found:
+        raise UserError(f"{spec}: {folder} holds neither what save_to_disk writes nor parquet files")
+    if split not in found:
+        if split:
+            raise UserError(f"{spec}: there is no split {split!r}; the folder has {', '.join(filter(None, found)) or 'none'}")
+        if len(found) > 1:
+            names = ", ".join(name or "others" for name in found)
+            raise UserError(f"{spec}: the folder has several splits ({names}); name one, as in hf:{folder}@{list(found)[0]}")
+        (split,) = found
+    return [(path.removeprefix(folder).lstrip("/"), path) for path in found[split]]
+
+
+def _saved(spec: str, folder: str) -> dict[str, list[str]]:
+    """Split to files of what `save_to_disk` wrote; empty where it did not."""
+    if paths.is_file(paths.join(folder, "dataset_dict.json")):
+        names = _json(spec, paths.join(folder, "dataset_dict.json"))["splits"]
+        return {name: _saved(spec, paths.join(folder, name)).get("", []) for name in names}
+    if not paths.is_file(paths.join(folder, "state.json")):
+        return {}
+    entries = _json(spec, paths.join(folder, "state.json"))["_data_files"]
+    return {"": [paths.join(folder, entry["filename"]) for entry in entries]}
+
+
+def _json(spec: str, path: str) -> dict:
+    try:
+        return json.loads(paths.read_text(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{spec}: {path} cannot be read ({error})") from error
+
+
+def _snapshot(folder: str) -> dict[str, list[str]]:
+    """Split to parquet files, by their names below the folder."""
+    found: dict[str, list[str]] = {}
+    for path in paths.glob(paths.join(folder, "**", "*.parquet")):
+        named = _SPLITS.findall(path.removeprefix(folder))
+        found.setdefault(named[-1] if named else "", []).append(path)
+    return found

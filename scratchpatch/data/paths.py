@@ -1,0 +1,153 @@
+"""Paths on this machine, and URLs such as gs://bucket/folder that fsspec knows.
+
+A path without `://` is read and written by the operating system; everything
+else by the file system that fsspec has for its protocol (gs:// needs the
+package gcsfs, s3:// s3fs), with the credentials that it finds.
+"""
+
+from __future__ import annotations
+
+import glob as system_glob
+import os
+import uuid
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+
+from scratchpatch.errors import UserError
+
+
+def is_url(path: str) -> bool:
+    """Whether fsspec reads it."""
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """The path without `~` and `..`; a URL as its file system writes it. Raises UserError as `system` does."""
+    if is_url(path):
+        files = system(path)
+        return files.unstrip_protocol(files._strip_protocol(path))
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def join(folder: str, *names: str) -> str:
+    """A path below a folder."""
+    return "/".join([folder, *names]) if is_url(folder) else os.path.join(folder, *names)
+
+
+def system(url: str) -> fsspec.AbstractFileSystem:
+    """The file system of a URL. Raises UserError where it is unknown, or its package is missing."""
+    try:
+        # A listing that is kept would not show what other processes write.
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url}: {error}") from error
+
+
+def glob(pattern: str) -> list[str]:
+    """The files of a pattern (`**` crosses folders), sorted. Raises OSError."""
+    if not is_url(pattern):
+        return sorted(path for path in system_glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+    files = system(pattern)
+    found = files.glob(pattern, detail=True)
+    return sorted(files.unstrip_protocol(path) for path, about in found.items() if about["type"] == "file")
+
+
+def is_file(path: str) -> bool:
+    """Whether a file is there."""
+    return system(path).isfile(path) if is_url(path) else os.path.isfile(path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder is there."""
+    return system(path).isdir(path) if is_url(path) else os.path.isdir(path)
+
+
+def size(path: str) -> int:
+    """Bytes of a file. Raises OSError."""
+    return system(path).size(path) if is_url(path) else os.path.getsize(path)
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """Name to bytes of the files in a folder, by one listing. Raises OSError."""
+    if is_url(folder):
+        try:
+            found = system(folder).ls(folder, detail=True)
+        except FileNotFoundError:  # a bucket has no empty folders
+            found = []
+        return {about["name"].rpartition("/")[2]: about["size"] for about in found if about["type"] == "file"}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+
+
+def state(path: str) -> list:
+    """What changes where a file changes; JSON has it. Raises OSError."""
+    if is_url(path):
+        return [system(path).ukey(path)]
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, os.access(path, os.R_OK)]
+
+
+def open_read(path: str) -> BinaryIO:
+    """The file opened for its bytes. Raises OSError."""
+    return system(path).open(path, "rb") if is_url(path) else open(path, "rb")
+
+
+def read_text(path: str) -> str:
+    """A whole file of UTF-8. Raises OSError."""
+    with open_read(path) as file:
+        return file.read().decode()
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file, such that readers see all of it or what was there before. Raises OSError."""
+    if is_url(path):
+        system(path).pipe_file(path, text.encode())
+        return
+    temporary = f"{path}.{uuid.uuid4().hex}"
+    Path(temporary).write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it. Raises OSError."""
+    if is_url(path):
+        system(path).makedirs(path, exist_ok=True)
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def publish(local: str, path: str) -> None:
+    """Move a finished local file to its place, all of it or nothing. Raises OSError.
+
+    On this machine it is synced first, so that a power cut leaves no file of zeros under the name; `local` is in
+    the same file system.
+    """
+    if is_url(path):
+        system(path).put_file(local, path)
+        os.remove(local)
+        return
+    with open(local, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(local, path)
+
+
+def remove(folder: str) -> None:
+    """Remove a folder and what is in it, if it is there. Raises OSError."""
+    files = system(folder) if is_url(folder) else fsspec.filesystem("file")
+    if files.exists(folder):
+        files.rm(folder, recursive=True)
+
+
+def fetched(path: str, folder: Path) -> str:
+    """The path of a file on this machine: its own, or that of a copy in `folder`. Raises OSError."""
+    if not is_url(path):
+        return path
+    copy = folder / path.rpartition("/")[2]
+    if not copy.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{uuid.uuid4().hex}"
+        system(path).get_file(path, str(partial))
+        os.replace(partial, copy)
+    return str(copy)

@@ -1,0 +1,92 @@
+"""A preparation in processes of this machine."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from scratchpatch import log_lines
+from scratchpatch.errors import UserError
+from scratchpatch.preparation import shards, tasks
+from scratchpatch.preparation.plan import Plan
+from scratchpatch.training.progress import Progress
+
+
+def run(plan: Plan, missing: list[int], work: Path, workers: int) -> list[dict]:
+    """Write the shards that are missing.
+
+    Args:
+        plan: of the preparation.
+        missing: numbers of the shards.
+        work: local folder for the sorted runs of the tasks; what is there is not read again.
+        workers: processes; 1 is this one.
+
+    Returns:
+        The counts of every task.
+    Raises:
+        UserError: a bad record, or a worker that died.
+        OSError: a file cannot be written.
+    """
+    sizes = dict(zip((path for _, path in plan.files), plan.sizes, strict=True))
+    groups, bare = plan.tasks(), plan.without_files()
+    reads = [(bare, task, files, work) for task, files in enumerate(groups)]
+    weights = [sum(sizes[path] for _, path in files) for files in groups]
+    each(tasks.run, reads, weights, workers, f"reading {plan.source.spec}")
+    counts = [tasks.counts(work, task) for task in range(len(groups))]
+    share = sum(count["bytes"] for count in counts) // plan.shards
+    each(_write, [(bare, shard, work) for shard in missing], [share] * len(missing), workers, f"writing {plan.out}")
+    return counts
+
+
+def _write(plan: Plan, shard: int, work: Path) -> None:
+    shards.write(plan, shard, tasks.documents_of(plan, shard, work))
+
+
+def each(work: Callable, calls: list[tuple], weights: list[int], workers: int, label: str) -> None:
+    """Make all calls, over processes, and show how far it is. Raises what the first failing call raised.
+
+    `weights`: bytes of each call.
+    """
+    with Progress(total=sum(weights), label=label, unit="B") as progress:
+        for done in _finished(work, calls, min(workers, len(calls))):
+            progress.advance(weights[done], weights[done])
+
+
+def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterator[int]:
+    """Numbers of the calls as they are done."""
+    if workers < 2:
+        for number, call in enumerate(calls):
+            work(*call)
+            yield number
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        futures = {pool.submit(work, *call): number for number, call in enumerate(calls)}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died, perhaps for lack of memory: the same command goes on; give it fewer --workers or more --shards"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Log as the parent does, and end with it: a worker left over would wait for ever, or write beside the next attempt."""
+    log_lines.to_stderr()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a trace of its own
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

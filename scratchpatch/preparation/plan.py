@@ -1,0 +1,108 @@
+"""What a preparation will write, and where a document belongs by its bytes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+from scratchpatch.data import blocks, paths, prepared, splits
+from scratchpatch.data.sources import Source
+from scratchpatch.errors import UserError
+
+_KEY = b"scratchpatch.documents"
+_HALF = 1 << 64
+# Bytes of input that one task reads, about, and that one shard is for.
+TASK_BYTES = 1 << 26
+SHARD_BYTES = 1 << 28
+
+
+def digest(data: bytes) -> bytes:
+    """The keyed hash of a document, 16 bytes: documents of one digest are one document."""
+    return hashlib.blake2b(data, digest_size=16, key=_KEY).digest()
+
+
+def shard_of(found: bytes, shards: int) -> int:
+    """Shards are equal ranges of the digest's first half, so their documents in a row are all documents in order."""
+    return int.from_bytes(found[:8], "big") * shards // _HALF
+
+
+def first_of(shard: int, shards: int) -> int:
+    """The least first half of a digest that falls into a shard; that of shard number `shards` would be 2^64."""
+    return -(-shard * _HALF // shards)
+
+
+def split_of(found: bytes, held_out: float) -> str:
+    """The split, by the digest's second half: `held_out` of the documents validate, as many test."""
+    unit = int.from_bytes(found[8:], "big") / _HALF
+    train, validation, test = splits.PARTS
+    return validation if unit < held_out else test if unit < 2 * held_out else train
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One preparation: equal plans write equal folders.
+
+    Attributes:
+        source: of the documents.
+        files: (name, path) of all its files.
+        states: of each file, see `paths.state`.
+        sizes: of each file in bytes.
+        out: the folder.
+        shards: of each split.
+        held_out: share of the documents that validate, and that test.
+        on_bad_record: 'error' or 'skip'.
+    """
+
+    source: Source
+    files: tuple[tuple[str, str], ...]
+    states: tuple
+    sizes: tuple[int, ...]
+    out: str
+    shards: int
+    held_out: float
+    on_bad_record: str
+
+    def tasks(self) -> list[list[tuple[str, str]]]:
+        """Files in groups of about TASK_BYTES, in order."""
+        groups, room = [], 0
+        for file, size in zip(self.files, self.sizes, strict=True):
+            if size > room or not groups:
+                groups.append([])
+                room = TASK_BYTES
+            groups[-1].append(file)
+            room -= size
+        return groups
+
+    def without_files(self) -> Plan:
+        """What a worker needs beside the files of its task: there may be millions of others."""
+        return dataclasses.replace(self, files=(), states=(), sizes=())
+
+    def identity(self) -> dict[str, str]:
+        """What must be the same where a preparation goes on; by name, for people to read."""
+        text = json.dumps([self.source.identity, self.files, self.states])
+        return {
+            "format": str(prepared.FORMAT),
+            "block": str(blocks.BLOCK),
+            "source": ":".join(self.source.identity),
+            "files": f"{len(self.files)} of state {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}",
+            "shards": str(self.shards),
+            "held_out": str(self.held_out),
+            "on_bad_record": self.on_bad_record,
+        }
+
+    def name(self, split: str, shard: int) -> str:
+        """The name of a shard's files, without what follows the dot."""
+        return f"{split}-{shard:05}-of-{self.shards:05}"
+
+
+def make(source: Source, out: str, shards: int | None, held_out: float, on_bad_record: str) -> Plan:
+    """The plan for the source as it is now. Raises UserError where it has no files, or they cannot be seen."""
+    files = source.files()
+    try:
+        states = [paths.state(path) for _, path in files]
+        sizes = [paths.size(path) for _, path in files]
+    except OSError as error:
+        raise UserError(f"{source.spec}: a file cannot be read ({error})") from error
+    shards = shards or max(-(-sum(sizes) // SHARD_BYTES), 1)
+    return Plan(source, tuple(files), tuple(states), tuple(sizes), paths.absolute(out), shards, held_out, on_bad_record)

@@ -1,0 +1,141 @@
+"""Reading some files: what the documents are, sorted into runs that shards take their ranges from.
+
+    tasks/00012/0.data     the bytes of documents, in the order of their digests, each once
+    tasks/00012/0.index    _ENTRY per document
+    tasks/00012/1.data     the next run: one holds what fits in RUN_BYTES
+    tasks/00012/task.json  the counts
+
+A task's folder has its name once it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from scratchpatch.data.records import BadRecords
+from scratchpatch.preparation.plan import Plan, digest, first_of
+
+# The two halves of the digest as numbers, and where the bytes lie.
+_ENTRY = np.dtype([("first", "<u8"), ("second", "<u8"), ("start", "<i8"), ("size", "<i8")])
+RUN_BYTES = 1 << 27
+SECONDS_BETWEEN_LINES = 10
+# What a document in memory costs beside its bytes.
+_OVERHEAD = 200
+
+
+class Reader:
+    """The documents of a task with their digests, counted.
+
+    Attributes:
+        counts: documents, bytes, skipped (bad records left out) and bad (the first of their messages).
+    """
+
+    def __init__(self, plan: Plan, files: list[tuple[str, str]]):
+        self._bad = BadRecords(plan.on_bad_record)
+        self._documents = plan.source.documents(files, self._bad)
+        self._first = files[0][0]
+        self._count = self._bytes = 0
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+        for document in self._documents:
+            self._count += 1
+            self._bytes += len(document.data)
+            yield digest(document.data), document.data
+            if time.monotonic() > next_line:
+                logging.info("reading from %s on: %d documents, %.0f MB so far", self._first, self._count, self._bytes / 1e6)
+                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    @property
+    def counts(self) -> dict:
+        return {"documents": self._count, "bytes": self._bytes, "skipped": self._bad.count, "bad": self._bad.messages}
+
+
+def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None:
+    """Read a task's files into its folder, unless that is there.
+
+    Raises:
+        UserError: a bad record, unless skipped.
+        OSError: the folder cannot be written.
+    """
+    place = folder(work, task)
+    if place.exists():
+        return
+    partial = place.with_name(f".{task:05}-{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    try:
+        reader, held, size, number = Reader(plan, files), {}, 0, 0
+        for found, data in reader:
+            if found not in held:
+                held[found] = data
+                size += len(data) + _OVERHEAD
+            if size > RUN_BYTES:
+                _write_run(partial / str(number), held)
+                held, size, number = {}, 0, number + 1
+        if held:
+            _write_run(partial / str(number), held)
+        (partial / "task.json").write_text(json.dumps(reader.counts))
+        if not place.exists():
+            os.rename(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_run(path: Path, held: dict[bytes, bytes]) -> None:
+    order = sorted(held)
+    halves = np.frombuffer(b"".join(order), ">u8").reshape(-1, 2)
+    entries = np.empty(len(order), _ENTRY)
+    entries["first"], entries["second"] = halves[:, 0], halves[:, 1]
+    entries["size"] = [len(held[found]) for found in order]
+    entries["start"] = np.cumsum(entries["size"]) - entries["size"]
+    with open(f"{path}.data", "wb") as file:
+        file.writelines(held[found] for found in order)
+    with open(f"{path}.index", "wb") as file:
+        entries.tofile(file)
+
+
+def folder(work: Path, task: int) -> Path:
+    """Where the runs of a finished task are."""
+    return work / "tasks" / f"{task:05}"
+
+
+def counts(work: Path, task: int) -> dict:
+    """What was counted by a finished task."""
+    return json.loads((folder(work, task) / "task.json").read_text())
+
+
+def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, bytes]]:
+    """(digest, bytes) of a shard's documents from the runs of all tasks, each once, in the order of the digests."""
+    low, high = first_of(shard, plan.shards), first_of(shard + 1, plan.shards)
+    parts, texts = [], []
+    for path in sorted(work.glob("tasks/[0-9]*/*.index")):
+        entries = np.memmap(path, _ENTRY, "r")
+        begin = int(np.searchsorted(entries["first"], np.uint64(low)))
+        end = int(np.searchsorted(entries["first"], np.uint64(high))) if high < 2**64 else len(entries)
+        if begin < end:
+            part = np.array(entries[begin:end])
+            with open(path.with_suffix(".data"), "rb") as file:
+                file.seek(int(part["start"][0]))
+                texts.append(file.read(int(part["start"][-1] + part["size"][-1] - part["start"][0])))
+            part["start"] -= part["start"][0]
+            parts.append(part)
+    if not parts:
+        return
+    entries = np.concatenate(parts)
+    of_N = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    order_N = np.lexsort((entries["second"], entries["first"]))
+    before = None
+    for at in order_N.tolist():
+        first, second, start, size = entries[at].tolist()
+        if (first, second) != before:
+            before = first, second
+            yield first.to_bytes(8, "big") + second.to_bytes(8, "big"), texts[of_N[at]][start : start + size]

@@ -1,0 +1,225 @@
+"""Documents in other files than text and lines: compressed, columns, records, data sets of others, behind URLs."""
+
+import gzip
+import json
+import sys
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import tensorflow_datasets as tfds
+import zstandard
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from scratchpatch.data import sources
+from scratchpatch.data.index import open_stream
+from scratchpatch.data.records import BadRecords
+from scratchpatch.errors import UserError
+
+TEXTS = [b"one", b"", "caf\u00e9 \u4e2d".encode(), b"x" * 300]
+
+
+def read(spec, mode="error"):
+    source, bad = sources.parse(spec), BadRecords(mode)
+    return [(d.name, d.data) for d in source.documents(source.files(), bad)], bad
+
+
+def texts(spec, mode="error"):
+    return [data for _, data in read(spec, mode)[0]]
+
+
+def write_arrow(path, column, name="text"):
+    table = pa.table({"id": range(len(column)), name: column})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
+        out.write_table(table, max_chunksize=2)
+
+
+def write_records(path, records):
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_zstandard_frames_one_after_the_other(tmp_path):
+    lines = b"".join(json.dumps({"text": f"line {i}" * 50}).encode() + b"\n" for i in range(2000))
+    pack = zstandard.ZstdCompressor().compress
+    (tmp_path / "a.jsonl.zst").write_bytes(pack(lines[:50_000]) + pack(lines[50_000:]))
+    (tmp_path / "a.txt.zst").write_bytes(pack(TEXTS[3]))
+    assert texts(f"jsonl:{tmp_path}/a.jsonl.zst") == [f"line {i}".encode() * 50 for i in range(2000)]
+    assert texts(f"text:{tmp_path}/*.txt.zst") == [TEXTS[3]]
+
+
+@pytest.mark.parametrize("damage", ["cut", "plain"])
+def test_a_damaged_zst_is_named_or_skipped(tmp_path, damage):
+    random = np.random.default_rng(0).integers(97, 123, 300_000, np.uint8).tobytes()
+    packed = zstandard.ZstdCompressor().compress(b'{"text": "x"}\n' + json.dumps({"text": random.decode()}).encode())
+    path = tmp_path / "a.zst"
+    path.write_bytes(packed[: len(packed) // 2] if damage == "cut" else b"no zstandard at all")
+    with pytest.raises(UserError, match=r"a\.zst:\d: not a whole compressed file"):
+        texts(f"jsonl:{path}")
+    found, bad = read(f"jsonl:{path}", "skip")
+    assert [data for _, data in found] == ([b"x"] if damage == "cut" else []) and bad.count == 1
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_a_row_of_parquet_is_a_document(tmp_path, kind):
+    table = pa.table({"id": range(4), "body": pa.array(TEXTS, pa.binary()).cast(kind)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    spec = f"parquet:{tmp_path}/*.parquet#body"
+    assert read(spec)[0] == [(f"a.parquet#{i}", data) for i, data in enumerate(TEXTS, 1)]
+
+
+def test_bad_rows_columns_and_files_are_named_or_skipped(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pa.table({"text": ["a", None, "b"], "n": [1, 2, 3]}), path)
+    spec = f"parquet:{path}"
+    with pytest.raises(UserError, match=r"a\.parquet:2: column 'text' holds null.*on_bad_record=skip"):
+        texts(spec)
+    assert texts(spec, "skip") == [b"a", b"b"]
+    with pytest.raises(UserError, match=r"has no column 'body' \(it has 'text', 'n'; another one is named after a #"):
+        texts(f"{spec}#body")
+    with pytest.raises(UserError, match="column 'n' holds int64, wanted string or binary"):
+        texts(f"{spec}#n")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"a\.parquet:1: cannot be read"):
+        texts(spec)
+    found, bad = read(spec, "skip")
+    assert found == [] and bad.count == 1
+
+
+def test_a_record_is_a_document_byte_for_byte(tmp_path, awkward):
+    write_records(tmp_path / "a.array_record", awkward * 30)
+    assert texts(f"array_record:{tmp_path}/*.array_record") == awkward * 30
+    assert read(f"array_record:{tmp_path}/a.array_record")[0][0] == ("a.array_record#1", awkward[0])
+
+
+def test_a_damaged_array_record_is_named_or_skipped(tmp_path):
+    path = tmp_path / "a.array_record"
+    path.write_bytes(b"not an ArrayRecord" * 5000)
+    with pytest.raises(UserError, match=r"a\.array_record:1: not a whole ArrayRecord file"):
+        texts(f"array_record:{path}")
+    found, bad = read(f"array_record:{path}", "skip")
+    assert found == [] and bad.count == 1
+
+
+def test_what_save_to_disk_writes_is_read(tmp_path):
+    for split, column in (("train", ["a", "b", "c"]), ("test", ["d"])):
+        write_arrow(tmp_path / "set" / split / "data-00000-of-00001.arrow", column)
+        state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+        (tmp_path / "set" / split / "state.json").write_text(json.dumps(state))
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert texts(f"hf:{tmp_path}/set@train") == texts(f"hf:{tmp_path}/set/train") == [b"a", b"b", b"c"]
+    assert texts(f"hf:{tmp_path}/set@test#text") == [b"d"]
+    with pytest.raises(UserError, match=rf"has several splits \(train, test\); name one, as in hf:{tmp_path}/set@train"):
+        texts(f"hf:{tmp_path}/set")
+    with pytest.raises(UserError, match="there is no split 'dev'; the folder has train, test"):
+        texts(f"hf:{tmp_path}/set@dev")
+    (tmp_path / "set/test/data-00000-of-00001.arrow").write_bytes(b"no arrow")
+    with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow:1: cannot be read"):
+        texts(f"hf:{tmp_path}/set@test")
+
+
+def test_a_snapshot_with_parquet_files_is_read(tmp_path):
+    for name in ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-0.parquet", "en/validation/0.parquet"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pa.table({"content": [name]}), tmp_path / "set" / name)
+    spec = f"hf:{tmp_path}/set"
+    assert texts(f"{spec}@train#content") == [b"data/train-00000-of-00002.parquet", b"data/train-00001-of-00002.parquet"]
+    assert texts(f"{spec}@validation#content") == [b"en/validation/0.parquet"]
+    assert texts(f"{spec}/en#content") == [b"en/validation/0.parquet"]
+    with pytest.raises(UserError, match=r"has several splits \(test, train, validation\)"):
+        texts(f"{spec}#content")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds neither what save_to_disk writes nor parquet files"):
+        texts(f"hf:{tmp_path}/empty")
+    with pytest.raises(UserError, match="no such folder"):
+        texts(f"hf:{tmp_path}/none")
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    """Twenty documents to train on and three to test."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = {}  # nothing to download, so nobody looks for checksums beside this file
+
+    def _info(self):
+        nested = {"body": tfds.features.Text(), "n": np.int64}
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "nested": nested})
+        return tfds.core.DatasetInfo(builder=self, features=features, description="Tiny.")
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples(20), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"text": f"document {i} \u00e9", "nested": {"body": f"body {i}", "n": i}}
+
+
+@pytest.mark.parametrize("kind", ["array_record", "parquet"])
+def test_a_data_set_of_tfds_is_read_without_tensorflow(tmp_path, kind, capfd):
+    Tiny(data_dir=tmp_path, file_format=kind).download_and_prepare()
+    folder = f"{tmp_path}/tiny/1.0.0"
+    assert sorted(texts(f"tfds:{folder}")) == sorted(f"document {i} \u00e9".encode() for i in range(20))
+    assert sorted(texts(f"tfds:{folder}@test#nested.body")) == [b"body 0", b"body 1", b"body 2"]
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(UserError, match="there is no split 'dev'; the data set has train, test"):
+        texts(f"tfds:{folder}@dev")
+    with pytest.raises(UserError, match=r":1: feature 'body' is missing \(it has 'nested', 'text'\)"):
+        texts(f"tfds:{folder}#body")
+    with pytest.raises(UserError, match="feature 'nested.n' holds a int(64)?, wanted text"):
+        texts(f"tfds:{folder}#nested.n")
+    with pytest.raises(UserError, match="Dataset nothing_of_this_name not found"):
+        texts("tfds:nothing_of_this_name")
+
+
+@pytest.mark.parametrize("package, spec, extra", [
+    ("pyarrow", "parquet:{}/a.parquet", "data"),
+    ("zstandard", "text:{}/a.zst", "data"),
+    ("pyarrow", "hf:{}/set", "data"),
+    ("tensorflow_datasets", "tfds:mnist", "tfds"),
+])  # fmt: skip
+def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, spec, extra):
+    for name in ("a.parquet", "a.zst", "set/train.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs the package {package}, .*scratchpatch\[{extra}\].*setup\.sh {extra}"):
+        texts(spec.format(tmp_path))
+
+
+@pytest.fixture
+def bucket():
+    """The URL of a folder in memory."""
+    files = fsspec.filesystem("memory")
+    yield "memory://bucket"
+    files.rm("/bucket", recursive=True)
+
+
+def test_sources_behind_a_url(bucket, tmp_path, cache):
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/bucket/a.txt", TEXTS[2])
+    files.pipe_file("/bucket/in/b.txt.gz", gzip.compress(TEXTS[0]))
+    files.pipe_file("/bucket/c.jsonl", b'{"text": "1"}\n{"text": "2"}\n')
+    pyarrow.parquet.write_table(pa.table({"text": ["p", "q"]}), tmp_path / "p.parquet")
+    write_records(tmp_path / "r.array_record", [b"r", b"\xff"])
+    for name in ("p.parquet", "r.array_record"):
+        files.put_file(str(tmp_path / name), f"/bucket/{name}")
+    assert read(f"text:{bucket}/**/*.txt*")[0] == [("a.txt", TEXTS[2]), ("in/b.txt.gz", TEXTS[0])]
+    assert texts(f"jsonl:{bucket}/c.jsonl") == [b"1", b"2"]
+    assert texts(f"parquet:{bucket}/*.parquet") == texts(f"hf:{bucket}") == [b"p", b"q"]
+    assert texts(f"array_record:{bucket}/r.array_record") == texts(f"array_record:file://{tmp_path}/r.array_record") == [b"r", b"\xff"]
+    before = open_stream(f"jsonl:{bucket}/c.jsonl", "all", cache)
+    assert list(before.documents_iter()) == [b"1", b"2"]
+    files.pipe_file("/bucket/c.jsonl", b'{"text": "3"}\n')
+    assert list(open_stream(f"jsonl:{bucket}/c.jsonl", "all", cache).documents_iter()) == [b"3"]
+    with pytest.raises(UserError, match=r"no file matches memory:///?bucket/none\*"):
+        sources.parse(f"text:{bucket}/none*").files()
+
+
+def test_a_url_of_an_unknown_kind_is_named():
+    with pytest.raises(UserError, match="nothing://a/b: Protocol not known"):
+        sources.parse("text:nothing://a/b").files()

@@ -1,0 +1,120 @@
+"""Prepared folders as sources of a config."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from scratchpatch.data import prepared as prepared_lib
+from scratchpatch.data.batches import Batches
+from scratchpatch.data.entropies import open_entropies, place
+from scratchpatch.data.index import open_stream
+from scratchpatch.data.mixture import evaluation_stream, streams_for
+from scratchpatch.errors import UserError
+from scratchpatch.preparation.folder import prepare
+from scratchpatch.training import mixture
+from scratchpatch.vocabulary import BOS, PAD
+
+
+@pytest.fixture
+def texts(write_texts):
+    """The SPEC of sixty documents, one of which spans three blocks."""
+    random = np.random.default_rng(0)
+    sizes = [200_000, *random.integers(0, 3000, 59)]
+    return write_texts([b"%d" % i + random.bytes(int(size)) for i, size in enumerate(sizes)])
+
+
+@pytest.fixture
+def prepared(texts, tmp_path):
+    """The SPEC of a folder of four shards made of them."""
+    prepare(texts, str(tmp_path / "prepared"), 4, 0.1)
+    return f"prepared:{tmp_path}/prepared"
+
+
+def tokens(documents) -> np.ndarray:
+    return np.concatenate([[BOS, *data] for data in documents])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test", "all"])
+def test_windows_are_those_of_the_documents_across_shards_and_blocks(prepared, cache, split):
+    stream = open_stream(prepared, split, cache)
+    wanted = tokens(stream.documents_iter())
+    assert len(stream) == len(wanted) and stream.documents == (wanted == BOS).sum()
+    np.testing.assert_array_equal(stream.read(0, len(stream) + 9), [*wanted, *[PAD] * 9])
+    for window in (7, 1000, 65536, 100_000):
+        rows = stream.read_windows(np.arange(stream.windows(window)), window)
+        padded = np.append(wanted, np.full(window, PAD))
+        np.testing.assert_array_equal(rows, [padded[k * window : (k + 1) * window + 1] for k in range(len(rows))])
+
+
+def test_the_held_out_split_is_that_of_the_preparation(prepared, texts, make_config):
+    config = make_config([(prepared, 1), (texts, 2)])
+    assert [s.split for s, _ in streams_for(config, "validation")] == ["validation"] * 2
+    config = make_config([(prepared, 1), (texts, 2)], [(texts, 1), (prepared, 1)])
+    assert [s.split for s, _ in streams_for(config, "train")] == ["train", "all"]
+    assert [s.split for s, _ in streams_for(config, "validation")] == ["all", "validation"]
+    assert evaluation_stream(make_config([(texts, 1)]), prepared, "validation").split == "validation"
+
+
+@pytest.mark.parametrize("processes, parts", [(2, 1), (4, 2), (8, 1)])
+@pytest.mark.parametrize("url", [False, True])
+def test_the_slices_of_any_hosts_are_the_batch_bit_for_bit(prepared, texts, make_config, processes, parts, url):
+    spec = prepared.replace("prepared:", "prepared:file://") if url else prepared
+    whole = Batches(make_config([(prepared, 1.0), (texts, 2.0)]))
+    mine = np.array_split(np.arange(8 // parts), processes)
+    hosts = [Batches(make_config([(spec, 1.0), (texts, 2.0)]), "train", rows, parts) for rows in mine]
+    for step in (0, 3, 10_000):
+        placed = np.concatenate([host.batch(step).reshape(parts, -1, 17) for host in hosts], axis=1)
+        np.testing.assert_array_equal(placed.reshape(-1, 17), whole.batch(step))
+    read = [list(itertools.islice(host.iterate(5), 2)) for host in hosts]
+    for offset in range(2):
+        placed = np.concatenate([got[offset][1].reshape(parts, -1, 17) for got in read], axis=1)
+        np.testing.assert_array_equal(placed.reshape(-1, 17), whole.batch(5 + offset))
+
+
+def test_one_epoch_of_a_mixture_holds_every_window_of_the_folder_once(prepared, texts, make_config):
+    batches = Batches(make_config([(prepared, 1.0), (texts, 1.0)], window=1000))
+    (stream, _), _ = batches.streams
+    everything = stream.read_windows(np.arange(stream.windows(1000)), 1000)
+    sources, windows = batches._order.rows(0, 4 * len(everything))
+    mine = windows[sources == 0][: len(everything)]
+    assert sorted(mine) == list(range(len(everything)))
+    rows = np.concatenate([batches.batch(step) for step in range(len(sources) // 8)])
+    np.testing.assert_array_equal(rows[sources[: len(rows)] == 0][: len(everything)], everything[mine])
+
+
+def test_any_number_of_shards_gives_the_same_batches(prepared, texts, make_config, tmp_path):
+    prepare(texts, str(tmp_path / "one"), 1, 0.1)
+    one, four = (Batches(make_config([(spec, 1.0)])) for spec in (f"prepared:{tmp_path}/one", prepared))
+    for step in (0, 500):
+        np.testing.assert_array_equal(one.batch(step), four.batch(step))
+
+
+def test_a_run_is_guarded_against_another_text_in_the_folder(prepared, write_texts, make_config, tmp_path):
+    config = make_config([(prepared, 1.0)])
+    mixture.guard(tmp_path, streams_for(config, "train"))
+    mixture.guard(tmp_path, streams_for(config, "train"))
+    (tmp_path / "prepared").rename(tmp_path / "before")
+    prepare(write_texts([b"other %d" % i for i in range(40)], "other"), str(tmp_path / "prepared"), 4, 0.1)
+    with pytest.raises(UserError, match="the text of prepared:.* is not what"):
+        mixture.guard(tmp_path, streams_for(config, "train"))
+
+
+def test_entropies_are_named_by_the_text_and_not_by_its_shards(prepared, texts, cache, tmp_path):
+    prepare(texts, str(tmp_path / "one"), 1, 0.1)
+    one, four = (open_stream(spec, "train", cache) for spec in (f"prepared:{tmp_path}/one", prepared))
+    path = place(four, "model", cache)
+    assert path == place(one, "model", cache) != place(open_stream(prepared, "test", cache), "model", cache)
+    path.parent.mkdir(parents=True)
+    values = np.arange(len(four), dtype="<f4")
+    values.tofile(path)
+    np.testing.assert_array_equal(open_entropies(one, "model", cache).read_windows(np.array([3]), 50)[0], values[150:200])
+
+
+def test_a_folder_of_another_format_is_refused(prepared, tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(prepared_lib, "FORMAT", 2)
+    with pytest.raises(UserError, match="meta.json is of format 1, not 2: prepare the folder anew"):
+        open_stream(prepared, "train", cache)
+    (tmp_path / "prepared/meta.json").write_text("{")
+    with pytest.raises(UserError, match="meta.json cannot be read"):
+        open_stream(prepared, "train", cache)

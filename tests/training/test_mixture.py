@@ -1,0 +1,91 @@
+"""data.json: text that must not change, and weights that may."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from scratchpatch.data.batches import Batches
+from scratchpatch.errors import UserError
+from scratchpatch.training import mixture
+from scratchpatch.training.loop import train
+from tests import runs
+
+
+def streams(checksum="c", weights=(1.0, 2.0)):
+    return [(SimpleNamespace(spec=f"text:{name}", checksum=checksum + name), w) for name, w in zip("ab", weights, strict=True)]
+
+
+def stored(workdir):
+    return json.loads((workdir / "data.json").read_text())
+
+
+def test_the_first_start_keeps_checksums_and_weights(tmp_path):
+    mixture.guard(tmp_path, streams())
+    assert stored(tmp_path) == {"checksums": {"text:a": "ca", "text:b": "cb"}, "weights": [[0, [1.0, 2.0]]]}
+    assert mixture.weights(tmp_path, [1.0, 2.0], 0) == [(0, [1.0, 2.0])]
+
+
+def test_text_that_changed_is_refused_by_name(tmp_path):
+    mixture.guard(tmp_path, streams())
+    mixture.guard(tmp_path, streams(weights=(5.0, 1.0)))
+    with pytest.raises(UserError, match="the text of text:a, text:b is not what"):
+        mixture.guard(tmp_path, streams("other"))
+
+
+def test_weights_hold_from_where_the_run_goes_on(tmp_path):
+    mixture.guard(tmp_path, streams())
+    a, b, c = [1.0, 2.0], [3.0, 1.0], [1.0, 1.0]
+    assert mixture.weights(tmp_path, b, 100) == [(0, a), (100, b)]
+    # The checkpoint of step 100 is gone: what was trained from 60 on is trained again alike.
+    assert mixture.weights(tmp_path, b, 60) == [(0, a), (100, b)]
+    assert mixture.weights(tmp_path, c, 140) == [(0, a), (100, b), (140, c)]
+    # From before a change, with other weights than the newest: the changes after do not come.
+    assert mixture.weights(tmp_path, b, 120) == [(0, a), (100, b)]
+    assert mixture.weights(tmp_path, a, 80) == [(0, a)]
+    assert mixture.weights(tmp_path, c, 0) == [(0, c)]
+    assert stored(tmp_path)["weights"] == [[0, c]]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"text:a": "ca"}'])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/data.json"):
+        mixture.guard(tmp_path, streams())
+
+
+def test_a_run_goes_on_with_other_weights(tmp_path, monkeypatch):
+    """From step 4 on by new weights; a copy that goes on from step 2 reads what the run read, and other sources are refused."""
+    runs.leave_out_audit(monkeypatch.setattr)
+    runs.compile_quickly(monkeypatch.setattr)
+    runs.write_text(tmp_path / "other", seed=1)
+
+    def config(first: float, **fields):
+        pairs = ((f"text:{tmp_path}/text/*.txt", first), (f"text:{tmp_path}/other/*.txt", 1.0))
+        small = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
+        more = {"training.steps": 6, "training.eval_bytes": 64, "training.checkpoint_every": 2, "training.keep_last": 9, "data.sources": pairs}
+        return runs.config(tmp_path, small | more | fields)
+
+    seen, batch = [], Batches.batch
+    monkeypatch.setattr(Batches, "batch", lambda self, step: seen.append((step, found := batch(self, step))) or found)
+    train(config(1.0), tmp_path / "run")
+    run = runs.rewind(tmp_path / "run", 4, tmp_path / "changed")
+    train(config(9.0), run)
+    assert stored(run)["weights"] == [[0, [1.0, 1.0]], [4, [9.0, 1.0]]]
+    plain, changed = Batches(config(1.0)), Batches(config(1.0))
+    changed.follow([(0, [1.0, 1.0]), (4, [9.0, 1.0])])
+    assert any((changed.batch(step) != plain.batch(step)).any() for step in (4, 5))
+    assert [line["bytes"] for line in runs.lines(run) if "bpb" in line] == [
+        int((changed.batch(step)[:, 1:] < 256).sum()) for step in range(6)
+    ]
+    seen.clear()
+    again = runs.rewind(run, 2, tmp_path / "again")
+    train(config(9.0), again)
+    assert runs.lines(again) == runs.lines(run) and stored(again) == stored(run)
+    for step, found in seen:
+        np.testing.assert_array_equal(found, batch(changed, step))
+    assert {step for step, _ in seen} >= {2, 3, 4, 5}
+    third = ((f"text:{tmp_path}/text/*.txt", 1.0),)
+    with pytest.raises(UserError, match="holds another experiment: data.sources"):
+        train(config(1.0, **{"data.sources": third}), again)
