@@ -89,7 +89,7 @@ check_train() {
         esac
         [[ "$argument" != *$'\n'* ]] || refuse "a line break in ${argument%%=*}: put it into the config file"
     done
-    [[ -n "$config" ]] || refuse "$verb needs --config=FILE after --: a file of this repository, such as experiments/scale/sp_1b_p16.py"
+    [[ -n "$config" ]] || refuse "$verb needs --config=FILE after --: a file of this repository, such as experiments/scale/sp_1b.py"
     [[ -n "$workdir" ]] || refuse "$verb needs --workdir=$mount/NAME after --: the run's folder"
     [[ "$workdir" == "$mount"/?* ]] ||
         refuse "--workdir=$workdir: wanted a folder below $mount, which all hosts share and no preemption takes away"

@@ -25,7 +25,7 @@
 # Example:
 #   job=(--name=sp1b --queue=tpus --image=IMAGE --accelerator=tpu-v5p-slice --topology=4x4x4 --chips_per_host=4
 #        --volume_claim=shared)
-#   bash launch/gke.sh submit "${job[@]}" -- --config=experiments/scale/sp_1b_p16.py --workdir=/mnt/scratchpatch/sp1b
+#   bash launch/gke.sh submit "${job[@]}" -- --config=experiments/scale/sp_1b.py --workdir=/mnt/scratchpatch/sp1b
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$root/launch/flags.sh"

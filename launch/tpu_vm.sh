@@ -27,7 +27,7 @@
 #   until bash launch/tpu_vm.sh resume ... -- ...; do [[ $? == 75 ]] || break; done
 # Example:
 #   pod=(--name=sp1b --zone=us-east5-a --accelerator=v5p-128 --spot --nfs=10.0.0.2:/share)
-#   bash launch/tpu_vm.sh resume "${pod[@]}" -- --config=experiments/scale/sp_1b_p16.py --workdir=/mnt/scratchpatch/sp1b
+#   bash launch/tpu_vm.sh resume "${pod[@]}" -- --config=experiments/scale/sp_1b.py --workdir=/mnt/scratchpatch/sp1b
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$root/launch/flags.sh"

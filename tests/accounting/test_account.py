@@ -13,7 +13,7 @@ def test_sp_1b_has_a_16x_smaller_cache_and_3_to_4x_less_compute():
     byte, sp = byte_1b.get_config(), sp_1b.get_config()
     twin = account.account(byte)
     for rate in (0.2, 0.22, 0.25, 0.28):
-        sp.trigger.rate = rate
+        sp.trigger.rate, sp.trigger.capacity = rate, 0.0
         found = account.account(sp)
         assert twin["kv_bytes_per_byte"] / found["kv_bytes_per_byte"] == 16
         assert 3 <= twin["inference_flops_per_byte"]["total"] / found["inference_flops_per_byte"]["total"] <= 4

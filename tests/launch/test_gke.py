@@ -17,7 +17,7 @@ JOB = ["--name=sp1b", "--queue=tpus", "--image=images/scratchpatch:1", "--volume
 TPU = [*JOB, "--accelerator=tpu-v5p-slice", "--topology=4x4x4"]
 GPU = [*JOB, "--accelerator=nvidia-h100-80gb", "--hosts=3"]
 ODD = """--config.data.sources=(("text:a 'b' \\n $(HOME) ${NAME} &", 1.0),)"""
-TRAIN = ["--", "--config=experiments/scale/sp_1b_p16.py", "--workdir=/mnt/scratchpatch/sp1b", ODD]
+TRAIN = ["--", "--config=experiments/scale/sp_1b.py", "--workdir=/mnt/scratchpatch/sp1b", ODD]
 
 
 @pytest.fixture

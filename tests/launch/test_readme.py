@@ -23,4 +23,4 @@ def test_the_commands_are_as_the_launchers_take_them(tmp_path):
     assert found.returncode == 0 and found.stderr == "" and stubs.calls == []
     for wanted in ("queued-resources create sp1b", "tpu_worker.sh run 0 10.0.0.2:/share", "kind: JobSet", "get jobset sp1b"):
         assert wanted in found.stdout
-    assert "--config=experiments/scale/sp_1b_p16.py --workdir=/mnt/scratchpatch/sp1b --config.mesh.fsdp=16" in found.stdout
+    assert "--config=experiments/scale/sp_1b.py --workdir=/mnt/scratchpatch/sp1b --config.mesh.fsdp=16" in found.stdout

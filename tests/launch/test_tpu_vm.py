@@ -10,7 +10,7 @@ from tests.launch.stubs import ROOT, Stubs
 
 WHERE = ["--name=sp1b", "--zone=us-east5-a", "--accelerator=v5p-32", "--nfs=10.0.0.2:/share", "--poll_seconds=0"]
 SOURCES = "--config.data.sources=(('text:my books/*.txt', 1.0),)"
-TRAIN = ["--", "--config=experiments/scale/sp_1b_p16.py", "--workdir=/mnt/scratchpatch/sp1b", SOURCES]
+TRAIN = ["--", "--config=experiments/scale/sp_1b.py", "--workdir=/mnt/scratchpatch/sp1b", SOURCES]
 TRAINED = ["-m", "scratchpatch", "train", *TRAIN[1:], "--distributed=auto", "--stopped_code=75"]
 
 
@@ -39,7 +39,7 @@ def test_a_dry_run_prints_all_and_calls_nothing(stubs):
     for node in ("sp1b-0", "sp1b-1"):
         assert f"tpu-vm ssh {node} --zone=us-east5-a --worker=all" in found.stdout
         assert f"scratchpatch.tar.gz {node}:scratchpatch.tar.gz" in found.stdout
-    assert "launch/tpu_worker.sh run 1 10.0.0.2:/share --config=experiments/scale/sp_1b_p16.py" in found.stdout
+    assert "launch/tpu_worker.sh run 1 10.0.0.2:/share --config=experiments/scale/sp_1b.py" in found.stdout
 
 
 @pytest.mark.parametrize(
