@@ -87,7 +87,7 @@ def test_set_field_refuses_another_type(name, value, kind):
         ("training.accumulation", 3, "must divide training.batch_rows = 8"),
         ("patching.patch_bytes", 2048, "does not fit data.window = 1024"),
         ("patching.capacity", 1e-4, "allows no commit"),
-        ("mesh.sequence", 2, "must lie between 1 and 1"),
+        ("mesh.sequence", 0, "must be at least 1, or -1 for the devices that the other axes leave"),
         ("model.encoder.ngrams", (3, 17), r"must hold whole numbers from 2 to 16, such as \(3, 4, 5\)"),
         ("model.encoder.ngrams", (1,), "must hold whole numbers from 2 to 16"),
         ("model.encoder.ngrams", (3.0,), "must hold whole numbers from 2 to 16"),

@@ -8,9 +8,8 @@ from scratchpatch.model import layers, stack
 
 
 def make(remat: str = "none", depth: int = 3) -> stack.Stack:
-    return stack.Stack(
-        lambda rngs: layers.linear(4, 4, ("width", "local_inner"), jnp.float32, rngs), depth, remat, nnx.Rngs(params=0)
-    )
+    layer = lambda rngs: layers.linear(4, 4, ("width", "local_inner"), jnp.float32, rngs)  # noqa: E731
+    return stack.Stack(layer, depth, remat, jnp.float32, nnx.Rngs(params=0))
 
 
 def run(module, x):
