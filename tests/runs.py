@@ -12,7 +12,8 @@ from scratchpatch.evaluation import audit
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.training import workdir as workdir_lib
-from scratchpatch.training.checkpoints import CheckpointReader, Checkpoints
+from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.step import Trainer
 from tests import tiny
 

@@ -243,8 +243,8 @@ def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
       UserError: no run, no checkpoint, none that is whole, or weights that the devices cannot share.
     """
     from scratchpatch.interop import export
-    from scratchpatch.training import checkpoints
     from scratchpatch.training import workdir as workdir_lib
+    from scratchpatch.training.checkpoint_reader import CheckpointReader
 
     if any(Path(workdir).glob("*.safetensors")):
         if step is not None:
@@ -257,5 +257,5 @@ def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
     if devices > 1:
         placed = weights_lib.shardings(config, mesh_lib.over(config, devices))
         abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
-    restored = checkpoints.CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)
+    restored = CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)
     return LanguageModel(config, restored.state, restored.step)

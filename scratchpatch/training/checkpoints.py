@@ -11,18 +11,13 @@ the others. Below them any pytree of numeric arrays goes: only the paths of its 
 
 Of several processes each writes its share below one STEP.partial, so all of them must see one folder (processes.share
 checks it); the first one renames, prunes, and copies to the durable tier (see durable).
-
-Orbax restores a flipped bit without a word, and wants no files but whole ones; so it is shown no others.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
-import logging as standard_logging
 import math
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,163 +28,13 @@ import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import processes
-from scratchpatch.training import manifest
+from scratchpatch.training import manifest, stored_arrays
+from scratchpatch.training.checkpoint_reader import CheckpointReader, Restored
 from scratchpatch.training.durable import Mirror, Tier
 from scratchpatch.training.json_files import plain
 from scratchpatch.training.manifest import Damaged, Unreadable
 
-try:
-    from orbax.checkpoint import v1 as ocp
-except ImportError:
-    from orbax.checkpoint.experimental import v1 as ocp
-
-_CONTEXT = ocp.Context()
-# A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
-_CONTEXT.async_options.create_directories_asynchronously = False
 _BEST = "validation_bpb"
-
-
-def _keep(record: standard_logging.LogRecord) -> bool:
-    # Orbax logs fifty lines per save at the level of this package's own lines, and the traceback of an exception that
-    # it also raises.
-    return "orbax" not in record.pathname or (record.levelno >= standard_logging.WARNING and not record.exc_info)
-
-
-logging.get_absl_logger().addFilter(_keep)
-# Orbax drops its coroutines where writing fails; the failure itself is raised.
-warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """What a checkpoint holds.
-
-    state: as the abstract state that was asked for, with arrays in place of its leaves.
-    metadata: 'config' (flat, see config.flat), 'step', 'version', 'metrics' (name to number, text or None), 'arrays'
-    (path to shape and dtype), 'files' (path to size in bytes and CRC-32).
-    """
-
-    step: int
-    state: dict[str, Any]
-    metadata: dict[str, Any]
-
-
-class CheckpointReader:
-    """Reads the checkpoints in a folder, and changes nothing there.
-
-    Abstract states are dicts of pytrees of jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever
-    devices it was saved from; without one it goes to the first device.
-    """
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder).absolute()
-
-    def steps(self) -> list[int]:
-        """The stored steps, oldest first, damaged ones included."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
-
-    def path(self, step: int) -> Path:
-        """The folder of a stored step. Raises UserError where it is missing."""
-        if step not in self.steps():
-            stored = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(f"{self.folder} holds no checkpoint of step {step}; stored steps: {stored}")
-        return self.folder / str(step)
-
-    def beside(self, *kinds: str) -> list[Path]:
-        """The folders STEP.KIND that lie beside the steps, oldest step first.
-
-        kinds: 'partial' and 'deleted' are left by a killed run (or belong to one at work), 'damaged' was set aside.
-        """
-        if not self.folder.is_dir():
-            return []
-        named = [(path.name.partition("."), path) for path in self.folder.iterdir()]
-        found = [(int(step), kind, path) for (step, _, kind), path in named if step.isdecimal() and kind in kinds]
-        return [path for _, _, path in sorted(found)]
-
-    def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
-        """The newest whole step, or None where no step was ever stored.
-
-        Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
-        holds other arrays than `abstract_state`.
-        """
-        return self._latest(abstract_state, partial=False)
-
-    def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
-        """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
-        return self._one(step, abstract_state, partial=False)
-
-    def restore_part(self, step: int | None, abstract_part: dict[str, Any]) -> Restored:
-        """Some top-level keys of a step (None: the newest whole one); the others are not read.
-
-        Raises UserError as `restore` does, and where nothing is stored.
-        """
-        if step is not None:
-            return self._one(step, abstract_part, partial=True)
-        restored = self._latest(abstract_part, partial=True)
-        if restored is None:
-            raise UserError(f"{self.folder} holds no checkpoint: train first")
-        return restored
-
-    def _one(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
-        path = self.path(step)
-        try:
-            self._examine(step, abstract, partial)
-        except Damaged as error:
-            others = ", ".join(str(s) for s in self.steps() if s != step) or "none"
-            raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
-        except Unreadable as error:
-            raise UserError(f"checkpoint {path} cannot be read now ({error}): try again") from error
-        return self._read(step, abstract)
-
-    def _latest(self, abstract: dict[str, Any], partial: bool) -> Restored | None:
-        step, bad = self._search(abstract, partial)
-        if step is None:
-            self._refuse(bad)
-            return None
-        return self._read(step, abstract)
-
-    def _search(self, abstract: dict[str, Any], partial: bool) -> tuple[int | None, dict[int, Damaged | Unreadable]]:
-        """The newest whole step, and the newer ones, newest first, with what is wrong about them."""
-        bad: dict[int, Damaged | Unreadable] = {}
-        for step in reversed(self.steps()):
-            try:
-                self._examine(step, abstract, partial)
-            except (Damaged, Unreadable) as error:
-                bad[step] = error
-                continue
-            for newer, error in bad.items():
-                what = "is damaged" if isinstance(error, Damaged) else "cannot be read now"
-                logging.warning("checkpoint %s %s (%s): using step %d", self.folder / str(newer), what, error, step)
-            return step, bad
-        return None, bad
-
-    def _refuse(self, bad: dict[int, Damaged | Unreadable]) -> None:
-        """Raise UserError where there are steps, but none to go on from."""
-        if not bad:
-            return
-        reasons = "; ".join(f"step {step}: {error}" for step, error in bad.items())
-        if any(isinstance(error, Unreadable) for error in bad.values()):
-            raise UserError(f"no checkpoint in {self.folder} can be read now ({reasons}): try again when its disk answers")
-        raise UserError(
-            f"every checkpoint in {self.folder} is damaged ({reasons}): restore the folder from a copy, "
-            "or remove it to start again from scratch"
-        )
-
-    def _examine(self, step: int, abstract: dict[str, Any], partial: bool) -> None:
-        """Raise Damaged, Unreadable or, where the step holds other arrays, UserError."""
-        path = self.folder / str(step)
-        about, targets = manifest.read(path), _named(abstract)
-        _check_agreement(path, about["arrays"], targets, partial)
-        manifest.check(path, about, skipped={_group(n) for n in about["arrays"]} - {_group(n) for n in targets})
-
-    def _read(self, step: int, abstract: dict[str, Any]) -> Restored:
-        path = self.folder / str(step)
-        targets = {name: _with_sharding(leaf) for name, leaf in _named(abstract).items()}
-        values = ocp.load_checkpointables(path / manifest.STATE, _grouped(targets))
-        leaves = [values[_group(name)][name] for name in targets]
-        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), manifest.read(path))
 
 
 class Checkpoints(CheckpointReader):
@@ -240,20 +85,19 @@ class Checkpoints(CheckpointReader):
         self.wait()
         if step in self._sound:
             return
-        arrays = _named(state)
+        arrays = stored_arrays.named(state)
         about = {
             "config": self._config,
             "step": step,
             "version": scratchpatch.__version__,
             "metrics": {name: plain(value) for name, value in (metrics or {}).items()},
-            "arrays": {name: _shape_and_dtype(array) for name, array in arrays.items()},
+            "arrays": {name: stored_arrays.shape_and_dtype(array) for name, array in arrays.items()},
         }
         partial = self._partial(step)
         try:
             if partial.exists() and jax.process_index() == 0:
                 shutil.rmtree(partial)
-            with _CONTEXT:
-                response = ocp.save_checkpointables_async(partial / manifest.STATE, _grouped(arrays))
+            response = stored_arrays.write(partial / manifest.STATE, arrays)
         except OSError as error:
             raise self._unwritable(error) from error
         self._pending = self._pool.submit(self._finish, step, about, response)
@@ -404,50 +248,3 @@ def remove(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _check_agreement(path: Path, stored: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
-    """Raise UserError unless the stored arrays are those of the abstract state."""
-    advice = "use the config that it was trained with, or another --workdir"
-    for name, leaf in targets.items():
-        if name not in stored:
-            raise UserError(f"checkpoint {path} holds no array {name}: {advice}")
-        there, here = stored[name], _shape_and_dtype(leaf)
-        for what in ("shape", "dtype"):
-            if there[what] != here[what]:
-                both = f"has {what} {there[what]}, this model {here[what]}"
-                raise UserError(f"checkpoint {path}: {name} {both}: {advice}")
-    groups = {_group(name) for name in targets}
-    surplus = [name for name in stored if name not in targets and (not partial or _group(name) in groups)]
-    if surplus:
-        raise UserError(f"checkpoint {path} holds an array {surplus[0]} that this model lacks: {advice}")
-
-
-def _named(state: dict[str, Any]) -> dict[str, Any]:
-    """Path to leaf, such as 'params.trunk.kernel', in the order of jax.tree.leaves."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    if len(named) != len(leaves):
-        raise ValueError("two leaves of the state have the same path: use keys without dots")
-    return named
-
-
-def _shape_and_dtype(array: Any) -> dict[str, Any]:
-    return {"shape": list(array.shape), "dtype": str(array.dtype)}
-
-
-def _group(name: str) -> str:
-    """The top-level key of a path."""
-    return name.split(".", 1)[0]
-
-
-def _grouped(named: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    groups: dict[str, dict[str, Any]] = {}
-    for name, leaf in named.items():
-        groups.setdefault(_group(name), {})[name] = leaf
-    return groups
-
-
-def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -13,7 +13,8 @@ from typing import Any
 
 from scratchpatch.errors import UserError
 from scratchpatch.training import manifest
-from scratchpatch.training.checkpoints import CheckpointReader, remove, score
+from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.checkpoints import remove, score
 from scratchpatch.training.durable import Tier
 from scratchpatch.training.manifest import Damaged, Unreadable
 from scratchpatch.training.progress import Progress

@@ -12,6 +12,7 @@ import zlib
 import jax
 import numpy as np
 
+from scratchpatch.evaluation import audit
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.patching import layout
@@ -36,6 +37,7 @@ FIELDS = {
     "trigger.stride": 2,
 }
 
+HEADLESS, SEPARATE = {"model.entropy_head.weight": 0.0}, {"model.entropy_model.layers": 1}
 TRUNKLESS = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"}
 
 # What each piece depends on, of the fields that tests vary.
@@ -138,3 +140,14 @@ class Model:
             return ByteLM.__call__(joined, tokens_BL, probe_BLd)
         finally:
             layout.decide = _DECIDE
+
+
+def decisions(patchifier: str, trigger: str) -> dict:
+    """Fields of a config."""
+    return {"patching.kind": patchifier, "trigger.kind": trigger}
+
+
+def report_of(model: Model, gradients: bool = False) -> audit.AuditReport:
+    """The audit of a model joined of pieces; gradients too where asked for."""
+    reached = functools.partial(audit.reached, model.config, lambda weights: functools.partial(model, weights))
+    return audit.Auditor(model.config, model, reached if gradients else None).report(model.weights)

@@ -18,7 +18,8 @@ import scratchpatch as sp
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.training.checkpoints import CheckpointReader, Checkpoints
+from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.workdir import guard_workdir
 from tests import runs
 
@@ -388,7 +389,8 @@ _MESHES = """
 import sys, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from scratchpatch import config
-from scratchpatch.training.checkpoints import Checkpoints, CheckpointReader
+from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.checkpoints import Checkpoints
 kernel, bias = np.arange(512, dtype=np.float32).reshape(16, 32), np.arange(8, dtype=np.float32).astype(jnp.bfloat16)
 values = {"params": {"kernel": kernel, "bias": bias}, "step": np.int32(5)}
 def place(devices):

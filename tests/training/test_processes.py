@@ -19,7 +19,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import rendezvous
 from scratchpatch.training import lock
-from scratchpatch.training.checkpoints import CheckpointReader
+from scratchpatch.training.checkpoint_reader import CheckpointReader
 from scratchpatch.training.step import Trainer
 from tests import drill, tiny
 

@@ -16,6 +16,7 @@ from scratchpatch import cli
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.training import checkpoints, manifest, stored
+from scratchpatch.training.checkpoint_reader import CheckpointReader
 
 CONFIG = config_lib.default()
 STATE = {"params": {"kernel": jnp.arange(1000.0), "bias": jnp.ones(3)}, "step": jnp.int32(1)}
@@ -38,7 +39,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def reader(folder):
-    return checkpoints.CheckpointReader(folder)
+    return CheckpointReader(folder)
 
 
 def data_file(step):

@@ -1,0 +1,76 @@
+"""A state's arrays on disk: all that touches orbax.
+
+Arrays are named by the paths of their leaves, such as 'params.trunk.kernel', and stored apart by their top-level keys.
+"""
+
+from __future__ import annotations
+
+import logging as standard_logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+try:
+    from orbax.checkpoint import v1 as ocp
+except ImportError:
+    from orbax.checkpoint.experimental import v1 as ocp
+
+_CONTEXT = ocp.Context()
+# A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
+_CONTEXT.async_options.create_directories_asynchronously = False
+
+
+def _keep(record: standard_logging.LogRecord) -> bool:
+    # Orbax logs fifty lines per save at the level of this package's own lines, and the traceback of an exception that
+    # it also raises.
+    return "orbax" not in record.pathname or (record.levelno >= standard_logging.WARNING and not record.exc_info)
+
+
+logging.get_absl_logger().addFilter(_keep)
+# Orbax drops its coroutines where writing fails; the failure itself is raised.
+warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+
+
+def write(path: Path, arrays: dict[str, Any]):
+    """Copy arrays by name to the host, then write them in the background; `result()` of what is returned waits."""
+    with _CONTEXT:
+        return ocp.save_checkpointables_async(path, _grouped(arrays))
+
+
+def read(path: Path, targets: dict[str, Any]) -> list[jax.Array]:
+    """The arrays of names to jax.ShapeDtypeStruct, each where its sharding says; without one on the first device."""
+    values = ocp.load_checkpointables(path, _grouped({name: _with_sharding(leaf) for name, leaf in targets.items()}))
+    return [values[group(name)][name] for name in targets]
+
+
+def named(state: dict[str, Any]) -> dict[str, Any]:
+    """Path to leaf, such as 'params.trunk.kernel', in the order of jax.tree.leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(found) != len(leaves):
+        raise ValueError("two leaves of the state have the same path: use keys without dots")
+    return found
+
+
+def shape_and_dtype(array: Any) -> dict[str, Any]:
+    return {"shape": list(array.shape), "dtype": str(array.dtype)}
+
+
+def group(name: str) -> str:
+    """The top-level key of a path."""
+    return name.split(".", 1)[0]
+
+
+def _grouped(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {}
+    for name, leaf in arrays.items():
+        groups.setdefault(group(name), {})[name] = leaf
+    return groups
+
+
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
