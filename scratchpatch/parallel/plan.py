@@ -134,6 +134,8 @@ def warnings(config, mesh: dict[str, int], parts: int, cost: StepCost, found: li
             f"reduce-scatters and all-reduces over fsdp carry {reduced / weights:.1f}x the gradients per part, above {_REDUCED}: "
             "XLA reduces where it could scatter; another mesh.fsdp (8 to 32, never all chips) may help"
         )
+    if found and mesh["fsdp"] > 1 and sum(c.bytes * c.times for c in found) < weights / 2:
+        said.append("the program hides its collectives (they are offloaded on this chip): bytes sent and network time are too low")
     if any(c.kind in ("all-to-all", "ragged-all-to-all") for c in found):
         said.append(f"{sum(c.kind.endswith('all-to-all') for c in found)} all-to-alls: something is resharded (parallel/rules.py)")
     said += _strays(config, mesh, parts, found)

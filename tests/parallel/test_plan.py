@@ -62,12 +62,18 @@ def test_a_sound_layout_has_no_warning(config, cost):
 )
 def test_what_a_layout_must_not_send_is_named(config, cost, collective, message):
     kind, axes, shapes, times = collective
-    found = [hlo.Collective(kind, axes, shapes, times * plan._weights(config), 1, "jit(_advance)/somewhere")]
+    usual = hlo.Collective("all-gather", "fsdp", ((2048, 2048),), 0.0 if kind == "all-gather" else 1.0 * plan._weights(config), 1, "")
+    found = [usual, hlo.Collective(kind, axes, shapes, times * plan._weights(config), 1, "jit(_advance)/somewhere")]
     assert any(message in warning for warning in said(config, cost, found)), said(config, cost, found)
 
 
+def test_a_chip_that_hides_its_collectives_is_said(config, cost):
+    found = [hlo.Collective("all-reduce", "data+fsdp", ((2048,),), 4e3, 20, "")]
+    assert "the program hides its collectives" in said(config, cost, found)[0]
+
+
 def test_positions_may_travel_along_their_own_axis(config, cost):
-    found = [hlo.Collective("all-gather", "sequence", ((128, 8192, 1024),), 1e9, 1, "")]
+    found = [hlo.Collective("all-gather", "sequence", ((128, 8192, 1024),), 1e10, 1, "")]
     assert said(config, cost, found) == []
 
 
