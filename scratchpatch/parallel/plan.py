@@ -28,8 +28,8 @@ _GATHERED, _REDUCED, _PADDING = 2.1, 1.1, 0.15
 # What a collective over rows may carry beside parameters: sums and counts.
 _SMALL = 1 << 20
 _GRADIENT_AXES = {"slice", "data", "fsdp"}
-# A guess at a smaller pod leaves so much of its memory free.
-_ROOM = 0.95
+# A guess at another pod leaves so much of its memory free; so many guesses are compiled.
+_ROOM, _TRIES = 0.95, 3
 
 
 def plan_tpu(config, pod: Topology, whole: bool = False, smallest: bool = True, progress: Callable[[str], None] = lambda _: None) -> dict:
@@ -208,24 +208,31 @@ def _on(config, pod: Topology):
 
 
 def _smallest(config, pod: Topology, result: dict, progress) -> str | None:
-    """The smallest pod of the kind that holds the step, its rows in more parts where chips are fewer; None: none does.
+    """The smallest pod of the kind that holds the step, its rows in more parts where chips are fewer; None: none found.
 
-    Memory per chip is guessed from that of the plan; what the guess lets pass is compiled.
+    Memory per chip is guessed from that of the plan; what the guess lets pass is compiled, a few at most.
     """
-    fixed = result["bytes_per_chip"]["parameters"] + result["bytes_per_chip"]["optimizer"]
-    moving = result["bytes_per_chip"]["total"] - fixed
-    fsdp = config.mesh.fsdp
-    for candidate in topology.smaller(Topology(pod.kind, pod.shape)):
-        chips_per_chip = pod.devices / candidate.devices
-        width = min(fsdp, candidate.devices // (config.mesh.tensor * config.mesh.sequence))
-        if width < 1 or fixed * fsdp / width + moving > candidate.chip.memory * _ROOM:
+    held, rows = result["bytes_per_chip"], config.training.batch_rows
+    fixed = held["parameters"] + held["optimizer"]
+    # Rows of a part on one device, whatever else changes.
+    part = rows / (pod.devices * result["parts"])
+    tries = _TRIES
+    for candidate in topology.pods(pod.kind):
+        if candidate.chips >= pod.chips and result["fits"]:
+            return str(pod)
+        width = min(config.mesh.fsdp, candidate.devices // (config.mesh.tensor * config.mesh.sequence))
+        if width < 1 or rows % candidate.devices or not tries:
             continue
-        smaller = config_lib.from_flat(config_lib.flat(config))
-        smaller.mesh.slice, smaller.mesh.data, smaller.mesh.fsdp = 1, -1, width
-        parts = min(config.training.accumulation * math.ceil(chips_per_chip), config.training.batch_rows)
-        smaller.training.accumulation = math.gcd(parts, config.training.batch_rows)
+        parts = min(max(math.ceil(rows / candidate.devices / part), config.training.accumulation), rows // candidate.devices)
+        moving = (held["total"] - fixed) * rows / (candidate.devices * parts) / part
+        if fixed * config.mesh.fsdp / width + moving > candidate.chip.memory * _ROOM:
+            continue
+        tried = config_lib.from_flat(config_lib.flat(config))
+        tried.mesh.slice, tried.mesh.data, tried.mesh.fsdp = 1, -1, width
+        tried.training.accumulation = math.gcd(rows, parts)
+        tries -= 1
         try:
-            compiled = ahead_of_time.compile_step(smaller, candidate, progress=progress)
+            compiled = ahead_of_time.compile_step(tried, candidate, progress=progress)
         except UserError:
             continue
         if sum(hlo.memory(compiled.assignment).values()) <= candidate.chip.memory:
@@ -268,6 +275,8 @@ def text(found: dict) -> str:
     for kind, by_axes in found["collectives"].items():
         lines += [f"  {kind:<20}{axes:<24}{quantity(size)}B" for axes, size in by_axes.items()]
     lines += [f"warning: {warning}" for warning in found["warnings"]] or ["no warnings"]
+    if found["compile_seconds"] and not found["fits"] and not found["smallest_topology"]:
+        lines.append("no pod of this kind was found to fit with this mesh: raise mesh.fsdp")
     if found["smallest_topology"]:
         lines.append(f"smallest that fits: {found['smallest_topology']}")
     return "\n".join(lines)

@@ -63,17 +63,17 @@ def parse(text: str, slices: int = 1) -> Topology:
     return found
 
 
-def smaller(topology: Topology) -> list[Topology]:
-    """Pods of the same kind with fewer chips, smallest first, one of each number: the shape nearest to a cube."""
-    axes, _ = _KINDS[topology.kind]
+def pods(kind: str) -> list[Topology]:
+    """Pods of a kind, smallest first, one of each number of chips: the shape nearest to a cube."""
+    axes, most = _KINDS[kind]
     by_chips: dict[int, tuple[int, ...]] = {}
-    for shape in itertools.combinations_with_replacement((1, 2, 4, 8, 16, 32), axes):
+    for shape in itertools.combinations_with_replacement((2, 4, 8, 16, 32), axes):
         count = math.prod(shape)
-        # The one pod with an axis of a single chip is one host.
-        if 4 <= count < math.prod(topology.shape) and (1 not in shape or count == 4):
+        if count <= most:
             best = by_chips.get(count)
             if best is None or sum(shape) < sum(best):
                 by_chips[count] = shape
     if axes == 3:
+        # The one pod with an axis of a single chip is one host.
         by_chips[4] = (2, 2, 1)
-    return [Topology(topology.kind, by_chips[count]) for count in sorted(by_chips)]
+    return [Topology(kind, by_chips[count]) for count in sorted(by_chips)]

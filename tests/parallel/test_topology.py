@@ -27,7 +27,8 @@ def test_what_is_wrong_is_named_with_what_would_be_right(text, message):
         topology.parse(text)
 
 
-def test_smaller_pods_come_in_order_and_as_cubes():
-    names = [t.name for t in topology.smaller(topology.parse("v5p:8x8x8"))]
-    assert names == ["v5p:2x2x1", "v5p:2x2x2", "v5p:2x2x4", "v5p:2x4x4", "v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8"]
-    assert [t.chips for t in topology.smaller(topology.parse("v5e:8x8"))] == [4, 8, 16, 32]
+def test_pods_come_in_order_and_as_cubes():
+    names = [t.name for t in topology.pods("v5p")]
+    assert names[:7] == ["v5p:2x2x1", "v5p:2x2x2", "v5p:2x2x4", "v5p:2x4x4", "v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8"]
+    assert [t.chips for t in topology.pods("v5e")] == [4, 8, 16, 32, 64, 128, 256]
+    assert max(t.chips for t in topology.pods("v5p")) == 8192
