@@ -119,3 +119,15 @@ def test_the_trunk_over_the_sequence_axis_gathers_keys_and_values_of_commits_alo
     gathered = [shape for c in found for shape in c.shapes if shape[-2:] == kv and c.kind == "all-gather"]
     commits = config.data.window // config.patching.patch_bytes
     assert gathered and {shape for shape in gathered} == {(config.training.batch_rows, commits, *kv)}
+
+
+def test_over_fsdp_weights_are_gathered_once_per_pass():
+    config = tiny.config({"model.trunk.layers": 4, "model.trunk.d_model": 64, "mesh.fsdp": 4, "training.remat": "full"})
+    trainer = Trainer(config, mesh.make(config))
+    found = hlo.collectives(trainer.compile(tiny.QUICK).as_text(), dict(trainer.mesh.shape))
+    # Forward, and with the recomputation backward: matrices of the trunk, whole.
+    stack = trainer.abstract_state()["params"]["trunk"]["stack"]
+    shapes = {x.shape[1:] for x in jax.tree.leaves(stack) if x.ndim == 3}
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stack) if x.ndim == 3) * 3 / 4
+    gathered = [c for c in found if c.kind == "all-gather" and c.times == 4 and set(c.shapes) <= shapes]
+    assert sum(c.bytes * c.times for c in gathered) == 2 * size
