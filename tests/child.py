@@ -151,16 +151,8 @@ def _while_running_a_task(number: int, strike) -> None:
     """Some documents of a task are in a run, and the task is not finished."""
     from scratchpatch.preparation import plan, tasks
 
-    write, calls = tasks._write_run, []
     plan.TASK_BYTES = 1
-
-    def strike_then(path, held):
-        write(path, held)
-        calls.append(None)
-        if len(calls) == number:
-            strike()
-
-    tasks._write_run = strike_then
+    _after_call(tasks, "_write_run", number, strike)
 
 
 def _before_a_summary(number: int, strike) -> None:
@@ -197,16 +189,21 @@ def _between_files(number: int, strike) -> None:
     from scratchpatch.data import paths
     from scratchpatch.preparation import plan
 
-    publish, calls = paths.publish, []
     plan.TASK_BYTES = 1
+    _after_call(paths, "publish", number, strike)
 
-    def strike_then(local, path):
-        publish(local, path)
+
+def _after_call(module, name: str, number: int, strike) -> None:
+    """Just after the `number`-th call of a module's function."""
+    function, calls = getattr(module, name), []
+
+    def strike_then(*arguments):
+        function(*arguments)
         calls.append(None)
         if len(calls) == number:
             strike()
 
-    paths.publish = strike_then
+    setattr(module, name, strike_then)
 
 
 _MOMENTS = {

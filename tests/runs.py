@@ -44,6 +44,17 @@ FIELDS = {
     "mesh.data": 1,
 }
 
+# A model such as entropies are taken from, and one whose patches end by those of a model like it.
+ENTROPY_MODEL = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
+WITH_ENTROPY_MODEL = {
+    "model.entropy_head.weight": 0.0,
+    "model.entropy_model.layers": 1,
+    "model.entropy_model.d_byte": 16,
+    "model.entropy_model.heads": 2,
+    "model.entropy_model.window": 8,
+    "patching.kind": "entropy",
+}
+
 _WORDS = b"the cat sat on a mat and saw no dog but was \xc3\xa9t\xc3\xa9 -- so it ran (far) away.\n".split(b" ")
 # What no two runs share.
 _TIMES = ("bytes_per_second", "flops_per_second", "mfu", "goodput")

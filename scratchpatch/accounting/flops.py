@@ -80,9 +80,9 @@ def compiled(config, length: int) -> dict[str, float]:
     return _tiers(
         config,
         slots=slots / length,
-        encoder_keys=_blocked(m.encoder.window, length),
-        entropy_keys=_blocked(m.entropy_model.window, length),
-        decoder_keys=_blocked(m.decoder.window, length),
+        encoder_keys=blocked(m.encoder.window, length),
+        entropy_keys=blocked(m.entropy_model.window, length),
+        decoder_keys=blocked(m.decoder.window, length),
         trunk_keys=commits + 1,
         pool_keys=slots / length * config_lib.patch_limit(config),
     )
@@ -143,7 +143,7 @@ def _visible(window: int, length: int) -> float:
     return (w * (w + 1) / 2 + (length - w) * w) / length
 
 
-def _blocked(window_bytes: int, length: int) -> float:
+def blocked(window_bytes: int, length: int) -> float:
     """Keys per byte that the blocked kernel multiplies with."""
     size = window_xla.block_size(window_bytes, length)
     padded = -(-length // size) * size

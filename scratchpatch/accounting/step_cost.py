@@ -92,15 +92,14 @@ def _tiers(config) -> list[tuple[int, int, int, float, float]]:
     """(layers, width, heads, positions per byte, keys per position that are multiplied with) of each stack."""
     m, length = config.model, config.data.window
     slots = sum(config_lib.slots(config)) / length
-    blocked = flops._blocked
     found = [
-        (m.encoder.layers, m.d_byte, m.encoder.heads, 1.0, blocked(m.encoder.window, length)),
-        (m.decoder.layers, m.d_byte, m.decoder.heads, 1.0, blocked(m.decoder.window, length)),
+        (m.encoder.layers, m.d_byte, m.encoder.heads, 1.0, flops.blocked(m.encoder.window, length)),
+        (m.decoder.layers, m.d_byte, m.decoder.heads, 1.0, flops.blocked(m.decoder.window, length)),
     ]
     if m.trunk.kind != "none":
         found.append((m.trunk.layers, m.trunk.d_model, m.trunk.heads, slots, config_lib.slots(config)[0] / 2))
         if m.entropy_head.weight > 0:
-            found.append((m.entropy_head.layers, m.d_byte, m.encoder.heads, 1.0, blocked(m.encoder.window, length)))
+            found.append((m.entropy_head.layers, m.d_byte, m.encoder.heads, 1.0, flops.blocked(m.encoder.window, length)))
     return found
 
 
@@ -108,18 +107,22 @@ def _states(config, fused: bool) -> float:
     """Bytes per byte of text that one forward pass moves beside its matrix products."""
     item, total = jnp.dtype(config.training.dtype).itemsize, 0.0
     for layers, width, heads, positions, keys in _tiers(config):
-        hidden = ffn_width(width, config.model.ffn_multiplier)
         # In XLA, logits of the attention are written and read in float32, their weights in the activations' type.
         logits = 0 if fused else heads * keys * (8 + 2 * item)
-        total += layers * positions * ((_WIDTHS * width + _HIDDENS * hidden) * item + logits)
+        total += layers * positions * (_block(config, width) * item + logits)
     return total
+
+
+def _block(config, width: int) -> float:
+    """Numbers that one block reads and writes at one position."""
+    return _WIDTHS * width + _HIDDENS * ffn_width(width, config.model.ffn_multiplier)
 
 
 def _workspace(config, fused: bool) -> float:
     """Bytes per byte of text of the widest block at work, its gradient included, and of the pooled windows."""
     item, d = jnp.dtype(config.training.dtype).itemsize, config.model.d_byte
     blocks = [
-        positions * ((_WIDTHS * width + _HIDDENS * ffn_width(width, config.model.ffn_multiplier)) * item + (0 if fused else 8 * heads * keys))
+        positions * (_block(config, width) * item + (0 if fused else 8 * heads * keys))
         for layers, width, heads, positions, keys in _tiers(config)
         if layers
     ]

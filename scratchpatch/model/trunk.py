@@ -6,7 +6,6 @@ from flax import nnx
 from scratchpatch.kernels import staircase
 from scratchpatch.model import layers, local
 from scratchpatch.model.stack import Stack
-from scratchpatch.parallel.rules import constrain
 
 
 class Trunk(nnx.Module):
@@ -33,7 +32,7 @@ class Trunk(nnx.Module):
 
     def __call__(self, x_BND, slots, commits: int) -> jax.Array:
         """Slot states [B, N, D]; the first `commits` slots are the commits."""
-        first_BN, commits_BN = (constrain(x, "trunk.ranges", "rows", "slots") for x in (slots.first_BN, slots.commits_BN))
+        first_BN, commits_BN = (layers.TRUNK.pin(x, "ranges") for x in (slots.first_BN, slots.commits_BN))
         position_BN = commits_BN - first_BN
 
         def attend(q, k, v):
@@ -42,6 +41,6 @@ class Trunk(nnx.Module):
         def run(layer, x):
             return layer(x, position_BN, attend)
 
-        x_BND = constrain(x_BND, "trunk.input", "rows", "slots", None)
+        x_BND = layers.TRUNK.pin(x_BND, "input", None)
         z_BND = self.stack(x_BND, run)
         return z_BND if self.norm is None else self.norm(z_BND)

@@ -123,8 +123,8 @@ def main(argv: list[str]) -> int:
     from scratchpatch.training.step import Trainer
 
     config = config_lib.read(config_path)
-    kind, shape = name.split(":")
-    described = topologies.get_topology_desc(platform="tpu", topology_name=name, **({"num_slices": int(slices)} if int(slices) > 1 else {}))
+    several = {"num_slices": int(slices)} if int(slices) > 1 else {}
+    described = topologies.get_topology_desc(platform="tpu", topology_name=name, **several)
     mesh = mesh_lib.make(config, described.devices)
     placed = {"mesh": dict(mesh.shape), "parts": mesh_lib.parts(config, mesh)}
     (Path(folder) / "placed.json").write_text(json.dumps(placed))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
@@ -98,7 +98,7 @@ def _arrange(shape: tuple[int, ...], devices: list) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh((1, *inside), across, devices, allow_split_physical_axes=True)
 
 
-def settled(config, mesh: Mesh):
+def settled(config, mesh: Mesh | AbstractMesh):
     """A copy of the config whose mesh is this one, without -1."""
     config = config_lib.from_flat(config_lib.flat(config))
     for axis in AXES:
@@ -106,7 +106,7 @@ def settled(config, mesh: Mesh):
     return config
 
 
-def parts(config, mesh: Mesh) -> int:
+def parts(config, mesh: Mesh | AbstractMesh) -> int:
     """Parts that a step's rows are computed in: `training.accumulation`, or as many as leave every device a row.
 
     On more devices fewer parts hold as little; the step's result does not depend on them.
@@ -126,7 +126,7 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
     return mesh and NamedSharding(mesh, PartitionSpec())
 
 
-def row_shares(mesh: Mesh | None) -> int:
+def row_shares(mesh: Mesh | AbstractMesh | None) -> int:
     """Shares that the rows of a batch are dealt in."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES) if mesh else 1
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from jax.sharding import AbstractMesh
+
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import chips as chips_lib
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.accounting.step_cost import ATTAINABLE, StepCost, step_cost
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import choice
+from scratchpatch.model import weights as weights_lib
 from scratchpatch.output import quantity
 from scratchpatch.parallel import ahead_of_time, hlo, topology
 from scratchpatch.parallel import mesh as mesh_lib
@@ -86,11 +89,8 @@ def plan_tpu(config, pod: Topology, whole: bool = False, smallest: bool = True, 
 def plan_device(config, chip: chips_lib.Chip, count: int) -> dict:
     """An estimate for `count` devices without compiling: the fields of `plan_tpu` that arithmetic gives."""
     mesh = mesh_lib.sizes(config, count)
-    config = config_lib.from_flat(config_lib.flat(config))
-    for axis, size in mesh.items():
-        config.mesh[axis] = size
-    rows = config.training.batch_rows // math.prod(mesh[axis] for axis in mesh_lib.ROW_AXES)
-    parts = math.gcd(rows, config.training.accumulation)
+    described = AbstractMesh(tuple(mesh.values()), tuple(mesh))
+    config, parts = mesh_lib.settled(config, described), mesh_lib.parts(config, described)
     cost = _cost(config, mesh, parts, "gpu")
     held = {"parameters": cost.parameters, "optimizer": cost.optimizer, "activations": cost.activations, "temporaries": cost.workspace}
     weights, share = _weights(config), 1 - 1 / mesh["fsdp"]
@@ -167,8 +167,6 @@ def _strays(config, mesh, parts: int, found: list[hlo.Collective]) -> list[str]:
 
 
 def _parameter_sizes(config, mesh) -> set[int]:
-    from scratchpatch.model import weights as weights_lib
-
     sizes = {n for shape in weights_lib.shapes(weights_lib.abstract(config)[1]).values() for n in shape}
     return sizes | {n // mesh["fsdp"] for n in sizes}
 

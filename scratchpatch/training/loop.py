@@ -96,7 +96,7 @@ class _Run:
     def __init__(self, config, workdir: Path, mesh, began: float):
         self.config, self.workdir = config, workdir
         self.trainer = Trainer(config, mesh)
-        self.batches = Batches(config, "train", self.trainer.rows_here(), mesh_lib.parts(config, mesh))
+        self.batches = Batches(config, "train", self.trainer.rows_here, mesh_lib.parts(config, mesh))
         self.validation = [
             Head(stream, max(config.training.eval_bytes // len(streams), 2))
             for streams in [streams_for(config, "validation")]

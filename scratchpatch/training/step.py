@@ -5,6 +5,8 @@ tokens.
 State: the parts of the weights (see `model.weights`), 'optimizer', 'step'.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,13 +91,14 @@ class Trainer:
                     logging.warning("this libtpu does not know %s: gradients may be reduced where they could be scattered", *TPU_OPTIONS)
             return lowered.compile(compiler_options)
 
+    @functools.cached_property
     def rows_here(self) -> np.ndarray:
         """Which rows of each part this process reads; see `mesh.rows_here`."""
         return mesh_lib.rows_here(jax.tree.leaves(self.batch)[0])
 
     def place(self, rows_BM, entropy_BL=None):
         """The rows of a global batch that this process reads, on its devices: a `batch`."""
-        here = self.rows_here()
+        here = self.rows_here
 
         def put(target, rows):
             # Part a holds global rows [a * rows, (a + 1) * rows).

@@ -31,14 +31,9 @@ from scratchpatch.vocabulary import BOS, PAD
 from tests import child, runs, tiny
 
 # The model whose entropies decide: untrained, with logits far enough apart.
-ALONE = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
+ALONE = runs.ENTROPY_MODEL
 FIELDS = {
-    "model.entropy_head.weight": 0.0,
-    "model.entropy_model.layers": 1,
-    "model.entropy_model.d_byte": 16,
-    "model.entropy_model.heads": 2,
-    "model.entropy_model.window": 8,
-    "patching.kind": "entropy",
+    **runs.WITH_ENTROPY_MODEL,
     "patching.threshold": 3.2,
     "patching.capacity": 1.0,
     "trigger.threshold": 2.8,

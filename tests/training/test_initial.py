@@ -12,14 +12,9 @@ from scratchpatch.training import initial
 from scratchpatch.training.loop import train
 from tests import runs, tiny
 
-ALONE = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
+ALONE = runs.ENTROPY_MODEL
 SEPARATE = {
-    "model.entropy_head.weight": 0.0,
-    "model.entropy_model.layers": 1,
-    "model.entropy_model.d_byte": 16,
-    "model.entropy_model.heads": 2,
-    "model.entropy_model.window": 8,
-    "patching.kind": "entropy",
+    **runs.WITH_ENTROPY_MODEL,
     "training.steps": 1,
 }
 
