@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from scratchpatch.parallel import rendezvous
 
 _DIGEST = 16
 _ANSWER, _LONGEST_ERROR = 16384, 2000
+# Steps between a process's wish and the one at which all fulfil it.
+_AHEAD = 4
 T = TypeVar("T")
 # Seconds that processes wait for the slowest to compile, or to write.
 _MEETING_SECONDS = 1800
@@ -165,3 +168,33 @@ def meet(where: str) -> None:
 def stops_at(step: int) -> bool:
     """Whether a preemption notice (SIGTERM) reached any process, and this is the step at which all of them stop."""
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def reached(event: str, step: int, asked: bool) -> bool:
+    """Whether this is the step at which all processes do what one of them was asked for.
+
+    Called by all of them after each step, in the same order. They are never more than two steps apart, because each
+    reads the sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
+
+    Args:
+      event: a name that each event has for itself.
+      step: steps done.
+      asked: this process was.
+    """
+    client, key = distributed.global_state.client, f"scratchpatch: {event}"
+    if asked:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was asked, too
+            client.key_value_set(key, str(step + _AHEAD))
+    try:
+        return step == int(client.key_value_try_get(key))
+    except jax.errors.JaxRuntimeError:  # nobody was
+        return False
+
+
+def any_of(names: list[str], mine: str) -> str:
+    """Of the processes' own answers the first in the order of `names`; '' where none has one of them."""
+    if jax.process_count() == 1:
+        return mine
+    number = np.int32(names.index(mine) if mine in names else len(names))
+    found = int(np.asarray(multihost_utils.process_allgather(number)).min())
+    return names[found] if found < len(names) else ""
