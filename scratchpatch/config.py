@@ -159,6 +159,7 @@ FIELDS = (
     Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other, to save memory; fewer where many devices share the rows.", _at_least(1)),
     Field("training.remat", "none", "", "What the backward pass recomputes: none, dots (all but matrix products), full.", _one_of(*REMATS)),
     Field("training.dtype", "float32", "", "Activations. Parameters, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
+    Field("training.gradient_dtype", "float32", "", "In which gradients of matrices are summed over devices; bfloat16 sends half as much, and needs training.dtype = bfloat16.", _one_of(*DTYPES)),
     Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end.", _at_least(0), free=True),
     Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),
     Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _at_least(0), free=True),
@@ -299,6 +300,8 @@ def _between_fields(c) -> list[str]:
         bad.append(f"{' and '.join(rest)} are both -1: only one axis can take the devices that the others leave")
     if c.training.batch_rows % c.training.accumulation:
         bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
+    if c.training.gradient_dtype == "bfloat16" and c.training.dtype == "float32":
+        bad.append("training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16': gradients of float32 activations are float32")
     for section in ("patching", "trigger"):
         s = c[section]
         if s.kind in ENTROPY_PATCHIFIERS and s.gain > 0 and s.threshold <= 0:
