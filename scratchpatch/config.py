@@ -96,6 +96,7 @@ FIELDS = (
     Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#column], array_record:GLOB, tfds:NAME[@split][#field], hf:DIR[@split][#field], prepared:DIR. When a run resumes, the weights may change, from then on.", _sources, kept=_specs),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
+    Field("data.held_out", 0.025, "share", "Documents of a source that validate, and as many that test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate.", _between(0.0, 0.4)),
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
     Field("data.entropies", False, "", "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
