@@ -28,6 +28,7 @@ from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
 from scratchpatch.training import durable, fingerprint, goodput, initial, mixture, optimizer
 from scratchpatch.training import workdir as workdir_lib
+from scratchpatch.training.anchor import anchored
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.goodput import Goodput
 from scratchpatch.training.measures import Measures
@@ -52,6 +53,7 @@ def train(config, workdir, began: float | None = None) -> bool:
     """
     began = time.time() if began is None else began
     config_lib.check(config)
+    config = anchored(config)
     # Before anything is written: what differs would show as a hang, or as other losses.
     versions = {"package version": scratchpatch.__version__, "JAX version": jax.__version__}
     processes.agree({f.name: repr(config_lib.get(config, f.name)) for f in config_lib.FIELDS} | versions)
@@ -97,14 +99,12 @@ class _Run:
         self.config, self.workdir = config, workdir
         self.trainer = Trainer(config, mesh)
         self.batches = Batches(config, "train", self.trainer.rows_here, mesh_lib.parts(config, mesh))
-        self.validation = [
-            Head(stream, max(config.training.eval_bytes // len(streams), 2))
-            for streams in [streams_for(config, "validation")]
-            for stream, _ in streams
-        ]
-        streams = [stream for stream, _ in self.batches.streams]
-        processes.agree({"data": json.dumps([(stream.spec, stream.checksum) for stream in streams])})
-        mixture.guard(workdir, self.batches.streams)
+        _agree_on("data", self.batches.streams)
+        mixture.guard_training(workdir, self.batches.streams)
+        validation = streams_for(config, "validation")
+        _agree_on("validation data", validation)
+        self.validation = [Head(stream, max(config.training.eval_bytes // len(validation), 2)) for stream, _ in validation]
+        mixture.guard(workdir, self.batches.streams, validation)
         self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
         self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
         self.goodput = Goodput(workdir if processes.is_first() else None, began)
@@ -261,6 +261,11 @@ class _Run:
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
         return report.ok
+
+
+def _agree_on(name: str, streams) -> None:
+    """Raise UserError where another process reads other text under the same sources."""
+    processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})
 
 
 def _forget_failed_start(workdir: Path) -> None:
