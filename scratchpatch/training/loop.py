@@ -165,7 +165,8 @@ class _Run:
 
     def _start(self):
         """The state before step 0."""
-        return self.trainer.init() | initial.load(self.config, self.trainer.shardings)
+        given = initial.load(self.config, self.trainer.shardings)
+        return self.trainer.init(given) | given
 
     def _loop(self, step, state, first, stop, progress):
         t, pending = self.config.training, None
