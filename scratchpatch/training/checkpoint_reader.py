@@ -35,7 +35,7 @@ class CheckpointReader:
     """Reads the checkpoints in a folder, and changes nothing there.
 
     Abstract states are dicts of pytrees of jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever
-    devices it was saved from; without one it goes to the first device.
+    devices it was saved from; without one it goes to the first device of this process.
     """
 
     def __init__(self, folder: str | Path):
@@ -71,25 +71,37 @@ class CheckpointReader:
         Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
         holds other arrays than `abstract_state`.
         """
-        return self._latest(abstract_state, partial=False)
+        step, bad = self._search(abstract_state, partial=False)
+        if step is None:
+            self._refuse(bad)
+            return None
+        return self._read(step, abstract_state)
 
     def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
         """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
-        return self._one(step, abstract_state, partial=False)
+        self._prove(step, abstract_state, partial=False)
+        return self._read(step, abstract_state)
 
-    def restore_part(self, step: int | None, abstract_part: dict[str, Any]) -> Restored:
-        """Some top-level keys of a step (None: the newest whole one); the others are not read.
+    def whole(self, step: int | None, abstract_part: dict[str, Any]) -> int:
+        """A step (None: the newest) whose files of some top-level keys are proven whole, with the arrays asked for.
 
         Raises UserError as `restore` does, and where nothing is stored.
         """
         if step is not None:
-            return self._one(step, abstract_part, partial=True)
-        restored = self._latest(abstract_part, partial=True)
-        if restored is None:
+            self._prove(step, abstract_part, partial=True)
+            return step
+        newest, bad = self._search(abstract_part, partial=True)
+        if newest is None:
+            self._refuse(bad)
             raise UserError(f"{self.folder} holds no checkpoint: train first")
-        return restored
+        return newest
 
-    def _one(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
+    def read(self, step: int, abstract_part: dict[str, Any]) -> dict[str, Any]:
+        """The arrays of some top-level keys of a step that `whole` has proven; the others are not read."""
+        leaves = stored_arrays.read(self.folder / str(step) / manifest.STATE, stored_arrays.named(abstract_part))
+        return jax.tree.unflatten(jax.tree.structure(abstract_part), leaves)
+
+    def _prove(self, step: int, abstract: dict[str, Any], partial: bool) -> None:
         path = self.path(step)
         try:
             self._examine(step, abstract, partial)
@@ -98,14 +110,6 @@ class CheckpointReader:
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
         except Unreadable as error:
             raise UserError(f"checkpoint {path} cannot be read now ({error}): try again") from error
-        return self._read(step, abstract)
-
-    def _latest(self, abstract: dict[str, Any], partial: bool) -> Restored | None:
-        step, bad = self._search(abstract, partial)
-        if step is None:
-            self._refuse(bad)
-            return None
-        return self._read(step, abstract)
 
     def _search(self, abstract: dict[str, Any], partial: bool) -> tuple[int | None, dict[int, Damaged | Unreadable]]:
         """The newest whole step, and the newer ones, newest first, with what is wrong about them."""
@@ -142,9 +146,7 @@ class CheckpointReader:
         manifest.check(path, about, skipped={stored_arrays.group(n) for n in about["arrays"]} - {stored_arrays.group(n) for n in targets})
 
     def _read(self, step: int, abstract: dict[str, Any]) -> Restored:
-        path = self.folder / str(step)
-        leaves = stored_arrays.read(path / manifest.STATE, stored_arrays.named(abstract))
-        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), manifest.read(path))
+        return Restored(step, self.read(step, abstract), manifest.read(self.folder / str(step)))
 
 
 def _check_agreement(path: Path, stored: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:

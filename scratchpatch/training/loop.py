@@ -1,6 +1,5 @@
 """The training loop: start or resume, dispatch step N, read the metrics of N-1."""
 
-import concurrent.futures
 import contextlib
 import json
 import math
@@ -14,6 +13,7 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 import scratchpatch
+from scratchpatch import background
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account
 from scratchpatch.data.batches import Batches
@@ -60,7 +60,7 @@ def train(config, workdir, began: float | None = None) -> bool:
     mesh = mesh_lib.make(config)
     with workdir_lib.lock_workdir(workdir), _Stop() as stop:
         processes.share(Path(workdir))
-        workdir_lib.guard_workdir(workdir, config)
+        processes.first(lambda: workdir_lib.guard_workdir(workdir, config))
         processes.first(lambda: durable.fetch_files(config, Path(workdir)))
         try:
             finished = _Run(config, Path(workdir), mesh, began).run(stop)
@@ -98,15 +98,16 @@ class _Run:
     def __init__(self, config, workdir: Path, mesh, began: float):
         self.config, self.workdir = config, workdir
         self.trainer = Trainer(config, mesh)
-        self.batches = Batches(config, "train", self.trainer.rows_here, mesh_lib.parts(config, mesh))
+        parts = mesh_lib.parts(config, mesh)
+        self.batches = processes.together(lambda: Batches(config, "train", self.trainer.rows_here, parts))
         _agree_on("data", self.batches.streams)
-        mixture.guard_training(workdir, self.batches.streams)
-        validation = streams_for(config, "validation")
+        processes.first(lambda: mixture.guard_training(workdir, self.batches.streams))
+        validation = processes.together(lambda: streams_for(config, "validation"))
         _agree_on("validation data", validation)
         self.validation = [Head(stream, max(config.training.eval_bytes // len(validation), 2)) for stream, _ in validation]
-        mixture.guard(workdir, self.batches.streams, validation)
-        self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
-        self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
+        processes.first(lambda: mixture.guard(workdir, self.batches.streams, validation))
+        self.checkpoints = processes.together(lambda: Checkpoints(workdir / "checkpoints", config, config.training.keep_last))
+        self.metrics = processes.together(lambda: MetricsWriter(workdir) if processes.is_first() else NoMetrics())
         self.goodput = Goodput(workdir if processes.is_first() else None, began)
         self.measures = Measures(config, optimizer.schedule(config), mesh.devices.flatten())
         self.model = None
@@ -117,24 +118,23 @@ class _Run:
         restored = self.checkpoints.restore_latest(self.trainer.abstract_state())
         first = restored.step if restored else 0
         processes.agree({"the checkpoint to go on from": str(first)})
-        self.metrics.truncate(first)
+        processes.first(lambda: self.metrics.truncate(first))
         if first >= steps and restored:
             logging.info("%s is finished: %d steps", self.workdir, steps)
-            if not (self.workdir / "report.html").exists():  # killed after the last checkpoint
-                self._write_report()
+            # It is missing where the run was killed after the last checkpoint.
+            processes.first(lambda: None if (self.workdir / "report.html").exists() else self._write_report())
             return True
-        weights = mixture.weights(self.workdir, [weight for _, weight in self.batches.streams], first)
-        processes.agree({"the weights of the sources by step": json.dumps(weights)})
+        now = [weight for _, weight in self.batches.streams]
+        weights = processes.first(lambda: mixture.weights(self.workdir, now, first))
         self.batches.follow(weights)
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
-        with concurrent.futures.ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(self.trainer.compile)
-            state = restored.state if restored else self._start()
-            if self.config.data.entropies:
-                self.batches.open_entropies(fingerprint.of(self.config, state["frozen"]))
-            self._describe(state)
-            with self.goodput.spent("compile"):
-                step = compiling.result()
+        compiling = background.start(self.trainer.compile)
+        state = restored.state if restored else self._start()
+        if self.config.data.entropies:
+            self.batches.open_entropies(fingerprint.of(self.config, state["frozen"]))
+        self._describe(state)
+        with self.goodput.spent("compile"):
+            step = compiling.result()
         memory = step.memory_analysis()
         if memory:
             live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -157,16 +157,16 @@ class _Run:
         if done < steps:
             logging.info("stopped by SIGTERM at step %d of %d; the same command goes on from there", done, steps)
             return False
-        self._write_report()
+        processes.first(self._write_report)
         return True
 
     def _write_report(self) -> None:
-        if processes.is_first():
-            logging.info("report: %s", write_report(self.workdir))
+        logging.info("report: %s", write_report(self.workdir))
 
     def _start(self):
         """The state before step 0."""
-        return self.trainer.init() | initial.load(self.config, self.trainer.shardings)
+        given = initial.load(self.config, self.trainer.shardings)
+        return self.trainer.init(given) | given
 
     def _loop(self, step, state, first, stop, progress):
         t, pending = self.config.training, None

@@ -71,10 +71,16 @@ class Trainer:
         state = jax.eval_shape(self._initial, jax.ShapeDtypeStruct((), jnp.uint32))
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings)
 
-    def init(self):
-        """The state before step 0; the same numbers on every mesh."""
+    def init(self, given=()):
+        """The state before step 0, but for the parts that are given, on which nothing is spent; the same numbers on every mesh."""
+        wanted = {part: sharding for part, sharding in self.shardings.items() if part not in given}
+
+        def parts(seed):
+            state = self._initial(seed)
+            return {part: state[part] for part in wanted}
+
         with jax.set_mesh(self.mesh):
-            initial = jax.jit(self._initial, out_shardings=self.shardings, compiler_options=compilation_cache.quick())
+            initial = jax.jit(parts, out_shardings=wanted, compiler_options=compilation_cache.quick())
             return initial(jnp.uint32(self.config.seed))
 
     def compile(self, compiler_options: dict | None = None):
