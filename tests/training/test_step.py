@@ -1,15 +1,14 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from scratchpatch.model import weights
 from scratchpatch.parallel import mesh
-from scratchpatch.training import loss
-from scratchpatch.training.step import THRESHOLD_RATE, Trainer
+from scratchpatch.training import loss, optimizer
+from scratchpatch.training.step import MEAN_LEAST, SKIPPED, THRESHOLD_RATE, Trainer
 from scratchpatch.vocabulary import PAD
 from tests import tiny
 
@@ -27,7 +26,8 @@ class Run:
         self.step = self.trainer.compile(tiny.QUICK)
 
     def advance(self, state, index=0, rows_BM=ROWS_BM):
-        return self.step(state, self.trainer.place(rows_BM), jnp.int32(index))
+        settings = self.trainer.place_settings(optimizer.settings(self.trainer.config, index))
+        return self.step(state, self.trainer.place(rows_BM), settings)
 
 
 @functools.cache
@@ -61,7 +61,8 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
 
     def update(params):
         gradient, (total, _) = jax.grad(value, has_aux=True)(params)
-        updates, _ = made.trainer.optimizer.update(gradient, made.trainer.optimizer.init(params), params)
+        adamw = optimizer.make(optimizer.Settings(*optimizer.settings(made.trainer.config, 0)))
+        updates, _ = adamw.update(gradient, adamw.init(params), params)
         return optax.apply_updates(params, updates), optax.global_norm(gradient), total
 
     wanted, norm, total = jax.jit(update, compiler_options=tiny.QUICK)(params)
@@ -136,20 +137,64 @@ def test_initialisation_does_not_depend_on_the_mesh():
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
 
 
-def test_a_step_that_is_not_finite_freezes_the_state_and_so_do_those_after_it():
-    made = run()
-    good = state0()
-    decoder = {**good["params"]["decoder"], "null": np.full(32, np.nan, np.float32)}
-    bad = {**good, "params": {**good["params"], "decoder": decoder}}
-    state, sums = made.advance(jax.device_put(bad, made.trainer.shardings), 0)
-    assert not np.isfinite(float(sums["nats"]))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), bad)
-    assert int(state["step"]) == 0
+def spoilt(state, value):
+    """The state with a parameter of the decoder that makes the loss, or its gradient alone, not finite."""
+    decoder = {**state["params"]["decoder"], "null": np.full(32, value, np.float32)}
+    return {**state, "params": {**state["params"], "decoder": decoder}}
 
-    # The loop dispatches step 1 before it has read step 0.
-    state, sums = made.advance(fresh(made), 1)
-    assert np.isfinite(float(sums["nats"]))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), state0())
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step_and_the_next_is_taken():
+    made = run()
+    bad = spoilt(state0(), np.nan)
+    state, sums = made.advance(jax.device_put(bad, made.trainer.shardings), 0)
+    assert not np.isfinite(float(sums["nats"])) and int(sums["skipped"]) == 1
+    assert int(state["step"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), bad | {"step": np.int32(1)})
+    # As if it had never been, but for the step: Adam has seen one gradient, and the learning rate is that of step 1.
+    state, sums = made.advance(jax.device_put(state0() | {"step": np.int32(1)}, made.trainer.shardings), 1)
+    assert int(sums["skipped"]) == 0 and int(state["step"]) == 2
+    assert int(state["optimizer"][1][0].count) == int(state["means"]["steps"]) == 1
+
+
+def test_spikes_are_skipped_where_the_settings_say_so():
+    made = run()
+
+    def advance(fields, steps=MEAN_LEAST, **means):
+        taken = tiny.config({**FIELDS, **fields})
+        state = state0() | {"means": {k: np.float32(means.get(k, 1e6)) for k in ("loss", "norm")} | {"steps": np.int32(steps)}}
+        batch = made.trainer.place(ROWS_BM)
+        settings = made.trainer.place_settings(optimizer.settings(taken, 1))
+        return made.step(jax.device_put(state, made.trainer.shardings), batch, settings)
+
+    for name, number in (("loss", 3), ("norm", 4)):
+        fields = {f"training.{name}_spike": 2.0}
+        state, sums = advance(fields, **{name: 0.01})
+        assert int(sums["skipped"]) == number and f"{name}_spike" in SKIPPED[number]
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["params"]), state0()["params"])
+        assert int(state["means"]["steps"]) == MEAN_LEAST and int(state["step"]) == 1
+        # Off, below the factor, or of means of too few steps to judge by.
+        for found in (advance({}, **{name: 0.01}), advance(fields), advance(fields, MEAN_LEAST - 1, **{name: 0.01})):
+            assert int(found[1]["skipped"]) == 0
+    state, sums = advance({}, 49, loss=1.0, norm=2.0)
+    loss, norm = float(sums["nats"] / sums["targets"]), float(sums["gradient_norm"])
+    assert float(state["means"]["loss"]) == pytest.approx(1 + (loss - 1) / 50)
+    assert float(state["means"]["norm"]) == pytest.approx(2 + (norm - 2) / 50)
+
+
+def test_settings_of_the_optimizer_are_no_part_of_the_program():
+    """One compiled step serves all of them, and the state has the same arrays whatever they are."""
+    made, taken = run(), {"weight_decay": 0.0, "b1": 0.5, "b2": 0.5, "eps": 1.0, "clip_norm": 0.0, "learning_rate": 1.0}
+    other = tiny.config({**FIELDS, "optimizer.warmup_steps": 0} | {f"optimizer.{k}": v for k, v in taken.items()})
+    shapes = [jax.tree.map(lambda x: x.shape, Trainer(c, mesh.make(c)).abstract_state()) for c in (made.trainer.config, other)]
+    assert shapes[0] == shapes[1]
+    settings = made.trainer.place_settings(optimizer.settings(other, 0))
+    state, sums = made.step(fresh(made), made.trainer.place(ROWS_BM), settings)
+    adam, (params, new) = state["optimizer"][1][0], (state0()["params"], jax.device_get(state["params"]))
+    # The first step of Adam, from its own first moment: no clipping, no decay.
+    gradient = jax.tree.map(lambda x: np.asarray(x) / 0.5, adam.mu)
+    wanted = jax.tree.map(lambda p, g: p - g / (np.abs(g) + 1.0), params, gradient)
+    close(new, wanted, 1e-6)
+    assert float(sums["gradient_norm"]) == pytest.approx(float(optax.global_norm(gradient)), rel=1e-4)
 
 
 def test_the_state_is_donated():
