@@ -80,7 +80,8 @@ class Field:
     between machines or changes how often something is saved or measured, never
     what is computed. Of one with `kept`, all else may change: a batch is what
     it was before the step at which the run resumes. One that is `later` may
-    change likewise, from the step on at which the run resumes.
+    change likewise, from the step on at which the run resumes. `path` marks a
+    path, which a run keeps as an absolute one.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Field:
     check: Check
     free: bool = False
     kept: Callable[[Any], Any] | None = None
+    path: bool = False
     later: bool = False
 
 
@@ -108,10 +110,11 @@ FIELDS = (
     Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#column], array_record:GLOB, tfds:NAME[@split][#field], hf:DIR[@split][#field], prepared:DIR. When a run resumes, the weights may change, from then on.", _sources, kept=_specs),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
+    Field("data.held_out", 0.025, "share", "Documents of a source that validate, and as many that test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate.", _between(0.0, 0.4)),
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
     Field("data.entropies", False, "", "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
-    Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True),
+    Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True, path=True),
     Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),
     Field("data.prefetch", 4, "batches", "Batches held ready for the loop.", _at_least(1), free=True),
     Field("model.d_byte", 256, "", "Width of the byte states (encoder, entropy head, decoder).", _at_least(2)),
@@ -130,7 +133,7 @@ FIELDS = (
     Field("model.entropy_head.weight", 1.0, "", "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained.", _at_least(0.0)),
     Field("model.entropy_head.stop_gradient", True, "", "Keep the entropy head's gradient out of the encoder.", _any),
     Field("model.entropy_model.layers", 0, "layers", "Depth of a separate, frozen byte model whose entropies the decisions read (BLT); 0: they read the entropy head's.", _at_least(0)),
-    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _any),
+    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _any, path=True),
     Field("model.entropy_model.d_byte", 256, "", "Width of the entropy model.", _at_least(2)),
     Field("model.entropy_model.heads", 4, "heads", "Attention heads of the entropy model.", _at_least(1)),
     Field("model.entropy_model.window", 512, "bytes", "Bytes that one byte sees in a layer of the entropy model, itself included.", _at_least(1)),
@@ -171,14 +174,15 @@ FIELDS = (
     Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other, to save memory; fewer where many devices share the rows.", _at_least(1)),
     Field("training.remat", "none", "", "What the backward pass recomputes: none, dots (all but matrix products), full.", _one_of(*REMATS)),
     Field("training.dtype", "float32", "", "Activations. Parameters, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
+    Field("training.gradient_dtype", "float32", "", "In which gradients of matrices are summed over devices; bfloat16 sends half as much, and needs training.dtype = bfloat16.", _one_of(*DTYPES)),
     Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end. A validation stores no checkpoint: see training.checkpoint_every.", _at_least(0), free=True),
     Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),
     Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _at_least(0), free=True),
     Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best of those whose step was validated.", _at_least(1), free=True),
-    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _any, free=True),
+    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _any, free=True, path=True),
     Field("training.durable_keep", 2, "checkpoints", "Newest checkpoints kept in training.durable_dir.", _at_least(1), free=True),
-    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _any),
-    Field("training.continue_from", "", "", "RUN@STEP: a checkpoint of another run that a new run goes on from, with its moments, step and place in the data. What may change when a run resumes may differ; training.steps counts the other run's steps too. Empty: none.", _branch),
+    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _any, path=True),
+    Field("training.continue_from", "", "", "RUN@STEP: a checkpoint of another run that a new run goes on from, with its moments, step and place in the data. What may change when a run resumes may differ; training.steps counts the other run's steps too. Empty: none.", _branch, path=True),
     Field("training.bad_steps", 10, "steps", "A step whose loss or gradient norm is not finite, or too far above its mean, changes nothing and is skipped; so many in a row stop the run.", _at_least(1), free=True),
     Field("training.loss_spike", 0.0, "times", "A step whose loss is more than so many times the mean of the last hundred or so is skipped; 0: none is.", _spike, later=True),
     Field("training.norm_spike", 0.0, "times", "A step whose gradient norm is more than so many times the mean of the last hundred or so is skipped; 0: none is.", _spike, later=True),
@@ -324,6 +328,8 @@ def _between_fields(c) -> list[str]:
         )
     if c.training.batch_rows % c.training.accumulation:
         bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
+    if c.training.gradient_dtype == "bfloat16" and c.training.dtype == "float32":
+        bad.append("training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16': gradients of float32 activations are float32")
     for section in ("patching", "trigger"):
         s = c[section]
         if s.kind in ENTROPY_PATCHIFIERS and s.gain > 0 and s.threshold <= 0:

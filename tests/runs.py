@@ -21,6 +21,7 @@ from tests import tiny
 
 FIELDS = {
     "data.window": 64,
+    "data.held_out": 0.2,
     "model.d_byte": 16,
     "model.encoder.layers": 1,
     "model.encoder.heads": 2,

@@ -20,10 +20,8 @@ def files(spec: str, folder: str, split: str) -> list[tuple[str, str]]:
     """(name below the folder, path) of the data files of a split ('': the only one), in order.
 
     Raises:
-        UserError: no such folder, no data in it, no such split, or several and none named.
+        UserError: no data in the folder, no such split, or several and none named.
     """
-    if not paths.is_folder(folder):
-        raise UserError(f"{spec}: no such folder; hf: names one that save_to_disk wrote, or a snapshot with parquet files")
     found = _saved(spec, folder) or _snapshot(folder)
     if not found:
         raise UserError(f"{spec}: {folder} holds neither what save_to_disk writes nor parquet files")

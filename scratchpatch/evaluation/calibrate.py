@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
-from scratchpatch.data.mixture import evaluation_stream, streams_for
+from scratchpatch.data.mixture import evaluation_stream
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.inference.entropies import Entropies
 from scratchpatch.inference.language_model import LanguageModel, load
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
+from scratchpatch.training.mixture import own_streams
 from scratchpatch.training.progress import Progress
 from scratchpatch.vocabulary import BOS, PAD
 
@@ -90,7 +91,14 @@ def calibrate(
     section = "patching" if scratchpads_per_byte is None else "trigger"
     target = bytes_per_patch if scratchpads_per_byte is None else scratchpads_per_byte
     lm, settings = _free(load(workdir, step), section, overrides or {})
-    sample, held_out = _texts(lm, source, split, sample_bytes)
+
+    def streams(of: str):
+        if source is None:
+            return own_streams(workdir, lm.config, of, overrides)
+        return [(evaluation_stream(lm.config, source, of), 1.0)]
+
+    validates = source is None and bool(lm.config.data.validation_sources)
+    sample, held_out = _texts(lm, streams, split, validates, sample_bytes)
     search = _Search(section, _counter(lm, section, sample), sample.positions)
     threshold, granularity = search.find(target, lm.config)
     count = _counter(lm, section, held_out)
@@ -181,15 +189,13 @@ def _bytes(tokens_RL, counts_RL) -> int:
     return int((counts_RL & (tokens_RL < BOS)).sum())
 
 
-def _texts(lm: LanguageModel, source: str | None, split: str, sample_bytes: int) -> tuple[_Text, _Text]:
-    """The sample, and text that is not in it: the validation split, or the half of the sample that is kept back."""
-    config, entropies = lm.config, Entropies(lm.config, lm.weights)
+def _texts(lm: LanguageModel, streams: Callable, split: str, validates: bool, sample_bytes: int) -> tuple[_Text, _Text]:
+    """The sample, and text that is not in it: the validation split, or the half of the sample that is kept back.
 
-    def streams(of: str):
-        return streams_for(config, of) if source is None else [(evaluation_stream(config, source, of), 1.0)]
-
+    `streams`: a split's, with weights; `validates`: whether other sources than the sample's do.
+    """
+    entropies = Entropies(lm.config, lm.weights)
     found = streams(split)
-    validates = source is None and bool(config.data.validation_sources)
     whole = split in ("validation", "all") or (not validates and any(s.split == "all" for s, _ in found))
     if not whole:
         return _read(entropies, found, sample_bytes), _read(entropies, streams("validation"), sample_bytes)

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -247,20 +246,11 @@ def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
     Raises:
       UserError: no run, no checkpoint, none that is whole, or weights that the devices cannot share.
     """
-    from scratchpatch.interop import export
-    from scratchpatch.training import workdir as workdir_lib
-    from scratchpatch.training.checkpoint_reader import CheckpointReader
+    from scratchpatch.training import trained
 
-    if any(Path(workdir).glob("*.safetensors")):
-        if step is not None:
-            raise UserError(f"{workdir} is an exported model: it has no other steps, leave step out")
-        if devices > 1:
-            raise UserError(f"{workdir} is an exported model, which one device holds: leave devices out")
-        return export.load_exported(workdir)
-    config = workdir_lib.load_config(workdir)
-    _, abstract = weights_lib.abstract(config)
+    source = trained.find(workdir, step)
+    abstract = source.abstract
     if devices > 1:
-        placed = weights_lib.shardings(config, mesh_lib.over(config, devices))
+        placed = weights_lib.shardings(source.config, mesh_lib.over(source.config, devices))
         abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
-    restored = CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)
-    return LanguageModel(config, restored.state, restored.step)
+    return LanguageModel(source.config, source.read(abstract), source.step)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from scratchpatch.model.linear import Linear
 from scratchpatch.parallel.rules import constrain
 
 
@@ -38,14 +39,14 @@ def local(name: str) -> Tier:
 TRUNK = Tier("trunk", "rows", "slots", "trunk_inner", "trunk_heads")
 
 
-def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
+def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale: float = 1.0) -> Linear:
     """A bias-free projection, normal with standard deviation scale / sqrt(d_in)."""
     init = nnx.with_metadata(
         nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
         sharding_names=names,
         eager_sharding=False,
     )
-    return nnx.Linear(d_in, d_out, use_bias=False, kernel_init=init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+    return Linear(d_in, d_out, use_bias=False, kernel_init=init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
 
 
 def embedding(rows: int, d: int, deviation: float, dtype, rngs: nnx.Rngs) -> nnx.Embed:
@@ -57,7 +58,13 @@ def embedding(rows: int, d: int, deviation: float, dtype, rngs: nnx.Rngs) -> nnx
 
 
 def norm(d: int, eps: float, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    return nnx.RMSNorm(d, epsilon=eps, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+    """Root mean square norm; its scale stays float32, so that its gradient is summed in float32."""
+    return nnx.RMSNorm(d, epsilon=eps, dtype=dtype, param_dtype=jnp.float32, promote_dtype=_activations_alone, rngs=rngs)
+
+
+def _activations_alone(arrays, dtype):
+    x, scale = arrays
+    return x.astype(dtype), scale
 
 
 def rope(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:

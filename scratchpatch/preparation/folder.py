@@ -38,7 +38,7 @@ def prepare(
     spec: str,
     out: str,
     shard_count: int | None = None,
-    held_out: float = splits.SHARES[0],
+    held_out: float = splits.SHARE,
     on_bad_record: str = "error",
     workers: int = 1,
     runner: str = LOCAL,

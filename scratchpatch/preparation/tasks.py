@@ -22,7 +22,8 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data.records import BadRecords
-from scratchpatch.preparation.plan import Plan, digest, first_of
+from scratchpatch.data.splits import digest
+from scratchpatch.preparation.plan import Plan, first_of
 
 # The two halves of the digest as numbers, and where the bytes lie.
 _ENTRY = np.dtype([("first", "<u8"), ("second", "<u8"), ("start", "<i8"), ("size", "<i8")])

@@ -53,7 +53,7 @@ def begin(config, workdir: Path) -> None:
         raise UserError(f"training.steps = {config.training.steps} leaves nothing to do after step {step} of {run}: raise it")
     data = mixture.read(run)
     if not (workdir / mixture.FILE).exists():
-        mixture.write(workdir, data["checksums"], history.before(data["weights"], max(step, 1)))
+        mixture.write(workdir, data | {"weights": history.before(data["weights"], max(step, 1))})
     if not (workdir / settings.FILE).exists():
         # A run of an older version has none: its settings never changed.
         known = settings.read(run) if (run / settings.FILE).exists() else [(0, settings.of(theirs))]

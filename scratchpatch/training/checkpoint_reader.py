@@ -72,23 +72,30 @@ class CheckpointReader:
         Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
         holds other arrays than `abstract_state`.
         """
-        return self._latest(abstract_state, partial=False)
+        step, bad = self._search(abstract_state, partial=False)
+        if step is None:
+            self._refuse(bad)
+            return None
+        return self.read(step, abstract_state)
 
     def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
         """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
-        return self._one(step, abstract_state, partial=False)
+        self.examine(step, abstract_state)
+        return self.read(step, abstract_state)
 
-    def restore_part(self, step: int | None, abstract_part: dict[str, Any]) -> Restored:
-        """Some top-level keys of a step (None: the newest whole one); the others are not read.
+    def whole(self, step: int | None, abstract_part: dict[str, Any]) -> int:
+        """A step (None: the newest) whose files of some top-level keys are proven whole, with the arrays asked for.
 
         Raises UserError as `restore` does, and where nothing is stored.
         """
         if step is not None:
-            return self._one(step, abstract_part, partial=True)
-        restored = self._latest(abstract_part, partial=True)
-        if restored is None:
+            self.examine(step, abstract_part, partial=True)
+            return step
+        newest, bad = self._search(abstract_part, partial=True)
+        if newest is None:
+            self._refuse(bad)
             raise UserError(f"{self.folder} holds no checkpoint: train first")
-        return restored
+        return newest
 
     def examine(self, step: int, abstract_state: dict[str, Any], partial: bool = False) -> None:
         """See that a step is whole and fits. Raises UserError as `restore` does."""
@@ -100,17 +107,6 @@ class CheckpointReader:
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
         except Unreadable as error:
             raise UserError(f"checkpoint {path} cannot be read now ({error}): try again") from error
-
-    def _one(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
-        self.examine(step, abstract, partial)
-        return self.read(step, abstract)
-
-    def _latest(self, abstract: dict[str, Any], partial: bool) -> Restored | None:
-        step, bad = self._search(abstract, partial)
-        if step is None:
-            self._refuse(bad)
-            return None
-        return self.read(step, abstract)
 
     def _search(self, abstract: dict[str, Any], partial: bool) -> tuple[int | None, dict[int, Damaged | Unreadable]]:
         """The newest whole step, and the newer ones, newest first, with what is wrong about them."""
@@ -147,7 +143,7 @@ class CheckpointReader:
         manifest.check(path, about, skipped={stored_arrays.group(n) for n in about["arrays"]} - {stored_arrays.group(n) for n in targets})
 
     def read(self, step: int, abstract: dict[str, Any]) -> Restored:
-        """A step that was examined."""
+        """The arrays of some top-level keys of a step that `examine` or `whole` has proven; the others are not read."""
         path = self.folder / str(step)
         about, targets = manifest.read(path), stored_arrays.named(abstract)
         new, groups = schema.new(about, targets), {stored_arrays.group(name) for name in targets}

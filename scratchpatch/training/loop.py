@@ -1,6 +1,5 @@
 """The training loop: start or resume, dispatch step N, read the metrics of N-1."""
 
-import concurrent.futures
 import json
 import math
 import time
@@ -10,6 +9,7 @@ import jax
 from absl import logging
 
 import scratchpatch
+from scratchpatch import background
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account
 from scratchpatch.data.batches import Batches
@@ -24,6 +24,7 @@ from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
 from scratchpatch.training import branch, durable, fingerprint, goodput, initial, mixture, settings
 from scratchpatch.training import workdir as workdir_lib
+from scratchpatch.training.anchor import anchored
 from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.goodput import Goodput
 from scratchpatch.training.measures import Measures
@@ -53,6 +54,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
             return train(config, workdir, began, notices)
     began = time.time() if began is None else began
     config_lib.check(config)
+    config = anchored(config)
     # Before anything is written: what differs would show as a hang, or as other losses.
     versions = {"package version": scratchpatch.__version__, "JAX version": jax.__version__}
     processes.agree({f.name: repr(config_lib.get(config, f.name)) for f in config_lib.FIELDS} | versions)
@@ -60,11 +62,11 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     notices.joined(jax.process_count() > 1)
     with workdir_lib.lock_workdir(workdir):
         processes.share(Path(workdir))
-        workdir_lib.guard_workdir(workdir, config)
+        processes.first(lambda: workdir_lib.guard_workdir(workdir, config))
         processes.first(lambda: durable.fetch_files(config, Path(workdir)))
         try:
             processes.first(lambda: branch.begin(config, Path(workdir)))
-            settings.begin(Path(workdir), config)
+            processes.first(lambda: settings.begin(Path(workdir), config))
             finished = _Run(config, Path(workdir), mesh, began).run(notices)
             # Leaving ends the patience for those that still write.
             processes.meet("done")
@@ -82,17 +84,16 @@ class _Run:
     def __init__(self, config, workdir: Path, mesh, began: float):
         self.config, self.workdir = config, workdir
         self.trainer = Trainer(config, mesh)
-        self.batches = Batches(config, "train", self.trainer.rows_here, mesh_lib.parts(config, mesh))
-        self.validation = [
-            Head(stream, max(config.training.eval_bytes // len(streams), 2))
-            for streams in [streams_for(config, "validation")]
-            for stream, _ in streams
-        ]
-        streams = [stream for stream, _ in self.batches.streams]
-        processes.agree({"data": json.dumps([(stream.spec, stream.checksum) for stream in streams])})
-        mixture.guard(workdir, self.batches.streams)
-        self.checkpoints = Checkpoints(workdir / "checkpoints", config, config.training.keep_last)
-        self.metrics = MetricsWriter(workdir) if processes.is_first() else NoMetrics()
+        parts = mesh_lib.parts(config, mesh)
+        self.batches = processes.together(lambda: Batches(config, "train", self.trainer.rows_here, parts))
+        _agree_on("data", self.batches.streams)
+        processes.first(lambda: mixture.guard_training(workdir, self.batches.streams))
+        validation = processes.together(lambda: streams_for(config, "validation"))
+        _agree_on("validation data", validation)
+        self.validation = [Head(stream, max(config.training.eval_bytes // len(validation), 2)) for stream, _ in validation]
+        processes.first(lambda: mixture.guard(workdir, self.batches.streams, validation))
+        self.checkpoints = processes.together(lambda: Checkpoints(workdir / "checkpoints", config, config.training.keep_last))
+        self.metrics = processes.together(lambda: MetricsWriter(workdir) if processes.is_first() else NoMetrics())
         self.goodput = Goodput(workdir if processes.is_first() else None, began)
         self.model = None
         self.invalid = {}
@@ -102,19 +103,18 @@ class _Run:
         restored = self.checkpoints.restore_latest(abstract)
         first = restored.step if restored else 0
         processes.agree({"the checkpoint to go on from": str(first)})
-        self.metrics.truncate(first)
+        processes.first(lambda: self.metrics.truncate(first))
         if first >= steps and restored:
             logging.info("%s is finished: %d steps", self.workdir, first)
-            if not (self.workdir / "report.html").exists():  # killed after the last checkpoint
-                self._write_report()
+            # It is missing where the run was killed after the last checkpoint.
+            processes.first(lambda: None if (self.workdir / "report.html").exists() else self._write_report())
             return True
         branched = None if restored else branch.restore(self.config, abstract)
         first = branched.step if branched else first
-        weights = mixture.weights(self.workdir, [weight for _, weight in self.batches.streams], first)
-        processes.agree({"the weights of the sources by step": json.dumps(weights)})
+        now = [weight for _, weight in self.batches.streams]
+        weights = processes.first(lambda: mixture.weights(self.workdir, now, first))
         self.batches.follow(weights)
-        known = settings.follow(self.workdir, self.config, first)
-        processes.agree({"the settings by step": json.dumps(known)})
+        known = processes.first(lambda: settings.follow(self.workdir, self.config, first))
         self.settings = settings.Settings(self.config, known)
         self.measures = Measures(self.config, self.settings.learning_rate, self.trainer.mesh.devices.flatten())
         # What was changed since may mend what was bad.
@@ -123,15 +123,14 @@ class _Run:
         if self.bad_in_a_row >= self.config.training.bad_steps:
             raise UserError(self._advice(first))
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
-        with concurrent.futures.ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(self.trainer.compile)
-            begun = restored or branched
-            state = begun.state if begun else self._start()
-            if self.config.data.entropies:
-                self.batches.open_entropies(fingerprint.of(self.config, state["frozen"]))
-            self._describe(state)
-            with self.goodput.spent("compile"):
-                step = compiling.result()
+        compiling = background.start(self.trainer.compile)
+        begun = restored or branched
+        state = begun.state if begun else self._start()
+        if self.config.data.entropies:
+            self.batches.open_entropies(fingerprint.of(self.config, state["frozen"]))
+        self._describe(state)
+        with self.goodput.spent("compile"):
+            step = compiling.result()
         memory = step.memory_analysis()
         if memory:
             live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -161,7 +160,7 @@ class _Run:
             by = notices.reason()
             logging.info("stopped by %s at step %d of %d; the same command goes on from there", by, done, steps)
             return False
-        self._write_report()
+        processes.first(self._write_report)
         return True
 
     def _advice(self, done: int) -> str:
@@ -176,12 +175,12 @@ class _Run:
         )
 
     def _write_report(self) -> None:
-        if processes.is_first():
-            logging.info("report: %s", write_report(self.workdir))
+        logging.info("report: %s", write_report(self.workdir))
 
     def _start(self):
         """The state before step 0."""
-        return self.trainer.init() | initial.load(self.config, self.trainer.shardings)
+        given = initial.load(self.config, self.trainer.shardings)
+        return self.trainer.init(given) | given
 
     def _loop(self, step, state, first, notices, progress):
         t, pending = self.config.training, None
@@ -275,6 +274,11 @@ class _Run:
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
         return report.ok
+
+
+def _agree_on(name: str, streams) -> None:
+    """Raise UserError where another process reads other text under the same sources."""
+    processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})
 
 
 def _forget_failed_start(workdir: Path) -> None:

@@ -43,7 +43,7 @@ def write(path: Path, arrays: dict[str, Any]):
 
 
 def read(path: Path, targets: dict[str, Any]) -> list[jax.Array]:
-    """The arrays of names to jax.ShapeDtypeStruct, each where its sharding says; without one on the first device."""
+    """The arrays of names to jax.ShapeDtypeStruct, each where its sharding says; without one on this process's first."""
     values = ocp.load_checkpointables(path, _grouped({name: _with_sharding(leaf) for name, leaf in targets.items()}))
     return [values[group(name)][name] for name in targets]
 
@@ -87,5 +87,5 @@ def _grouped(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -21,6 +21,7 @@ from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import processes
 from scratchpatch.training import lock, settings
+from scratchpatch.training.anchor import anchored
 from scratchpatch.training.json_files import replace_text
 
 _CONFIG = "config.json"
@@ -35,7 +36,8 @@ def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
     """
     path = Path(workdir) / _CONFIG
     if path.exists():
-        changes = config_lib.difference(load_config(workdir), config)
+        # Older versions kept relative paths as they were.
+        changes = config_lib.difference(anchored(load_config(workdir)), config)
         if changes:
             raise UserError(
                 f"workdir {workdir} holds another experiment: {'; '.join(changes)}; "

@@ -16,7 +16,7 @@ def tiny(tmp_path):
     config = config_lib.default()
     config.data.sources = ((f"text:{tmp_path}/texts/*.txt", 1.0),)
     config.data.cache_dir = str(tmp_path / "cache")
-    config.data.window = 128
+    config.data.window, config.data.held_out = 128, 0.2
     config.model.d_byte, config.model.encoder.heads, config.model.decoder.heads = 16, 2, 2
     config.model.pooling.heads = 2
     config.model.encoder.window = config.model.decoder.window = 16

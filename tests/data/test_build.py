@@ -10,7 +10,7 @@ from scratchpatch.errors import UserError
 
 def run(place, spec, layout="whole", mode="error"):
     source = sources.parse(spec)
-    build.build(place, source, layout, source.files(), mode)
+    build.build(place, source, layout, source.files(), mode, share=0.2)
     return build.intact(place)
 
 

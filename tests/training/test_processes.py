@@ -41,17 +41,33 @@ FIELDS = {
 }
 
 
-def command(folder, name: str, *flags: str) -> list[str]:
+# As `-m scratchpatch`, but for an audit that breaks and a step that takes an hour to compile.
+FAILING = """
+import sys, time
+from scratchpatch import cli
+from scratchpatch.evaluation import audit
+from scratchpatch.training.step import Trainer
+
+def fail(config, weights):
+    raise OSError(5, "it broke")
+
+audit.audit = fail
+Trainer.compile = lambda self: time.sleep(3600)
+sys.exit(cli.script())
+"""
+
+
+def command(folder, name: str, *flags: str, program=("-m", "scratchpatch")) -> list[str]:
     config = folder / "config.json"
     if not config.exists():
         from scratchpatch import config as config_lib
 
         config.write_text(json.dumps({"config": config_lib.flat(tiny.config(FIELDS | {"mesh.data": -1}))}))
-    return [sys.executable, "-m", "scratchpatch", "train", f"--config={config}", f"--workdir={folder}/{name}", *flags]
+    return [sys.executable, *program, "train", f"--config={config}", f"--workdir={folder}/{name}", *flags]
 
 
-def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES, own=()) -> list[subprocess.Popen]:
-    """The processes of a run; `own`: flags of each."""
+def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES, own=(), **more) -> list[subprocess.Popen]:
+    """The processes of a run; `own`: flags of each; `more`: of `command`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +75,7 @@ def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES,
     found = []
     for i in range(processes):
         flags = [f"--distributed=127.0.0.1:{port},{i},{processes}"] if processes > 1 else []
-        line = command(folder, name, *flags, *(own[i] if own else ()))
+        line = command(folder, name, *flags, *(own[i] if own else ()), **more)
         found.append(subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     return found
 
@@ -202,3 +218,13 @@ def test_a_drill_ends_as_a_calm_run(tmp_path):
     """Four faults, two processes; `python -m tests.drill` is the long one."""
     said = drill.drill(tmp_path, ["full disk", "flip", "second supervisor", "kill the coordinator"], steps=44, processes=2, seed=0)
     assert len(said) == 4
+
+
+def test_what_fails_in_the_first_process_ends_all_with_its_message(tmp_path):
+    """Here its audit, while every process compiles its step for an hour."""
+    found = ends(start(tmp_path, "run", devices=1, processes=2, program=["-c", FAILING]))
+    assert [code for code, _ in found] == [1, 1], found
+    assert "OSError: [Errno 5] it broke" in found[0][1]
+    assert "scratchpatch: process 0 failed: OSError: [Errno 5] it broke; its own output says where" in found[1][1]
+    # What was begun for a run that never trained is free again.
+    assert not (tmp_path / "run" / "config.json").exists()
