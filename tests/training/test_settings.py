@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
-from scratchpatch.data.batches import Batches
 from scratchpatch.errors import UserError
 from scratchpatch.report.page import write_report
-from scratchpatch.training import optimizer, settings
+from scratchpatch.training import branch, mixture, optimizer, settings
 from scratchpatch.training.loop import train
 from tests import runs
 
@@ -146,10 +145,11 @@ def test_a_branch_of_a_mixture_keeps_its_place_under_the_weights_that_it_had(fol
     shutil.copytree(folder / "whole", tmp_path / "mixed")
     known["weights"] = [[0, [2.0]], [3, [1.0]], [6, [4.0]]]
     (tmp_path / "mixed" / "data.json").write_text(json.dumps(known))
-    train(config(folder, {"training.continue_from": f"{tmp_path}/mixed@4"}), tmp_path / "branch")
+    (tmp_path / "branch").mkdir()
+    branch.begin(config(folder, {"training.continue_from": f"{tmp_path}/mixed@4"}), tmp_path / "branch")
     found = json.loads((tmp_path / "branch" / "data.json").read_text())
     assert found == known | {"weights": [[0, [2.0]], [3, [1.0]]]}
-    assert training(tmp_path / "branch")[4]["bytes"] == (Batches(config(folder)).batch(4)[:, 1:] < 256).sum()
+    assert mixture.weights(tmp_path / "branch", [3.0], 4) == [(0, [2.0]), (3, [1.0]), (4, [3.0])]
 
 
 @pytest.mark.parametrize(
