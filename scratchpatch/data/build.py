@@ -27,7 +27,7 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import splits
-from scratchpatch.data.records import BadRecords, Document
+from scratchpatch.data.records import BadRecords, Document, skipped
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
 
@@ -76,9 +76,9 @@ def build(
         bad = BadRecords(on_bad_record)
         sizes, places = _spill(spill, source, files, bad)
         if not sizes.sum():
-            skipped = f" ({bad.count} bad record(s) skipped, first: {bad.messages[0]})" if bad.count else ""
-            raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{skipped}")
-        meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "bad": bad.messages}
+            left_out = f" ({skipped(bad.count, bad.broken)}, first: {bad.messages[0]})" if bad.count else ""
+            raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{left_out}")
+        meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
         if layout == "whole":
             names, parts = ("all",), np.zeros(len(sizes), np.int8)
         elif len(sizes) == 1 and not source.standard:

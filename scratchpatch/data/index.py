@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import build, paths, prepared, sources, splits
-from scratchpatch.data.records import FIX
+from scratchpatch.data.records import FIX, skipped
 from scratchpatch.data.stream import IndexedStream, Stream
 from scratchpatch.errors import UserError
 
@@ -60,7 +60,7 @@ def open_stream(
     if meta["skipped"]:
         if on_bad_record != "skip":
             raise UserError(meta["bad"][0] + FIX)
-        logging.warning("%s: skipped %d bad record(s): %s", spec, meta["skipped"], "; ".join(meta["bad"][:3]))
+        logging.warning("%s: %s: %s", spec, skipped(meta["skipped"], meta["broken"]), "; ".join(meta["bad"][:3]))
     part = meta["parts"][split]
     if part["positions"] == part["documents"]:
         raise UserError(_empty(spec, split, share, meta))
@@ -74,6 +74,7 @@ def open_stream(
         starts=starts[part["document"] : part["document"] + part["documents"]],
         skipped=meta["skipped"],
         checksum=meta["checksum"],
+        broken=meta["broken"],
     )
 
 

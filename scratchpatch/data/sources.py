@@ -12,9 +12,9 @@
 
 A field or column is "text" where none is named. Where a SPEC may have a field
 (or split), a # (or @) that belongs to a name is written twice: the last one
-that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold `**`, and GLOB
+that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold `**`; each real file is read once, whatever links lead to it. GLOB
 and DIR may be URLs (gs://, s3://; see `paths`). Text and lines are decompressed
-where their file's name ends in .gz or .zst.
+where their first bytes are gzip's, zstd's, bz2's or xz's.
 """
 
 from __future__ import annotations
@@ -205,4 +205,4 @@ def _glob(pattern: str) -> list[tuple[str, str]]:
     base = pattern
     while glob.has_magic(base) or base == pattern:
         base = os.path.dirname(base)
-    return [(path.removeprefix(base).lstrip("/").replace(os.sep, "/"), path) for path in paths.glob(pattern)]
+    return [(path.removeprefix(base).lstrip("/").replace(os.sep, "/"), path) for path in paths.distinct(paths.glob(pattern))]

@@ -99,10 +99,10 @@ class LanguageModel:
         reads. Temperature 0 takes the likeliest byte.
 
         Raises:
-          UserError: a negative temperature or max_bytes.
+          UserError: a negative temperature, max_bytes or seed.
         """
-        if temperature < 0 or max_bytes < 0:
-            raise UserError(f"temperature = {temperature} and max_bytes = {max_bytes} must not be negative")
+        if temperature < 0 or max_bytes < 0 or seed < 0:
+            raise UserError(f"temperature = {temperature}, max_bytes = {max_bytes} and seed = {seed} must not be negative")
         rng = np.random.default_rng(seed)
         tokens = [*_tokens(prompt)]
         for _ in range(max_bytes):
@@ -232,9 +232,10 @@ def init(config, seed: int = 0) -> LanguageModel:
     """A model with random weights.
 
     Raises:
-      UserError: a config that cannot be.
+      UserError: a config or seed that cannot be.
     """
     config_lib.check(config)
+    config_lib.check_seed(seed)
     return LanguageModel(config, weights_lib.random(config, seed))
 
 
