@@ -42,12 +42,13 @@ def _train(values: Flags) -> int:
     began = time.time()
     heartbeat.start()
     compilation_cache.enable()
-    from scratchpatch.parallel import processes
+    from scratchpatch.parallel import last_words, processes
 
     processes.start(values.distributed)
     from scratchpatch.training.loop import train
 
-    finished = train(values.config, values.workdir, began)
+    with last_words.told():
+        finished = train(values.config, values.workdir, began)
     return 0 if finished else values.stopped_code
 
 
