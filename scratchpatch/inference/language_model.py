@@ -154,9 +154,9 @@ class LanguageModel:
         length = windows.row_length(len(stream), self.config.data.window)
         batch = 1 if len(stream) <= length else max(_TOKENS_PER_CALL // length, 1)
         batch *= mesh_lib.row_shares(mesh_lib.of(self.weights))
-        plan = list(windows.plan(len(stream), length))
-        for i in range(0, len(plan), batch):
-            part = plan[i : i + batch]
+        total = windows.count(len(stream), length)
+        for i in range(0, total, batch):
+            part = [windows.window(k, len(stream), length) for k in range(i, min(i + batch, total))]
             rows = np.stack([stream.read(w.start, length + 1) for w in part])
             rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=vocabulary.PAD)
             found = jax.device_get(self._pass.positions(self.weights, rows))
