@@ -22,11 +22,14 @@ settings.register_profile("scratchpatch", deadline=None, derandomize="CI" in os.
 settings.load_profile("scratchpatch")
 
 
+# Drawn here, where it can be said; the processes of pytest-xdist inherit it.
+_SEED = os.environ.setdefault("SCRATCHPATCH_HYPOTHESIS_SEED", str(secrets.randbelow(1 << 32)))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Draw the seed of the property tests here, where it can be said; the processes of pytest-xdist inherit it."""
     if "CI" not in os.environ and config.option.hypothesis_seed is None:
-        config.option.hypothesis_seed = str(secrets.randbelow(1 << 32))
+        config.option.hypothesis_seed = _SEED
 
 
 def pytest_terminal_summary(terminalreporter, config):
