@@ -115,10 +115,11 @@ def test_a_second_interrupt_kills_at_once(logs, capfd):
     assert "by a second SIGINT" in capfd.readouterr().err and len(made.deaths) == 1
 
 
-def test_a_wish_to_save_reaches_one_process_and_ends_none(logs):
+def test_a_wish_to_save_reaches_one_process_and_ends_none_however_early(logs):
+    """The process has not begun to listen when the signal comes."""
     saves = (
-        "import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: (print('saved', flush=True), sys.exit(0))); "
-        "print('ready', flush=True); time.sleep(60)"
+        "import time; print('ready', flush=True); time.sleep(0.5); from scratchpatch.training.notices import Notices\n"
+        "with Notices() as notices:\n while not notices.save_at(1): time.sleep(0.02)\nprint('saved', flush=True)"
     )
     made = Supervisor(lambda: [python(saves), python("print('ready', flush=True)")], logs, restarts=0)
 
@@ -127,7 +128,8 @@ def test_a_wish_to_save_reaches_one_process_and_ends_none(logs):
         os.kill(os.getpid(), signal.SIGUSR1)
 
     threading.Thread(target=strike).start()
-    assert made.run() == 0 and logs[0].read_text() == "ready\nsaved\n"
+    assert made.run() == 0
+    assert logs[0].read_text().splitlines() == ["ready", "scratchpatch: SIGUSR1: saving after this step", "saved"]
 
 
 def test_processes_are_no_part_of_the_supervisors_group(logs):

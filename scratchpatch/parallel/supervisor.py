@@ -135,7 +135,12 @@ class Supervisor:
         pulse = Pulse()
         self._pulses.append(pulse)
         env = self._env | (pulse.environment if self._silence is not None else {})
-        started = subprocess.Popen(command, stdout=log, stderr=log, env=env, pass_fds=[pulse.pipe], process_group=0)
+        # A wish to save waits until the process listens (see training.notices), and does not end it before.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        try:
+            started = subprocess.Popen(command, stdout=log, stderr=log, env=env, pass_fds=[pulse.pipe], process_group=0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._running.append(started)
         pulse.started()
 

@@ -48,6 +48,8 @@ class Notices:
             for number, handler in handlers.items():
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, handler)
+            # A supervisor holds it back until here.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         return self
 
     def __exit__(self, *_) -> None:

@@ -54,7 +54,7 @@ def test_an_old_run_goes_on_and_is_then_of_this_schema(tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
     runs.compile_quickly(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
-    runs.write_text(tmp_path / "text")
+    runs.write_text(tmp_path / "text", files=150)
     shutil.copytree(OLD, tmp_path / "run")
     # Which documents validate is another matter than how a run is written down.
     (tmp_path / "run" / "data.json").unlink()

@@ -112,11 +112,13 @@ def test_a_history_that_cannot_be_read_is_named(tmp_path, text):
         settings.read(tmp_path)
 
 
-def test_a_branch_is_the_run_that_was_never_divided(folder):
+def test_a_branch_is_the_run_that_was_never_divided(folder, monkeypatch):
     """Of a checkpoint in the middle, without a change: every number of every line, and the state, bit for bit."""
-    fields = {"training.continue_from": f"{folder}/whole@4"}
+    monkeypatch.chdir(folder)
+    fields = {"training.continue_from": "whole@4"}
     train(config(folder, fields), folder / "same")
     assert runs.stored_steps(folder / "same") == [6, 8]
+    assert config_lib.read(folder / "same" / "config.json").training.continue_from == f"{folder}/whole@4"
     assert_same_run(folder, fields, folder / "same", folder / "whole")
 
 
