@@ -35,9 +35,9 @@ def test_sources_and_paths_are_absolute_and_all_else_stays(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setattr("scratchpatch.data.paths.system", lambda url: pytest.fail(f"{url} is no matter of this machine"))
-    here = anchored(made({k: v for k, v in RELATIVE.items() if k != "data.sources"} | {"data.sources": RELATIVE["data.sources"][:3]}))
+    here = anchored(made(RELATIVE))
     assert config_lib.flat(here)["data.sources"] == [
-        [f"text:{tmp_path}/data/*.txt", 1.0], [f"jsonl:{tmp_path.parent}/x.jsonl#body", 2.0], ["stdlib:code", 1.0]
+        [f"text:{tmp_path}/data/*.txt", 1.0], [f"jsonl:{tmp_path.parent}/x.jsonl#body", 2.0], ["stdlib:code", 1.0], ["text:gs://b/*", 1.0]
     ]  # fmt: skip
     assert config_lib.flat(here)["data.validation_sources"] == [
         [f"hf:{tmp_path}/set@dev#t", 1.0], ["prepared:/home/me/p", 1.0], ["tfds:mnist@test#x", 1.0]
