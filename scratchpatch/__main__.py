@@ -2,6 +2,6 @@
 
 import sys
 
-from scratchpatch.cli import main
+from scratchpatch.cli import script
 
-sys.exit(main())
+sys.exit(script())

@@ -10,11 +10,12 @@ import contextlib
 import difflib
 import os
 import sys
+import traceback
 
 from absl import flags
 
+from scratchpatch import background, config_flags, log_lines
 from scratchpatch import config as fields
-from scratchpatch import config_flags, log_lines
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
 from scratchpatch.verbs.verb import Verb
@@ -44,6 +45,18 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def script() -> int:
+    """`main` as a program of its own, which ends at once, whatever its threads are at."""
+    try:
+        code = main()
+    except Exception:
+        # Python would wait for the threads first.
+        traceback.print_exc()
+        code = FAILED
+    background.leave(code)
+    return code
 
 
 def _dispatch(argv: list[str]) -> int:

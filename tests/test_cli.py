@@ -206,7 +206,7 @@ def test_bench_refuses_an_unknown_measurement(capsys):
 
 
 def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
-    calls = stand_in("scratchpatch.training.loop", train=lambda c, workdir, began: None)
+    calls = stand_in("scratchpatch.training.loop", train=lambda c, workdir, began, notices: None)
     sources = "(('text:books/*.txt',1.0),)"
     argv = [
         "train",
@@ -216,9 +216,9 @@ def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
         f"--config.data.sources={sources}",
     ]
     assert cli.main([*argv, "--noconfig.model.pooling.last_state", "--config.optimizer.eps", "1e-6"]) == 0
-    ((c, workdir, began), _) = calls[0]
+    ((c, workdir, began, _), _) = calls[0]
     assert workdir == "runs/x" and time.time() - 60 < began <= time.time()
-    assert config.difference(config.default(), c) == [
+    assert config.difference(config.default(), c, free=True) == [
         "data.sources: [['stdlib:code', 1.0], ['stdlib:prose', 1.0]] -> [['text:books/*.txt', 1.0]]",
         "model.pooling.last_state: True -> False",
         "training.steps: 1000 -> 5",
@@ -249,9 +249,8 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
     assert output.read_text() == out
     assert "chatter" in err and "a warning" in err
     overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
-    assert calls == [
-        ((workdir,), {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1})
-    ]
+    asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1}
+    assert calls == [((workdir,), asked | {"compressor_bytes": 1 << 24})]
 
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):

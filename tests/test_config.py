@@ -215,6 +215,14 @@ def test_controller_needs_a_positive_start():
         config.check(c)
 
 
+def test_gradients_are_summed_in_bfloat16_only_where_activations_are():
+    c = changed(training__dtype="bfloat16", training__gradient_dtype="bfloat16")
+    config.check(c)
+    c.training.dtype = "float32"
+    with pytest.raises(UserError, match="training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16'"):
+        config.check(c)
+
+
 def test_difference_names_old_and_new_and_leaves_free_fields_out():
     old, new = config.default(), changed(patching__patch_bytes=8, training__checkpoint_every=7)
     assert config.difference(old, new) == ["patching.patch_bytes: 16 -> 8"]

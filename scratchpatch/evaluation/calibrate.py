@@ -10,6 +10,7 @@ Legend: R rows, L positions of a row, C chunks of rows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import shlex
@@ -26,6 +27,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.inference.entropies import Entropies
 from scratchpatch.inference.language_model import LanguageModel, load
+from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
 from scratchpatch.training.mixture import own_streams
 from scratchpatch.training.progress import Progress
@@ -244,17 +246,20 @@ def _counter(lm: LanguageModel, section: str, text: _Text) -> Callable[[float], 
         jnp.asarray(thresholds["patching_threshold"]), jnp.asarray(thresholds["trigger_threshold"])
     )
 
-    @jax.jit
-    def count(arrays, threshold):
-        def chunk(arrays):
-            tokens_rL, entropy_rL, counts_rL = arrays
-            at = dataclasses.replace(others, **{section: threshold})
-            found = layout.decide(lm.config, tokens_rL, entropy_rL, at)
-            return ((found.commit_BL if section == "patching" else found.scratchpad_BL) & counts_rL).sum()
+    config = weights_lib.without_thresholds(lm.config)
+    return lambda threshold: int(_count(config, section, arrays, dataclasses.replace(others, **{section: jnp.float32(threshold)})))
 
-        return jax.lax.map(chunk, arrays).sum()
 
-    return lambda threshold: int(count(arrays, jnp.float32(threshold)))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _count(config, section: str, arrays, thresholds: layout.Thresholds):
+    """Decisions of the section on chunks of rows, where they count."""
+
+    def chunk(arrays):
+        tokens_rL, entropy_rL, counts_rL = arrays
+        found = layout.decide(config, tokens_rL, entropy_rL, thresholds)
+        return ((found.commit_BL if section == "patching" else found.scratchpad_BL) & counts_rL).sum()
+
+    return jax.lax.map(chunk, arrays).sum()
 
 
 def _rate(section: str, count: int, positions: int) -> float | None:

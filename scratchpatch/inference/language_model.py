@@ -7,9 +7,9 @@ document.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -76,9 +76,9 @@ class LanguageModel:
       step: optimizer steps behind the weights.
     """
 
-    def __init__(self, config, weights: dict[str, Any], step: int = 0, passes: Callable | None = None):
+    def __init__(self, config, weights: dict[str, Any], step: int = 0):
         self.config, self.weights, self.step = config, weights, step
-        self._pass = passes or _compile(config, mesh_lib.of(weights))
+        self._pass = _compile(config, mesh_lib.of(weights))
 
     def score(self, data: bytes) -> np.ndarray:
         """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
@@ -122,7 +122,8 @@ class LanguageModel:
         Fields are dotted names, given as a dict or as `**{'trigger.threshold': 1.0}`;
         an underscore pair stands for the dot in keywords: `trigger__threshold=1.0`.
         A threshold that is named holds as it is: without a controller (gain 0)
-        and without a budget (capacity 1), unless those are named too.
+        and without a budget (capacity 1), unless those are named too. Further
+        values of it compile nothing.
 
         Raises:
           UserError: an unknown field, a bad value, or a change that needs other parameters.
@@ -137,14 +138,11 @@ class LanguageModel:
             config_lib.set_field(config, name, value)
         config_lib.check(config)
         _, weights = weights_lib.redefine(config, self.weights, named=named)
-        # Thresholds are data: one compiled pass serves them all.
-        moved = config_lib.changed(self.config, config)
-        same_program = set(moved) <= {"trigger.threshold", "patching.threshold"}
-        return LanguageModel(config, weights, self.step, self._pass if same_program else None)
+        return LanguageModel(config, weights, self.step)
 
     def with_weights(self, weights: dict[str, Any], step: int) -> LanguageModel:
         """The same model at another moment of its training."""
-        return LanguageModel(self.config, weights, step, self._pass)
+        return LanguageModel(self.config, weights, step)
 
     def positions(self, stream) -> Iterator[Positions]:
         """What the model says along a stream, in order, part by part.
@@ -156,9 +154,9 @@ class LanguageModel:
         length = windows.row_length(len(stream), self.config.data.window)
         batch = 1 if len(stream) <= length else max(_TOKENS_PER_CALL // length, 1)
         batch *= mesh_lib.row_shares(mesh_lib.of(self.weights))
-        plan = list(windows.plan(len(stream), length))
-        for i in range(0, len(plan), batch):
-            part = plan[i : i + batch]
+        total = windows.count(len(stream), length)
+        for i in range(0, total, batch):
+            part = [windows.window(k, len(stream), length) for k in range(i, min(i + batch, total))]
             rows = np.stack([stream.read(w.start, length + 1) for w in part])
             rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=vocabulary.PAD)
             found = jax.device_get(self._pass.positions(self.weights, rows))
@@ -176,6 +174,12 @@ def _compile(config, mesh) -> _Pass:
     if mesh is not None:
         config = mesh_lib.settled(config, mesh)
     definition, _ = weights_lib.abstract(config)
+    return _compile_definition(definition, mesh)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_definition(definition, mesh) -> _Pass:
+    """One for all models of a definition, whatever their weights and thresholds."""
 
     def positions(weights, tokens_RM):
         tokens_RL, targets_RL = tokens_RM[:, :-1], tokens_RM[:, 1:]
@@ -243,20 +247,11 @@ def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
     Raises:
       UserError: no run, no checkpoint, none that is whole, or weights that the devices cannot share.
     """
-    from scratchpatch.interop import export
-    from scratchpatch.training import workdir as workdir_lib
-    from scratchpatch.training.checkpoint_reader import CheckpointReader
+    from scratchpatch.training import trained
 
-    if any(Path(workdir).glob("*.safetensors")):
-        if step is not None:
-            raise UserError(f"{workdir} is an exported model: it has no other steps, leave step out")
-        if devices > 1:
-            raise UserError(f"{workdir} is an exported model, which one device holds: leave devices out")
-        return export.load_exported(workdir)
-    config = workdir_lib.load_config(workdir)
-    _, abstract = weights_lib.abstract(config)
+    source = trained.find(workdir, step)
+    abstract = source.abstract
     if devices > 1:
-        placed = weights_lib.shardings(config, mesh_lib.over(config, devices))
+        placed = weights_lib.shardings(source.config, mesh_lib.over(source.config, devices))
         abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
-    restored = CheckpointReader(Path(workdir) / "checkpoints").restore_part(step, abstract)
-    return LanguageModel(config, restored.state, restored.step)
+    return LanguageModel(source.config, source.read(abstract), source.step)

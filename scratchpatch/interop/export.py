@@ -1,7 +1,7 @@
 """Any model as safetensors and a config.json, and back.
 
-    folder/model.safetensors    float32 arrays, named by their path in the model: params.trunk.stack.block.ffn.up.kernel
-    folder/config.json          {"version", "step", "config": every field}
+    folder/model.safetensors    arrays (written as float32; half precision is read, too), named by their path in the model: params.trunk.stack.block.ffn.up.kernel
+    folder/config.json          {"schema", "version", "step", "config": every field}
 
 A kernel is [in, out]; the arrays of a stack of layers have the layer as first
 axis, or are one for each layer (see `layers`); `thresholds.*` are scalars in nats; `frozen.entropy_model.*` is the
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import scratchpatch
 from scratchpatch import config as config_lib
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import layers, tensors
@@ -30,7 +31,7 @@ from scratchpatch.training import workdir as workdir_lib
 def export(lm: LanguageModel, folder: str | Path, layout: str = "stacked") -> None:
     """Write a model into a new or empty folder.
 
-    layout: of its layers, 'stacked' or 'unstacked', see `layers`; `load_exported` reads both.
+    layout: of its layers, 'stacked' or 'unstacked', see `layers`; `Exported` reads both.
 
     Raises:
       UserError: the folder holds something, or cannot be written.
@@ -38,7 +39,7 @@ def export(lm: LanguageModel, folder: str | Path, layout: str = "stacked") -> No
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something: name a new folder")
-    about = {"version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
+    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.asarray(x) for name, x in weights_lib.named(lm.weights, ".").items()}
@@ -48,24 +49,51 @@ def export(lm: LanguageModel, folder: str | Path, layout: str = "stacked") -> No
         raise UserError(f"cannot write into {folder}: {error.strerror}") from error
 
 
-def load_exported(folder: str | Path) -> LanguageModel:
-    """The model of a folder that `export` wrote.
+class Exported:
+    """A folder that `export` wrote, its arrays not yet read.
+
+    Attributes:
+      config: of the model.
+      step: optimizer steps behind the weights.
+      abstract: the weights as jax.ShapeDtypeStructs.
 
     Raises:
       UserError: no config, or arrays that are missing, extra or misshapen: all of them named.
     """
-    config = workdir_lib.load_config(folder)
-    config_lib.check(config)
-    stored = tensors.Tensors(folder)
-    _, abstract = weights_lib.abstract(config)
-    wanted = weights_lib.named(abstract, ".")
-    parts = layers.stacks(stored.shapes)
-    bad = tensors.problems({name: x.shape for name, x in wanted.items()}, {name: _shape(stored, parts[name], name) for name in parts})
-    if bad:
-        raise UserError(f"{folder} does not hold the arrays that its config names: {'; '.join(bad)}")
-    leaves = [jnp.asarray(_read(stored, parts[name], name)) for name in wanted]
-    step = json.loads((Path(folder) / "config.json").read_text()).get("step", 0)
-    return LanguageModel(config, jax.tree.unflatten(jax.tree.structure(abstract), leaves), step)
+
+    def __init__(self, folder: str | Path):
+        self.config = workdir_lib.load_config(folder)
+        config_lib.check(self.config)
+        self.step = json.loads((Path(folder) / "config.json").read_text()).get("step", 0)
+        _, self.abstract = weights_lib.abstract(self.config)
+        self._stored = stored = tensors.Tensors(folder)
+        self._parts = parts = layers.stacks(stored.shapes)
+        wanted = weights_lib.named(self.abstract, ".")
+        found = {name: _shape(stored, parts[name], name) for name in parts}
+        bad = tensors.problems({name: x.shape for name, x in wanted.items()}, found)
+        if bad:
+            raise UserError(f"{folder} does not hold the arrays that its config names: {'; '.join(bad)}")
+
+    def read(self, part: dict[str, Any]) -> dict[str, Any]:
+        """Arrays in place of the leaves of `part`.
+
+        part: some top-level keys of `abstract`. A leaf's sharding says where its array goes, and each device reads its
+          own slice; without one it goes to the first device of this process.
+        """
+        leaves = [self._place(name, leaf) for name, leaf in weights_lib.named(part, ".").items()]
+        return jax.tree.unflatten(jax.tree.structure(part), leaves)
+
+    def _place(self, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        parts = self._parts[name]
+
+        def piece(index: tuple[slice, ...]) -> np.ndarray:
+            if parts == [name]:
+                return self._stored.read(name, index, leaf.dtype)
+            layer, *rest = index
+            return np.stack([self._stored.read(part, tuple(rest), leaf.dtype) for part in parts[layer]])
+
+        sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.make_array_from_callback(leaf.shape, sharding, piece)
 
 
 def _shape(stored: tensors.Tensors, parts: list[str], name: str) -> tuple[int, ...]:
@@ -77,7 +105,3 @@ def _shape(stored: tensors.Tensors, parts: list[str], name: str) -> tuple[int, .
     if odd:
         raise UserError(f"{odd} has shape {list(shapes[odd])}, unlike {parts[0]} {list(shapes[parts[0]])}: export the model anew")
     return (len(parts), *shapes[parts[0]])
-
-
-def _read(stored: tensors.Tensors, parts: list[str], name: str) -> np.ndarray:
-    return stored.read(name) if parts == [name] else np.stack([stored.read(part) for part in parts])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax.numpy as jnp
+import ml_dtypes  # noqa: F401 (gives NumPy the half-precision types that the files may hold)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -42,10 +42,20 @@ class Tensors:
                 self._where[key] = name
         self.shapes = {key: tuple(self._files[name].get_slice(key).get_shape()) for key, name in self._where.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """One array, as float32."""
-        # Through JAX: NumPy alone has no bfloat16.
-        return np.asarray(jnp.asarray(self._files[self._where[name]].get_tensor(name)).astype(jnp.float32))
+    def read(self, name: str, index: tuple[slice, ...] | None = None, dtype=np.float32) -> np.ndarray:
+        """One array as `dtype`, or a piece of it; of the file no more is read than that.
+
+        index: a slice, of step 1, for each axis.
+
+        Raises:
+          UserError: the file is not what its header says.
+        """
+        file = self._files[self._where[name]]
+        try:
+            found = file.get_tensor(name) if index is None else file.get_slice(name)[index]
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"cannot read {name} in {self._folder / self._where[name]}: {error}; fetch it again") from error
+        return found.astype(dtype, copy=False)
 
     def _shards(self) -> list[str]:
         index = self._folder / _INDEX
@@ -68,7 +78,7 @@ class Tensors:
         files = {}
         for name in shards:
             try:
-                files[name] = safe_open(str(self._folder / name), framework="flax")
+                files[name] = safe_open(str(self._folder / name), framework="numpy")
             except (SafetensorError, OSError) as error:
                 raise UserError(f"cannot read {self._folder / name}: {error}; fetch it again") from error
         return files

@@ -70,24 +70,27 @@ NUMBERS = (
     ("FLOPs per byte, forward", "flops_per_byte", None),
     ("Trunk KV cache, bytes per byte", "kv_bytes_per_byte", "{:,.1f}"),
     ("Parameters", "parameters", None),
-    ("gzip on the same bytes, BPB", "gzip", "{:.4f}"),
-    ("bzip2 on the same bytes, BPB", "bzip2", "{:.4f}"),
-    ("xz on the same bytes, BPB", "xz", "{:.4f}"),
+    ("gzip, BPB", "gzip", "{:.4f}"),
+    ("bzip2, BPB", "bzip2", "{:.4f}"),
+    ("xz, BPB", "xz", "{:.4f}"),
+    ("First bytes of this text that gzip, bzip2 and xz read", "compressed_bytes", "{:,}"),
 )
-ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "xz")
+ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "xz", "compressed_bytes")
 
 
-def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None) -> Path:
+def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None, kind: str = "") -> Path:
     """Write WORKDIR/report.html and return its path; `baseline` is another run's folder to compare with.
+
+    kind: of the evaluation that it shows, see `run_folder.evaluation_file`; the page's name has it too.
 
     Raises UserError when a folder does not exist, or when the baseline has no
     evaluation.
     """
-    run = RunFolder(workdir)
+    run = RunFolder(workdir, kind)
     other = RunFolder(baseline) if baseline is not None else None
     if other and not other.result("validation"):
         raise UserError(f"the baseline {baseline} has no evaluation: run `{command('eval', baseline)}` first")
-    path = run.path / "report.html"
+    path = run.path / f"report{kind}.html"
     partial = path.with_suffix(".html.partial")
     partial.write_text(document(f"{run.name}: scratchpatch report", _body(run, other)), encoding="utf-8")
     partial.replace(path)
@@ -121,6 +124,7 @@ def _body(run: RunFolder, other: RunFolder | None) -> str:
             _numbers(run, other),
             "<h2>A passage of held-out text</h2>",
             _passage(run),
+            _changes(run),
             "<h2>Config</h2>",
             _config(run),
             "<h2>Commands</h2>",
@@ -140,6 +144,10 @@ def _of_patches(run: RunFolder, other: RunFolder | None) -> tuple[str, ...]:
 def _heading(run: RunFolder, other: RunFolder | None) -> str:
     lines = [_where("Evaluated", run)] + ([_where(f"Baseline {other.name} evaluated", other)] if other else [])
     lines += [goodput.text(run.goodput).capitalize() + " (seconds)."] if run.goodput else []
+    skipped = [line["batch"] for line in run.metrics if line.get("skipped")]
+    if skipped:
+        shown = ", ".join(map(str, skipped[:20])) + (", ..." if len(skipped) > 20 else "")
+        lines.append(f"Steps skipped, for a loss or gradient that was not finite or a spike: {len(skipped)} (batches {shown}).")
     notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines if line)
     invalid = any(line.get("causality") == "INVALID" for line in run.metrics)
     warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>' if invalid else ""
@@ -151,6 +159,8 @@ def _where(what: str, run: RunFolder) -> str:
     if not found:
         return ""
     at = f"{what} at step {_show(found.get('step'))} on {_show(found.get('bytes'))} bytes"
+    if found.get("max_bytes") is not None:
+        at += f" (of each source the first {_show(found['max_bytes'])})"
     documents, source, split = (_show(found.get(key)) for key in ("documents", "source", "split"))
     return f"{at} in {documents} documents of {source} ({split})."
 
@@ -255,6 +265,17 @@ def _config(run: RunFolder) -> str:
     return f'<details><summary>{summary}</summary><div class="scroll"><table>{"".join(rows)}</table></div></details>'
 
 
+def _changes(run: RunFolder) -> str:
+    """What held from a step on that the run resumed at; nothing where nothing changed."""
+    if not run.changes:
+        return ""
+    rows = "".join(
+        f'<tr><td class="v">from step {step:,} on</td><td class="w"><code>{html.escape("; ".join(lines))}</code></td></tr>'
+        for step, lines in run.changes
+    )
+    return f'<h2>Changes while it ran</h2><div class="scroll"><table>{rows}</table></div>'
+
+
 def _commands(run: RunFolder) -> str:
     lines = (
         command("train", run.path, "--config=FILE"),
@@ -281,7 +302,10 @@ def _compared(run: RunFolder, other: RunFolder | None) -> list[tuple[str, dict]]
 def _shared(run: RunFolder) -> dict:
     """What all evaluations of a run on its validation text have in common."""
     parameters = (run.evaluation.get("account") or {}).get("parameters") or {}
-    return {"parameters": parameters.get("total")} | (run.result("validation").get("compressors") or {})
+    found = run.result("validation")
+    # Of no bytes there is nothing to say.
+    read = {"compressed_bytes": found.get("compressed_bytes") or None}
+    return {"parameters": parameters.get("total")} | (found.get("compressors") or {}) | read
 
 
 def _figure(title: str, note: str, content: str) -> str:

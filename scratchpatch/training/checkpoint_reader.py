@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.training import manifest, stored_arrays
 from scratchpatch.training.manifest import Damaged, Unreadable
@@ -71,41 +72,41 @@ class CheckpointReader:
         Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
         holds other arrays than `abstract_state`.
         """
-        return self._latest(abstract_state, partial=False)
+        step, bad = self._search(abstract_state, partial=False)
+        if step is None:
+            self._refuse(bad)
+            return None
+        return self.read(step, abstract_state)
 
     def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
         """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
-        return self._one(step, abstract_state, partial=False)
+        self.examine(step, abstract_state)
+        return self.read(step, abstract_state)
 
-    def restore_part(self, step: int | None, abstract_part: dict[str, Any]) -> Restored:
-        """Some top-level keys of a step (None: the newest whole one); the others are not read.
+    def whole(self, step: int | None, abstract_part: dict[str, Any]) -> int:
+        """A step (None: the newest) whose files of some top-level keys are proven whole, with the arrays asked for.
 
         Raises UserError as `restore` does, and where nothing is stored.
         """
         if step is not None:
-            return self._one(step, abstract_part, partial=True)
-        restored = self._latest(abstract_part, partial=True)
-        if restored is None:
+            self.examine(step, abstract_part, partial=True)
+            return step
+        newest, bad = self._search(abstract_part, partial=True)
+        if newest is None:
+            self._refuse(bad)
             raise UserError(f"{self.folder} holds no checkpoint: train first")
-        return restored
+        return newest
 
-    def _one(self, step: int, abstract: dict[str, Any], partial: bool) -> Restored:
+    def examine(self, step: int, abstract_state: dict[str, Any], partial: bool = False) -> None:
+        """See that a step is whole and fits. Raises UserError as `restore` does."""
         path = self.path(step)
         try:
-            self._examine(step, abstract, partial)
+            self._examine(step, abstract_state, partial)
         except Damaged as error:
             others = ", ".join(str(s) for s in self.steps() if s != step) or "none"
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
         except Unreadable as error:
             raise UserError(f"checkpoint {path} cannot be read now ({error}): try again") from error
-        return self._read(step, abstract)
-
-    def _latest(self, abstract: dict[str, Any], partial: bool) -> Restored | None:
-        step, bad = self._search(abstract, partial)
-        if step is None:
-            self._refuse(bad)
-            return None
-        return self._read(step, abstract)
 
     def _search(self, abstract: dict[str, Any], partial: bool) -> tuple[int | None, dict[int, Damaged | Unreadable]]:
         """The newest whole step, and the newer ones, newest first, with what is wrong about them."""
@@ -138,17 +139,29 @@ class CheckpointReader:
         """Raise Damaged, Unreadable or, where the step holds other arrays, UserError."""
         path = self.folder / str(step)
         about, targets = manifest.read(path), stored_arrays.named(abstract)
-        _check_agreement(path, about["arrays"], targets, partial)
+        _check_agreement(path, about, targets, partial)
         manifest.check(path, about, skipped={stored_arrays.group(n) for n in about["arrays"]} - {stored_arrays.group(n) for n in targets})
 
-    def _read(self, step: int, abstract: dict[str, Any]) -> Restored:
+    def read(self, step: int, abstract: dict[str, Any]) -> Restored:
+        """The arrays of some top-level keys of a step that `examine` or `whole` has proven; the others are not read."""
         path = self.folder / str(step)
-        leaves = stored_arrays.read(path / manifest.STATE, stored_arrays.named(abstract))
-        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), manifest.read(path))
+        about, targets = manifest.read(path), stored_arrays.named(abstract)
+        new, groups = schema.new(about, targets), {stored_arrays.group(name) for name in targets}
+        wanted = {name: leaf for name, leaf in targets.items() if name not in new}
+        # Orbax reads a group whole.
+        for name in schema.gone(about, about["arrays"]):
+            if stored_arrays.group(name) in groups:
+                wanted[name] = stored_arrays.like(about["arrays"][name], beside=next(iter(targets.values())))
+        found = dict(zip(wanted, stored_arrays.read(path / manifest.STATE, wanted), strict=True))
+        leaves = [found[name] if name in found else stored_arrays.zeros(leaf) for name, leaf in targets.items()]
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), about)
 
 
-def _check_agreement(path: Path, stored: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
-    """Raise UserError unless the stored arrays are those of the abstract state."""
+def _check_agreement(path: Path, about: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
+    """Raise UserError unless the stored arrays are those of the abstract state, as far as the schema of then had them."""
+    new, gone = schema.new(about, targets), schema.gone(about, about["arrays"])
+    targets = {name: leaf for name, leaf in targets.items() if name not in new}
+    stored = {name: array for name, array in about["arrays"].items() if name not in gone}
     advice = "use the config that it was trained with, or another --workdir"
     for name, leaf in targets.items():
         if name not in stored:

@@ -1,7 +1,7 @@
 """Checkpoints of a run: one folder per step, written in the background, checked before it is read.
 
     checkpoints/200/state/        the state's arrays, as orbax writes them
-    checkpoints/200/about.json    what they are: config, step, package version, metrics, shape and dtype of every array,
+    checkpoints/200/about.json    what they are: config, its schema, step, package version, metrics, shape and dtype of every array,
                                   and size and checksum of every file under state/ (see manifest)
     checkpoints/200.partial/      while it is written; renamed once all of it is there
     checkpoints/200.damaged/      set aside by the run that found it damaged
@@ -26,6 +26,7 @@ from absl import logging
 
 import scratchpatch
 from scratchpatch import config as config_lib
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import processes
 from scratchpatch.training import manifest, stored_arrays
@@ -35,13 +36,15 @@ from scratchpatch.training.json_files import plain
 from scratchpatch.training.manifest import Damaged, Unreadable
 
 _BEST = "validation_bpb"
+# How long a network file system may hide from one process what another one wrote.
+_SEEN_SECONDS = 120
 
 
 class Checkpoints(CheckpointReader):
     """Writes the checkpoints of the one run that owns the folder, and reads them.
 
-    The newest `keep_last` steps are kept, and of all steps the one with the lowest 'validation_bpb' among the metrics
-    that `save` was given. Opening the folder removes what a killed process left there.
+    The newest `keep_last` steps are kept, and of the stored steps that were validated the one with the lowest
+    'validation_bpb' among the metrics that `save` was given. Opening the folder removes what a killed process left there.
     Raises UserError where the folder cannot be written.
     """
 
@@ -62,7 +65,7 @@ class Checkpoints(CheckpointReader):
             self._clean()
         except OSError as error:
             raise self._unwritable(error) from error
-        for step in self.steps():
+        for step in self.steps() if jax.process_index() == 0 else ():
             try:
                 self._scores[step] = score(manifest.read(self.folder / str(step))["metrics"])
             except (Damaged, Unreadable):
@@ -87,6 +90,7 @@ class Checkpoints(CheckpointReader):
             return
         arrays = stored_arrays.named(state)
         about = {
+            "schema": schema.CURRENT,
             "config": self._config,
             "step": step,
             "version": scratchpatch.__version__,
@@ -133,11 +137,21 @@ class Checkpoints(CheckpointReader):
         step = processes.first(lambda: self._choose(abstract_state))
         if step is None:
             return None
-        restored = self._read(step, abstract_state)
+        processes.together(lambda: self._see(step))
+        restored = self.read(step, abstract_state)
         self._sound.add(step)
         if self._mirror:
             self._mirror.push(step)
         return restored
+
+    def _see(self, step: int) -> None:
+        """Wait until this process sees a step that the first one chose, and perhaps put there just now."""
+        for path in manifest.parts(self.folder / str(step)):
+            if not processes.appears(path, _SEEN_SECONDS):
+                raise UserError(
+                    f"process {jax.process_index()} does not see {path}, which process 0 does: --workdir must lie on storage "
+                    "that all processes share"
+                )
 
     def _choose(self, abstract: dict[str, Any]) -> int | None:
         step, bad = self._search(abstract, partial=False)
@@ -185,7 +199,7 @@ class Checkpoints(CheckpointReader):
         return None
 
     def _guard_experiment(self, about: dict[str, Any]) -> None:
-        changes = config_lib.difference(config_lib.from_flat(about["config"]), config_lib.from_flat(self._config))
+        changes = config_lib.difference(config_lib.from_flat(schema.fields(about)), config_lib.from_flat(self._config))
         if changes:
             raise UserError(
                 f"training.durable_dir {self._tier.folder} holds another experiment: {'; '.join(changes)}; "
@@ -196,14 +210,25 @@ class Checkpoints(CheckpointReader):
         return self.folder / f"{step}.partial"
 
     def _finish(self, step: int, about: dict[str, Any], response) -> None:
-        """In the background: wait for orbax, write what it wrote, rename the folder into place."""
-        response.result()
-        if jax.process_index() == 0:
-            partial, path = self._partial(step), self.folder / str(step)
-            manifest.write(partial, about)
+        """In the background: wait for orbax, describe what it wrote, rename the folder into place.
+
+        Each process reads back what it wrote itself, and none goes on where another one fails.
+        """
+        partial, path, me = self._partial(step), self.folder / str(step), jax.process_index()
+
+        def written() -> manifest.Files:
+            response.result()
+            return manifest.files(partial, lambda name: stored_arrays.writer(name) == me)
+
+        found = processes.gather(written, "files of a checkpoint")
+
+        def publish() -> None:
+            manifest.write(partial, about, {name: file for files in found for name, file in files.items()})
             if path.exists():
                 remove(path)
             partial.rename(path)
+
+        processes.first(publish, "checkpoint")
         self._sound.add(step)
         self._unread.discard(step)
         self._scores[step] = score(about["metrics"])

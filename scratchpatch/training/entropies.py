@@ -43,7 +43,7 @@ def compute(config) -> list[dict]:
             "name a model.entropy_model"
         )
     one = mesh_lib.make(config_lib.default(), jax.devices()[:1])
-    frozen = initial.load(config, weights_lib.shardings(config, one))["frozen"]
+    frozen = initial.load(config, {"frozen": weights_lib.shardings(config, one)["frozen"]})["frozen"]
     key = fingerprint.of(config, frozen)
     weights = {"params": frozen["entropy_model"], "thresholds": {}}
     model = Entropies(config_lib.entropy_model(config), weights)

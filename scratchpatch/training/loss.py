@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from scratchpatch import vocabulary
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
+from scratchpatch.patching import documents
 
 
 def nats(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
@@ -28,17 +29,22 @@ def sums(output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
     """Scalars that add up over rows, parts and hosts.
 
     nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of
-    documents; bytes, ends, positions: how many of each.
+    documents; bytes, ends, positions: how many of each. documents: that have a
+    position in the rows; patching_threshold, trigger_threshold: nats, those at
+    which they ended, or left their row, PAD not counted.
     """
     is_byte_BL = targets_BL < vocabulary.BOS
     is_end_BL = targets_BL == vocabulary.BOS
-    loss_BL = nats(output.logits_BLV, targets_BL)
+    loss_BL, end_BL = nats(output.logits_BLV, targets_BL), documents.ends(tokens_BL)
     total = {
         "nats": jnp.where(is_byte_BL, loss_BL, 0.0).sum(),
         "end_nats": jnp.where(is_end_BL, loss_BL, 0.0).sum(),
         "bytes": is_byte_BL.sum(),
         "ends": is_end_BL.sum(),
         "positions": (tokens_BL != vocabulary.PAD).sum(),
+        "documents": end_BL.sum(),
+        "patching_threshold": jnp.where(end_BL, output.layout.thresholds.patching, 0.0).sum(),
+        "trigger_threshold": jnp.where(end_BL, output.layout.thresholds.trigger, 0.0).sum(),
         "commits": output.layout.commit_BL.sum(),
         "scratchpads": output.layout.scratchpad_BL.sum(),
         "suppressed_commits": output.layout.suppressed_commits_B.sum(),
@@ -63,7 +69,7 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
       head_weight: weight of the entropy head's cross-entropy.
       entropy_BL: float32 [B, L], nats, that decisions read; None: the model's own.
     Returns:
-      (loss, (sums, mean thresholds at the ends of rows)).
+      (loss, sums).
     """
     tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
     output = weights_lib.merge(definition, {"params": params, **rest})(tokens_BL, entropy_BL=entropy_BL)
@@ -71,8 +77,4 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
     value = total["nats"] + total["end_nats"]
     if output.head_logits_BLV is not None:
         value += head_weight * (total["head_nats"] + total["head_end_nats"])
-    final = {
-        "patching_threshold": output.layout.thresholds.patching.mean(),
-        "trigger_threshold": output.layout.thresholds.trigger.mean(),
-    }
-    return value / targets, (total, final)
+    return value / targets, total

@@ -2,9 +2,6 @@
 
 import math
 
-import jax
-import jax.numpy as jnp
-
 from scratchpatch.accounting import chips, flops
 
 
@@ -12,10 +9,10 @@ class Measures:
     """Turns sums of a step (see `loss.sums`) into what a metrics line holds."""
 
     def __init__(self, config, schedule, devices):
+        """schedule: the learning rate by the step's index, computed on the host: asking the device would wait behind the
+        step that runs there."""
         self._config = config
-        # All of them now: computing one on the device in the loop would wait behind the step that runs there.
-        steps = config.training.steps
-        self._learning_rates = jax.device_get(jnp.broadcast_to(schedule(jnp.arange(steps)), steps))
+        self._learning_rate = schedule
         peak = chips.peak_flops(devices[0].device_kind)
         self._peak = peak and peak * len(devices)
 
@@ -36,7 +33,7 @@ class Measures:
             "bpb": bits(sums["nats"]),
             "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
             "gradient_norm": sums["gradient_norm"],
-            "learning_rate": float(self._learning_rates[index]),
+            "learning_rate": self._learning_rate(index),
             "bytes": sums["bytes"],
         }
         if self._config.model.trunk.kind != "none":

@@ -7,10 +7,8 @@
 Text that has changed is refused wherever a run's own splits are read: its
 batches would be others, and what was held out may be what it trained on.
 
-A run may go on with other weights in data.sources: they hold from the checkpoint
-on that it goes on from, and the batches before stay what they were. A later
-attempt whose config has the newest weights follows the whole list, from whichever
-checkpoint; one with other weights drops what the list says from its step on.
+A run may go on with other weights in data.sources, from the checkpoint on that
+it goes on from: see `history`.
 """
 
 from __future__ import annotations
@@ -25,10 +23,12 @@ from absl import logging
 from scratchpatch.data import mixture, sources
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
+from scratchpatch.training import history
+from scratchpatch.training.history import History
 from scratchpatch.training.json_files import replace_text
 
 FILE = "data.json"
-Weights = list[tuple[int, list[float]]]
+Weights = History[list[float]]
 Streams = list[tuple[Stream, float]]
 _TRAIN, _VALIDATION = "checksums", "validation_checksums"
 # Overrides of these name other text than the run's own.
@@ -45,7 +45,7 @@ def guard_training(workdir: Path, streams: Streams) -> None:
       UserError: naming the source.
     """
     if (workdir / FILE).exists():
-        _compare(workdir, _read(workdir), _TRAIN, streams, "use another --workdir")
+        _compare(workdir, read(workdir), _TRAIN, streams, "use another --workdir")
 
 
 def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
@@ -62,11 +62,11 @@ def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
     known = found | {"weights": [(0, [weight for _, weight in streams])]}
     if (workdir / FILE).exists():
         guard_training(workdir, streams)
-        known = _read(workdir)
+        known = read(workdir)
         if _VALIDATION in known:
             _compare(workdir, known, _VALIDATION, validation, "use another --workdir")
             return
-    _write(workdir, found | {"weights": known["weights"]})
+    write(workdir, found | {"weights": known["weights"]})
 
 
 def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, Any] | None = None) -> Streams:
@@ -83,7 +83,7 @@ def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, An
     workdir, fix = Path(workdir), "name text to read by --source=SPEC"
     if not (workdir / FILE).exists() or set(_TEXT_FIELDS) & set(overrides or {}):
         return mixture.streams_for(config, split)
-    known = _read(workdir)
+    known = read(workdir)
     # One index holds all splits of a source, so its training split shows any change, even one that empties another.
     if split == "train" or not (split == "validation" and config.data.validation_sources):
         _compare(workdir, known, _TRAIN, mixture.streams_for(config, "train"), fix)
@@ -114,26 +114,25 @@ def weights(workdir: Path, now: list[float], step: int) -> Weights:
     Raises:
       UserError: data.json cannot be read.
     """
-    known = _read(workdir)
-    history = [(first, list(each)) for first, each in known["weights"]]
-    if history[-1][1] == now:
-        return history
-    changed = [(first, each) for first, each in history if first < step]
-    if not changed or changed[-1][1] != now:
-        changed.append((step, now))
-    _write(workdir, known | {"weights": changed})
-    logging.info("the sources have other weights from step %d on: %s", changed[-1][0], ", ".join(map(str, now)))
-    return changed
+    known = read(workdir)
+    found = history.follow(known["weights"], now, step)
+    if found != known["weights"]:
+        write(workdir, known | {"weights": found})
+        logging.info("the sources have other weights from step %d on: %s", found[-1][0], ", ".join(map(str, now)))
+    return found
 
 
-def _read(workdir: Path) -> dict:
+def read(workdir: Path) -> dict:
+    """The checksums of the text, by part, and the weights that are there. Raises UserError where they cannot be read."""
     try:
         found = json.loads((workdir / FILE).read_text())
-        return {_TRAIN: found[_TRAIN], "weights": found["weights"]} | {k: v for k, v in found.items() if k == _VALIDATION}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        checksums = {part: dict(found[part]) for part in (_TRAIN, _VALIDATION) if part in found or part == _TRAIN}
+        return checksums | {"weights": history.read(found["weights"])}
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"cannot read {workdir / FILE} ({error}); restore it, or use another --workdir") from error
 
 
-def _write(workdir: Path, text: dict) -> None:
+def write(workdir: Path, text: dict[str, Any]) -> None:
+    """Checksums and weights, as `read` gives them. Of several processes the first one writes them."""
     if jax.process_index() == 0:
         replace_text(workdir / FILE, json.dumps(text, indent=1) + "\n")

@@ -6,21 +6,27 @@ Arrays are named by the paths of their leaves, such as 'params.trunk.kernel', an
 from __future__ import annotations
 
 import logging as standard_logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 try:
     from orbax.checkpoint import v1 as ocp
 except ImportError:
     from orbax.checkpoint.experimental import v1 as ocp
 
+_OWN = re.compile(r"(?:ocdbt\.)?process_(\d+)")
 _CONTEXT = ocp.Context()
 # A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
 _CONTEXT.async_options.create_directories_asynchronously = False
+# Whoever reads a slice of an array reads the chunks that it lies in, whole.
+_CONTEXT.array_options.saving.storage_options.chunk_byte_size = 1 << 24
 
 
 def _keep(record: standard_logging.LogRecord) -> bool:
@@ -41,9 +47,18 @@ def write(path: Path, arrays: dict[str, Any]):
 
 
 def read(path: Path, targets: dict[str, Any]) -> list[jax.Array]:
-    """The arrays of names to jax.ShapeDtypeStruct, each where its sharding says; without one on the first device."""
+    """The arrays of names to jax.ShapeDtypeStruct, each where its sharding says; without one on this process's first."""
     values = ocp.load_checkpointables(path, _grouped({name: _with_sharding(leaf) for name, leaf in targets.items()}))
     return [values[group(name)][name] for name in targets]
+
+
+def writer(name: str) -> int:
+    """The process that wrote a file of a step, by its path: of most files, orbax gives each process a folder of its own.
+
+    Those that all processes have in common are the first one's.
+    """
+    own = next((match for part in name.split("/") if (match := _OWN.fullmatch(part))), None)
+    return int(own[1]) if own else 0
 
 
 def named(state: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +79,19 @@ def group(name: str) -> str:
     return name.split(".", 1)[0]
 
 
+def like(described: dict[str, Any], beside: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """An array of that shape and dtype (see `shape_and_dtype`), whole on every device that another one lies on."""
+    mesh = getattr(beside.sharding, "mesh", None)
+    sharding = NamedSharding(mesh, PartitionSpec()) if mesh is not None else beside.sharding
+    return jax.ShapeDtypeStruct(described["shape"], described["dtype"], sharding=sharding)
+
+
+def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros where its sharding says."""
+    whole = np.zeros(leaf.shape, leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, _with_sharding(leaf).sharding, lambda index: whole[index])
+
+
 def _grouped(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for name, leaf in arrays.items():
@@ -72,5 +100,5 @@ def _grouped(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,7 +1,6 @@
 """A config that compiles in seconds."""
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from scratchpatch import config as config_lib
@@ -35,7 +34,6 @@ def quick_compilation(monkeypatch):
 
     def compile(self):
         with jax.set_mesh(self.mesh):
-            index = jax.ShapeDtypeStruct((), jnp.int32)
-            return self._step.lower(self.abstract_state(), self.batch, index).compile(compiler_options=QUICK)
+            return self._step.lower(self.abstract_state(), self.batch, self.settings).compile(compiler_options=QUICK)
 
     monkeypatch.setattr(Trainer, "compile", compile)

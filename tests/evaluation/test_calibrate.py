@@ -99,6 +99,19 @@ def test_patches_have_the_size_wanted_and_eval_agrees(workdirs, name, kind):
     assert (found["held_out"]["bytes"], found["held_out"]["split"]) == (held_out["bytes"], "validation")
 
 
+def test_other_thresholds_of_the_other_decision_compile_nothing(workdirs):
+    _, workdir = workdirs["head"]
+
+    def compilations(threshold):
+        with runs.compilations() as compiled:
+            found = calibrate(workdir, bytes_per_patch=6.0, sample_bytes=WHOLE, overrides={"trigger.threshold": threshold})
+            evaluate(workdir, overrides=found["settings"])
+        return len(compiled)
+
+    assert compilations(5.3) > 0
+    assert [compilations(threshold) for threshold in (5.4, 5.5)] == [0, 0]
+
+
 @pytest.mark.parametrize("kind", ("entropy", "entropy_jump"))
 def test_scratchpads_fire_as_often_as_wanted_beside_patches_under_a_controller(workdirs, kind):
     _, workdir = workdirs["head"]

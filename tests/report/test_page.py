@@ -42,6 +42,12 @@ def read(path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_steps_that_were_skipped_are_told(tmp_path):
+    lines = [{"step": 1, "bpb": 8.0}, {"step": 2, "bpb": None, "skipped": True, "batch": 1, "reason": "the loss is not finite"}]
+    html = read(write_report(write_run(tmp_path / "run", None, lines)))
+    assert "not finite or a spike: 1 (batches 1)" in html
+
+
 def figure(html: str, title: str) -> str:
     """The <figure> with this title."""
     (found,) = [f for f in re.findall(r"<figure>.*?</figure>", html, re.S) if f"<b>{title}</b>" in f]
@@ -146,7 +152,8 @@ def test_numbers(run, baseline):
     assert found["Trunk KV cache, bytes per byte"] == ["256.0"] * 3
     assert found["Parameters"] == ["1.23M", "1.23M", "1M"]
     for name, value in (("gzip", "2.6250"), ("bzip2", "2.1250"), ("xz", "2.0625")):
-        assert found[f"{name} on the same bytes, BPB"] == [value] * 3
+        assert found[f"{name}, BPB"] == [value] * 3
+    assert found["First bytes of this text that gzip, bzip2 and xz read"] == ["4,096"] * 3
 
 
 def test_passage_config_and_commands(run):

@@ -269,12 +269,11 @@ def test_parameters_alone_are_restored_without_reading_the_rest(tmp_path):
     shutil.rmtree(tmp_path / "2" / "state" / "optimizer")
     reader = CheckpointReader(tmp_path)
     part = {"params": make_state(0)["params"]}
-    restored = reader.restore_part(None, abstract(part))
-    assert restored.step == 2
-    assert_same(restored.state, {"params": make_state(2)["params"]})
-    assert_same(reader.restore_part(1, abstract(part)).state, {"params": make_state(1)["params"]})
+    for asked, step in ((None, 2), (1, 1)):
+        assert reader.whole(asked, abstract(part)) == step
+        assert_same(reader.read(step, abstract(part)).state, {"params": make_state(step)["params"]})
     with pytest.raises(UserError, match="holds no checkpoint: train first"):
-        CheckpointReader(tmp_path / "none").restore_part(None, abstract(part))
+        CheckpointReader(tmp_path / "none").whole(None, abstract(part))
 
 
 def test_a_model_is_loaded_without_optimizer_memory(tmp_path):

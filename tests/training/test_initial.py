@@ -2,10 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+import scratchpatch as sp
 from scratchpatch.errors import UserError
+from scratchpatch.interop import tensors
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.training import initial
@@ -13,6 +17,7 @@ from scratchpatch.training.loop import train
 from tests import runs, tiny
 
 ALONE = runs.ENTROPY_MODEL
+SHARDED = {"mesh.data": 1, "mesh.fsdp": 4, "training.batch_rows": 4}
 SEPARATE = {
     **runs.WITH_ENTROPY_MODEL,
     "training.steps": 1,
@@ -108,3 +113,60 @@ def test_a_run_that_is_not_finished_is_taken_with_a_warning(alone, tmp_path, cap
 def test_the_larger_models_dtype_is_kept(alone, tmp_path):
     found = load(config(tmp_path, alone, {"training.dtype": "bfloat16"}))
     assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+
+
+@pytest.fixture(params=["run", "stacked", "unstacked", "bfloat16"])
+def stored(request, tmp_path):
+    """(folder, weights): a model with an entropy model, as a run has it or exported."""
+    made, workdir = runs.untrained(tmp_path, SEPARATE, tiny.weights)
+    weights, folder = jax.device_get(tiny.weights(made)), tmp_path / "exported"
+    if request.param == "run":
+        return workdir, weights
+    sp.export(sp.load(workdir), folder, layout="stacked" if request.param == "stacked" else "unstacked")
+    if request.param == "bfloat16":
+        path = folder / "model.safetensors"
+        save_file({name: x.astype(ml_dtypes.bfloat16) for name, x in load_file(path).items()}, path)
+        weights = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), weights)
+    return folder, weights
+
+
+def test_each_device_reads_its_share_and_no_more(stored, tmp_path, monkeypatch):
+    """So no host and no device holds a whole model, from whichever form of it."""
+    folder, weights = stored
+    made = runs.config(tmp_path, SEPARATE | SHARDED | {"training.init_from": str(folder)})
+    shardings = weights_lib.shardings(made, mesh_lib.make(made, jax.devices()[:4]))
+    read, pieces = tensors.Tensors.read, []
+
+    def counting(self, *arguments):
+        found = read(self, *arguments)
+        pieces.append(found.nbytes)
+        return found
+
+    monkeypatch.setattr(tensors.Tensors, "read", counting)
+    found = initial.load(made, shardings)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), weights)
+    for array, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
+        assert array.dtype == np.float32 and array.sharding == sharding
+    held = [shard.data.nbytes for array in jax.tree.leaves(found) for shard in array.addressable_shards]
+    # Most arrays are spread; the four devices together hold few of them more than once.
+    assert sum(held) < 1.2 * sum(array.nbytes for array in jax.tree.leaves(found))
+    if pieces:
+        assert sum(pieces) <= sum(held) and max(pieces) <= max(held)
+    else:
+        assert folder.name == "run"
+
+
+def test_a_threshold_that_the_new_config_names_is_placed_like_the_others(tmp_path):
+    _, workdir = runs.untrained(tmp_path, SEPARATE)
+    fields = {"training.init_from": str(workdir), "trigger.threshold": 1.25}
+    found = load(runs.config(tmp_path, SEPARATE | SHARDED | fields))["thresholds"]
+    assert found["trigger_threshold"] == 1.25 and found["patching_threshold"] != 1.25
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {4}
+
+
+def test_the_entropy_model_of_an_exported_folder_is_spread_as_well(alone, tmp_path):
+    sp.export(sp.load(alone), tmp_path / "exported")
+    found = load(config(tmp_path, tmp_path / "exported", SHARDED))["frozen"]["entropy_model"]
+    wanted = tiny.weights(runs.config(alone.parent, ALONE))["params"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(wanted))
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {4}

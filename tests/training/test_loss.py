@@ -22,7 +22,7 @@ def compiled():
     definition, _ = weights.abstract(CONFIG)
 
     def run(w, tokens_BM):
-        value, (total, _) = loss.loss(w["params"], {"thresholds": w["thresholds"]}, definition, tokens_BM, TARGETS, 1.0)
+        value, total = loss.loss(w["params"], {"thresholds": w["thresholds"]}, definition, tokens_BM, TARGETS, 1.0)
         return value, total
 
     return jax.jit(run, compiler_options=tiny.QUICK)

@@ -1,6 +1,7 @@
 """Runs of several processes, over loopback, against the same run in one process."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -15,13 +16,16 @@ import numpy as np
 import pytest
 
 import scratchpatch as sp
+from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import rendezvous
-from scratchpatch.training import lock
+from scratchpatch.training import lock, manifest
 from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
 from tests import drill, tiny
+from tests import runs as runs_lib
 
 PROCESSES, DEVICES = 4, 2
 FIELDS = {
@@ -40,17 +44,31 @@ FIELDS = {
 }
 
 
-def command(folder, name: str, *flags: str) -> list[str]:
-    config = folder / "config.json"
+# As `-m scratchpatch`, but for an audit that breaks and a step that takes an hour to compile.
+FAILING = """
+import sys, time
+from scratchpatch import cli
+from scratchpatch.evaluation import audit
+from scratchpatch.training.step import Trainer
+
+def fail(config, weights):
+    raise OSError(5, "it broke")
+
+audit.audit = fail
+Trainer.compile = lambda self: time.sleep(3600)
+sys.exit(cli.script())
+"""
+
+
+def command(folder, name: str, *flags: str, program=("-m", "scratchpatch"), config=None) -> list[str]:
+    config = config or folder / "config.json"
     if not config.exists():
-        from scratchpatch import config as config_lib
-
         config.write_text(json.dumps({"config": config_lib.flat(tiny.config(FIELDS | {"mesh.data": -1}))}))
-    return [sys.executable, "-m", "scratchpatch", "train", f"--config={config}", f"--workdir={folder}/{name}", *flags]
+    return [sys.executable, *program, "train", f"--config={config}", f"--workdir={folder}/{name}", *flags]
 
 
-def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES, own=()) -> list[subprocess.Popen]:
-    """The processes of a run; `own`: flags of each."""
+def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES, own=(), **more) -> list[subprocess.Popen]:
+    """The processes of a run; `own`: flags of each; `more`: of `command`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,7 +76,7 @@ def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES,
     found = []
     for i in range(processes):
         flags = [f"--distributed=127.0.0.1:{port},{i},{processes}"] if processes > 1 else []
-        line = command(folder, name, *flags, *(own[i] if own else ()))
+        line = command(folder, name, *flags, *(own[i] if own else ()), **more)
         found.append(subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     return found
 
@@ -126,6 +144,35 @@ def test_what_four_processes_stored_is_restored_by_1_2_and_8_devices(runs):
     chex.assert_trees_all_equal(whole[1], whole[2], whole[8])
 
 
+def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
+    """Both signals come to the one that neither speaks nor coordinates."""
+    folder, *_ = runs
+    step = CheckpointReader(folder / "stored" / "checkpoints").steps()[-1]
+    flags = {"continue_from": f"{folder}/stored@{step}", "steps": 1_000_000, "checkpoint_every": 0, "eval_every": 0}
+    own = tuple(f"--config.training.{name}={value}" for name, value in flags.items())
+    running = start(folder, "branch", processes=2, devices=1, own=[own, own])
+    workdir = folder / "branch"
+
+    def wait(until):
+        while not until():
+            assert all(p.poll() is None for p in running), ends(running)
+            time.sleep(0.05)
+
+    wait(lambda: (workdir / "metrics.jsonl").exists() and metrics(workdir)[-1:] > [(step, math.inf)])
+    running[1].send_signal(signal.SIGUSR1)
+    wait(lambda: CheckpointReader(workdir / "checkpoints").steps())
+    running[1].send_signal(signal.SIGINT)
+    (code, said), (other, _) = ends(running)
+    assert (code, other) == (0, 0), said
+    saved, stopped = CheckpointReader(workdir / "checkpoints").steps()
+    assert step < saved < stopped
+    assert f"stopped by SIGINT at step {stopped} of 1000000" in said and f"training from {folder}/stored@{step}" in said
+    # The lines up to there are the other run's, and so is what the first batch says.
+    assert [line for line in metrics(workdir) if line[0] <= step] == metrics(folder / "stored")
+    here, there = (next(x for at, x in metrics(folder / name) if at == step + 1) for name in ("branch", "four"))
+    assert here == pytest.approx(there, rel=2e-5)
+
+
 def test_one_voice_is_enough(runs):
     _, stopped, _ = runs
     assert "training" in stopped[0][1] and "BPB" not in stopped[1][1]
@@ -172,3 +219,85 @@ def test_a_drill_ends_as_a_calm_run(tmp_path):
     """Four faults, two processes; `python -m tests.drill` is the long one."""
     said = drill.drill(tmp_path, ["full disk", "flip", "second supervisor", "kill the coordinator"], steps=44, processes=2, seed=0)
     assert len(said) == 4
+
+
+def test_what_fails_in_the_first_process_ends_all_with_its_message(tmp_path):
+    """Here its audit, while every process compiles its step for an hour."""
+    found = ends(start(tmp_path, "run", devices=1, processes=2, program=["-c", FAILING]))
+    assert [code for code, _ in found] == [1, 1], found
+    assert "OSError: [Errno 5] it broke" in found[0][1]
+    assert "scratchpatch: process 0 failed: OSError: [Errno 5] it broke; its own output says where" in found[1][1]
+    # What was begun for a run that never trained is free again.
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("form", ["run", "exported"])
+def test_two_processes_start_from_weights_that_neither_holds_whole(started, form):
+    """With the losses of one process; a process is given half of the weights, and what is small."""
+    folder, losses = started
+    flags = [f"--config.training.init_from={folder}/from/{form}", "--config.mesh.fsdp=4"]
+    found = ends(start(folder, f"two {form}", 2, 2, own=[flags] * 2, program=["-c", STARTING], config=folder / "from.json"))
+    assert [code for code, _ in found] == [0, 0], found
+    np.testing.assert_allclose([x for _, x in metrics(folder / f"two {form}")], losses, rtol=2e-5)
+    for _, said in found:
+        held, whole = (int(x) for x in said.split("holds ")[1].split(" bytes")[0].split(" of "))
+        assert held < 0.6 * whole, said
+    # Each process has read what it wrote, and the first one what is everybody's; together that is all.
+    path = folder / f"two {form}" / "checkpoints" / "3"
+    files = manifest.read(path)["files"]
+    manifest.check(path, manifest.read(path), skipped=())
+    assert set(files) == {str(file.relative_to(path / "state")) for file in path.glob("state/**/*") if file.is_file()}
+    for process, (_, said) in enumerate(found):
+        # What the first one writes it tells the others: a shared disk may hide it from them for a while.
+        opened = {name for name in ("config.json", "data.json") if f"opens {folder}/two {form}/{name}\n" in said}
+        assert opened == ({"config.json", "data.json"} if process == 0 else set()), said
+        read = {line.partition("3.partial/state/")[2] for line in said.splitlines() if line.startswith("reads ")} - {""}
+        assert read == {name for name in files if ("process_1" in name) == (process == 1)}
+        assert sum(size for name, (size, _) in files.items() if name in read) > 10_000
+
+
+# As `-m scratchpatch`, but it says what of the weights that it starts from is in this process, which files of
+# checkpoints it reads for their checksums, and which .json files it opens.
+STARTING = """
+import sys
+import jax
+from scratchpatch import cli
+from scratchpatch.evaluation import audit
+from scratchpatch.training import initial, manifest
+
+audit.audit = lambda config, weights: audit.AuditReport((), {}, 0.0)
+load = initial.load
+
+def said(*arguments):
+    found = load(*arguments)
+    arrays = jax.tree.leaves(found)
+    held = sum(shard.data.nbytes for x in arrays for shard in x.addressable_shards)
+    print("holds", held, "of", sum(x.nbytes for x in arrays), "bytes", flush=True)
+    return found
+
+checksum = manifest._size_and_checksum
+
+def read(path, *more):
+    print("reads", path, flush=True)
+    return checksum(path, *more)
+
+initial.load, manifest._size_and_checksum = said, read
+sys.addaudithook(lambda event, args: print("opens", args[0], flush=True) if event == "open" and str(args[0]).endswith(".json") else None)
+sys.exit(cli.script())
+"""
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A folder with weights as a run and exported, a config from.json, and the losses of one process from there."""
+    folder = tmp_path_factory.mktemp("started")
+    fields = runs_lib.WITH_ENTROPY_MODEL | {"training.steps": 3, "training.batch_rows": 4}
+    made, workdir = runs_lib.untrained(folder / "from", fields, tiny.weights)
+    sp.export(sp.load(workdir), folder / "from" / "exported", layout="unstacked")
+    (folder / "from.json").write_text(json.dumps({"config": config_lib.flat(made)}))
+    config = config_lib.from_flat(config_lib.flat(made) | {"training.init_from": str(workdir)})
+    with pytest.MonkeyPatch.context() as patch:
+        runs_lib.leave_out_audit(patch.setattr)
+        runs_lib.compile_quickly(patch.setattr)
+        train(config, folder / "one")
+    return folder, [x for _, x in metrics(folder / "one")]

@@ -1,0 +1,36 @@
+"""Work in a thread beside the program's own, which nobody has to wait for. Free of JAX."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+_started: list[concurrent.futures.Future] = []
+
+
+def start(work: Callable[[], T]) -> concurrent.futures.Future[T]:
+    """Begin to do some work; `result()` of what is returned waits for it, and raises what it raised."""
+    pool = concurrent.futures.ThreadPoolExecutor(1, "background")
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    _started.append(future)
+    return future
+
+
+def leave(code: int) -> None:
+    """End the process with this exit code, where work goes on that Python would wait for; else return.
+
+    A compilation cannot be interrupted, and Python, as it ends, waits for its thread.
+    """
+    if all(future.done() for future in _started):
+        return
+    if "jax" in sys.modules:
+        # What JAX does at exit: processes of one run leave together.
+        sys.modules["jax"].distributed.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,50 @@
+"""Weights that training left somewhere, found before they are read: so that they can be read to where they belong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scratchpatch.errors import UserError
+from scratchpatch.interop.export import Exported
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.parallel import processes
+from scratchpatch.training import workdir as workdir_lib
+from scratchpatch.training.checkpoint_reader import CheckpointReader
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The weights of a checkpoint, or of an exported folder.
+
+    config: of the model. step: optimizer steps behind the weights. abstract: the weights as jax.ShapeDtypeStructs.
+    read: gives arrays in place of the leaves of some of the top-level keys of `abstract`, each where the leaf's sharding
+      says, so that a device reads its share alone; a leaf without one goes to the first device of this process.
+    """
+
+    config: Any
+    step: int
+    abstract: dict[str, Any]
+    read: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def find(folder: str | Path, step: int | None = None) -> Trained:
+    """The newest whole checkpoint of a run, or that of `step`; or an exported model.
+
+    Of several processes the first one chooses and proves the checkpoint; all of them must ask.
+
+    Raises:
+      UserError: no run and no exported model, no checkpoint, none that is whole, or a step of an exported model.
+    """
+    if processes.first(lambda: any(Path(folder).glob("*.safetensors"))):
+        if step is not None:
+            raise UserError(f"{folder} is an exported model: it has no other steps, leave step out")
+        exported = processes.together(lambda: Exported(folder))
+        return Trained(exported.config, exported.step, exported.abstract, exported.read)
+    config = processes.together(lambda: workdir_lib.load_config(folder))
+    _, abstract = weights_lib.abstract(config)
+    reader = CheckpointReader(Path(folder) / "checkpoints")
+    chosen = processes.first(lambda: reader.whole(step, abstract))
+    return Trained(config, chosen, abstract, lambda part: reader.read(chosen, part).state)
