@@ -13,6 +13,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import processes
 from scratchpatch.training import history, mixture, settings
+from scratchpatch.training.anchor import anchored
 from scratchpatch.training.checkpoint_reader import CheckpointReader, Restored
 from scratchpatch.training.metrics import read_all
 from scratchpatch.training.workdir import load_config
@@ -41,7 +42,7 @@ def begin(config, workdir: Path) -> None:
     run, step = found
     if run.resolve() == workdir.resolve():
         raise UserError(f"training.continue_from = {config.training.continue_from!r} is this very workdir: use another --workdir")
-    theirs = load_config(run)
+    theirs = anchored(load_config(run))
     for name in _OWN:
         config_lib.set_field(theirs, name, config_lib.get(config, name))
     if changes := config_lib.difference(theirs, config):

@@ -8,7 +8,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation.verbs import evaluate
-from scratchpatch.training import mixture
+from scratchpatch.training import branch, mixture
 from scratchpatch.training.anchor import anchored
 from scratchpatch.training.loop import train
 from scratchpatch.training.workdir import guard_workdir, load_config
@@ -81,6 +81,10 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
         evaluate(project / "run")
     monkeypatch.chdir(project)
     assert evaluate("run")["bytes"] == stream.bytes
+    branched = runs.config(project, runs.ENTROPY_MODEL | {"data.sources": config.data.sources, "training.continue_from": "run@2"})
+    (project / "branch").mkdir()
+    branch.begin(anchored(branched), project / "branch")
+    assert (project / "branch/data.json").exists()
     assert train(config, "run")
     assert json.loads((project / "run/data.json").read_text())["validation_checksums"] == data["validation_checksums"]
 
