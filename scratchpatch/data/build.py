@@ -4,6 +4,9 @@
     starts.npy   int64: the position of each document's BOS, counted from its part's first
     meta.json    sizes, checksum, the parts' places, and the bad records skipped
 
+The checksum is that of stream.bin; where documents were dealt by their bytes, it
+knows their parts too.
+
 The folder is written beside its final place and renamed into it: a reader sees
 all of it or nothing, and of two processes that build at once the first one's
 is kept. The sources are read once, in order; what the split needs to know of all
@@ -86,7 +89,10 @@ def build(
         else:
             names, parts = splits.PARTS, splits.assign(places, share)
             meta["least_share"] = splits.least_share(places, sizes)
-        meta["checksum"] = _copy(spill, work / STREAM, sizes, parts)
+        checksum = _copy(spill, work / STREAM, sizes, parts)
+        if "least_share" in meta and not source.standard:
+            checksum.update(np.bincount(parts, minlength=len(names)).astype("<i8"))
+        meta["checksum"] = checksum.hexdigest()
         spill.unlink()
         meta["parts"] = _write_starts(work / STARTS, sizes, parts, names)
         meta["sizes"] = _file_sizes(work)
@@ -141,8 +147,8 @@ def _cut(spill: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([len(piece) for piece in pieces], np.int64), np.arange(len(pieces), dtype=np.int8)
 
 
-def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> str:
-    """Copy the documents part by part, in their order within each; returns the checksum of what was written."""
+def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> hashlib.blake2b:
+    """Copy the documents part by part, in their order within each; returns the hash of what was written."""
     checksum = hashlib.blake2b(digest_size=16)
     data = np.memmap(spill, np.uint8, "r")
     ends = np.cumsum(sizes + 1)
@@ -156,7 +162,7 @@ def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> st
                 checksum.update(piece)
                 out.write(piece)
         _sync(out)
-    return checksum.hexdigest()
+    return checksum
 
 
 def _write_starts(path: Path, sizes: np.ndarray, parts: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:

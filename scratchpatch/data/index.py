@@ -2,9 +2,9 @@
 
 The index's name is a key of the source, the layout and the (path, size,
 modification time) of every file read, and of the held-out share: where a file
-changes, a new index is built. Layout 'whole' holds all documents in the order of the source; layout
-'split' holds train, validation and test one after the other. `build` says what
-lies in the folder.
+changes, a new index is built. Layout 'whole' holds all documents in the order
+of the source; layout 'split' holds train, validation and test one after the
+other. `build` says what lies in the folder.
 """
 
 from __future__ import annotations

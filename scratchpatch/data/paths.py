@@ -86,12 +86,12 @@ def _folders(tops: list[str]) -> Iterator[str]:
                 folder = ahead.pop()
                 try:
                     about = os.stat(folder)
+                    if (about.st_dev, about.st_ino) in seen:
+                        continue
+                    seen.add((about.st_dev, about.st_ino))
                     entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
                 except OSError:  # as glob does: what may not be seen does not match
                     continue
-                if (about.st_dev, about.st_ino) in seen:
-                    continue
-                seen.add((about.st_dev, about.st_ino))
                 yield folder
                 below = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
                 ahead += [entry.path for entry in below if not entry.is_symlink()]

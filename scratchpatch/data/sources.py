@@ -158,15 +158,16 @@ def parse(spec: str) -> Source:
 
 def absolute(spec: str) -> str:
     """The same SPEC, meaning the same from every working directory. Raises UserError where it is none."""
-    scheme, target = parse(spec).scheme, parse(spec).target
-    if scheme == "stdlib" or paths.is_url(target):
+    scheme, _, rest = spec.partition(":")
+    if scheme == "stdlib" or paths.is_url(rest):
         return spec
-    _, split, field = _divide(scheme, spec.partition(":")[2])
-    marks = {"@": split if scheme in _WITH_SPLIT else None, "#": field if scheme in _WITH_FIELD else None}
+    text = parse(spec).target
+    _, *named = _divide(scheme, rest)
     for mark, schemes in (("@", _WITH_SPLIT), ("#", _WITH_FIELD)):
-        target = target.replace(mark, mark * 2) if scheme in schemes else target
-    named = (f"{mark}{name.replace(mark, mark * 2)}" for mark, name in marks.items() if name is not None)
-    return f"{scheme}:{target}{''.join(named)}"
+        text = text.replace(mark, mark * 2) if scheme in schemes else text
+    for mark, name in zip("@#", named, strict=True):
+        text += "" if name is None else mark + name.replace(mark, mark * 2)
+    return f"{scheme}:{text}"
 
 
 def _divide(scheme: str, rest: str) -> tuple[str, str | None, str | None]:
