@@ -25,8 +25,30 @@ _OWN = re.compile(r"(?:ocdbt\.)?process_(\d+)")
 _CONTEXT = ocp.Context()
 # A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
 _CONTEXT.async_options.create_directories_asynchronously = False
-# Whoever reads a slice of an array reads the chunks that it lies in, whole.
-_CONTEXT.array_options.saving.storage_options.chunk_byte_size = 1 << 24
+# Whoever reads a slice of an array reads the chunks that it lies in, whole: of a chunk the most bytes. Orbax cuts axes
+# into equal pieces, so one with a larger prime factor than this would fall into crumbs, and stays whole.
+_CHUNK_BYTES, _PRIME = 1 << 24, 256
+
+
+def _storage(_: Any, array: Any) -> Any:
+    """How an array is cut into chunks on disk; None: one for each share that a device has."""
+    shape = array.sharding.shard_shape(array.shape) if isinstance(array, jax.Array) else array.shape
+    if any(_largest_prime(length) > _PRIME for length in shape):
+        return None
+    return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=_CHUNK_BYTES)
+
+
+def _largest_prime(number: int) -> int:
+    """Factor of a number; 1 of 0 and 1."""
+    factor, largest = 2, 1
+    while factor * factor <= number:
+        while number % factor == 0:
+            number, largest = number // factor, factor
+        factor += 1
+    return max(number, largest) if number > 1 else largest
+
+
+_CONTEXT.array_options.saving.scoped_storage_options_creator = _storage
 
 
 def _keep(record: standard_logging.LogRecord) -> bool:

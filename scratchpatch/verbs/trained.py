@@ -94,7 +94,7 @@ def _define_calibrate(values: Flags) -> None:
     source_flag(values)
     split_flag(values, "train")
     flags.DEFINE_integer(
-        "sample_bytes", 1 << 18, "Bytes of the sample, about, and of the held-out text.", lower_bound=1, flag_values=values
+        "sample_bytes", 1 << 18, "Bytes of the sample, about, and of the held-out text; memory grows with them, and not with the text.", lower_bound=1, flag_values=values
     )
 
 
