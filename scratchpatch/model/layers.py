@@ -58,7 +58,7 @@ def linear(
 
 
 def embedding(rows: int, d: int, deviation: float, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table of `rows` float32 vectors, normal with standard deviation `deviation`, cut off at twice that: 0.88 of it remains.
+    """A table of `rows` float32 vectors, normal and cut off at twice `deviation`: their own deviation is 0.88 of it.
 
     Its results are float32 too, for the caller to round. The gradient adds up
     the rows of a batch in the table's own type: thousands of bfloat16 numbers
