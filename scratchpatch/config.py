@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -63,9 +64,17 @@ def _sources(value) -> str | None:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             return "must hold (SPEC, weight) pairs, such as (('text:books/*.txt', 1.0),)"
         spec, weight = item
-        if not isinstance(spec, str) or not isinstance(weight, (int, float)) or weight <= 0:
-            return f"holds {item!r}: wanted (SPEC, weight) with a weight above 0"
+        if not isinstance(spec, str) or not _is_weight(weight):
+            return f"holds {item!r}: wanted (SPEC, weight) with a weight above 0, and finite"
+    if not _is_weight(sum(weight for _, weight in value) or 1):
+        return "has weights whose sum is not finite"
     return None
+
+
+def _is_weight(value) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value <= sys.float_info.max
 
 
 def _specs(value) -> list[str]:
@@ -106,8 +115,11 @@ DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "wsd", "constant")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 
+# Seeds are JAX's uint32.
+LARGEST_SEED = 2**32 - 1
+
 FIELDS = (
-    Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
+    Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _between(0, LARGEST_SEED)),
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#column], array_record:GLOB, tfds:NAME[@split][#field], hf:DIR[@split][#field], prepared:DIR. When a run resumes, the weights may change, from then on.", _sources, kept=_specs),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
     Field("data.held_out", 0.025, "share", "Documents of a source that validate, and as many that test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate.", _between(0.0, 0.4)),
@@ -298,6 +310,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     bad += [] if bad else _between_fields(config)
     if bad:
         raise UserError("config: " + "; ".join(bad))
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError unless a model can be drawn from the seed."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed = {seed} must lie between 0 and {LARGEST_SEED}")
 
 
 def _between_fields(c) -> list[str]:

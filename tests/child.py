@@ -93,8 +93,8 @@ def _before_renaming(step: int, strike) -> None:
 
     write = manifest.write
 
-    def strike_then(path, about):
-        write(path, about)
+    def strike_then(path, *described):
+        write(path, *described)
         if path.name == f"{step}.partial":
             strike()
 

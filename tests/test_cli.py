@@ -249,9 +249,8 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
     assert output.read_text() == out
     assert "chatter" in err and "a warning" in err
     overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
-    assert calls == [
-        ((workdir,), {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1})
-    ]
+    asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1}
+    assert calls == [((workdir,), asked | {"compressor_bytes": 1 << 24})]
 
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):

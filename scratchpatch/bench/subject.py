@@ -60,10 +60,9 @@ class Subject:
         return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
 
     @property
-    def rates(self) -> tuple[float, float]:
-        """(commits, scratchpads) per position of the latest step."""
-        sums = jax.device_get(self._sums)
-        return float(sums["commits"] / sums["positions"]), float(sums["scratchpads"] / sums["positions"])
+    def sums(self) -> dict[str, float]:
+        """Of the latest step; see `loss.sums`."""
+        return {name: float(value) for name, value in jax.device_get(self._sums).items()}
 
     @property
     def widths(self) -> frozenset[int]:

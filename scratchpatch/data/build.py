@@ -4,6 +4,9 @@
     starts.npy   int64: the position of each document's BOS, counted from its part's first
     meta.json    sizes, checksum, the parts' places, and the bad records skipped
 
+The checksum is that of stream.bin; where documents were dealt by their bytes, it
+knows their parts too.
+
 The folder is written beside its final place and renamed into it: a reader sees
 all of it or nothing, and of two processes that build at once the first one's
 is kept. The sources are read once, in order; what the split needs to know of all
@@ -27,7 +30,7 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import splits
-from scratchpatch.data.records import BadRecords, Document
+from scratchpatch.data.records import BadRecords, Document, skipped
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
 
@@ -76,9 +79,9 @@ def build(
         bad = BadRecords(on_bad_record)
         sizes, places = _spill(spill, source, files, bad)
         if not sizes.sum():
-            skipped = f" ({bad.count} bad record(s) skipped, first: {bad.messages[0]})" if bad.count else ""
-            raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{skipped}")
-        meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "bad": bad.messages}
+            left_out = f" ({skipped(bad.count, bad.broken)}, first: {bad.messages[0]})" if bad.count else ""
+            raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{left_out}")
+        meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
         if layout == "whole":
             names, parts = ("all",), np.zeros(len(sizes), np.int8)
         elif len(sizes) == 1 and not source.standard:
@@ -86,7 +89,10 @@ def build(
         else:
             names, parts = splits.PARTS, splits.assign(places, share)
             meta["least_share"] = splits.least_share(places, sizes)
-        meta["checksum"] = _copy(spill, work / STREAM, sizes, parts)
+        checksum = _copy(spill, work / STREAM, sizes, parts)
+        if "least_share" in meta and not source.standard:
+            checksum.update(np.bincount(parts, minlength=len(names)).astype("<i8"))
+        meta["checksum"] = checksum.hexdigest()
         spill.unlink()
         meta["parts"] = _write_starts(work / STARTS, sizes, parts, names)
         meta["sizes"] = _file_sizes(work)
@@ -141,8 +147,8 @@ def _cut(spill: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([len(piece) for piece in pieces], np.int64), np.arange(len(pieces), dtype=np.int8)
 
 
-def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> str:
-    """Copy the documents part by part, in their order within each; returns the checksum of what was written."""
+def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> hashlib.blake2b:
+    """Copy the documents part by part, in their order within each; returns the hash of what was written."""
     checksum = hashlib.blake2b(digest_size=16)
     data = np.memmap(spill, np.uint8, "r")
     ends = np.cumsum(sizes + 1)
@@ -156,7 +162,7 @@ def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> st
                 checksum.update(piece)
                 out.write(piece)
         _sync(out)
-    return checksum.hexdigest()
+    return checksum
 
 
 def _write_starts(path: Path, sizes: np.ndarray, parts: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:

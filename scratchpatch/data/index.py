@@ -2,9 +2,9 @@
 
 The index's name is a key of the source, the layout and the (path, size,
 modification time) of every file read, and of the held-out share: where a file
-changes, a new index is built. Layout 'whole' holds all documents in the order of the source; layout
-'split' holds train, validation and test one after the other. `build` says what
-lies in the folder.
+changes, a new index is built. Layout 'whole' holds all documents in the order
+of the source; layout 'split' holds train, validation and test one after the
+other. `build` says what lies in the folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import build, paths, prepared, sources, splits
-from scratchpatch.data.records import FIX
+from scratchpatch.data.records import FIX, skipped
 from scratchpatch.data.stream import IndexedStream, Stream
 from scratchpatch.errors import UserError
 
@@ -60,7 +60,7 @@ def open_stream(
     if meta["skipped"]:
         if on_bad_record != "skip":
             raise UserError(meta["bad"][0] + FIX)
-        logging.warning("%s: skipped %d bad record(s): %s", spec, meta["skipped"], "; ".join(meta["bad"][:3]))
+        logging.warning("%s: %s: %s", spec, skipped(meta["skipped"], meta["broken"]), "; ".join(meta["bad"][:3]))
     part = meta["parts"][split]
     if part["positions"] == part["documents"]:
         raise UserError(_empty(spec, split, share, meta))
@@ -74,6 +74,7 @@ def open_stream(
         starts=starts[part["document"] : part["document"] + part["documents"]],
         skipped=meta["skipped"],
         checksum=meta["checksum"],
+        broken=meta["broken"],
     )
 
 

@@ -12,9 +12,9 @@
 
 A field or column is "text" where none is named. Where a SPEC may have a field
 (or split), a # (or @) that belongs to a name is written twice: the last one
-that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold `**`, and GLOB
+that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold `**`; each real file is read once, whatever links lead to it. GLOB
 and DIR may be URLs (gs://, s3://; see `paths`). Text and lines are decompressed
-where their file's name ends in .gz or .zst.
+where their first bytes are gzip's, zstd's, bz2's or xz's.
 """
 
 from __future__ import annotations
@@ -158,15 +158,16 @@ def parse(spec: str) -> Source:
 
 def absolute(spec: str) -> str:
     """The same SPEC, meaning the same from every working directory. Raises UserError where it is none."""
-    scheme, target = parse(spec).scheme, parse(spec).target
-    if scheme == "stdlib" or paths.is_url(target):
+    scheme, _, rest = spec.partition(":")
+    if scheme == "stdlib" or paths.is_url(rest):
         return spec
-    _, split, field = _divide(scheme, spec.partition(":")[2])
-    marks = {"@": split if scheme in _WITH_SPLIT else None, "#": field if scheme in _WITH_FIELD else None}
+    text = parse(spec).target
+    _, *named = _divide(scheme, rest)
     for mark, schemes in (("@", _WITH_SPLIT), ("#", _WITH_FIELD)):
-        target = target.replace(mark, mark * 2) if scheme in schemes else target
-    named = (f"{mark}{name.replace(mark, mark * 2)}" for mark, name in marks.items() if name is not None)
-    return f"{scheme}:{target}{''.join(named)}"
+        text = text.replace(mark, mark * 2) if scheme in schemes else text
+    for mark, name in zip("@#", named, strict=True):
+        text += "" if name is None else mark + name.replace(mark, mark * 2)
+    return f"{scheme}:{text}"
 
 
 def _divide(scheme: str, rest: str) -> tuple[str, str | None, str | None]:
@@ -205,4 +206,4 @@ def _glob(pattern: str) -> list[tuple[str, str]]:
     base = pattern
     while glob.has_magic(base) or base == pattern:
         base = os.path.dirname(base)
-    return [(path.removeprefix(base).lstrip("/").replace(os.sep, "/"), path) for path in paths.glob(pattern)]
+    return [(path.removeprefix(base).lstrip("/").replace(os.sep, "/"), path) for path in paths.distinct(paths.glob(pattern))]

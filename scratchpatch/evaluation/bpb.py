@@ -5,7 +5,7 @@ Legend: T positions of a stream.
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.evaluation import compressors
 from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.training.progress import Progress
+
+# Positions of a stream that are in memory at once for the compressors.
+_CHUNK = 1 << 16
 
 
 class Tally:
@@ -71,12 +74,29 @@ def tally(lm: LanguageModel, streams: Iterable, label: str = "evaluating") -> Ta
     return total
 
 
-def evaluate(lm: LanguageModel, streams, compress: bool = True, label: str = "evaluating") -> dict:
+def beginning(stream, size: int) -> Iterator[bytes]:
+    """The first `size` raw bytes of a stream, or all that it has, in chunks."""
+    for at in range(0, len(stream), _CHUNK):
+        tokens_T = stream.read(at, min(_CHUNK, len(stream) - at))
+        chunk = tokens_T[tokens_T < vocabulary.BOS].astype(np.uint8).tobytes()[:size]
+        yield chunk
+        size -= len(chunk)
+        if not size:
+            return
+
+
+def evaluate(lm: LanguageModel, streams, compressor_bytes: int = compressors.BYTES, label: str = "evaluating") -> dict:
     """Everything that `eval --json` holds about some streams.
+
+    However long they are, a few rows of them are in memory at a time. The
+    compressors read the first `compressor_bytes` of them, the same share of
+    each stream, or nothing where it is 0; `compressed_bytes` of the result says
+    how many there were.
 
     bpb counts raw bytes; end_of_document_nats is the mean over ends of
     documents that another document follows. Rates are per position (bytes and
-    BOS): the trunk runs at a BOS too. A model without a trunk has no lag, and
+    BOS): the trunk runs at a BOS too. flops_per_byte is that of documents as
+    long as the config's window (`flops.expected`). A model without a trunk has no lag, and
     its bpb_by_offset is empty.
     """
     streams, began = list(streams), time.monotonic()
@@ -84,11 +104,14 @@ def evaluate(lm: LanguageModel, streams, compress: bool = True, label: str = "ev
     s, positions = total.sums, max(total.sums["positions"], 1.0)
     commits, scratchpads = s["commits"] / positions, s["scratchpads"] / positions
     headless, lags = math.isnan(s["head_nats"]), lm.config.model.trunk.kind != "none"
-    text = (bytes(t[t < vocabulary.BOS].astype(np.uint8)) for t in (x.read(0, len(x)) for x in streams))
+    share = compressor_bytes // len(streams) if streams else 0
+    compressed, read = compressors.bits_per_byte(chunk for x in streams for chunk in beginning(x, share)) if compressor_bytes else (None, 0)
+    # A document begins where the one before it ends, and at the beginning of a stream.
+    begun = sum(len(x) > 0 and int(x.read(0, 1)[0]) == vocabulary.BOS for x in streams)
     return {
         "bpb": total.bpb,
         "bytes": int(s["bytes"]),
-        "documents": int(sum(int((x.read(0, len(x)) == vocabulary.BOS).sum()) for x in streams)),
+        "documents": begun + int(s["ends"]),
         "end_of_document_nats": s["end_nats"] / s["ends"] if s["ends"] else None,
         "entropy_head_bpb": None if headless or not s["bytes"] else s["head_nats"] / s["bytes"] / math.log(2),
         "trunk_calls_per_byte": commits + scratchpads,
@@ -99,7 +122,8 @@ def evaluate(lm: LanguageModel, streams, compress: bool = True, label: str = "ev
         "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(lm.config, commits),
         "bpb_by_offset": total.bpb_by_offset() if lags else [],
         "bytes_by_offset": [int(c) for c in total.bytes_by_offset] if lags else [],
-        "compressors": compressors.bits_per_byte(text) if compress else None,
+        "compressors": compressed,
+        "compressed_bytes": read,
         "seconds": time.monotonic() - began,
         "step": lm.step,
     }

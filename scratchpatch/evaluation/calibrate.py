@@ -82,8 +82,8 @@ def calibrate(
       step: of the checkpoint; the newest where None.
       overrides: dotted config fields to change on the trained weights.
     Returns:
-      field, threshold (nats), target, unit, granularity (the reachable rates on
-      both sides of the target), sample and held_out (bytes, rate, source,
+      field, threshold (nats), target, unit, granularity (the rates on both
+      sides of where the target is crossed), sample and held_out (bytes, rate, source,
       split), settings (overrides under which the rate holds).
     Raises:
       UserError: a kind without a threshold, or a rate that no threshold gives.
@@ -132,7 +132,7 @@ def table(result: dict, workdir: str) -> str:
     rate = result["sample"]["rate"]
     if rate is None or abs(rate - result["target"]) > 0.01 * result["target"]:
         between = " and ".join("no patch" if r is None else f"{r:.4g}" for r in result["granularity"])
-        lines.append(f"  entropies are equal: no threshold gives a rate between {between}")
+        lines.append(f"  the rate jumps between {between} at that threshold: entropies are equal, or ends by max_patch_bytes move")
     flags = " ".join(f"--override {shlex.quote(f'{k}={v}')}" for k, v in result["settings"].items())
     section = result["field"].split(".")[0]
     # What naming a threshold implies on trained weights, a config must say.
@@ -270,7 +270,13 @@ def _rate(section: str, count: int, positions: int) -> float | None:
 
 
 class _Search:
-    """Bisection over all float32 thresholds: the count never rises with the threshold."""
+    """Bisection over all float32 thresholds, as if the count never rose with the threshold.
+
+    Commits do rise, rarely and by little, where patching.max_patch_bytes ends patches: an end that a higher threshold
+    leaves out moves those that are counted in multiples of max_patch_bytes from it, and may move one into the
+    positions that a window answers for. Where the target is crossed several times, one crossing is found, and the
+    rates on its two sides are what is said. Scratchpads never rise.
+    """
 
     def __init__(self, section: str, count: Callable[[float], int], positions: int):
         self.section, self.count, self._positions = section, count, positions
@@ -279,7 +285,7 @@ class _Search:
         return _rate(self.section, count, self._positions)
 
     def find(self, target: float, config) -> tuple[float, list[float | None]]:
-        """The shortest decimal whose rate is nearest to the target, and the reachable rates on both sides of it.
+        """The shortest decimal whose rate is nearest to the target, and the rates on both sides of where it is crossed.
 
         Raises:
           UserError: no threshold comes near; says which rates are reachable.

@@ -1,18 +1,19 @@
 """`scratchpatch eval`: numbers of a run, and what its report shows."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 from absl import logging
 
 from scratchpatch.accounting.account import account
 from scratchpatch.data.mixture import evaluation_stream
+from scratchpatch.evaluation import compressors
 from scratchpatch.evaluation.bpb import evaluate as evaluate_streams
 from scratchpatch.inference.language_model import LanguageModel, load
 from scratchpatch.inference.windows import Head
 from scratchpatch.report.page import write_report
 from scratchpatch.report.passage import Passage
+from scratchpatch.report.run_folder import evaluation_file, read_evaluation
 from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.mixture import own_streams
 from scratchpatch.vocabulary import BOS
@@ -25,12 +26,23 @@ _PASSAGE_BYTES = 1600
 _ALWAYS, _NEVER = -1.0, 1e9
 
 
-def evaluate(workdir, source=None, split="validation", overrides=None, step=None, max_bytes=None, devices=1) -> dict:
+def evaluate(
+    workdir,
+    source=None,
+    split="validation",
+    overrides=None,
+    step=None,
+    max_bytes=None,
+    devices=1,
+    compressor_bytes=compressors.BYTES,
+) -> dict:
     """Evaluate a run's checkpoint; see `bpb.evaluate` for what the result holds.
 
     The run's own validation split on the unchanged model also goes into
     `evaluation.json`, with the same model without scratchpads, a sweep of
-    trigger thresholds and a passage of text, and the report is written anew.
+    trigger thresholds and a passage of text, and the report is written anew;
+    beside those that are there, where they tell of another step than the one
+    that is named, or of more of the text (see `_kind`).
 
     Args:
       workdir: folder of the run.
@@ -40,6 +52,7 @@ def evaluate(workdir, source=None, split="validation", overrides=None, step=None
       step: of the checkpoint; the newest where None.
       max_bytes: read the first so many bytes of each source; all where None.
       devices: that the weights are spread over.
+      compressor_bytes: of the text that gzip, bzip2 and xz read; 0: they are left out.
     """
     lm = load(workdir, step, devices)
     if overrides:
@@ -51,12 +64,30 @@ def evaluate(workdir, source=None, split="validation", overrides=None, step=None
     names = [stream.spec for stream in streams]
     if max_bytes is not None:
         streams = [Head(stream, max_bytes + 1) for stream in streams]
-    result = evaluate_streams(lm, streams) | {"source": ", ".join(names), "split": split, "overrides": overrides or {}}
-    if source is None and split == "validation" and not overrides and max_bytes is None:
-        found = {"step": lm.step, "results": _comparisons(lm, streams, result), "passage": _passage(lm, streams[0]).to_json()}
-        replace_text(Path(workdir) / "evaluation.json", json.dumps(found | {"account": account(lm.config)}, indent=1) + "\n")
-        logging.info("report: %s", write_report(workdir))
+    about = {"source": ", ".join(names), "split": split, "max_bytes": max_bytes, "overrides": overrides or {}}
+    result = evaluate_streams(lm, streams, compressor_bytes) | about
+    if source is None and split == "validation" and not overrides:
+        found = {"step": lm.step, "max_bytes": max_bytes, "results": _comparisons(lm, streams, result)}
+        found |= {"passage": _passage(lm, streams[0]).to_json(), "account": account(lm.config)}
+        kind = _kind(read_evaluation(workdir), lm.step, step is not None, max_bytes)
+        replace_text(evaluation_file(workdir, kind), json.dumps(found, indent=1) + "\n")
+        logging.info("report: %s", write_report(workdir, kind=kind))
     return result
+
+
+def _kind(kept: dict, step: int, named: bool, max_bytes: int | None) -> str:
+    """What the files of an evaluation are called beside evaluation.json and report.html; '' where it may replace them.
+
+    Args:
+      kept: what lies in evaluation.json, {} where there is nothing.
+      step, max_bytes: of the new evaluation.
+      named: whether the user asked for this step; without that it is the newest, whose report is the run's.
+    """
+    known = kept.get("max_bytes")
+    less = max_bytes is not None and (known is None or known > max_bytes)
+    if not kept or not (less or (named and kept.get("step") != step)):
+        return ""
+    return f"_step_{step}" + (f"_first_{max_bytes}_bytes" if max_bytes is not None else "")
 
 
 def _comparisons(lm: LanguageModel, streams, result: dict) -> dict:
@@ -64,7 +95,7 @@ def _comparisons(lm: LanguageModel, streams, result: dict) -> dict:
     without = None
     if scratchpads:
         plain = lm.override({"trigger.kind": "none"})
-        without = evaluate_streams(plain, streams, compress=False, label="without scratchpads")
+        without = evaluate_streams(plain, streams, compressor_bytes=0, label="without scratchpads")
     return {"validation": result, "without_scratchpads": without, "sweep": _sweep(lm, streams)}
 
 
@@ -75,7 +106,7 @@ def _sweep(lm: LanguageModel, streams) -> list[dict]:
     keep = ("bpb", "bytes", "trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte")
 
     def point(threshold, model):
-        at = evaluate_streams(model, parts, compress=False, label="sweep")
+        at = evaluate_streams(model, parts, compressor_bytes=0, label="sweep")
         return {"threshold": threshold, **{name: at[name] for name in keep}}
 
     found, m = [point(None, lm)], lm.config.model

@@ -99,10 +99,10 @@ class LanguageModel:
         reads. Temperature 0 takes the likeliest byte.
 
         Raises:
-          UserError: a negative temperature or max_bytes.
+          UserError: a negative temperature, max_bytes or seed.
         """
-        if temperature < 0 or max_bytes < 0:
-            raise UserError(f"temperature = {temperature} and max_bytes = {max_bytes} must not be negative")
+        if temperature < 0 or max_bytes < 0 or seed < 0:
+            raise UserError(f"temperature = {temperature}, max_bytes = {max_bytes} and seed = {seed} must not be negative")
         rng = np.random.default_rng(seed)
         tokens = [*_tokens(prompt)]
         for _ in range(max_bytes):
@@ -154,9 +154,9 @@ class LanguageModel:
         length = windows.row_length(len(stream), self.config.data.window)
         batch = 1 if len(stream) <= length else max(_TOKENS_PER_CALL // length, 1)
         batch *= mesh_lib.row_shares(mesh_lib.of(self.weights))
-        plan = list(windows.plan(len(stream), length))
-        for i in range(0, len(plan), batch):
-            part = plan[i : i + batch]
+        total = windows.count(len(stream), length)
+        for i in range(0, total, batch):
+            part = [windows.window(k, len(stream), length) for k in range(i, min(i + batch, total))]
             rows = np.stack([stream.read(w.start, length + 1) for w in part])
             rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=vocabulary.PAD)
             found = jax.device_get(self._pass.positions(self.weights, rows))
@@ -232,9 +232,10 @@ def init(config, seed: int = 0) -> LanguageModel:
     """A model with random weights.
 
     Raises:
-      UserError: a config that cannot be.
+      UserError: a config or seed that cannot be.
     """
     config_lib.check(config)
+    config_lib.check_seed(seed)
     return LanguageModel(config, weights_lib.random(config, seed))
 
 

@@ -8,6 +8,7 @@ import functools
 import jax
 from flax import nnx
 
+from scratchpatch import precision
 from scratchpatch.parallel import rules
 
 
@@ -61,4 +62,4 @@ def _backward(how, kept, gradient):
     return of_x, of_kernel.astype(jax.numpy.float32)
 
 
-_product.defvjp(_forward, _backward)
+_product.defvjp(precision.of_arguments(_forward), precision.of_arguments(_backward))

@@ -70,24 +70,27 @@ NUMBERS = (
     ("FLOPs per byte, forward", "flops_per_byte", None),
     ("Trunk KV cache, bytes per byte", "kv_bytes_per_byte", "{:,.1f}"),
     ("Parameters", "parameters", None),
-    ("gzip on the same bytes, BPB", "gzip", "{:.4f}"),
-    ("bzip2 on the same bytes, BPB", "bzip2", "{:.4f}"),
-    ("xz on the same bytes, BPB", "xz", "{:.4f}"),
+    ("gzip, BPB", "gzip", "{:.4f}"),
+    ("bzip2, BPB", "bzip2", "{:.4f}"),
+    ("xz, BPB", "xz", "{:.4f}"),
+    ("First bytes of this text that gzip, bzip2 and xz read", "compressed_bytes", "{:,}"),
 )
-ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "xz")
+ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "xz", "compressed_bytes")
 
 
-def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None) -> Path:
+def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None, kind: str = "") -> Path:
     """Write WORKDIR/report.html and return its path; `baseline` is another run's folder to compare with.
+
+    kind: of the evaluation that it shows, see `run_folder.evaluation_file`; the page's name has it too.
 
     Raises UserError when a folder does not exist, or when the baseline has no
     evaluation.
     """
-    run = RunFolder(workdir)
+    run = RunFolder(workdir, kind)
     other = RunFolder(baseline) if baseline is not None else None
     if other and not other.result("validation"):
         raise UserError(f"the baseline {baseline} has no evaluation: run `{command('eval', baseline)}` first")
-    path = run.path / "report.html"
+    path = run.path / f"report{kind}.html"
     partial = path.with_suffix(".html.partial")
     partial.write_text(document(f"{run.name}: scratchpatch report", _body(run, other)), encoding="utf-8")
     partial.replace(path)
@@ -156,6 +159,8 @@ def _where(what: str, run: RunFolder) -> str:
     if not found:
         return ""
     at = f"{what} at step {_show(found.get('step'))} on {_show(found.get('bytes'))} bytes"
+    if found.get("max_bytes") is not None:
+        at += f" (of each source the first {_show(found['max_bytes'])})"
     documents, source, split = (_show(found.get(key)) for key in ("documents", "source", "split"))
     return f"{at} in {documents} documents of {source} ({split})."
 
@@ -297,7 +302,10 @@ def _compared(run: RunFolder, other: RunFolder | None) -> list[tuple[str, dict]]
 def _shared(run: RunFolder) -> dict:
     """What all evaluations of a run on its validation text have in common."""
     parameters = (run.evaluation.get("account") or {}).get("parameters") or {}
-    return {"parameters": parameters.get("total")} | (run.result("validation").get("compressors") or {})
+    found = run.result("validation")
+    # Of no bytes there is nothing to say.
+    read = {"compressed_bytes": found.get("compressed_bytes") or None}
+    return {"parameters": parameters.get("total")} | (found.get("compressors") or {}) | read
 
 
 def _figure(title: str, note: str, content: str) -> str:

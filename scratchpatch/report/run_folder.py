@@ -20,7 +20,7 @@ from scratchpatch.training.metrics import read_metrics
 
 
 class RunFolder:
-    """config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run.
+    """config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run; `kind`: see `evaluation_file`.
 
     config: dotted field name to value. changes: (step, lines 'name: old -> new')
     of what held from a step on, in order. metrics: one dict per line, those of
@@ -29,7 +29,7 @@ class RunFolder:
     line of metrics.jsonl is none of metrics.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike, kind: str = ""):
         self.path = Path(workdir)
         if not self.path.is_dir():
             raise UserError(f"there is no run at {workdir}: `{command('train', workdir, '--config=FILE')}` makes one")
@@ -41,7 +41,7 @@ class RunFolder:
         training, validation = read_metrics(self.path) if (self.path / "metrics.jsonl").exists() else ([], [])
         self.metrics = training + validation
         self.goodput = goodput.account(self.path)
-        self.evaluation = _object(self.path / "evaluation.json")
+        self.evaluation = read_evaluation(workdir, kind)
 
     def _changes(self) -> list[tuple[int, list[str]]]:
         """Of the settings and of the sources' weights; what cannot be read counts as no change."""
@@ -77,6 +77,16 @@ class RunFolder:
         """Bytes of the windows that one optimizer step reads."""
         values = config_lib.flat(config_lib.default()) | self.config
         return math.prod(values[name] for name in ("training.batch_rows", "data.window"))
+
+
+def evaluation_file(workdir: str | os.PathLike, kind: str = "") -> Path:
+    """Where an evaluation lies; kind: '' of the run's own, else what tells it from that, such as '_step_200'."""
+    return Path(workdir) / f"evaluation{kind}.json"
+
+
+def read_evaluation(workdir: str | os.PathLike, kind: str = "") -> dict:
+    """The evaluator's dict, {} where there is none that can be read."""
+    return _object(evaluation_file(workdir, kind))
 
 
 def command(verb: str, workdir: str | os.PathLike, *more: str) -> str:

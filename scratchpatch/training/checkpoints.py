@@ -36,6 +36,8 @@ from scratchpatch.training.json_files import plain
 from scratchpatch.training.manifest import Damaged, Unreadable
 
 _BEST = "validation_bpb"
+# How long a network file system may hide from one process what another one wrote.
+_SEEN_SECONDS = 120
 
 
 class Checkpoints(CheckpointReader):
@@ -63,7 +65,7 @@ class Checkpoints(CheckpointReader):
             self._clean()
         except OSError as error:
             raise self._unwritable(error) from error
-        for step in self.steps():
+        for step in self.steps() if jax.process_index() == 0 else ():
             try:
                 self._scores[step] = score(manifest.read(self.folder / str(step))["metrics"])
             except (Damaged, Unreadable):
@@ -135,11 +137,21 @@ class Checkpoints(CheckpointReader):
         step = processes.first(lambda: self._choose(abstract_state))
         if step is None:
             return None
+        processes.together(lambda: self._see(step))
         restored = self.read(step, abstract_state)
         self._sound.add(step)
         if self._mirror:
             self._mirror.push(step)
         return restored
+
+    def _see(self, step: int) -> None:
+        """Wait until this process sees a step that the first one chose, and perhaps put there just now."""
+        for path in manifest.parts(self.folder / str(step)):
+            if not processes.appears(path, _SEEN_SECONDS):
+                raise UserError(
+                    f"process {jax.process_index()} does not see {path}, which process 0 does: --workdir must lie on storage "
+                    "that all processes share"
+                )
 
     def _choose(self, abstract: dict[str, Any]) -> int | None:
         step, bad = self._search(abstract, partial=False)
@@ -198,14 +210,25 @@ class Checkpoints(CheckpointReader):
         return self.folder / f"{step}.partial"
 
     def _finish(self, step: int, about: dict[str, Any], response) -> None:
-        """In the background: wait for orbax, write what it wrote, rename the folder into place."""
-        response.result()
-        if jax.process_index() == 0:
-            partial, path = self._partial(step), self.folder / str(step)
-            manifest.write(partial, about)
+        """In the background: wait for orbax, describe what it wrote, rename the folder into place.
+
+        Each process reads back what it wrote itself, and none goes on where another one fails.
+        """
+        partial, path, me = self._partial(step), self.folder / str(step), jax.process_index()
+
+        def written() -> manifest.Files:
+            response.result()
+            return manifest.files(partial, lambda name: stored_arrays.writer(name) == me)
+
+        found = processes.gather(written, "files of a checkpoint")
+
+        def publish() -> None:
+            manifest.write(partial, about, {name: file for files in found for name, file in files.items()})
             if path.exists():
                 remove(path)
             partial.rename(path)
+
+        processes.first(publish, "checkpoint")
         self._sound.add(step)
         self._unread.discard(step)
         self._scores[step] = score(about["metrics"])

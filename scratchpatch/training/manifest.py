@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ _CHUNK_BYTES = 1 << 20
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _PAUSES = (0.2, 1.0)
 T = TypeVar("T")
+# Path under state/ to size and CRC-32.
+Files = dict[str, list[int]]
 
 
 class Damaged(Exception):
@@ -34,11 +36,21 @@ class Unreadable(Exception):
     """A stored step that could not be read, in several tries, which proves nothing about it; says why."""
 
 
-def write(step: Path, about: dict[str, Any]) -> None:
-    """Describe the folder STEP/state: `about` (plain JSON values) and its files. Raises OSError."""
+def files(step: Path, chosen: Callable[[str], bool]) -> Files:
+    """Size and checksum of the files under STEP/state whose names are chosen. Raises OSError."""
     state = step / STATE
-    files = {str(p.relative_to(state)): _size_and_checksum(p) for p in sorted(state.rglob("*")) if p.is_file()}
-    replace_text(step / _ABOUT, _sealed(about | {"files": files}))
+    names = sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
+    return {name: _size_and_checksum(state / name) for name in names if chosen(name)}
+
+
+def write(step: Path, about: dict[str, Any], known: Files | None = None) -> None:
+    """Describe the folder STEP/state: `about` (plain JSON values) and its files. Raises OSError.
+
+    known: of the files, those that others have already described; they are not read.
+    """
+    known = known or {}
+    found = known | files(step, lambda name: name not in known)
+    replace_text(step / _ABOUT, _sealed(about | {"files": dict(sorted(found.items()))}))
 
 
 def read(step: Path) -> dict[str, Any]:
@@ -51,6 +63,12 @@ def read(step: Path) -> dict[str, Any]:
     if _sealed(about) != text:
         raise Damaged(f"the checksum of {_ABOUT} is wrong")
     return about
+
+
+def parts(step: Path) -> Iterator[Path]:
+    """The files that a step consists of, about.json first: it says what the others are. Raises Damaged or Unreadable."""
+    yield step / _ABOUT
+    yield from (step / STATE / name for name in read(step)["files"])
 
 
 def revoke(step: Path) -> None:

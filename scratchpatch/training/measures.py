@@ -22,9 +22,9 @@ class Measures:
         bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends,
         NaN where no document ends.
         Rates are per position, suppressed ones counts; a model without a trunk
-        has none of either. flops_per_second counts useful FLOPs (padding and
-        recomputation excluded); mfu is its share of the chips' dense bf16 peak,
-        left out where that is unknown.
+        has none of either. flops_per_second counts useful FLOPs (padding, keys of
+        other documents and recomputation excluded); mfu is its share of the
+        chips' dense bf16 peak, left out where that is unknown.
         """
         bits = lambda nats: nats / max(sums["bytes"], 1.0) / math.log(2)  # noqa: E731
         positions = max(sums["positions"], 1.0)
@@ -49,9 +49,8 @@ class Measures:
         if "head_nats" in sums:
             found["head_bpb"] = bits(sums["head_nats"])
         if seconds:
-            per_byte = flops.training_flops_per_byte(self._config, commits, scratchpads, self._config.data.window)
             found["bytes_per_second"] = sums["bytes"] / seconds
-            found["flops_per_second"] = per_byte * found["bytes_per_second"]
+            found["flops_per_second"] = flops.trained(self._config, sums) / seconds
             if self._peak:
                 found["mfu"] = found["flops_per_second"] / self._peak
         return found

@@ -17,15 +17,18 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import compilation_cache
+from scratchpatch import config as config_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import rules
 from scratchpatch.training import loss as loss_lib
 from scratchpatch.training import optimizer as optimizer_lib
 
-# A new document starts where documents lately ended: the carried threshold
-# moves by this share of the way per step. No effect without a controller.
+# A new document starts where documents lately ended: the carried threshold moves by this share of the way from where
+# a step's documents started to the mean of where they ended, each counted once. No effect without a controller.
 THRESHOLD_RATE = 0.1
+# Sections of the config whose thresholds a controller may move.
+_CONTROLLED = ("patching", "trigger")
 
 # The running means go over about so many steps, and judge no step before they are of so many.
 MEAN_STEPS, MEAN_LEAST = 100, 20
@@ -163,37 +166,37 @@ class Trainer:
         def part(gradient, rows):
             tokens_BM, entropy_BL = rows
             with rules.summing(self.config.training.gradient_dtype):
-                g, aux = gradient_of(
+                g, total = gradient_of(
                     params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight, entropy_BL
                 )
-            return jax.tree.map(jnp.add, gradient, g), aux
+            return jax.tree.map(jnp.add, gradient, g), total
 
         rows = (batch_ABM, entropy_ABL)
         if len(batch_ABM) == 1:
-            gradient, aux = part(jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: x[0], rows))
-            total, final = aux
+            gradient, total = part(jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: x[0], rows))
         else:
-            gradient, aux_A = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), rows)
-            total, final_A = aux_A
-            total = jax.tree.map(lambda x: x.sum(0), total)
-            final = jax.tree.map(lambda x: x.mean(0), final_A)
+            gradient, total_A = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), rows)
+            total = jax.tree.map(lambda x: x.sum(0), total_A)
+        ended = {f"{name}_threshold": total.pop(f"{name}_threshold") / jnp.maximum(total["documents"], 1.0) for name in _CONTROLLED}
         norm = optax.global_norm(gradient)
         updates, optimizer = optimizer_lib.make(s).update(gradient, state["optimizer"], params)
         loss = total["nats"] / jnp.maximum(targets, 1.0)
         skipped = _reason(loss, norm, state["means"], s)
         new = state | {
             "params": optax.apply_updates(params, updates),
-            "thresholds": {k: self._carried(k, old, final[k]) for k, old in thresholds.items()},
+            "thresholds": {k: self._carried(k, old, ended[k], total["documents"]) for k, old in thresholds.items()},
             "optimizer": optimizer,
             "means": _moved(state["means"], loss, norm),
         }
         state = jax.tree.map(lambda a, b: jnp.where(skipped == 0, a, b), new, state) | {"step": state["step"] + 1}
-        return state, total | {"gradient_norm": norm, "targets": targets, "skipped": skipped} | final
+        return state, total | {"gradient_norm": norm, "targets": targets, "skipped": skipped} | ended
 
-    def _carried(self, name: str, old, end):
-        """A threshold after the step: only a controller moves it."""
-        controlled = self.config[name.removesuffix("_threshold")].gain > 0
-        return old + THRESHOLD_RATE * (end - old) if controlled else old
+    def _carried(self, name: str, old, end, documents):
+        """A threshold after the step: only a controller moves it, and only documents that were there."""
+        section = self.config[name.removesuffix("_threshold")]
+        if section.gain == 0 or section.kind not in config_lib.ENTROPY_PATCHIFIERS:
+            return old
+        return jnp.where(documents > 0, old + THRESHOLD_RATE * (end - old), old)
 
 
 def _no_means() -> dict:

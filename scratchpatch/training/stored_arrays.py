@@ -6,6 +6,7 @@ Arrays are named by the paths of their leaves, such as 'params.trunk.kernel', an
 from __future__ import annotations
 
 import logging as standard_logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,34 @@ try:
 except ImportError:
     from orbax.checkpoint.experimental import v1 as ocp
 
+_OWN = re.compile(r"(?:ocdbt\.)?process_(\d+)")
 _CONTEXT = ocp.Context()
 # A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
 _CONTEXT.async_options.create_directories_asynchronously = False
+# Whoever reads a slice of an array reads the chunks that it lies in, whole: of a chunk the most bytes. Orbax cuts axes
+# into equal pieces, so one with a larger prime factor than this would fall into crumbs, and stays whole.
+_CHUNK_BYTES, _PRIME = 1 << 24, 256
+
+
+def _storage(_: Any, array: Any) -> Any:
+    """How an array is cut into chunks on disk; None: one for each share that a device has."""
+    shape = array.sharding.shard_shape(array.shape) if isinstance(array, jax.Array) else array.shape
+    if any(_largest_prime(length) > _PRIME for length in shape):
+        return None
+    return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=_CHUNK_BYTES)
+
+
+def _largest_prime(number: int) -> int:
+    """Factor of a number; 1 of 0 and 1."""
+    factor, largest = 2, 1
+    while factor * factor <= number:
+        while number % factor == 0:
+            number, largest = number // factor, factor
+        factor += 1
+    return max(number, largest) if number > 1 else largest
+
+
+_CONTEXT.array_options.saving.scoped_storage_options_creator = _storage
 
 
 def _keep(record: standard_logging.LogRecord) -> bool:
@@ -46,6 +72,15 @@ def read(path: Path, targets: dict[str, Any]) -> list[jax.Array]:
     """The arrays of names to jax.ShapeDtypeStruct, each where its sharding says; without one on this process's first."""
     values = ocp.load_checkpointables(path, _grouped({name: _with_sharding(leaf) for name, leaf in targets.items()}))
     return [values[group(name)][name] for name in targets]
+
+
+def writer(name: str) -> int:
+    """The process that wrote a file of a step, by its path: of most files, orbax gives each process a folder of its own.
+
+    Those that all processes have in common are the first one's.
+    """
+    own = next((match for part in name.split("/") if (match := _OWN.fullmatch(part))), None)
+    return int(own[1]) if own else 0
 
 
 def named(state: dict[str, Any]) -> dict[str, Any]:

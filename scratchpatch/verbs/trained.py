@@ -9,6 +9,7 @@ from absl import flags
 
 from scratchpatch import compilation_cache, output
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import compressors
 from scratchpatch.verbs.verb import (
     Flags,
     Verb,
@@ -43,6 +44,13 @@ def _define_eval(values: Flags) -> None:
     flags.DEFINE_integer(
         "devices", 1, "Spread the weights over so many devices of this machine.", lower_bound=1, flag_values=values
     )
+    flags.DEFINE_integer(
+        "compressor_bytes",
+        compressors.BYTES,
+        "Let gzip, bzip2 and xz read so many bytes of the text, the same number from the beginning of each source; 0: none.",
+        lower_bound=0,
+        flag_values=values,
+    )
 
 
 def _check_eval(values: Flags) -> None:
@@ -64,6 +72,7 @@ def _eval(values: Flags) -> int:
             step=values.step,
             max_bytes=values.max_bytes,
             devices=values.devices,
+            compressor_bytes=values.compressor_bytes,
         )
     if values.output:
         Path(values.output).write_text(output.as_json(result) + "\n", encoding="utf-8")
@@ -85,7 +94,7 @@ def _define_calibrate(values: Flags) -> None:
     source_flag(values)
     split_flag(values, "train")
     flags.DEFINE_integer(
-        "sample_bytes", 1 << 18, "Bytes of the sample, about, and of the held-out text.", lower_bound=1, flag_values=values
+        "sample_bytes", 1 << 18, "Bytes of the sample, about, and of the held-out text; memory grows with them, and not with the text.", lower_bound=1, flag_values=values
     )
 
 
@@ -211,7 +220,11 @@ VERBS = {
         _define_eval,
         _check_eval,
         required=("workdir",),
-        details=("Every raw byte of every document counts exactly once; gzip, bzip2 and xz stand beside it.",),
+        details=(
+            "Every raw byte of every document counts exactly once; gzip, bzip2 and xz of its beginning stand beside it.",
+            "The run's own validation split on the unchanged model also makes evaluation.json and report.html. With --step, or",
+            "with --max_bytes, they are named after it (report_step_200.html) where the others tell of another step, or of more.",
+        ),
     ),
     "calibrate": Verb(
         "Find the threshold at which a run's model makes patches, or scratchpads, at a wanted rate.",

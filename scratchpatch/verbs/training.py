@@ -47,12 +47,13 @@ def _train(values: Flags) -> int:
         try:
             heartbeat.start()
             compilation_cache.enable()
-            from scratchpatch.parallel import processes
+            from scratchpatch.parallel import last_words, processes
 
             processes.start(values.distributed)
             from scratchpatch.training.loop import train
 
-            finished = train(values.config, values.workdir, began, notices)
+            with last_words.told():
+                finished = train(values.config, values.workdir, began, notices)
         except Stopped:
             print(f"scratchpatch: stopped by {notices.stopped_by} before anything began", file=sys.stderr)
     return 0 if finished else values.stopped_code

@@ -26,6 +26,15 @@ def test_whole_keeps_the_order_of_the_source(tmp_path, write_texts, awkward):
     assert meta["checksum"] == hashlib.blake2b((place / build.STREAM).read_bytes(), digest_size=16).hexdigest()
 
 
+def test_the_checksum_knows_where_a_part_ends(tmp_path, write_texts, monkeypatch):
+    """Documents in one order may be dealt otherwise, as older versions did by their names."""
+    spec, found = write_texts([b"a", b"b", b"c", b"d"]), set()
+    for parts in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2]):
+        monkeypatch.setattr(build.splits, "assign", lambda *_, parts=parts: np.array(parts, np.int8))
+        found.add(run(tmp_path / str(parts), spec, "split")["checksum"])
+    assert len(found) == 3
+
+
 def test_split_parts_lie_one_after_the_other(tmp_path, write_texts):
     documents = [bytes([i]) * (i + 1) for i in range(40)]
     meta = run(tmp_path / "index", write_texts(documents), "split")

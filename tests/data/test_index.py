@@ -47,7 +47,7 @@ def documents_of(spec, split, cache, held_out=0.2):
         return []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(documents=st.lists(st.binary(min_size=1, max_size=3), min_size=3, max_size=30), more=st.lists(st.binary(min_size=1, max_size=3)))
 def test_a_document_that_is_added_moves_no_other_and_equal_ones_are_on_one_side(tmp_path_factory, documents, more):
     folder = tmp_path_factory.mktemp("texts")

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from scratchpatch.data import sources
@@ -76,6 +78,34 @@ def test_a_glob_is_recursive_sorted_and_named_below_its_fixed_part(tmp_path):
     assert names == ["a.txt", "b/2.txt", "b/c/1.txt"]
     assert [name for name, _ in sources.parse(f"text:{tmp_path}/b/*").files()] == ["2.txt", "no.md"]
     assert [name for name, _ in sources.parse(f"text:{tmp_path}/b/2.txt").files()] == ["2.txt"]
+
+
+def linked(tmp_path):
+    """Files a/1.txt, a/b/2.txt and c/3.txt; links to their parent, to each other's folder, to a file, to nothing."""
+    for name in ("a/1.txt", "a/b/2.txt", "c/3.txt"):
+        (tmp_path / "top" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "top" / name).write_text(name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/4.txt").write_text("4")
+    for link, target in {
+        "a/0up": "..", "a/b/around": "../..", "0again": "a", "c/over": "../a/b", "a/0.txt": "1.txt", "y": "../out", "x": "../out"
+    }.items():  # fmt: skip
+        (tmp_path / "top" / link).symlink_to(target)
+    os.link(tmp_path / "top/c/3.txt", tmp_path / "top/c/5.txt")
+    return tmp_path / "top"
+
+
+@pytest.mark.parametrize("scheme", ["text:", "text:file://"])
+def test_links_put_no_file_in_twice_and_circles_end(tmp_path, scheme):
+    top = linked(tmp_path)
+    names = lambda pattern: [name for name, _ in sources.parse(f"{scheme}{top}/{pattern}").files()]  # noqa: E731
+    # Under its own name where it has one, else under the first link's.
+    assert names("**/*.txt") == names("**") == ["a/1.txt", "a/b/2.txt", "c/3.txt", "x/4.txt"]
+    assert names("*/*.txt") == ["a/1.txt", "c/3.txt", "x/4.txt"]
+    assert names("**/b/**/*.txt") == ["a/b/2.txt", "a/b/around/a/1.txt", "a/b/around/c/3.txt", "a/b/around/x/4.txt"]
+    assert names("c/over/*.txt") == ["2.txt"]
+    assert names("*/**/2.txt") == ["a/b/2.txt"]
+    assert names("a/*.txt") == ["1.txt"] and names("a/0.txt") == ["0.txt"]
 
 
 def test_a_file_may_be_named_like_a_pattern(tmp_path):

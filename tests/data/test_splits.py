@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratchpatch import config
 from scratchpatch.data import splits
 from scratchpatch.errors import UserError
 
@@ -12,6 +13,16 @@ def test_a_name_and_a_document_hash_the_same_everywhere():
     assert splits.name_place("\udcff") != splits.name_place("")
     assert splits.digest(b"").hex() == "c293e1ddb955a6d27f4d28a3dd83b6d8"
     assert splits.digest(b"a") != splits.digest(b"b") and len(splits.digest(b"a")) == 16
+
+
+def test_the_config_knows_the_same_shares():
+    made = config.default()
+    assert made.data.held_out == splits.SHARE
+    made.data.held_out = splits.LARGEST_SHARE
+    config.check(made)
+    made.data.held_out += 0.001
+    with pytest.raises(UserError, match="data.held_out"):
+        config.check(made)
 
 
 def test_shares_are_kept():

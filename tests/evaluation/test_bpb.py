@@ -6,6 +6,7 @@ Legend: T positions of a stream.
 import functools
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scratchpatch.evaluation import bpb, compressors
 from scratchpatch.inference import windows
 from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.vocabulary import BOS
+from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 from tests.evaluation.pieces import random_weights
 from tests.inference.models import WINDOW, language_model, some_bytes
@@ -63,7 +64,51 @@ def test_streams_add_up():
     each = [found(*part) for part in parts]
     bits = sum(e["bpb"] * e["bytes"] for e in each)
     assert whole["bpb"] == pytest.approx(bits / whole["bytes"], rel=1e-6)
-    assert whole["compressors"] == compressors.bits_per_byte(DOCUMENTS)
+    assert whole["compressors"] == compressors.bits_per_byte(DOCUMENTS)[0]
+
+
+@pytest.mark.parametrize("size, each", ((60, 30), (61, 30), (2, 1)))
+def test_the_compressors_read_the_beginning_of_each_stream(size, each, monkeypatch):
+    monkeypatch.setattr(bpb, "_CHUNK", 7)
+    parts = DOCUMENTS[:3], DOCUMENTS[3:]
+    result = bpb.evaluate(language_model(), [stream(*part) for part in parts], compressor_bytes=size)
+    beginnings = [b"".join(part)[:each] for part in parts]
+    assert (result["compressors"], result["compressed_bytes"]) == compressors.bits_per_byte(beginnings)
+    assert result["compressed_bytes"] == 2 * each and result["bytes"] == sum(map(len, DOCUMENTS))
+
+
+class Counting:
+    """A stream that notes the longest piece that was read of it."""
+
+    def __init__(self, positions: int):
+        self.positions, self.longest = positions, 0
+
+    def __len__(self) -> int:
+        return self.positions
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        self.longest = max(self.longest, length)
+        at_T = np.arange(start, start + length)
+        return np.where(at_T < self.positions, np.where(at_T % 100 == 0, BOS, at_T % 100), PAD).astype(np.int32)
+
+
+def test_a_long_stream_is_read_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(bpb, "_CHUNK", 64)
+    text = Counting(4000)
+    result = bpb.evaluate(language_model(), [text])
+    assert (result["documents"], result["bytes"], result["compressed_bytes"]) == (40, 3960, 3960)
+    assert text.longest == 64
+
+
+def test_a_beginning_costs_no_memory_for_what_follows():
+    lm = language_model()
+    next(lm.positions(Counting(10**5)))
+    tracemalloc.start()
+    try:
+        next(lm.positions(Counting(10**8)))
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_lag_curve_adds_up_to_the_whole():
@@ -122,8 +167,8 @@ def test_rates_are_per_position():
 @pytest.mark.parametrize("kind, calls", (("every", 1.0), ("none", None)))
 def test_the_trunk_runs_once_for_each_slot(kind, calls):
     lm = language_model().override({"trigger.kind": kind})
-    result = bpb.evaluate(lm, [stream(*DOCUMENTS)], compress=False)
-    assert result["compressors"] is None
+    result = bpb.evaluate(lm, [stream(*DOCUMENTS)], compressor_bytes=0)
+    assert result["compressors"] is None and result["compressed_bytes"] == 0
     if kind == "every":
         assert result["trunk_calls_per_byte"] == 1.0 and result["scratchpads_per_byte"] > 0.75
     else:

@@ -10,7 +10,8 @@ TEXT = b"the cat sat on the mat; the dog sat on the log. " * 40
 
 
 def test_bits_per_byte_are_those_of_the_compressors():
-    found = compressors.bits_per_byte([TEXT])
+    found, size = compressors.bits_per_byte([TEXT])
+    assert size == len(TEXT)
     assert found == {
         "gzip": 8 * len(gzip.compress(TEXT, 9, mtime=0)) / len(TEXT),
         "bzip2": 8 * len(bz2.compress(TEXT, 9)) / len(TEXT),
@@ -26,9 +27,9 @@ def test_chunks_are_one_file():
 
 def test_a_byte_costs_at_least_its_header():
     # gzip: 10 bytes of header, 8 of trailer, 3 of an empty-ended block with one literal.
-    assert compressors.bits_per_byte([b"a"])["gzip"] == 8 * 21
+    assert compressors.bits_per_byte([b"a"])[0]["gzip"] == 8 * 21
 
 
 @pytest.mark.parametrize("chunks", ([], [b""], [b"", b""]))
 def test_no_bytes_have_no_rate(chunks):
-    assert compressors.bits_per_byte(chunks) == {"gzip": None, "bzip2": None, "xz": None}
+    assert compressors.bits_per_byte(chunks) == ({"gzip": None, "bzip2": None, "xz": None}, 0)

@@ -8,7 +8,10 @@ import pytest
 
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import verbs
 from scratchpatch.evaluation.verbs import evaluate
+from scratchpatch.model import weights as weights_lib
+from scratchpatch.training.checkpoints import Checkpoints
 from tests import runs
 
 
@@ -100,13 +103,54 @@ def test_max_bytes_reads_the_beginning(run):
 
 
 def test_a_model_without_scratchpads_or_entropies_has_nothing_to_compare(tmp_path):
-    _, workdir = runs.untrained(tmp_path, {"patching.kind": "byte", "trigger.kind": "none", "model.entropy_head.weight": 0.0})
+    _, workdir = runs.untrained(tmp_path, BYTE_LEVEL)
     result = evaluate(workdir)
     assert result["trunk_calls_per_byte"] == 1 and result["entropy_head_bpb"] is None
     kept = json.loads((workdir / "evaluation.json").read_text())
     assert [at["threshold"] for at in kept["results"]["sweep"]] == [None]
     assert kept["results"]["without_scratchpads"] is None
     assert set(kept["passage"]["entropy"]) == {None}
+
+
+BYTE_LEVEL = {"patching.kind": "byte", "trigger.kind": "none", "model.entropy_head.weight": 0.0}
+
+
+def test_a_report_says_what_was_read_and_no_lesser_one_takes_its_place(tmp_path):
+    made, workdir = runs.untrained(tmp_path, BYTE_LEVEL)
+    checkpoints = Checkpoints(workdir / "checkpoints", made, 2)
+    checkpoints.save(5, weights_lib.random(made, 1))
+    checkpoints.close()
+    files = lambda: {p.name for p in workdir.glob("*.html")} | {p.name for p in workdir.glob("evaluation*.json")}  # noqa: E731
+    result = evaluate(workdir, max_bytes=300)
+    kept = json.loads((workdir / "evaluation.json").read_text())
+    assert (kept["step"], kept["max_bytes"]) == (5, 300) and kept["results"]["validation"] == result
+    assert "at step 5 on" in (workdir / "report.html").read_text() and "of each source the first 300" in (workdir / "report.html").read_text()
+    before = {name: (workdir / name).read_bytes() for name in files()}
+    assert before.keys() == {"evaluation.json", "report.html"}
+    other = evaluate(workdir, step=0, max_bytes=200, compressor_bytes=0)
+    assert (other["step"], other["compressors"], other["max_bytes"]) == (0, None, 200)
+    assert files() == before.keys() | {"evaluation_step_0_first_200_bytes.json", "report_step_0_first_200_bytes.html"}
+    assert {name: (workdir / name).read_bytes() for name in before} == before
+    assert "at step 0 on" in (workdir / "report_step_0_first_200_bytes.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "kept, step, named, max_bytes, kind",
+    [
+        ({}, 200, True, None, ""),
+        ({"step": 200, "max_bytes": None}, 200, True, None, ""),
+        ({"step": 200, "max_bytes": None}, 300, False, None, ""),
+        ({"step": 300, "max_bytes": None}, 200, True, None, "_step_200"),
+        ({"step": 200}, 300, True, None, "_step_300"),
+        ({"step": 200}, 200, False, 1000, "_step_200_first_1000_bytes"),
+        ({"step": 200, "max_bytes": 1000}, 200, False, 999, "_step_200_first_999_bytes"),
+        ({"step": 200, "max_bytes": 1000}, 300, False, 1000, ""),
+        ({"step": 200, "max_bytes": 1000}, 200, False, None, ""),
+        ({"step": 300, "max_bytes": 1000}, 200, True, 1000, "_step_200_first_1000_bytes"),
+    ],
+)
+def test_what_an_evaluation_may_replace(kept, step, named, max_bytes, kind):
+    assert verbs._kind(kept, step, named, max_bytes) == kind
 
 
 @pytest.mark.parametrize(

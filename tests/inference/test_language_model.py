@@ -159,7 +159,7 @@ def test_generation_ends_where_the_document_does():
     assert ending.generate(b"ab", max_bytes=9) == b"xx"
 
 
-@pytest.mark.parametrize("bad", ({"temperature": -1.0}, {"max_bytes": -1}))
+@pytest.mark.parametrize("bad", ({"temperature": -1.0}, {"max_bytes": -1}, {"seed": -1}))
 def test_negative_wishes_are_refused(bad):
     with pytest.raises(UserError, match="-1.*must not be negative"):
         language_model().generate(b"", **bad)

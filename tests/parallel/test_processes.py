@@ -5,6 +5,7 @@ JAX's own detection runs; its network (coordination service, metadata server, na
 
 import os
 import sys
+import threading
 import types
 
 import jax
@@ -142,3 +143,18 @@ def test_no_cluster_says_what_was_looked_for(joined):
 def test_a_job_without_a_step_says_what_is_not_set(joined):
     with pytest.raises(UserError, match=r"no SLURM step \(SLURM_STEP_NODELIST, SLURM_LOCALID not set: start it with srun\)"):
         joined({name: value for name, value in SLURM.items() if name not in ("SLURM_STEP_NODELIST", "SLURM_LOCALID")})
+
+
+def test_a_file_that_appears_later_is_waited_for(tmp_path):
+    path = tmp_path / "new" / "file"
+    assert not processes.appears(path, 0)
+
+    def write():
+        path.parent.mkdir()
+        path.touch()
+
+    later = threading.Timer(0.3, write)
+    later.start()
+    assert processes.appears(path, 60)
+    later.join()
+    assert processes.appears(path, 0)

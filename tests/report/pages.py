@@ -73,6 +73,7 @@ def evaluation(**more) -> dict:
         "bpb_by_offset": [2.2, 2.3, 2.4, None],
         "bytes_by_offset": [1000, 1000, 1000, 0],
         "compressors": {"gzip": 2.625, "bzip2": 2.125, "xz": 2.0625},
+        "compressed_bytes": 4096,
         "source": "stdlib:code",
         "split": "validation",
         "step": 40,

@@ -152,7 +152,8 @@ def test_numbers(run, baseline):
     assert found["Trunk KV cache, bytes per byte"] == ["256.0"] * 3
     assert found["Parameters"] == ["1.23M", "1.23M", "1M"]
     for name, value in (("gzip", "2.6250"), ("bzip2", "2.1250"), ("xz", "2.0625")):
-        assert found[f"{name} on the same bytes, BPB"] == [value] * 3
+        assert found[f"{name}, BPB"] == [value] * 3
+    assert found["First bytes of this text that gzip, bzip2 and xz read"] == ["4,096"] * 3
 
 
 def test_passage_config_and_commands(run):

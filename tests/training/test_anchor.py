@@ -8,7 +8,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation.verbs import evaluate
-from scratchpatch.training import mixture
+from scratchpatch.training import branch, mixture
 from scratchpatch.training.anchor import anchored
 from scratchpatch.training.loop import train
 from scratchpatch.training.workdir import guard_workdir, load_config
@@ -35,9 +35,9 @@ def test_sources_and_paths_are_absolute_and_all_else_stays(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setattr("scratchpatch.data.paths.system", lambda url: pytest.fail(f"{url} is no matter of this machine"))
-    here = anchored(made({k: v for k, v in RELATIVE.items() if k != "data.sources"} | {"data.sources": RELATIVE["data.sources"][:3]}))
+    here = anchored(made(RELATIVE))
     assert config_lib.flat(here)["data.sources"] == [
-        [f"text:{tmp_path}/data/*.txt", 1.0], [f"jsonl:{tmp_path.parent}/x.jsonl#body", 2.0], ["stdlib:code", 1.0]
+        [f"text:{tmp_path}/data/*.txt", 1.0], [f"jsonl:{tmp_path.parent}/x.jsonl#body", 2.0], ["stdlib:code", 1.0], ["text:gs://b/*", 1.0]
     ]  # fmt: skip
     assert config_lib.flat(here)["data.validation_sources"] == [
         [f"hf:{tmp_path}/set@dev#t", 1.0], ["prepared:/home/me/p", 1.0], ["tfds:mnist@test#x", 1.0]
@@ -81,6 +81,10 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
         evaluate(project / "run")
     monkeypatch.chdir(project)
     assert evaluate("run")["bytes"] == stream.bytes
+    branched = runs.config(project, runs.ENTROPY_MODEL | {"data.sources": config.data.sources, "training.continue_from": "run@2"})
+    (project / "branch").mkdir()
+    branch.begin(anchored(branched), project / "branch")
+    assert (project / "branch/data.json").exists()
     assert train(config, "run")
     assert json.loads((project / "run/data.json").read_text())["validation_checksums"] == data["validation_checksums"]
 

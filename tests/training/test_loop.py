@@ -189,8 +189,8 @@ def test_a_model_that_leaks_is_not_trained_unless_the_user_insists(tmp_path, mon
     request = triggers.request
 
     def peeking(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest):
-        wish_BL, threshold_B = request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest)
-        return jnp.roll(wish_BL, -1, axis=1) & eligible_BL, threshold_B
+        wish_BL, threshold_BL = request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest)
+        return jnp.roll(wish_BL, -1, axis=1) & eligible_BL, threshold_BL
 
     monkeypatch.setattr(triggers, "request", peeking)
     fields = {"trigger.kind": "whitespace", "training.steps": 3}

@@ -53,3 +53,18 @@ def test_no_changed_byte_of_the_description_passes(step):
         path.write_text(text)
         with pytest.raises(Damaged, match="about.json"):
             manifest.read(step)
+
+
+def test_files_that_others_describe_are_not_read(step):
+    """Whatever nobody described is."""
+    known = manifest.files(step, lambda name: name.startswith("c/"))
+    assert known == {"c/z": manifest.read(step)["files"]["c/z"]}
+    (step / "state" / "c" / "z").unlink()
+    before = manifest.read(step)
+    manifest.write(step, {"step": 3, "note": "é"}, known)
+    assert manifest.read(step) == before
+
+
+def test_the_parts_of_a_step(step):
+    names = ["about.json", "state/a/b/y", "state/a/x", "state/c/z", "state/top"]
+    assert [str(path.relative_to(step)) for path in manifest.parts(step)] == names

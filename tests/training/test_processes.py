@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 
 import scratchpatch as sp
+from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import rendezvous
-from scratchpatch.training import lock
+from scratchpatch.training import lock, manifest
 from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
 from tests import drill, tiny
+from tests import runs as runs_lib
 
 PROCESSES, DEVICES = 4, 2
 FIELDS = {
@@ -57,11 +60,9 @@ sys.exit(cli.script())
 """
 
 
-def command(folder, name: str, *flags: str, program=("-m", "scratchpatch")) -> list[str]:
-    config = folder / "config.json"
+def command(folder, name: str, *flags: str, program=("-m", "scratchpatch"), config=None) -> list[str]:
+    config = config or folder / "config.json"
     if not config.exists():
-        from scratchpatch import config as config_lib
-
         config.write_text(json.dumps({"config": config_lib.flat(tiny.config(FIELDS | {"mesh.data": -1}))}))
     return [sys.executable, *program, "train", f"--config={config}", f"--workdir={folder}/{name}", *flags]
 
@@ -228,3 +229,75 @@ def test_what_fails_in_the_first_process_ends_all_with_its_message(tmp_path):
     assert "scratchpatch: process 0 failed: OSError: [Errno 5] it broke; its own output says where" in found[1][1]
     # What was begun for a run that never trained is free again.
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("form", ["run", "exported"])
+def test_two_processes_start_from_weights_that_neither_holds_whole(started, form):
+    """With the losses of one process; a process is given half of the weights, and what is small."""
+    folder, losses = started
+    flags = [f"--config.training.init_from={folder}/from/{form}", "--config.mesh.fsdp=4"]
+    found = ends(start(folder, f"two {form}", 2, 2, own=[flags] * 2, program=["-c", STARTING], config=folder / "from.json"))
+    assert [code for code, _ in found] == [0, 0], found
+    np.testing.assert_allclose([x for _, x in metrics(folder / f"two {form}")], losses, rtol=2e-5)
+    for _, said in found:
+        held, whole = (int(x) for x in said.split("holds ")[1].split(" bytes")[0].split(" of "))
+        assert held < 0.6 * whole, said
+    # Each process has read what it wrote, and the first one what is everybody's; together that is all.
+    path = folder / f"two {form}" / "checkpoints" / "3"
+    files = manifest.read(path)["files"]
+    manifest.check(path, manifest.read(path), skipped=())
+    assert set(files) == {str(file.relative_to(path / "state")) for file in path.glob("state/**/*") if file.is_file()}
+    for process, (_, said) in enumerate(found):
+        # What the first one writes it tells the others: a shared disk may hide it from them for a while.
+        opened = {name for name in ("config.json", "data.json") if f"opens {folder}/two {form}/{name}\n" in said}
+        assert opened == ({"config.json", "data.json"} if process == 0 else set()), said
+        read = {line.partition("3.partial/state/")[2] for line in said.splitlines() if line.startswith("reads ")} - {""}
+        assert read == {name for name in files if ("process_1" in name) == (process == 1)}
+        assert sum(size for name, (size, _) in files.items() if name in read) > 10_000
+
+
+# As `-m scratchpatch`, but it says what of the weights that it starts from is in this process, which files of
+# checkpoints it reads for their checksums, and which .json files it opens.
+STARTING = """
+import sys
+import jax
+from scratchpatch import cli
+from scratchpatch.evaluation import audit
+from scratchpatch.training import initial, manifest
+
+audit.audit = lambda config, weights: audit.AuditReport((), {}, 0.0)
+load = initial.load
+
+def said(*arguments):
+    found = load(*arguments)
+    arrays = jax.tree.leaves(found)
+    held = sum(shard.data.nbytes for x in arrays for shard in x.addressable_shards)
+    print("holds", held, "of", sum(x.nbytes for x in arrays), "bytes", flush=True)
+    return found
+
+checksum = manifest._size_and_checksum
+
+def read(path, *more):
+    print("reads", path, flush=True)
+    return checksum(path, *more)
+
+initial.load, manifest._size_and_checksum = said, read
+sys.addaudithook(lambda event, args: print("opens", args[0], flush=True) if event == "open" and str(args[0]).endswith(".json") else None)
+sys.exit(cli.script())
+"""
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A folder with weights as a run and exported, a config from.json, and the losses of one process from there."""
+    folder = tmp_path_factory.mktemp("started")
+    fields = runs_lib.WITH_ENTROPY_MODEL | {"training.steps": 3, "training.batch_rows": 4}
+    made, workdir = runs_lib.untrained(folder / "from", fields, tiny.weights)
+    sp.export(sp.load(workdir), folder / "from" / "exported", layout="unstacked")
+    (folder / "from.json").write_text(json.dumps({"config": config_lib.flat(made)}))
+    config = config_lib.from_flat(config_lib.flat(made) | {"training.init_from": str(workdir)})
+    with pytest.MonkeyPatch.context() as patch:
+        runs_lib.leave_out_audit(patch.setattr)
+        runs_lib.compile_quickly(patch.setattr)
+        train(config, folder / "one")
+    return folder, [x for _, x in metrics(folder / "one")]
