@@ -4,7 +4,7 @@ import pytest
 
 from scratchpatch.errors import UserError
 from scratchpatch.model import weights
-from tests import tiny
+from tests import runs, tiny
 
 
 def test_split_and_merge_are_inverse_and_abstract_has_the_same_shapes():
@@ -18,6 +18,23 @@ def test_split_and_merge_are_inverse_and_abstract_has_the_same_shapes():
     assert {k: float(v) for k, v in made["thresholds"].items()} == pytest.approx(
         {"patching_threshold": 1.335, "trigger_threshold": 1.5}
     )
+
+
+BLT = {
+    "model.encoder.ngrams": (3, 4),
+    "model.pooling.kind": "max_query",
+    "model.decoder.injection": "cross_attention",
+    "model.cross_residual": 2,
+}
+
+
+@pytest.mark.parametrize("fields", [{}, BLT, runs.WITH_ENTROPY_MODEL, runs.ENTROPY_MODEL], ids=["own", "blt", "separate", "bytes"])
+def test_definitions_are_keys_that_know_no_thresholds(fields):
+    """Compiled programs are kept by them."""
+    one, other = (weights.abstract(tiny.config(fields | {"trigger.threshold": nats}))[0] for nats in (1.0, 2.0))
+    assert {one: "program"}[other] == "program"
+    changed, _ = weights.abstract(tiny.config(fields | {"model.norm_eps": 1e-3}))
+    assert changed != one
 
 
 def test_the_seed_alone_decides_the_weights():
