@@ -6,6 +6,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$root/launch/setup.sh"
 cd "$root"
-.venv/bin/python -m scratchpatch train --config=experiments/quickstart.py --workdir=runs/quickstart
+# A run that Ctrl-C stops is not evaluated: another exit code than 0 ends this script.
+.venv/bin/python -m scratchpatch train --config=experiments/quickstart.py --workdir=runs/quickstart --stopped_code=75
 .venv/bin/python -m scratchpatch eval --workdir=runs/quickstart
 echo "report: $root/runs/quickstart/report.html"

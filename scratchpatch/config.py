@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import ml_collections
 
-from scratchpatch import vocabulary
+from scratchpatch import schema, vocabulary
 from scratchpatch.errors import UserError
 
 Check = Callable[[Any], str | None]
@@ -45,6 +46,15 @@ def _size(value) -> str | None:
     return None if value == -1 or value >= 1 else "must be at least 1, or -1 for the devices that the other axes leave"
 
 
+def _spike(value) -> str | None:
+    return None if value == 0 or value > 1 else "must be above 1, such as 3.0, or 0 for no limit"
+
+
+def _branch(value) -> str | None:
+    workdir, at, step = value.rpartition("@")
+    return None if not value or (workdir and step.isdecimal()) else "must be RUN@STEP, such as 'runs/first@2000'"
+
+
 def _sizes(value) -> str | None:
     return None if all(type(n) is int and 2 <= n <= 16 for n in value) else "must hold whole numbers from 2 to 16, such as (3, 4, 5)"
 
@@ -54,9 +64,17 @@ def _sources(value) -> str | None:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             return "must hold (SPEC, weight) pairs, such as (('text:books/*.txt', 1.0),)"
         spec, weight = item
-        if not isinstance(spec, str) or not isinstance(weight, (int, float)) or weight <= 0:
-            return f"holds {item!r}: wanted (SPEC, weight) with a weight above 0"
+        if not isinstance(spec, str) or not _is_weight(weight):
+            return f"holds {item!r}: wanted (SPEC, weight) with a weight above 0, and finite"
+    if not _is_weight(sum(weight for _, weight in value) or 1):
+        return "has weights whose sum is not finite"
     return None
+
+
+def _is_weight(value) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value <= sys.float_info.max
 
 
 def _specs(value) -> list[str]:
@@ -70,7 +88,9 @@ class Field:
     `free` marks a field that may change when a run resumes: it moves work
     between machines or changes how often something is saved or measured, never
     what is computed. Of one with `kept`, all else may change: a batch is what
-    it was before the step at which the run resumes.
+    it was before the step at which the run resumes. One that is `later` may
+    change likewise, from the step on at which the run resumes. `path` marks a
+    path, which a run keeps as an absolute one.
     """
 
     name: str
@@ -80,6 +100,8 @@ class Field:
     check: Check
     free: bool = False
     kept: Callable[[Any], Any] | None = None
+    path: bool = False
+    later: bool = False
 
 
 ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
@@ -90,16 +112,21 @@ TRUNKS = ("transformer", "none")
 INJECTIONS = ("add", "cross_attention")
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("cosine", "wsd", "constant")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 
+# Seeds are JAX's uint32.
+LARGEST_SEED = 2**32 - 1
+
 FIELDS = (
-    Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _at_least(0)),
+    Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _between(0, LARGEST_SEED)),
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#column], array_record:GLOB, tfds:NAME[@split][#field], hf:DIR[@split][#field], prepared:DIR. When a run resumes, the weights may change, from then on.", _sources, kept=_specs),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
+    Field("data.held_out", 0.025, "share", "Documents of a source that validate, and as many that test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate.", _between(0.0, 0.4)),
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
     Field("data.entropies", False, "", "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
-    Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True),
+    Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True, path=True),
     Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),
     Field("data.prefetch", 4, "batches", "Batches held ready for the loop.", _at_least(1), free=True),
     Field("model.d_byte", 256, "", "Width of the byte states (encoder, entropy head, decoder).", _at_least(2)),
@@ -118,7 +145,7 @@ FIELDS = (
     Field("model.entropy_head.weight", 1.0, "", "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained.", _at_least(0.0)),
     Field("model.entropy_head.stop_gradient", True, "", "Keep the entropy head's gradient out of the encoder.", _any),
     Field("model.entropy_model.layers", 0, "layers", "Depth of a separate, frozen byte model whose entropies the decisions read (BLT); 0: they read the entropy head's.", _at_least(0)),
-    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _any),
+    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _any, path=True),
     Field("model.entropy_model.d_byte", 256, "", "Width of the entropy model.", _at_least(2)),
     Field("model.entropy_model.heads", 4, "heads", "Attention heads of the entropy model.", _at_least(1)),
     Field("model.entropy_model.window", 512, "bytes", "Bytes that one byte sees in a layer of the entropy model, itself included.", _at_least(1)),
@@ -154,27 +181,34 @@ FIELDS = (
     Field("trigger.rate", 0.25, "scratchpads/byte", "Rate of the random trigger; target of the controller.", _between(0.0, 1.0)),
     Field("trigger.gain", 0.0, "log nats/byte", "Rate controller of the entropy triggers; 0: a fixed threshold.", _between(0.0, 1.0)),
     Field("trigger.capacity", 0.0, "scratchpads/byte", "Budget of scratchpads; 0: what the kind needs.", _between(0.0, 1.0)),
-    Field("training.steps", 1000, "steps", "Optimizer steps.", _at_least(0)),
+    Field("training.steps", 1000, "steps", "Optimizer steps. When a run resumes, they may change; a finished run goes on with more.", _at_least(0), later=True),
     Field("training.batch_rows", 8, "rows", "Rows of one optimizer step, over all devices.", _at_least(1)),
     Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other, to save memory; fewer where many devices share the rows.", _at_least(1)),
     Field("training.remat", "none", "", "What the backward pass recomputes: none, dots (all but matrix products), full.", _one_of(*REMATS)),
     Field("training.dtype", "float32", "", "Activations. Parameters, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
-    Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end.", _at_least(0), free=True),
+    Field("training.gradient_dtype", "float32", "", "In which gradients of matrices are summed over devices; bfloat16 sends half as much, and needs training.dtype = bfloat16.", _one_of(*DTYPES)),
+    Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end. A validation stores no checkpoint: see training.checkpoint_every.", _at_least(0), free=True),
     Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),
     Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _at_least(0), free=True),
-    Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best.", _at_least(1), free=True),
-    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _any, free=True),
+    Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best of those whose step was validated.", _at_least(1), free=True),
+    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _any, free=True, path=True),
     Field("training.durable_keep", 2, "checkpoints", "Newest checkpoints kept in training.durable_dir.", _at_least(1), free=True),
-    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _any),
+    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _any, path=True),
+    Field("training.continue_from", "", "", "RUN@STEP: a checkpoint of another run that a new run goes on from, with its moments, step and place in the data. What may change when a run resumes may differ; training.steps counts the other run's steps too. Empty: none.", _branch, path=True),
+    Field("training.bad_steps", 10, "steps", "A step whose loss or gradient norm is not finite, or too far above its mean, changes nothing and is skipped; so many in a row stop the run.", _at_least(1), free=True),
+    Field("training.loss_spike", 0.0, "times", "A step whose loss is more than so many times the mean of the last hundred or so is skipped; 0: none is.", _spike, later=True),
+    Field("training.norm_spike", 0.0, "times", "A step whose gradient norm is more than so many times the mean of the last hundred or so is skipped; 0: none is.", _spike, later=True),
     Field("training.allow_leak", False, "", "Train although the causality audit failed; every metric then says INVALID.", _any),
-    Field("optimizer.learning_rate", 2e-3, "", "Peak learning rate of AdamW.", _at_least(0.0)),
-    Field("optimizer.warmup_steps", 50, "steps", "Linear warm-up.", _at_least(0)),
-    Field("optimizer.final_ratio", 0.1, "", "Learning rate at the last step over the peak (cosine).", _between(0.0, 1.0)),
-    Field("optimizer.b1", 0.9, "", "AdamW's first moment decay.", _between(0.0, 1.0)),
-    Field("optimizer.b2", 0.95, "", "AdamW's second moment decay.", _between(0.0, 1.0)),
-    Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _at_least(0.0)),
-    Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _at_least(0.0)),
-    Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm.", _at_least(0.0)),
+    Field("optimizer.learning_rate", 2e-3, "", "Peak learning rate of AdamW.", _at_least(0.0), later=True),
+    Field("optimizer.schedule", "cosine", "", "Learning rate after the warm-up: cosine (to the last step), wsd (the peak, then a linear decay over the last share of the steps), constant. As all of optimizer.*, it may change when a run resumes, from then on.", _one_of(*SCHEDULES), later=True),
+    Field("optimizer.warmup_steps", 50, "steps", "Linear warm-up.", _at_least(0), later=True),
+    Field("optimizer.decay_share", 0.2, "", "Share of training.steps over which wsd decays.", _between(0.0, 1.0), later=True),
+    Field("optimizer.final_ratio", 0.1, "", "Learning rate of the last step over the peak (cosine and wsd).", _between(0.0, 1.0), later=True),
+    Field("optimizer.b1", 0.9, "", "AdamW's first moment decay.", _between(0.0, 1.0), later=True),
+    Field("optimizer.b2", 0.95, "", "AdamW's second moment decay.", _between(0.0, 1.0), later=True),
+    Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _at_least(0.0), later=True),
+    Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _at_least(0.0), later=True),
+    Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm; 0: no limit.", _at_least(0.0), later=True),
     Field("kernels.staircase", "auto", "", "What computes the trunk's attention: auto (by platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU).", _one_of(*BACKENDS), free=True),
     Field("kernels.window", "auto", "", "What computes the byte tiers' attention: as kernels.staircase.", _one_of(*BACKENDS), free=True),
     Field("mesh.slice", 1, "slices", "TPU slices, each a copy of the parameters. Of all mesh axes one may be -1: the devices that the others leave.", _size, free=True),
@@ -224,13 +258,15 @@ def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def read(path: str | Path) -> ml_collections.ConfigDict:
-    """The config in the config.json of a run or an exported model.
+    """The config in the config.json of a run or an exported model, also of an older version.
 
     Raises:
-      UserError: it is missing, cannot be read, or holds unknown fields.
+      UserError: it is missing, cannot be read, is of a newer version, or holds unknown fields.
     """
     try:
-        return from_flat(json.loads(Path(path).read_text())["config"])
+        return from_flat(schema.fields(json.loads(Path(path).read_text())))
+    except schema.Newer as error:
+        raise UserError(f"cannot read {path}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
         raise UserError(f"cannot read {path}: {error or type(error).__name__}; restore it or train anew") from error
 
@@ -276,6 +312,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError("config: " + "; ".join(bad))
 
 
+def check_seed(seed: int) -> None:
+    """Raise UserError unless a model can be drawn from the seed."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed = {seed} must lie between 0 and {LARGEST_SEED}")
+
+
 def _between_fields(c) -> list[str]:
     bad = []
     if not c.data.sources:
@@ -297,8 +339,15 @@ def _between_fields(c) -> list[str]:
     rest = [f"mesh.{axis}" for axis, size in c.mesh.items() if size == -1]
     if len(rest) > 1:
         bad.append(f"{' and '.join(rest)} are both -1: only one axis can take the devices that the others leave")
+    if c.training.init_from and c.training.continue_from:
+        bad.append(
+            f"training.init_from = {c.training.init_from!r} and training.continue_from = {c.training.continue_from!r} both say "
+            "where the run starts: keep one (init_from takes the weights alone)"
+        )
     if c.training.batch_rows % c.training.accumulation:
         bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
+    if c.training.gradient_dtype == "bfloat16" and c.training.dtype == "float32":
+        bad.append("training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16': gradients of float32 activations are float32")
     for section in ("patching", "trigger"):
         s = c[section]
         if s.kind in ENTROPY_PATCHIFIERS and s.gain > 0 and s.threshold <= 0:
@@ -409,7 +458,7 @@ def changed(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> l
 def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, free: bool = False) -> list[str]:
     """Lines 'name: old -> new' of the fields that differ; what may change on resumption only when asked for."""
     a, b = flat(old), flat(new)
-    left_out = {f.name for f in FIELDS if not free and (f.free or f.kept and f.kept(a[f.name]) == f.kept(b[f.name]))}
+    left_out = {f.name for f in FIELDS if not free and (f.free or f.later or f.kept and f.kept(a[f.name]) == f.kept(b[f.name]))}
     return [f"{name}: {a[name]!r} -> {b[name]!r}" for name in changed(old, new) if name not in left_out]
 
 

@@ -1,12 +1,14 @@
 """Tests run on the CPU, and share one folder of compiled programs among processes and runs."""
 
 import os
+import secrets
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["SCRATCHPATCH_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "scratchpatch")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from scratchpatch import compilation_cache  # noqa: E402
@@ -16,5 +18,21 @@ compilation_cache.enable()
 jax.config.update("jax_num_cpu_devices", 8)
 
 # The first example of a property compiles, which no deadline should count.
-settings.register_profile("scratchpatch", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile("scratchpatch", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("scratchpatch")
+
+
+# Drawn here, where it can be said; the processes of pytest-xdist inherit it.
+_SEED = os.environ.setdefault("SCRATCHPATCH_HYPOTHESIS_SEED", str(secrets.randbelow(1 << 32)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    if "CI" not in os.environ and config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = _SEED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    seed = config.option.hypothesis_seed
+    how = "examples derived from the tests' names" if seed is None else f"--hypothesis-seed={seed} repeats these examples"
+    terminalreporter.write_line(f"property tests: {how}")

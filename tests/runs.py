@@ -1,11 +1,13 @@
 """Runs so small that they train in seconds, and what one asks of their workdirs."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax._src import compiler
 
 from scratchpatch import config as config_lib
 from scratchpatch.evaluation import audit
@@ -19,6 +21,7 @@ from tests import tiny
 
 FIELDS = {
     "data.window": 64,
+    "data.held_out": 0.2,
     "model.d_byte": 16,
     "model.encoder.layers": 1,
     "model.encoder.heads": 2,
@@ -112,6 +115,22 @@ def compile_quickly(setattr=setattr) -> None:
     """Let XLA optimise the train step less: compiling it is most of a run's time."""
     compile = jax.stages.Lowered.compile
     setattr(jax.stages.Lowered, "compile", lambda self, _: compile(self, tiny.QUICK))
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by one for every program that is compiled, or taken from the cache on the disk, inside."""
+    found, compile = [], compiler.compile_or_get_cached
+
+    def counted(*arguments, **more):
+        found.append(None)
+        return compile(*arguments, **more)
+
+    compiler.compile_or_get_cached = counted
+    try:
+        yield found
+    finally:
+        compiler.compile_or_get_cached = compile
 
 
 def lines(workdir: Path) -> list[dict]:

@@ -206,7 +206,7 @@ def test_bench_refuses_an_unknown_measurement(capsys):
 
 
 def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
-    calls = stand_in("scratchpatch.training.loop", train=lambda c, workdir, began: None)
+    calls = stand_in("scratchpatch.training.loop", train=lambda c, workdir, began, notices: None)
     sources = "(('text:books/*.txt',1.0),)"
     argv = [
         "train",
@@ -216,9 +216,9 @@ def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
         f"--config.data.sources={sources}",
     ]
     assert cli.main([*argv, "--noconfig.model.pooling.last_state", "--config.optimizer.eps", "1e-6"]) == 0
-    ((c, workdir, began), _) = calls[0]
+    ((c, workdir, began, _), _) = calls[0]
     assert workdir == "runs/x" and time.time() - 60 < began <= time.time()
-    assert config.difference(config.default(), c) == [
+    assert config.difference(config.default(), c, free=True) == [
         "data.sources: [['stdlib:code', 1.0], ['stdlib:prose', 1.0]] -> [['text:books/*.txt', 1.0]]",
         "model.pooling.last_state: True -> False",
         "training.steps: 1000 -> 5",

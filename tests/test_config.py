@@ -4,6 +4,7 @@ import pytest
 
 from scratchpatch import config
 from scratchpatch.errors import UserError
+from scratchpatch.inference import language_model
 
 
 def changed(**values):
@@ -72,6 +73,12 @@ def test_set_field_refuses_another_type(name, value, kind):
     assert config.flat(c) == config.flat(config.default())
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
+    with pytest.raises(UserError, match=f"seed = {seed} must lie between 0 and 4294967295"):
+        language_model.init(config.default(), seed)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -81,7 +88,15 @@ def test_set_field_refuses_another_type(name, value, kind):
         ("trigger.threshold", float("nan"), "is not a number"),
         ("data.sources", (), "name at least one"),
         ("data.sources", ("text:x", 1.0), r"must hold \(SPEC, weight\) pairs"),
-        ("data.sources", (("text:x", 0.0),), "a weight above 0"),
+        ("data.sources", (("text:x", 0.0),), "a weight above 0, and finite"),
+        ("data.sources", (("text:x", float("nan")),), "a weight above 0, and finite"),
+        ("data.sources", (("text:x", float("inf")),), "a weight above 0, and finite"),
+        ("data.sources", (("text:x", True),), "a weight above 0, and finite"),
+        ("data.sources", (("text:x", 10**400),), "a weight above 0, and finite"),
+        ("data.sources", (("text:x", 1e308), ("text:y", 1e308)), "weights whose sum is not finite"),
+        ("data.validation_sources", (("text:x", float("nan")),), "a weight above 0, and finite"),
+        ("seed", 2**32, "must lie between 0 and 4294967295"),
+        ("seed", -1, "must lie between 0 and 4294967295"),
         ("model.encoder.heads", 3, "must divide the width 256"),
         ("model.trunk.kv_heads", 3, "must divide model.trunk.heads = 8"),
         ("training.accumulation", 3, "must divide training.batch_rows = 8"),
@@ -197,6 +212,14 @@ def test_controller_needs_a_positive_start():
     config.check(c)
     c.trigger.gain = 0.1
     with pytest.raises(UserError, match="trigger.threshold = -0.1 must be above 0"):
+        config.check(c)
+
+
+def test_gradients_are_summed_in_bfloat16_only_where_activations_are():
+    c = changed(training__dtype="bfloat16", training__gradient_dtype="bfloat16")
+    config.check(c)
+    c.training.dtype = "float32"
+    with pytest.raises(UserError, match="training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16'"):
         config.check(c)
 
 

@@ -10,6 +10,7 @@ import pytest
 import scratchpatch
 from scratchpatch import cli
 from scratchpatch.parallel import mesh
+from scratchpatch.training import optimizer
 from scratchpatch.training.step import Trainer
 from tests import runs
 
@@ -208,7 +209,8 @@ def test_one_step_has_the_numbers_that_are_written_down(tmp_path):
         step = trainer.compile()
     state, found = trainer.init(), []
     for index in range(2):
-        state, sums = step(state, trainer.place(rows_BM), np.int32(index))
+        settings = trainer.place_settings(optimizer.settings(config, index))
+        state, sums = step(state, trainer.place(rows_BM), settings)
         found.append(float(sums["nats"] / sums["bytes"]) / math.log(2))
     assert found == pytest.approx(GOLDEN_BPB, abs=1e-4), (
         f"two steps on fixed bytes from seed 0 gave {found}, not {GOLDEN_BPB}: the initialisation, the model, the loss "

@@ -95,6 +95,50 @@ def test_a_notice_is_passed_on_and_a_deaf_process_is_killed_in_time(logs):
         assert made.run() == wanted
 
 
+def ready(logs) -> None:
+    while not all(log.exists() and "ready" in log.read_text() for log in logs):
+        time.sleep(0.02)
+
+
+def test_a_second_interrupt_kills_at_once(logs, capfd):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    made = Supervisor(lambda: [python(deaf), python(deaf)], logs, restarts=5, grace=50.0)
+
+    def strike():
+        ready(logs)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=strike).start()
+    assert made.run() == 128 + signal.SIGINT
+    assert "by a second SIGINT" in capfd.readouterr().err and len(made.deaths) == 1
+
+
+def test_a_wish_to_save_reaches_one_process_and_ends_none_however_early(logs):
+    """The process has not begun to listen when the signal comes."""
+    saves = (
+        "import time; print('ready', flush=True); time.sleep(0.5); from scratchpatch.training.notices import Notices\n"
+        "with Notices() as notices:\n while not notices.save_at(1): time.sleep(0.02)\nprint('saved', flush=True)"
+    )
+    made = Supervisor(lambda: [python(saves), python("print('ready', flush=True)")], logs, restarts=0)
+
+    def strike():
+        ready(logs)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    threading.Thread(target=strike).start()
+    assert made.run() == 0
+    assert logs[0].read_text().splitlines() == ["ready", "scratchpatch: SIGUSR1: saving after this step", "saved"]
+
+
+def test_processes_are_no_part_of_the_supervisors_group(logs):
+    """What a terminal sends to the group, as Ctrl-C does, comes to the supervisor alone."""
+    own = "import os; print(os.getpgrp() == os.getpid())"
+    assert Supervisor(lambda: [python(own), python(own)], logs, restarts=0).run() == 0
+    assert [log.read_text() for log in logs] == ["True\n"] * 2
+
+
 def test_a_notice_while_nothing_runs_starts_nothing(logs):
     attempts = []
     made = Supervisor(lambda: attempts.append(1) or [python("pass"), python("raise SystemExit(4)")], logs, restarts=5, pause=60)

@@ -41,7 +41,8 @@ def main() -> int:
         print(f"blt: {entropy_corpora.DATA} does not exist: it holds the corpora (see entropy_corpora.py)", file=sys.stderr)
         return 1
     compilation_cache.enable()
-    train(entropy_corpora.get_config(), small.ENTROPY_RUN)
+    if not train(entropy_corpora.get_config(), small.ENTROPY_RUN):
+        return 1
     thresholds = {corpus: threshold(corpus, flags.workdir) for corpus in entropy_corpora.CORPORA}
     jobs = {}
     for seed in map(int, flags.seeds.split(",")):

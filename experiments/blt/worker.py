@@ -62,7 +62,8 @@ def main(variant: str, seed: int, folder: Path, threshold: float, steps: int, ev
     compilation_cache.enable()
     config = get_config(variant)
     config.seed, config.training.steps, config.patching.threshold = seed, steps, threshold
-    train(config, folder)
+    if not train(config, folder):
+        raise SystemExit("stopped: the same command goes on from there")
     streams = [Head(stream, eval_bytes + 1) for stream, _ in streams_for(config, "validation")]
     found = measure(load(folder), streams[0]) | {"training_bytes": steps * config.training.batch_rows * config.data.window}
     replace_text(folder / "result.json", json.dumps(found, indent=1) + "\n")

@@ -50,7 +50,8 @@ def main(variant: str, seed: int, folder: Path, steps: int, eval_bytes: int) -> 
     config = get_config(variant)
     config.seed, config.training.steps = seed, steps
     began = time.monotonic()
-    train(config, folder)
+    if not train(config, folder):
+        raise SystemExit("stopped: the same command goes on from there")
     lm = load(folder)
     streams = [Head(stream, eval_bytes // 2 + 1) for stream, _ in streams_for(config, "validation")]
     result = measure(lm, streams)

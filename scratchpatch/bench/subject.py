@@ -8,13 +8,12 @@ import time
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from scratchpatch import config as config_lib
 from scratchpatch.data.batches import Batches
 from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.training import fingerprint, initial
+from scratchpatch.training import fingerprint, initial, optimizer
 from scratchpatch.training.step import Trainer
 
 
@@ -46,14 +45,13 @@ class Subject:
         self._batch = self._trainer.place(*batches.arrays(0))
         self.bytes = config.training.batch_rows * config.data.window
         self.trunk_calls_per_byte = sum(config_lib.slots(config)) / config.data.window
-        self._index = 0
+        self._settings = self._trainer.place_settings(optimizer.settings(config, config.optimizer.warmup_steps))
         self._sums = None
 
     def __call__(self) -> None:
         """One step, finished when this returns."""
-        self._state, self._sums = self.compiled(self._state, self._batch, np.int32(self._index))
+        self._state, self._sums = self.compiled(self._state, self._batch, self._settings)
         jax.block_until_ready((self._state, self._sums))
-        self._index += 1
 
     @property
     def memory_bytes(self) -> int:
@@ -62,10 +60,9 @@ class Subject:
         return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
 
     @property
-    def rates(self) -> tuple[float, float]:
-        """(commits, scratchpads) per position of the latest step."""
-        sums = jax.device_get(self._sums)
-        return float(sums["commits"] / sums["positions"]), float(sums["scratchpads"] / sums["positions"])
+    def sums(self) -> dict[str, float]:
+        """Of the latest step; see `loss.sums`."""
+        return {name: float(value) for name, value in jax.device_get(self._sums).items()}
 
     @property
     def widths(self) -> frozenset[int]:

@@ -38,16 +38,15 @@ def byte_level(config):
 
 
 def _numbers(subject: Subject, seconds: float) -> dict:
-    commits, scratchpads = subject.rates
-    window = subject.config.data.window
-    per_byte = flops.training_flops_per_byte(subject.config, commits, scratchpads, window)
+    sums = subject.sums
+    per_byte = flops.trained(subject.config, sums) / subject.bytes
     return {
         "bytes_per_second": subject.bytes / seconds,
         "step_milliseconds": seconds * 1e3,
         "bytes_per_step": subject.bytes,
         "parameters": subject.parameters,
-        "trunk_calls_per_byte": commits + scratchpads,
-        "trunk_slots_per_byte": sum(config_lib.slots(subject.config)) / window,
+        "trunk_calls_per_byte": (sums["commits"] + sums["scratchpads"]) / sums["positions"],
+        "trunk_slots_per_byte": sum(config_lib.slots(subject.config)) / subject.config.data.window,
         "kiloflops_per_byte": per_byte / 1e3,
         "gigaflops_per_second": per_byte * subject.bytes / seconds / 1e9,
         "compile_seconds": subject.compile_seconds,

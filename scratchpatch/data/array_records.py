@@ -17,21 +17,23 @@ _RECORDS = 64
 
 def read_array_record(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
     """One document per record, byte for byte. A record that cannot be read is a bad one, and so are those after it."""
-    first = 0
+    read, count = 0, None
     try:
         with _local(path) as local:
             reader = ArrayRecordReader(local)
             try:
                 count = reader.num_records()
                 for first in range(0, count, _RECORDS):
-                    for offset, data in enumerate(reader.read(list(range(first, min(first + _RECORDS, count))))):
-                        yield Document(f"{name}#{first + offset + 1}", data)
+                    for data in reader.read(list(range(first, min(first + _RECORDS, count)))):
+                        read += 1
+                        yield Document(f"{name}#{read}", data)
             finally:
                 reader.close()
     except OSError as error:
-        bad.add(path, explain(error))
+        bad.add(path, explain(error), records=count - read if count else None)
     except (RuntimeError, ValueError, IndexError) as error:  # what the reader makes of damage
-        bad.add(f"{path}:{first + 1}", f"not a whole ArrayRecord file ({' '.join(str(error).split())[:200]})")
+        problem = f"not a whole ArrayRecord file ({' '.join(str(error).split())[:200]})"
+        bad.add(f"{path}:{read + 1}", problem, records=count - read if count else None)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,9 @@
     starts.npy   int64: the position of each document's BOS, counted from its part's first
     meta.json    sizes, checksum, the parts' places, and the bad records skipped
 
+The checksum is that of stream.bin; where documents were dealt by their bytes, it
+knows their parts too.
+
 The folder is written beside its final place and renamed into it: a reader sees
 all of it or nothing, and of two processes that build at once the first one's
 is kept. The sources are read once, in order; what the split needs to know of all
@@ -27,11 +30,11 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import splits
-from scratchpatch.data.records import BadRecords
+from scratchpatch.data.records import BadRecords, Document, skipped
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 STREAM, STARTS, META = "stream.bin", "starts.npy", "meta.json"
 SECONDS_BETWEEN_LINES = 5
 _PLACEHOLDER = b"\0"
@@ -58,8 +61,12 @@ def _file_sizes(place: Path) -> dict[str, int]:
     return {name: (place / name).stat().st_size for name in (STREAM, STARTS)}
 
 
-def build(place: Path, source: Source, layout: str, files: list[tuple[str, str]], on_bad_record: str) -> None:
+def build(
+    place: Path, source: Source, layout: str, files: list[tuple[str, str]], on_bad_record: str, share: float = splits.SHARE
+) -> None:
     """Read `files` and leave their index at `place`, in place of a damaged one.
+
+    `share` of the documents validate, and as many test (see `splits`).
 
     Raises:
         UserError: a bad record (unless skipped), or no bytes at all.
@@ -70,19 +77,22 @@ def build(place: Path, source: Source, layout: str, files: list[tuple[str, str]]
     spill = work / "spill"
     try:
         bad = BadRecords(on_bad_record)
-        sizes, hashes = _spill(spill, source, files, bad)
+        sizes, places = _spill(spill, source, files, bad)
         if not sizes.sum():
-            skipped = f" ({bad.count} bad record(s) skipped, first: {bad.messages[0]})" if bad.count else ""
-            raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{skipped}")
-        meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "bad": bad.messages}
+            left_out = f" ({skipped(bad.count, bad.broken)}, first: {bad.messages[0]})" if bad.count else ""
+            raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{left_out}")
+        meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
         if layout == "whole":
             names, parts = ("all",), np.zeros(len(sizes), np.int8)
         elif len(sizes) == 1 and not source.standard:
             names, (sizes, parts) = splits.PARTS, _cut(spill)
         else:
-            shares = splits.STANDARD_SHARES if source.standard else splits.SHARES
-            names, parts = splits.PARTS, splits.assign(hashes, sizes, shares)
-        meta["checksum"] = _copy(spill, work / STREAM, sizes, parts)
+            names, parts = splits.PARTS, splits.assign(places, share)
+            meta["least_share"] = splits.least_share(places, sizes)
+        checksum = _copy(spill, work / STREAM, sizes, parts)
+        if "least_share" in meta and not source.standard:
+            checksum.update(np.bincount(parts, minlength=len(names)).astype("<i8"))
+        meta["checksum"] = checksum.hexdigest()
         spill.unlink()
         meta["parts"] = _write_starts(work / STARTS, sizes, parts, names)
         meta["sizes"] = _file_sizes(work)
@@ -96,20 +106,34 @@ def build(place: Path, source: Source, layout: str, files: list[tuple[str, str]]
 
 
 def _spill(spill: Path, source: Source, files: list[tuple[str, str]], bad: BadRecords) -> tuple[np.ndarray, np.ndarray]:
-    """Write every document as it comes; returns their sizes in bytes (int64) and name hashes (uint64)."""
-    sizes, hashes, total = array("q"), array("Q"), 0
+    """Write every document as it comes; returns their sizes in bytes (int64) and places (uint64, see `splits.place`)."""
+    sizes, places, total = array("q"), array("Q"), 0
+    place_of = _StandardPlaces() if source.standard else lambda document: splits.place(splits.digest(document.data))
     next_line = time.monotonic() + SECONDS_BETWEEN_LINES
     with open(spill, "wb") as out:
         for document in source.documents(files, bad):
             out.write(_PLACEHOLDER)
             out.write(document.data)
             sizes.append(len(document.data))
-            hashes.append(splits.name_hash(document.name))
+            places.append(place_of(document))
             total += len(document.data)
             if time.monotonic() > next_line:
                 logging.info("indexing %s: %d documents, %.0f MB so far", source.spec, len(sizes), total / 1e6)
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-    return np.array(sizes, np.int64), np.array(hashes, np.uint64)
+    return np.array(sizes, np.int64), np.array(places, np.uint64)
+
+
+class _StandardPlaces:
+    """Places of the standard library's documents: by name, of equal ones by the first one's.
+
+    A module's docstring (stdlib:prose) stands in its code (stdlib:code), so both have the split of their one name.
+    """
+
+    def __init__(self):
+        self._known: dict[bytes, int] = {}
+
+    def __call__(self, document: Document) -> int:
+        return self._known.setdefault(splits.digest(document.data), splits.name_place(document.name))
 
 
 def _cut(spill: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +147,8 @@ def _cut(spill: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([len(piece) for piece in pieces], np.int64), np.arange(len(pieces), dtype=np.int8)
 
 
-def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> str:
-    """Copy the documents part by part, in their order within each; returns the checksum of what was written."""
+def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> hashlib.blake2b:
+    """Copy the documents part by part, in their order within each; returns the hash of what was written."""
     checksum = hashlib.blake2b(digest_size=16)
     data = np.memmap(spill, np.uint8, "r")
     ends = np.cumsum(sizes + 1)
@@ -138,7 +162,7 @@ def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> st
                 checksum.update(piece)
                 out.write(piece)
         _sync(out)
-    return checksum.hexdigest()
+    return checksum
 
 
 def _write_starts(path: Path, sizes: np.ndarray, parts: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:

@@ -2,7 +2,9 @@
 
 A folder of `save_to_disk` holds state.json and data-*.arrow, or dataset_dict.json
 and such a folder per split. A snapshot of a repository holds parquet files, named
-by their split (`train-00000-of-00002.parquet`) or in a folder of its name.
+by their split (`train-00000-of-00002.parquet`) or in a folder of its name. Folders
+above those are configurations (`en/train/0.parquet`), which are never merged: one
+of them is named as the DIR.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import re
 from scratchpatch.data import paths
 from scratchpatch.errors import UserError
 
+_SPLIT_FOLDER = re.compile(r"(?:partial-)?(?:train|validation|valid|dev|test)")
+_SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
 _SPLITS = re.compile(r"(?:^|[/_.-])(train|validation|valid|dev|test)(?=[/_.-]|$)")
 
 
@@ -20,11 +24,9 @@ def files(spec: str, folder: str, split: str) -> list[tuple[str, str]]:
     """(name below the folder, path) of the data files of a split ('': the only one), in order.
 
     Raises:
-        UserError: no such folder, no data in it, no such split, or several and none named.
+        UserError: no data in the folder, several configurations, no such split, or several and none named.
     """
-    if not paths.is_folder(folder):
-        raise UserError(f"{spec}: no such folder; hf: names one that save_to_disk wrote, or a snapshot with parquet files")
-    found = _saved(spec, folder) or _snapshot(folder)
+    found = _saved(spec, folder) or _snapshot(spec, folder)
     if not found:
         raise UserError(f"{spec}: {folder} holds neither what save_to_disk writes nor parquet files")
     if split not in found:
@@ -55,10 +57,30 @@ def _json(spec: str, path: str) -> dict:
         raise UserError(f"{spec}: {path} cannot be read ({error})") from error
 
 
-def _snapshot(folder: str) -> dict[str, list[str]]:
-    """Split to parquet files, by their names below the folder."""
+def _snapshot(spec: str, folder: str) -> dict[str, list[str]]:
+    """Split to parquet files, by their names below the folder. Raises UserError where several configurations are there."""
     found: dict[str, list[str]] = {}
+    configs: dict[str, None] = {}
     for path in paths.glob(paths.join(folder, "**", "*.parquet")):
-        named = _SPLITS.findall(path.removeprefix(folder))
-        found.setdefault(named[-1] if named else "", []).append(path)
-    return found
+        *above, file = path.removeprefix(folder).lstrip("/").split("/")
+        inside = next((i for i, name in enumerate(above) if _SPLIT_FOLDER.fullmatch(name)), len(above))
+        configs["/".join(above[:inside])] = None
+        found.setdefault(_split(above[inside:], file), []).append(path)
+    if len(configs) > 1:
+        names = ", ".join(name or "the folder itself" for name in list(configs)[:8]) + (", ..." if len(configs) > 8 else "")
+        one = next(filter(None, configs))
+        raise UserError(
+            f"{spec}: the folder holds several configurations ({names}), which are not merged: name one, as in "
+            f"hf:{folder}/{one}, or all files by parquet:{folder}/**/*.parquet"
+        )
+    return {split: paths.distinct(files) for split, files in found.items()}
+
+
+def _split(folders: list[str], file: str) -> str:
+    """The split of a parquet file: what its name says (`train_sft-00000-of-00002` is another than `train`), else its folder;
+    '' where neither says."""
+    sharded = _SHARD.fullmatch(file)
+    if sharded and _SPLITS.search(sharded[1]):
+        return sharded[1]
+    named = _SPLITS.findall("/".join([*folders[:1], file]))
+    return named[-1] if named else ""

@@ -1,10 +1,10 @@
 """A source's stream on disk: built once, then memory-mapped.
 
 The index's name is a key of the source, the layout and the (path, size,
-modification time) of every file read: where a file changes, a new index is
-built. Layout 'whole' holds all documents in the order of the source; layout
-'split' holds train, validation and test one after the other. `build` says what
-lies in the folder.
+modification time) of every file read, and of the held-out share: where a file
+changes, a new index is built. Layout 'whole' holds all documents in the order
+of the source; layout 'split' holds train, validation and test one after the
+other. `build` says what lies in the folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import build, paths, prepared, sources, splits
-from scratchpatch.data.records import FIX
+from scratchpatch.data.records import FIX, skipped
 from scratchpatch.data.stream import IndexedStream, Stream
 from scratchpatch.errors import UserError
 
@@ -28,7 +28,9 @@ def cache_folder(configured: str = "") -> Path:
     return Path(configured or os.environ.get("SCRATCHPATCH_CACHE") or "~/.cache/scratchpatch").expanduser()
 
 
-def open_stream(spec: str, split: str, cache_dir: str = "", on_bad_record: str = "error") -> Stream:
+def open_stream(
+    spec: str, split: str, cache_dir: str = "", on_bad_record: str = "error", held_out: float = splits.SHARE
+) -> Stream:
     """The stream of one split of a source; its index is built where it is missing or damaged.
 
     Args:
@@ -36,6 +38,7 @@ def open_stream(spec: str, split: str, cache_dir: str = "", on_bad_record: str =
         split: 'train', 'validation', 'test' or 'all'.
         cache_dir: see `cache_folder`.
         on_bad_record: 'error' or 'skip'.
+        held_out: share of the documents that validate, and that test (see `splits`); the standard library has its own.
 
     Raises:
         UserError: an unknown spec or split, no file, a bad record (unless skipped), no bytes, no room on disk.
@@ -45,25 +48,22 @@ def open_stream(spec: str, split: str, cache_dir: str = "", on_bad_record: str =
     if source.scheme == "prepared":
         return prepared.open_stream(source, split, cache_folder(cache_dir))
     files = source.files()
-    layout = "whole" if split == "all" else "split"
-    place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{_key(source, layout, files)}"
+    layout, share = "whole" if split == "all" else "split", splits.STANDARD_SHARE if source.standard else held_out
+    place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{_key(source, layout, files, share)}"
     meta = build.intact(place)
     if meta is None:
         try:
-            build.build(place, source, layout, files, on_bad_record)
+            build.build(place, source, layout, files, on_bad_record, share)
             meta = build.intact(place)
         except OSError as error:
             raise UserError(f"cannot keep the stream index in {place.parent} ({error}); set data.cache_dir") from error
     if meta["skipped"]:
         if on_bad_record != "skip":
             raise UserError(meta["bad"][0] + FIX)
-        logging.warning("%s: skipped %d bad record(s): %s", spec, meta["skipped"], "; ".join(meta["bad"][:3]))
+        logging.warning("%s: %s: %s", spec, skipped(meta["skipped"], meta["broken"]), "; ".join(meta["bad"][:3]))
     part = meta["parts"][split]
     if part["positions"] == part["documents"]:
-        raise UserError(
-            f"{spec}: the {split} split is empty, the source has {meta['documents']} document(s); "
-            "give it more documents, or name data.validation_sources"
-        )
+        raise UserError(_empty(spec, split, share, meta))
     # Plain views of the maps: a np.memmap costs more per slice than a window does.
     data = np.asarray(np.memmap(place / build.STREAM, np.uint8, "r"))
     starts = np.asarray(np.load(place / build.STARTS, mmap_mode="r"))
@@ -74,15 +74,27 @@ def open_stream(spec: str, split: str, cache_dir: str = "", on_bad_record: str =
         starts=starts[part["document"] : part["document"] + part["documents"]],
         skipped=meta["skipped"],
         checksum=meta["checksum"],
+        broken=meta["broken"],
     )
 
 
-def _key(source: sources.Source, layout: str, files: list[tuple[str, str]]) -> str:
+def _empty(spec: str, split: str, share: float, meta: dict) -> str:
+    """Why a split has no bytes, and what gives it some."""
+    said = f"{spec}: the {split} split is empty: a hash of its bytes deals each document, and of {meta['documents']} document(s) none "
+    if split == "train":
+        return said + f"with bytes is left for training at data.held_out = {share}: lower it, or give it more documents"
+    least = meta.get("least_share")
+    fix = f"set data.held_out = {least} (which holds out one), " if split == "validation" and least and least > share else ""
+    return said + f"with bytes falls into its {share:.1%}: {fix}give it more documents, or name data.validation_sources"
+
+
+def _key(source: sources.Source, layout: str, files: list[tuple[str, str]], share: float) -> str:
     state = []
     for name, path in files:
         try:
             state.append((name, path, *paths.state(path)))
         except OSError:
             state.append((name, path))  # reading it says what is wrong
-    text = json.dumps([build.FORMAT, source.identity, layout, state])
+    dealt = [share] if layout == "split" else []
+    text = json.dumps([build.FORMAT, source.identity, layout, *dealt, state])
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

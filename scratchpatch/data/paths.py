@@ -10,10 +10,12 @@ from __future__ import annotations
 import glob as system_glob
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from scratchpatch.errors import UserError
 
@@ -46,12 +48,79 @@ def system(url: str) -> fsspec.AbstractFileSystem:
 
 
 def glob(pattern: str) -> list[str]:
-    """The files of a pattern (`**` crosses folders), sorted. Raises OSError."""
+    """The files of a pattern, sorted. Raises OSError.
+
+    `**` crosses folders, also through links, each real folder once: under its own name where it has one below the
+    pattern's fixed part, else under the first link's. So links in circles end.
+    """
     if not is_url(pattern):
-        return sorted(path for path in system_glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+        return sorted({path for path in _matches(pattern) if not os.path.isdir(path)})
     files = system(pattern)
+    if isinstance(files, LocalFileSystem):
+        return [files.unstrip_protocol(path) for path in glob(files._strip_protocol(pattern))]
     found = files.glob(pattern, detail=True)
     return sorted(files.unstrip_protocol(path) for path, about in found.items() if about["type"] == "file")
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """The paths of a pattern of this machine, some perhaps more than once."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from system_glob.glob(pattern)
+        return
+    at = parts.index("**")
+    head, tail = os.sep.join(parts[:at]) or (os.sep if at else os.curdir), parts[at + 1 :]
+    tops = system_glob.glob(head) if system_glob.has_magic(head) else [head]
+    for folder in _folders([top for top in tops if os.path.isdir(top)]):
+        yield from _matches(os.path.join(system_glob.escape(folder), *(tail or ["*"])))
+
+
+def _folders(tops: list[str]) -> Iterator[str]:
+    """The folders from these down, without those whose names begin with a dot, each real one once."""
+    seen, tops = set(), sorted(tops, key=lambda top: (os.path.islink(top), top))
+    while tops:
+        links = []
+        for top in tops:
+            ahead = [top]
+            while ahead:
+                folder = ahead.pop()
+                try:
+                    about = os.stat(folder)
+                    if (about.st_dev, about.st_ino) in seen:
+                        continue
+                    seen.add((about.st_dev, about.st_ino))
+                    entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
+                except OSError:  # as glob does: what may not be seen does not match
+                    continue
+                yield folder
+                below = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+                ahead += [entry.path for entry in below if not entry.is_symlink()]
+                links += [entry.path for entry in below if entry.is_symlink()]
+        # A link to what is found under its own name is no other folder, so links come last.
+        tops = sorted(links)
+
+
+def distinct(files: list[str]) -> list[str]:
+    """The files in their order, each real one once: under the name with the fewest links on its way, else the first."""
+    if not files or is_url(files[0]) and not isinstance(system(files[0]), LocalFileSystem):
+        return files
+    names: dict[object, list[str]] = {}
+    for path in files:
+        try:
+            about = os.stat(path.removeprefix("file://"))
+            names.setdefault((about.st_dev, about.st_ino), []).append(path)
+        except OSError:  # reading it says what is wrong
+            names.setdefault(path, []).append(path)
+    kept = {same[0] if len(same) == 1 else min(same, key=lambda path: (_links(path), path)) for same in names.values()}
+    return [path for path in files if path in kept]
+
+
+def _links(path: str) -> int:
+    """How many of the folders on the way to a file, and the file, are links."""
+    path, count = path.removeprefix("file://"), 0
+    while path != (above := os.path.dirname(path)):
+        count, path = count + os.path.islink(path), above
+    return count
 
 
 def is_file(path: str) -> bool:

@@ -62,16 +62,17 @@ def files(spec: str, folder: str) -> list[tuple[str, str]]:
 
 
 def read(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-    """The documents of a shard. A shard that cannot be read is a bad record."""
+    """The documents of a shard. Of one that cannot be read, all that are left are bad records."""
     folder = path.removesuffix(name).rstrip("/")
     parts = _finished(path, folder)["splits"].values()
     (about,) = (shard for part in parts for shard in part["shards"] if shard["name"] + blocks.RECORDS == name)
+    number = 0
     try:
         with tempfile.TemporaryDirectory() as cache:
             for number, data in enumerate(Shard(folder, about, Path(cache)).documents(), 1):
                 yield Document(f"{name}#{number}", data)
     except (OSError, ValueError) as error:
-        bad.add(path, explain(error))
+        bad.add(path, explain(error), records=about["documents"] - number)
 
 
 def open_stream(source: Source, split: str, cache: Path) -> Stream:
@@ -95,7 +96,7 @@ def open_stream(source: Source, split: str, cache: Path) -> Stream:
         )
     check_sizes(folder, shards)
     checksum = hashlib.blake2b("/".join(part["checksum"] for part in parts).encode(), digest_size=16).hexdigest()
-    return PreparedStream(source.spec, split, folder, shards, meta["counts"]["skipped"], checksum, cache)
+    return PreparedStream(source.spec, split, folder, shards, meta["counts"], checksum, cache)
 
 
 def check_sizes(folder: str, shards: list[dict]) -> None:
@@ -116,10 +117,11 @@ def check_sizes(folder: str, shards: list[dict]) -> None:
 class PreparedStream(Stream):
     """A stream over shards; the same positions, tokens and windows for any number of them."""
 
-    def __init__(self, spec: str, split: str, folder: str, shards: list[dict], skipped: int, checksum: str, cache: Path):
-        """`shards`: their entries in meta.json, in the order of the stream; `cache`: see `open_stream`."""
+    def __init__(self, spec: str, split: str, folder: str, shards: list[dict], counts: dict, checksum: str, cache: Path):
+        """`shards`: their entries in meta.json, in the order of the stream; `counts`: there; `cache`: see `open_stream`."""
         positions = [shard["positions"] for shard in shards]
-        super().__init__(spec, split, sum(positions), sum(shard["documents"] for shard in shards), skipped, checksum)
+        documents = sum(shard["documents"] for shard in shards)
+        super().__init__(spec, split, sum(positions), documents, counts["skipped"], checksum, counts.get("broken", 0))
         self._shards = [Shard(folder, shard, cache / "prepared") for shard in shards]
         self._firsts = [0, *itertools.accumulate(positions)]
 

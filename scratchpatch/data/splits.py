@@ -1,8 +1,15 @@
-"""Who reads which document: train, validation and test by a stable hash of its name."""
+"""Who reads which document: train, validation and test, by a keyed hash of its bytes.
+
+A document's split depends on its own bytes and on the held-out share alone: no
+other document moves it, and equal documents have one split, whatever they are
+called and wherever they come from. The price is that a source of few documents
+may hold out none; `least_share` then says which share would.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -10,10 +17,13 @@ from scratchpatch.errors import UserError
 
 PARTS = ("train", "validation", "test")
 SPLITS = (*PARTS, "all")
-# Held-out shares (validation, test). The standard library is small, so it gives more.
-STANDARD_SHARES = (0.05, 0.05)
-SHARES = (0.025, 0.025)
+# Share of the documents that validate, and that test: where nobody says otherwise, and at most.
+SHARE, LARGEST_SHARE = 0.025, 0.4
+# The standard library is small, so it gives more.
+STANDARD_SHARE = 0.05
 CUT_SHARES = (0.05, 0.05)
+_KEY = b"scratchpatch.documents"
+_HALF = 2.0**64
 
 
 def check(split: str) -> None:
@@ -22,37 +32,53 @@ def check(split: str) -> None:
         raise UserError(f"split {split!r} is unknown; it is one of {', '.join(SPLITS)}")
 
 
-def name_hash(name: str) -> int:
-    """64 bits of a document's name, the same on every machine and Python."""
+def digest(data: bytes) -> bytes:
+    """The keyed hash of a document, 16 bytes: documents of one digest are one document."""
+    return hashlib.blake2b(data, digest_size=16, key=_KEY).digest()
+
+
+def place(found: bytes) -> int:
+    """Where the split of a document is read off: the second half of its digest, 64 bits (the first half orders shards)."""
+    return int.from_bytes(found[8:], "big")
+
+
+def name_place(name: str) -> int:
+    """`place` of a document that is dealt by its name, the same on every machine and Python."""
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def assign(hashes: np.ndarray, sizes: np.ndarray, shares: tuple[float, float]) -> np.ndarray:
+def assign(places: np.ndarray, share: float) -> np.ndarray:
     """Index into PARTS of every document.
 
-    A part that the hash leaves without bytes takes one document from another,
-    train before validation before test, as far as there are documents.
-
     Args:
-        hashes: uint64 [documents].
-        sizes: int64 [documents], bytes.
-        shares: of validation and test.
+        places: uint64 [documents], see `place`.
+        share: of the documents that validate; as many test.
 
     Returns:
         int8 [documents].
     """
-    unit = hashes / 2.0**64
-    parts = np.where(unit < shares[0], 1, np.where(unit < shares[0] + shares[1], 2, 0)).astype(np.int8)
-    for part in range(len(PARTS)):
-        filled = [np.flatnonzero((parts == p) & (sizes > 0)) for p in range(len(PARTS))]
-        if len(filled[part]):
-            continue
-        # An earlier part keeps its last document; a later one gives even that.
-        givers = [p for p in range(len(PARTS)) if len(filled[p]) > (1 if p < part else 0)]
-        if givers:
-            giver = filled[max(givers, key=lambda p: len(filled[p]))]
-            parts[giver[np.argmin(hashes[giver])]] = part
-    return parts
+    unit = places / _HALF
+    return np.where(unit < share, 1, np.where(unit < 2 * share, 2, 0)).astype(np.int8)
+
+
+def split_of(found: bytes, share: float) -> str:
+    """The split of the document that has this digest."""
+    unit = place(found) / _HALF
+    return PARTS[1 if unit < share else 2 if unit < 2 * share else 0]
+
+
+def least_share(places: np.ndarray, sizes: np.ndarray) -> float | None:
+    """The least share, in steps of 0.001, by which some document validates and some trains; None: there is none.
+
+    Args:
+        places: uint64 [documents].
+        sizes: int64 [documents], bytes; a document without any counts for nothing.
+    """
+    unit = np.sort(places[sizes > 0] / _HALF)
+    if not len(unit):
+        return None
+    share = (math.floor(unit[0] * 1000) + 1) / 1000
+    return share if share <= LARGEST_SHARE and unit[-1] >= 2 * share else None
 
 
 def cut(size: int) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from scratchpatch.data.records import skipped
 from scratchpatch.vocabulary import BOS, PAD
 
 
@@ -25,15 +26,18 @@ class Stream(abc.ABC):
         documents: how many there are.
         bytes: raw bytes of all of them, BOS not counted.
         skipped: bad records of the whole source that were left out.
+        broken: files of it that break off, so that more records are left out than were counted.
         checksum: of the source; it tells two states of the same files apart.
     """
 
-    def __init__(self, spec: str, split: str, positions: int, documents: int, skipped: int, checksum: str):
+    def __init__(
+        self, spec: str, split: str, positions: int, documents: int, skipped: int, checksum: str, broken: int = 0
+    ):
         self.spec, self.split = spec, split
         self._positions = positions
         self.documents = documents
         self.bytes = positions - documents
-        self.skipped = skipped
+        self.skipped, self.broken = skipped, broken
         self.checksum = checksum
 
     def __len__(self) -> int:
@@ -74,16 +78,18 @@ class Stream(abc.ABC):
 
     def summary(self) -> str:
         """One line for a run's first lines."""
-        skipped = f", {self.skipped:,} bad records skipped" if self.skipped else ""
-        return f"{self.spec} [{self.split}]: {self.documents:,} documents, {self.bytes:,} bytes{skipped}"
+        left_out = f", {skipped(self.skipped, self.broken)}" if self.skipped else ""
+        return f"{self.spec} [{self.split}]: {self.documents:,} documents, {self.bytes:,} bytes{left_out}"
 
 
 class IndexedStream(Stream):
     """A stream in an index of its own (see `index`), memory-mapped."""
 
-    def __init__(self, spec: str, split: str, data: np.ndarray, starts: np.ndarray, skipped: int, checksum: str):
+    def __init__(
+        self, spec: str, split: str, data: np.ndarray, starts: np.ndarray, skipped: int, checksum: str, broken: int = 0
+    ):
         """`data` is uint8 [positions] with any value where a BOS stands; `starts` int64 [documents], their BOS."""
-        super().__init__(spec, split, len(data), len(starts), skipped, checksum)
+        super().__init__(spec, split, len(data), len(starts), skipped, checksum, broken)
         self._data, self._starts = data, starts
 
     def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:

@@ -40,21 +40,23 @@ def _open(spec: str, build):
 def read(name: str, path: str, field: str, split: str, bad: BadRecords) -> Iterator[Document]:
     """One document per example of a file; `field` may go into nested features by dots."""
     tfds = need("tensorflow_datasets", "tfds", path)
-    number = 0
+    number, count = 0, None
     try:
         builder = tfds.builder_from_directory(os.path.dirname(path))
         shard = [str(p) for p in builder.info.splits[split].filepaths].index(path)
         source = builder.as_data_source(split=f"{split}[{shard}shard]")
-        for number in range(1, len(source) + 1):
+        count = len(source)
+        for number in range(1, count + 1):
             data = _field_of(source[number - 1], field)
             if isinstance(data, bytes):
                 yield Document(f"{name}#{number}", data)
             else:
                 bad.add(f"{path}:{number}", f"feature {field!r} {data}; another one is named by tfds:NAME#FIELD")
     except OSError as error:
-        bad.add(f"{path}:{number}", explain(error))
+        bad.add(f"{path}:{number}", explain(error), records=count - number + 1 if count else None)
     except (RuntimeError, ValueError, IndexError, KeyError, NotImplementedError) as error:
-        bad.add(f"{path}:{number}", f"cannot be read ({' '.join(str(error).split())[:200]})")
+        problem = f"cannot be read ({' '.join(str(error).split())[:200]})"
+        bad.add(f"{path}:{number}", problem, records=count - number + 1 if count else None)
 
 
 def _field_of(example: dict, field: str) -> bytes | str:

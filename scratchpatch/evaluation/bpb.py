@@ -95,7 +95,8 @@ def evaluate(lm: LanguageModel, streams, compressor_bytes: int = compressors.BYT
 
     bpb counts raw bytes; end_of_document_nats is the mean over ends of
     documents that another document follows. Rates are per position (bytes and
-    BOS): the trunk runs at a BOS too. A model without a trunk has no lag, and
+    BOS): the trunk runs at a BOS too. flops_per_byte is that of documents as
+    long as the config's window (`flops.expected`). A model without a trunk has no lag, and
     its bpb_by_offset is empty.
     """
     streams, began = list(streams), time.monotonic()

@@ -10,6 +10,7 @@ Legend: R rows, L positions of a row, C chunks of rows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import shlex
@@ -21,12 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
-from scratchpatch.data.mixture import evaluation_stream, streams_for
+from scratchpatch.data.mixture import evaluation_stream
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.inference.entropies import Entropies
 from scratchpatch.inference.language_model import LanguageModel, load
+from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
+from scratchpatch.training.mixture import own_streams
 from scratchpatch.training.progress import Progress
 from scratchpatch.vocabulary import BOS, PAD
 
@@ -79,8 +82,8 @@ def calibrate(
       step: of the checkpoint; the newest where None.
       overrides: dotted config fields to change on the trained weights.
     Returns:
-      field, threshold (nats), target, unit, granularity (the reachable rates on
-      both sides of the target), sample and held_out (bytes, rate, source,
+      field, threshold (nats), target, unit, granularity (the rates on both
+      sides of where the target is crossed), sample and held_out (bytes, rate, source,
       split), settings (overrides under which the rate holds).
     Raises:
       UserError: a kind without a threshold, or a rate that no threshold gives.
@@ -88,7 +91,14 @@ def calibrate(
     section = "patching" if scratchpads_per_byte is None else "trigger"
     target = bytes_per_patch if scratchpads_per_byte is None else scratchpads_per_byte
     lm, settings = _free(load(workdir, step), section, overrides or {})
-    sample, held_out = _texts(lm, source, split, sample_bytes)
+
+    def streams(of: str):
+        if source is None:
+            return own_streams(workdir, lm.config, of, overrides)
+        return [(evaluation_stream(lm.config, source, of), 1.0)]
+
+    validates = source is None and bool(lm.config.data.validation_sources)
+    sample, held_out = _texts(lm, streams, split, validates, sample_bytes)
     search = _Search(section, _counter(lm, section, sample), sample.positions)
     threshold, granularity = search.find(target, lm.config)
     count = _counter(lm, section, held_out)
@@ -122,7 +132,7 @@ def table(result: dict, workdir: str) -> str:
     rate = result["sample"]["rate"]
     if rate is None or abs(rate - result["target"]) > 0.01 * result["target"]:
         between = " and ".join("no patch" if r is None else f"{r:.4g}" for r in result["granularity"])
-        lines.append(f"  entropies are equal: no threshold gives a rate between {between}")
+        lines.append(f"  the rate jumps between {between} at that threshold: entropies are equal, or ends by max_patch_bytes move")
     flags = " ".join(f"--override {shlex.quote(f'{k}={v}')}" for k, v in result["settings"].items())
     section = result["field"].split(".")[0]
     # What naming a threshold implies on trained weights, a config must say.
@@ -179,15 +189,13 @@ def _bytes(tokens_RL, counts_RL) -> int:
     return int((counts_RL & (tokens_RL < BOS)).sum())
 
 
-def _texts(lm: LanguageModel, source: str | None, split: str, sample_bytes: int) -> tuple[_Text, _Text]:
-    """The sample, and text that is not in it: the validation split, or the half of the sample that is kept back."""
-    config, entropies = lm.config, Entropies(lm.config, lm.weights)
+def _texts(lm: LanguageModel, streams: Callable, split: str, validates: bool, sample_bytes: int) -> tuple[_Text, _Text]:
+    """The sample, and text that is not in it: the validation split, or the half of the sample that is kept back.
 
-    def streams(of: str):
-        return streams_for(config, of) if source is None else [(evaluation_stream(config, source, of), 1.0)]
-
+    `streams`: a split's, with weights; `validates`: whether other sources than the sample's do.
+    """
+    entropies = Entropies(lm.config, lm.weights)
     found = streams(split)
-    validates = source is None and bool(config.data.validation_sources)
     whole = split in ("validation", "all") or (not validates and any(s.split == "all" for s, _ in found))
     if not whole:
         return _read(entropies, found, sample_bytes), _read(entropies, streams("validation"), sample_bytes)
@@ -238,17 +246,20 @@ def _counter(lm: LanguageModel, section: str, text: _Text) -> Callable[[float], 
         jnp.asarray(thresholds["patching_threshold"]), jnp.asarray(thresholds["trigger_threshold"])
     )
 
-    @jax.jit
-    def count(arrays, threshold):
-        def chunk(arrays):
-            tokens_rL, entropy_rL, counts_rL = arrays
-            at = dataclasses.replace(others, **{section: threshold})
-            found = layout.decide(lm.config, tokens_rL, entropy_rL, at)
-            return ((found.commit_BL if section == "patching" else found.scratchpad_BL) & counts_rL).sum()
+    config = weights_lib.without_thresholds(lm.config)
+    return lambda threshold: int(_count(config, section, arrays, dataclasses.replace(others, **{section: jnp.float32(threshold)})))
 
-        return jax.lax.map(chunk, arrays).sum()
 
-    return lambda threshold: int(count(arrays, jnp.float32(threshold)))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _count(config, section: str, arrays, thresholds: layout.Thresholds):
+    """Decisions of the section on chunks of rows, where they count."""
+
+    def chunk(arrays):
+        tokens_rL, entropy_rL, counts_rL = arrays
+        found = layout.decide(config, tokens_rL, entropy_rL, thresholds)
+        return ((found.commit_BL if section == "patching" else found.scratchpad_BL) & counts_rL).sum()
+
+    return jax.lax.map(chunk, arrays).sum()
 
 
 def _rate(section: str, count: int, positions: int) -> float | None:
@@ -259,7 +270,13 @@ def _rate(section: str, count: int, positions: int) -> float | None:
 
 
 class _Search:
-    """Bisection over all float32 thresholds: the count never rises with the threshold."""
+    """Bisection over all float32 thresholds, as if the count never rose with the threshold.
+
+    Commits do rise, rarely and by little, where patching.max_patch_bytes ends patches: an end that a higher threshold
+    leaves out moves those that are counted in multiples of max_patch_bytes from it, and may move one into the
+    positions that a window answers for. Where the target is crossed several times, one crossing is found, and the
+    rates on its two sides are what is said. Scratchpads never rise.
+    """
 
     def __init__(self, section: str, count: Callable[[float], int], positions: int):
         self.section, self.count, self._positions = section, count, positions
@@ -268,7 +285,7 @@ class _Search:
         return _rate(self.section, count, self._positions)
 
     def find(self, target: float, config) -> tuple[float, list[float | None]]:
-        """The shortest decimal whose rate is nearest to the target, and the reachable rates on both sides of it.
+        """The shortest decimal whose rate is nearest to the target, and the rates on both sides of where it is crossed.
 
         Raises:
           UserError: no threshold comes near; says which rates are reachable.

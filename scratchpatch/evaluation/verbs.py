@@ -6,7 +6,7 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.accounting.account import account
-from scratchpatch.data.mixture import evaluation_stream, streams_for
+from scratchpatch.data.mixture import evaluation_stream
 from scratchpatch.evaluation import compressors
 from scratchpatch.evaluation.bpb import evaluate as evaluate_streams
 from scratchpatch.inference.language_model import LanguageModel, load
@@ -15,6 +15,7 @@ from scratchpatch.report.page import write_report
 from scratchpatch.report.passage import Passage
 from scratchpatch.report.run_folder import evaluation_file, read_evaluation
 from scratchpatch.training.json_files import replace_text
+from scratchpatch.training.mixture import own_streams
 from scratchpatch.vocabulary import BOS
 
 # Scratchpad rates of the sweep; the thresholds that give them come from the text's own entropies.
@@ -45,7 +46,7 @@ def evaluate(
 
     Args:
       workdir: folder of the run.
-      source: SPEC of the documents; the run's own where None.
+      source: SPEC of the documents; the run's own where None, which must be what it trained and validated on.
       split: which documents of the source.
       overrides: dotted config fields to change on the trained weights.
       step: of the checkpoint; the newest where None.
@@ -57,7 +58,7 @@ def evaluate(
     if overrides:
         lm = lm.override(overrides)
     if source is None:
-        streams = [stream for stream, _ in streams_for(lm.config, split)]
+        streams = [stream for stream, _ in own_streams(workdir, lm.config, split, overrides)]
     else:
         streams = [evaluation_stream(lm.config, source, split)]
     names = [stream.spec for stream in streams]

@@ -9,6 +9,7 @@ Legend: R rows, L positions of a row.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -42,6 +43,12 @@ class Rows:
         return np.concatenate([row_L[w.first - w.start :][: w.count] for row_L, w in rows])
 
 
+@functools.lru_cache(maxsize=16)
+def _compile(definition):
+    # Whatever the entropies do not need, the compiler leaves out.
+    return jax.jit(lambda w, tokens_RL: weights_lib.merge(definition, w)(tokens_RL).entropy_BL)
+
+
 class Entropies:
     """A model's entropies: its entropy model's, its head's, or, without a trunk, its own.
 
@@ -51,8 +58,7 @@ class Entropies:
     def __init__(self, config, weights):
         self.length = config.data.window
         definition, _ = weights_lib.abstract(config)
-        # Whatever the entropies do not need, the compiler leaves out.
-        self._run = jax.jit(lambda w, tokens_RL: weights_lib.merge(definition, w)(tokens_RL).entropy_BL)
+        self._run = _compile(definition)
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
         self._weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))

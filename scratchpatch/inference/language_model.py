@@ -7,6 +7,7 @@ document.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -75,9 +76,9 @@ class LanguageModel:
       step: optimizer steps behind the weights.
     """
 
-    def __init__(self, config, weights: dict[str, Any], step: int = 0, passes: Callable | None = None):
+    def __init__(self, config, weights: dict[str, Any], step: int = 0):
         self.config, self.weights, self.step = config, weights, step
-        self._pass = passes or _compile(config, mesh_lib.of(weights))
+        self._pass = _compile(config, mesh_lib.of(weights))
 
     def score(self, data: bytes) -> np.ndarray:
         """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
@@ -98,10 +99,10 @@ class LanguageModel:
         reads. Temperature 0 takes the likeliest byte.
 
         Raises:
-          UserError: a negative temperature or max_bytes.
+          UserError: a negative temperature, max_bytes or seed.
         """
-        if temperature < 0 or max_bytes < 0:
-            raise UserError(f"temperature = {temperature} and max_bytes = {max_bytes} must not be negative")
+        if temperature < 0 or max_bytes < 0 or seed < 0:
+            raise UserError(f"temperature = {temperature}, max_bytes = {max_bytes} and seed = {seed} must not be negative")
         rng = np.random.default_rng(seed)
         tokens = [*_tokens(prompt)]
         for _ in range(max_bytes):
@@ -121,7 +122,8 @@ class LanguageModel:
         Fields are dotted names, given as a dict or as `**{'trigger.threshold': 1.0}`;
         an underscore pair stands for the dot in keywords: `trigger__threshold=1.0`.
         A threshold that is named holds as it is: without a controller (gain 0)
-        and without a budget (capacity 1), unless those are named too.
+        and without a budget (capacity 1), unless those are named too. Further
+        values of it compile nothing.
 
         Raises:
           UserError: an unknown field, a bad value, or a change that needs other parameters.
@@ -136,14 +138,11 @@ class LanguageModel:
             config_lib.set_field(config, name, value)
         config_lib.check(config)
         _, weights = weights_lib.redefine(config, self.weights, named=named)
-        # Thresholds are data: one compiled pass serves them all.
-        moved = config_lib.changed(self.config, config)
-        same_program = set(moved) <= {"trigger.threshold", "patching.threshold"}
-        return LanguageModel(config, weights, self.step, self._pass if same_program else None)
+        return LanguageModel(config, weights, self.step)
 
     def with_weights(self, weights: dict[str, Any], step: int) -> LanguageModel:
         """The same model at another moment of its training."""
-        return LanguageModel(self.config, weights, step, self._pass)
+        return LanguageModel(self.config, weights, step)
 
     def positions(self, stream) -> Iterator[Positions]:
         """What the model says along a stream, in order, part by part.
@@ -175,6 +174,12 @@ def _compile(config, mesh) -> _Pass:
     if mesh is not None:
         config = mesh_lib.settled(config, mesh)
     definition, _ = weights_lib.abstract(config)
+    return _compile_definition(definition, mesh)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_definition(definition, mesh) -> _Pass:
+    """One for all models of a definition, whatever their weights and thresholds."""
 
     def positions(weights, tokens_RM):
         tokens_RL, targets_RL = tokens_RM[:, :-1], tokens_RM[:, 1:]
@@ -227,9 +232,10 @@ def init(config, seed: int = 0) -> LanguageModel:
     """A model with random weights.
 
     Raises:
-      UserError: a config that cannot be.
+      UserError: a config or seed that cannot be.
     """
     config_lib.check(config)
+    config_lib.check_seed(seed)
     return LanguageModel(config, weights_lib.random(config, seed))
 
 

@@ -1,7 +1,7 @@
 """Any model as safetensors and a config.json, and back.
 
     folder/model.safetensors    arrays (written as float32; half precision is read, too), named by their path in the model: params.trunk.stack.block.ffn.up.kernel
-    folder/config.json          {"version", "step", "config": every field}
+    folder/config.json          {"schema", "version", "step", "config": every field}
 
 A kernel is [in, out]; the arrays of a stack of layers have the layer as first
 axis, or are one for each layer (see `layers`); `thresholds.*` are scalars in nats; `frozen.entropy_model.*` is the
@@ -20,6 +20,7 @@ import numpy as np
 
 import scratchpatch
 from scratchpatch import config as config_lib
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import layers, tensors
@@ -38,7 +39,7 @@ def export(lm: LanguageModel, folder: str | Path, layout: str = "stacked") -> No
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something: name a new folder")
-    about = {"version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
+    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.asarray(x) for name, x in weights_lib.named(lm.weights, ".").items()}

@@ -16,6 +16,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from scratchpatch import precision
 from scratchpatch.parallel import rules
 
 
@@ -61,6 +62,7 @@ def _attend(kernel, axes, q, k, v, own_k, own_v, first, last):
     return _forward(kernel, axes, q, k, v, own_k, own_v, first, last)[0]
 
 
+@precision.of_arguments
 def _forward(kernel, axes, q, k, v, own_k, own_v, first, last):
     rows, slots, all_heads, _ = q.shape
     out, seen_BHN = _spread(kernel.forward, axes, (q, k, v, first, last), (q.shape, (rows, all_heads, slots)))
@@ -73,6 +75,7 @@ def _forward(kernel, axes, q, k, v, own_k, own_v, first, last):
     return merged, (q, k, v, own_k, own_v, first, last, merged, total_BHN)
 
 
+@precision.of_arguments
 def _backward(kernel, axes, kept, d):
     q, k, v, own_k, own_v, first, last, merged, total_BHN = kept
     scale = q.shape[-1] ** -0.5

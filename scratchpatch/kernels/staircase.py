@@ -8,6 +8,7 @@ import functools
 
 import jax
 
+from scratchpatch import precision
 from scratchpatch.kernels import choice, ranges, sequence, staircase_xla
 
 
@@ -30,7 +31,8 @@ def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int, backend: 
     """
     arrays = (q_BNHK, k_BNGK[:, :commits], v_BNGK[:, :commits], k_BNGK, v_BNGK, first_BN, commits_BN)
     run = functools.partial(_attend, backend)
-    return run(*arrays) if sequence.devices() == 1 else sequence.over_slots(run, *arrays)
+    with precision.products(q_BNHK.dtype):
+        return run(*arrays) if sequence.devices() == 1 else sequence.over_slots(run, *arrays)
 
 
 def _attend(backend: str, q_BNHK, k_BPGK, *rest) -> jax.Array:

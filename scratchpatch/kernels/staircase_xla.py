@@ -7,6 +7,8 @@ G key-value heads, R query heads per key-value head, K head width.
 import jax
 import jax.numpy as jnp
 
+from scratchpatch import precision
+
 # Rows of more slots than this are computed in equal chunks of at most so many,
 # so that memory per byte does not grow with the window.
 CHUNK = 512
@@ -66,11 +68,12 @@ def dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN) 
     top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), own))
     weights, own = jnp.exp(logits - top[..., None]), jnp.exp(own - top)
     total = weights.sum(axis=-1) + own
-    out = jnp.einsum("bgrnp,bpgk->bngrk", weights.astype(v_BPGK.dtype), v_BPGK)
-    out += jnp.einsum("bgrn,bngk->bngrk", own.astype(v_BPGK.dtype), own_v_BNGK)
+    # Rounded for the product alone; what is added up and divided stays float32, as in blocks.
+    out = jnp.einsum("bgrnp,bpgk->bngrk", weights.astype(v_BPGK.dtype), v_BPGK, preferred_element_type=jnp.float32)
+    out += jnp.einsum("bgrn,bngk->bngrk", own, own_v_BNGK.astype(jnp.float32))
     # Divided last: [N, K] is narrower than [N, P].
-    out = out / jnp.einsum("bgrn->bngr", total)[..., None].astype(out.dtype)
-    return out.reshape(q_BNHK.shape)
+    out = out / jnp.einsum("bgrn->bngr", total)[..., None]
+    return out.astype(v_BPGK.dtype).reshape(q_BNHK.shape)
 
 
 def _logits(q_BGRCK, k_BGTK):
@@ -108,6 +111,7 @@ def _tiled(q, k, v, own_k, own_v, ranges):
     return _forward(q, k, v, own_k, own_v, ranges)[0]
 
 
+@precision.of_arguments
 def _forward(q, k, v, own_k, own_v, ranges):
     # A column of ones adds up the weights in the order of the commits, as the
     # product does: where a document's commits stand in the row changes no bit.
@@ -138,6 +142,7 @@ def _forward(q, k, v, own_k, own_v, ranges):
     return out, (q, k, v, own_k, own_v, ranges, out, normaliser)
 
 
+@precision.of_arguments
 def _backward(kept, d_out):
     q, k, v, own_k, own_v, ranges, out, normaliser = kept
     scale = q.shape[-1] ** -0.5

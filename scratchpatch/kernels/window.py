@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from scratchpatch import precision
 from scratchpatch.kernels import choice, ranges, sequence, window_xla
 
 
@@ -21,8 +22,13 @@ def attend(q_BLHK, k_BLHK, v_BLHK, start_BL, window: int, backend: str = "auto")
     Raises:
       UserError: a backend by name that cannot run here.
     """
+    with precision.products(q_BLHK.dtype):
+        return _attend(q_BLHK, k_BLHK, v_BLHK, start_BL, window, backend)
+
+
+def _attend(q_BLHK, k_BLHK, v_BLHK, start_BL, window: int, backend: str) -> jax.Array:
     if sequence.devices() > 1:
-        run = functools.partial(attend, window=window, backend=backend)
+        run = functools.partial(_attend, window=window, backend=backend)
         return sequence.over_positions(run, q_BLHK, k_BLHK, v_BLHK, start_BL, window)
     chosen = choice.window(backend, q_BLHK, window)
     if chosen.backend == "xla":

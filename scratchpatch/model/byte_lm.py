@@ -12,6 +12,7 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from scratchpatch import config as config_lib
+from scratchpatch import precision
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.entropy_head import EntropyHead
@@ -82,6 +83,11 @@ class ByteLM(nnx.Module):
           probe_BLd: added to the byte embedding; for gradients by position.
           entropy_BL: float32 [B, L], nats, computed before; None: computed here.
         """
+        # Everything that runs a model runs it here: so training, evaluation and plans multiply alike.
+        with precision.products(self.config.training.dtype):
+            return self._run(tokens_BL, probe_BLd, entropy_BL)
+
+    def _run(self, tokens_BL, probe_BLd, entropy_BL) -> Output:
         start_BL = documents.starts(tokens_BL)
         h_BLd = self.encoder(tokens_BL, start_BL, probe_BLd)
         if self.config.model.trunk.kind == "none":

@@ -69,7 +69,7 @@ class Decoder(nnx.Module):
         if self.vectors:
             out = self.vectors * m.d_byte
             self.context = layers.linear(m.trunk.d_model, out, ("width", "local_inner"), dtype, rngs)
-            self.stack = Stack(lambda rngs: CrossBlock(config, dtype, rngs), t.layers, config.training.remat, dtype, rngs)
+            self.stack = Stack(lambda rngs: CrossBlock(config, dtype, rngs), t.layers, config.training.remat, rngs)
         else:
             if not self.trunkless:
                 self.context = layers.linear(m.trunk.d_model, m.d_byte, ("width", "local_inner"), dtype, rngs)
@@ -80,7 +80,8 @@ class Decoder(nnx.Module):
         """Logits [B, L, V] from byte states, slot states and each byte's slot (N: null)."""
         if self.trunkless:
             return self.logits(self.stack(h_BLd, start_BL))
-        null_B1D = jnp.broadcast_to(self.null.astype(z_BND.dtype), (z_BND.shape[0], 1, z_BND.shape[2]))
+        # Broadcast as float32, so that its gradient is summed in float32.
+        null_B1D = jnp.broadcast_to(self.null.get_value(), (z_BND.shape[0], 1, z_BND.shape[2])).astype(z_BND.dtype)
         c_BNd = self.context(jnp.concatenate([z_BND, null_B1D], axis=1))
         # Bytes read slots at other positions: those of the whole row.
         c_BNd = constrain(c_BNd, "decoder.context", "local_rows", None, None)

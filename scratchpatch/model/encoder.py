@@ -15,8 +15,8 @@ class Encoder(nnx.Module):
     def __init__(self, config, rngs: nnx.Rngs):
         d, tier = config.model.d_byte, config.model.encoder
         self.dtype = local.activation_dtype(config)
-        self.embedding = layers.embedding(vocabulary.ROWS, d, 1.0, self.dtype, rngs)
-        self.ngrams = NGrams(config, self.dtype, rngs) if config.model.encoder.ngrams else None
+        self.embedding = layers.embedding(vocabulary.ROWS, d, 1.0, rngs)
+        self.ngrams = NGrams(config, rngs) if config.model.encoder.ngrams else None
         self.layers = local.LocalStack("encoder", config, tier.layers, tier.heads, tier.window, self.dtype, rngs)
 
     def __call__(self, tokens_BL, start_BL, probe_BLd=None) -> jax.Array:
@@ -24,7 +24,7 @@ class Encoder(nnx.Module):
         x_BLd = self.embedding(tokens_BL)
         if self.ngrams is not None:
             x_BLd = x_BLd + self.ngrams(tokens_BL, start_BL)
-        x_BLd = constrain(x_BLd, "encoder.embedding", "local_rows", "positions", None)
+        x_BLd = constrain(x_BLd.astype(self.dtype), "encoder.embedding", "local_rows", "positions", None)
         if probe_BLd is not None:
             x_BLd = x_BLd + probe_BLd.astype(self.dtype)
         return self.layers(x_BLd, start_BL)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from scratchpatch.model.linear import Linear
 from scratchpatch.parallel.rules import constrain
 
 
@@ -38,26 +39,45 @@ def local(name: str) -> Tier:
 TRUNK = Tier("trunk", "rows", "slots", "trunk_inner", "trunk_heads")
 
 
-def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
-    """A bias-free projection, normal with standard deviation scale / sqrt(d_in)."""
+def linear(
+    d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale: float = 1.0, out=None
+) -> Linear:
+    """A bias-free projection, normal with standard deviation scale / sqrt(d_in).
+
+    Args:
+      dtype: that its inputs and its kernel are rounded to.
+      out: dtype of the results, and of the sums that they are; None: as `dtype`.
+    """
     init = nnx.with_metadata(
         nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
         sharding_names=names,
         eager_sharding=False,
     )
-    return nnx.Linear(d_in, d_out, use_bias=False, kernel_init=init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+    types = {"dtype": dtype, "param_dtype": jnp.float32, "preferred_element_type": out}
+    return Linear(d_in, d_out, use_bias=False, kernel_init=init, rngs=rngs, **types)
 
 
-def embedding(rows: int, d: int, deviation: float, dtype, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table of `rows` vectors, normal with standard deviation `deviation`."""
+def embedding(rows: int, d: int, deviation: float, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of `rows` float32 vectors, normal and cut off at twice `deviation`: their own deviation is 0.88 of it.
+
+    Its results are float32 too, for the caller to round. The gradient adds up
+    the rows of a batch in the table's own type: thousands of bfloat16 numbers
+    added to one another come to a sum that new ones no longer change.
+    """
     init = nnx.with_metadata(
         nnx.initializers.truncated_normal(deviation), sharding_names=("vocabulary", "width"), eager_sharding=False
     )
-    return nnx.Embed(rows, d, embedding_init=init, param_dtype=jnp.float32, dtype=dtype, rngs=rngs)
+    return nnx.Embed(rows, d, embedding_init=init, param_dtype=jnp.float32, dtype=jnp.float32, rngs=rngs)
 
 
 def norm(d: int, eps: float, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    return nnx.RMSNorm(d, epsilon=eps, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+    """Root mean square norm; its scale stays float32, so that its gradient is summed in float32."""
+    return nnx.RMSNorm(d, epsilon=eps, dtype=dtype, param_dtype=jnp.float32, promote_dtype=_activations_alone, rngs=rngs)
+
+
+def _activations_alone(arrays, dtype):
+    x, scale = arrays
+    return x.astype(dtype), scale
 
 
 def rope(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:

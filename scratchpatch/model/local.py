@@ -30,7 +30,6 @@ class LocalStack(nnx.Module):
             lambda rngs: layers.Block(m, m.d_byte, heads, heads, tier, depth, dtype, rngs),
             depth,
             config.training.remat,
-            dtype,
             rngs,
         )
 

@@ -11,15 +11,15 @@ from scratchpatch.parallel.rules import constrain
 
 
 class Logits(nnx.Module):
-    """Norm and projection; float32 logits, -1e30 in the rows that have no part in the probability."""
+    """Norm and projection, added up in float32; -1e30 in the rows that have no part in the probability."""
 
     def __init__(self, tier: str, model, dtype, rngs: nnx.Rngs):
         d, self.rows, self.tier = model.d_byte, model.target_rows, tier
         self.norm = layers.norm(d, model.norm_eps, dtype, rngs)
-        self.projection = layers.linear(d, vocabulary.ROWS, ("width", "vocabulary"), dtype, rngs, scale=0.1)
+        self.projection = layers.linear(d, vocabulary.ROWS, ("width", "vocabulary"), dtype, rngs, scale=0.1, out=jnp.float32)
 
     def __call__(self, x_BLd) -> jax.Array:
-        logits_BLV = self.projection(self.norm(x_BLd)).astype(jnp.float32)
+        logits_BLV = self.projection(self.norm(x_BLd))
         logits_BLV = jnp.where(np.arange(vocabulary.ROWS) < self.rows, logits_BLV, -1e30)
         return constrain(logits_BLV, f"{self.tier}.logits", "local_rows", "positions", None)
 

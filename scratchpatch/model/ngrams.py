@@ -6,7 +6,7 @@ BLT's: BOS 1, byte b is b + 4, and 0 left of the document, so that no n-gram
 reads another document. JAX's integers are 32 bits wide: the sum is kept in
 limbs of 16 bits.
 
-Legend: B rows, L byte positions, d byte width.
+Legend: B rows, L byte positions, X kinds of n-grams, d byte width.
 """
 
 import jax
@@ -69,14 +69,15 @@ def rows(tokens_BL: jax.Array, start_BL: jax.Array, n: int, prime: int, table: i
 class NGrams(nnx.Module):
     """The sum of the embeddings of a position's n-grams: one table per hash function and size, in that order."""
 
-    def __init__(self, config, dtype, rngs: nnx.Rngs):
+    def __init__(self, config, rngs: nnx.Rngs):
         e, d = config.model.encoder, config.model.d_byte
-        self.table, self.dtype = e.ngram_rows, dtype
+        self.table = e.ngram_rows
         self.kinds = [(n, prime) for prime in PRIMES[: e.ngram_functions] for n in e.ngrams]
-        self.embedding = layers.embedding(len(self.kinds) * self.table, d, d**-0.5, dtype, rngs)
+        self.embedding = layers.embedding(len(self.kinds) * self.table, d, d**-0.5, rngs)
 
     def __call__(self, tokens_BL, start_BL) -> jax.Array:
-        total = 0.0
-        for k, (n, prime) in enumerate(self.kinds):
-            total = total + self.embedding(rows(tokens_BL, start_BL, n, prime, self.table) + k * self.table)
-        return total
+        """float32 [B, L, d]."""
+        ids = [rows(tokens_BL, start_BL, n, prime, self.table) for n, prime in self.kinds]
+        row_XBL = jnp.stack([id_BL + k * self.table for k, id_BL in enumerate(ids)])
+        # One gather, for its gradient is an array as large as the tables: so there is one such array, not one per kind.
+        return self.embedding(row_XBL).sum(axis=0)

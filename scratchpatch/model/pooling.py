@@ -4,6 +4,8 @@ Legend: B rows, L byte positions, N slots, M bytes of a patch at most, d byte
 width, D trunk width, H heads, K head width, k vectors of a slot.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,8 +16,31 @@ from scratchpatch.parallel.rules import constrain
 
 
 def take(x_BLd: jax.Array, index_BN: jax.Array) -> jax.Array:
-    """Rows of x by position, per batch row (vmap keeps the gradient's scatter local to a row)."""
-    return jax.vmap(lambda x, i: x[i])(x_BLd, index_BN)
+    """Rows of x by position, per batch row (vmap keeps the gradient's scatter local to a row).
+
+    A row may be taken many times, and its gradient is then a sum of as many:
+    added up in float32, and rounded to the type of x once.
+    """
+    return _take(x_BLd.shape, x_BLd.dtype, x_BLd, index_BN)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _take(shape, dtype, x, index):
+    return jax.vmap(lambda x, i: x[i])(x, index)
+
+
+def _take_forward(shape, dtype, x, index):
+    return _take(shape, dtype, x, index), index
+
+
+def _take_backward(shape, dtype, index, gradient):
+    def add(index, gradient):
+        return jnp.zeros(shape[1:], jnp.float32).at[index].add(gradient.astype(jnp.float32), mode="promise_in_bounds")
+
+    return jax.vmap(add)(index, gradient).astype(dtype), None
+
+
+_take.defvjp(_take_forward, _take_backward)
 
 
 class Pooling(nnx.Module):

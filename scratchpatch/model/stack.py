@@ -6,8 +6,6 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from scratchpatch.parallel import rules
-
 _UNROLL = False
 
 
@@ -35,11 +33,10 @@ class Stack(nnx.Module):
       make: rngs -> module.
       layers: how many.
       remat: what the backward pass recomputes: none, dots, full.
-      dtype: that its layers compute in.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], layers: int, remat: str, dtype, rngs: nnx.Rngs):
-        self.layers, self.remat, self.dtype = layers, remat, dtype
+    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], layers: int, remat: str, rngs: nnx.Rngs):
+        self.layers, self.remat = layers, remat
         if layers:
             stacked = nnx.vmap(make, in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
             self.block = nnx.split_rngs(splits=layers)(stacked)(rngs)
@@ -51,7 +48,7 @@ class Stack(nnx.Module):
         definition, parameters = nnx.split(self.block)
 
         def body(x, layer_parameters):
-            return apply(nnx.merge(definition, rules.gathered(layer_parameters, self.dtype)), x), None
+            return apply(nnx.merge(definition, layer_parameters), x), None
 
         if self.remat != "none":
             # XLA inlines a scan of one layer, and would then share what is to be recomputed.

@@ -25,7 +25,6 @@ class Trunk(nnx.Module):
             ),
             t.layers,
             config.training.remat,
-            dtype,
             rngs,
         )
         self.norm = layers.norm(t.d_model, m.norm_eps, dtype, rngs) if t.final_norm else None

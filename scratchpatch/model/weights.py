@@ -13,6 +13,7 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from scratchpatch import compilation_cache
+from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold
 from scratchpatch.parallel import rules
@@ -56,8 +57,12 @@ def random(config, seed: int):
 
 
 def abstract(config):
-    """(definition, weights as ShapeDtypeStructs), nothing computed."""
-    definition, states = _shape(FrozenConfigDict(config))
+    """(definition, weights as ShapeDtypeStructs), nothing computed.
+
+    Configs that differ in their thresholds alone, which are weights, have equal definitions: what is compiled for one
+    serves all.
+    """
+    definition, states = _shape(without_thresholds(config))
     return definition, {part: nnx.to_pure_dict(state) for part, state in states.items()}
 
 
@@ -67,8 +72,14 @@ def shardings(config, mesh):
     Raises:
       UserError: an axis that the mesh does not divide.
     """
-    _, states = _shape(FrozenConfigDict(config))
+    _, states = _shape(without_thresholds(config))
     return {part: nnx.to_pure_dict(rules.state_shardings(state, mesh)) for part, state in states.items()}
+
+
+def without_thresholds(config) -> FrozenConfigDict:
+    """The config with thresholds that stand for any."""
+    neutral = {"patching.threshold": 1.0, "trigger.threshold": 1.0}
+    return FrozenConfigDict(config_lib.from_flat(config_lib.flat(config) | neutral))
 
 
 @functools.lru_cache(maxsize=32)

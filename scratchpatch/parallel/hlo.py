@@ -29,12 +29,14 @@ class Collective:
 
     kind: see `_KINDS`; axes: mesh axes whose devices take part, joined by '+';
     shapes: of the whole array (gathered, or before it is scattered), without
-    axes of size 1; bytes: sent by one chip each time; times: per step.
+    axes of size 1; types: of their elements, in XLA's words; bytes: sent by one
+    chip each time; times: per step.
     """
 
     kind: str
     axes: str
     shapes: tuple[tuple[int, ...], ...]
+    types: tuple[str, ...]
     bytes: float
     times: int
     operation: str
@@ -159,7 +161,7 @@ def _collective(kind: str, line: _Line, computation: str, times: int, mesh) -> C
     moved = {"all-reduce": 2 * share, "collective-permute": 1.0, "send": 1.0}.get(kind, share)
     operation = re.search(r'op_name="([^"]*)"', line.text)
     plain = tuple(tuple(n for n in dims if n != 1) for _, dims in shapes)
-    return Collective(kind, axes, plain, size * moved, times, operation[1] if operation else "")
+    return Collective(kind, axes, plain, tuple(item for item, _ in shapes), size * moved, times, operation[1] if operation else "")
 
 
 def _group(kind: str, text: str, mesh: dict[str, int]) -> tuple[int, str]:

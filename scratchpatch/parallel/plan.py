@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from scratchpatch import config as config_lib
@@ -93,15 +94,15 @@ def plan_device(config, chip: chips_lib.Chip, count: int) -> dict:
     config, parts = mesh_lib.settled(config, described), mesh_lib.parts(config, described)
     cost = _cost(config, mesh, parts, "gpu")
     held = {"parameters": cost.parameters, "optimizer": cost.optimizer, "activations": cost.activations, "temporaries": cost.workspace}
-    weights, share = _weights(config), 1 - 1 / mesh["fsdp"]
+    weights, gradients, share = _weights(config), _gradients(config), 1 - 1 / mesh["fsdp"]
     passes = 2 if config.training.remat != "none" else 1
     totals: dict[str, dict[str, float]] = {}
     if mesh["fsdp"] > 1:
         totals["all-gather"] = {"fsdp": weights * passes * parts * share}
-        totals["reduce-scatter"] = {"fsdp": weights * parts * share}
+        totals["reduce-scatter"] = {"fsdp": gradients * parts * share}
     copies = mesh["slice"] * mesh["data"]
     if copies > 1:
-        totals["all-reduce"] = {"data": 2 * weights / mesh["fsdp"] * (1 - 1 / copies)}
+        totals["all-reduce"] = {"data": 2 * gradients / mesh["fsdp"] * (1 - 1 / copies)}
     result = {
         "topology": f"{chip.name} x {count}",
         "slices": mesh["slice"],
@@ -129,9 +130,10 @@ def warnings(config, mesh: dict[str, int], parts: int, cost: StepCost, found: li
         said.append(f"all-gathers carry {gathered / weights:.1f}x the weights per part, above {_GATHERED}: an activation loses its place (parallel/rules.py)")
     # In units of scattering a whole gradient once; an all-reduce sends it twice.
     reduced = sum(c.bytes * c.times for c in found if c.kind in ("reduce-scatter", "all-reduce") and "fsdp" in c.axes.split("+")) / parts
-    if reduced > _REDUCED * weights:
+    gradients = _gradients(config)
+    if reduced > _REDUCED * gradients:
         said.append(
-            f"reduce-scatters and all-reduces over fsdp carry {reduced / weights:.1f}x the gradients per part, above {_REDUCED}: "
+            f"reduce-scatters and all-reduces over fsdp carry {reduced / gradients:.1f}x the gradients per part, above {_REDUCED}: "
             "XLA reduces where it could scatter; another mesh.fsdp (8 to 32, never all chips) may help"
         )
     if found and mesh["fsdp"] > 1 and sum(c.bytes * c.times for c in found) < weights / 2:
@@ -247,7 +249,13 @@ def _cost(config, mesh: dict[str, int], parts: int, platform: str) -> StepCost:
 
 def _weights(config) -> int:
     """Bytes of all parameters in the type that the step computes in."""
-    return sum(parameters(config).values()) * (2 if config.training.dtype == "bfloat16" else 4)
+    return sum(parameters(config).values()) * jnp.dtype(config.training.dtype).itemsize
+
+
+def _gradients(config) -> int:
+    """Bytes of the gradients of all learned parameters in the type that they are summed in."""
+    learned = sum(size for tier, size in parameters(config).items() if tier != "entropy model")
+    return learned * jnp.dtype(config.training.gradient_dtype).itemsize
 
 
 def _gib(size: float) -> str:

@@ -27,6 +27,8 @@ _DIGEST = 16
 # Milliseconds of one wait for another process: between two of them a signal is heard. A process that dies while others
 # wait for it ends them by its missing heartbeat.
 _WAIT_MILLISECONDS = 2000
+# Steps between a process's wish and the one at which all fulfil it.
+_AHEAD = 4
 T = TypeVar("T")
 # How long a new folder may stay hidden from a process that shares the disk, and the time between two looks.
 _SHARED_SECONDS, _LOOK_SECONDS = 5, 0.2
@@ -266,3 +268,33 @@ def meet(where: str) -> None:
 def stops_at(step: int) -> bool:
     """Whether a preemption notice (SIGTERM) reached any process, and this is the step at which all of them stop."""
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def reached(event: str, step: int, asked: bool) -> bool:
+    """Whether this is the step at which all processes do what one of them was asked for.
+
+    Called by all of them after each step, in the same order. They are never more than two steps apart, because each
+    reads the sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
+
+    Args:
+      event: a name that each event has for itself.
+      step: steps done.
+      asked: this process was.
+    """
+    client, key = distributed.global_state.client, f"scratchpatch: {event}"
+    if asked:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was asked, too
+            client.key_value_set(key, str(step + _AHEAD))
+    try:
+        return step == int(client.key_value_try_get(key))
+    except jax.errors.JaxRuntimeError:  # nobody was
+        return False
+
+
+def any_of(names: list[str], mine: str) -> str:
+    """Of the processes' own answers the first in the order of `names`; '' where none has one of them."""
+    if jax.process_count() == 1:
+        return mine
+    number = np.int32(names.index(mine) if mine in names else len(names))
+    found = int(np.asarray(multihost_utils.process_allgather(number)).min())
+    return names[found] if found < len(names) else ""

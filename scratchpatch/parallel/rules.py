@@ -5,10 +5,12 @@ decided here alone.
 """
 
 import contextlib
-import functools
+import contextvars
+import dataclasses
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
@@ -41,6 +43,8 @@ _FIXES = {
 }
 
 _SEAMS: list[dict[str, PartitionSpec]] = []
+# Of the thread that traces: a run compiles its step beside its audit.
+_SUMMED_IN = contextvars.ContextVar("gradients are summed in", default="float32")
 
 
 def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh, what: str) -> PartitionSpec:
@@ -85,36 +89,40 @@ def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, found)
 
 
-def gathered(state, dtype):
-    """Matrices of an `nnx.State` as computation wants them: in `dtype`, and whole over fsdp; their gradients sharded.
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Of a matrix that fsdp spreads. used: whole over fsdp, where it is multiplied with; kept: it and its gradient."""
 
-    Left to itself, XLA gathers a matrix once for each of its uses, and may
-    reduce its gradient where scattering sends half as much.
+    used: PartitionSpec
+    kept: PartitionSpec
+
+
+def places_of(variable: nnx.Variable) -> Places | None:
+    """The places of a matrix on the current mesh; None where fsdp does not spread it."""
+    mesh, names = jax.sharding.get_abstract_mesh(), _names(variable)
+    if mesh.empty or mesh.shape.get("fsdp", 1) == 1 or "width" not in names:
+        return None
+    shape = variable.get_value().shape
+    placed = lambda names: spec(names, shape, mesh, f"a matrix of shape {shape}")  # noqa: E731
+    return Places(used=placed(tuple(None if name == "width" else name for name in names)), kept=placed(names))
+
+
+@contextlib.contextmanager
+def summing(dtype: str) -> Iterator[None]:
+    """Gradients of matrices that are traced inside are summed, over devices and over parts of a step, in this type.
+
+    In bfloat16 they take half the bytes on the wire, and each sum is rounded to 8 bits of mantissa.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
-        return state
-
-    def gather(path, variable):
-        value, names = variable.get_value(), _names(variable)
-        if "width" not in names:
-            return variable
-        what = "/".join(map(str, path))
-        inside = spec(tuple(None if name == "width" else name for name in names), value.shape, mesh, what)
-        return variable.replace(_gather(value.astype(dtype), inside, spec(names, value.shape, mesh, what)))
-
-    return nnx.map_state(gather, state)
+    token = _SUMMED_IN.set(dtype)
+    try:
+        yield
+    finally:
+        _SUMMED_IN.reset(token)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x, inside, outside):
-    return jax.lax.with_sharding_constraint(x, inside)
-
-
-_gather.defvjp(
-    lambda x, inside, outside: (_gather(x, inside, outside), None),
-    lambda inside, outside, _, gradient: (jax.lax.with_sharding_constraint(gradient, outside),),
-)
+def gradient_dtype() -> jnp.dtype:
+    """What `summing` says; float32 outside of it."""
+    return jnp.dtype(_SUMMED_IN.get())
 
 
 @contextlib.contextmanager

@@ -80,10 +80,15 @@ class Supervisor:
         self._running: list[subprocess.Popen] = []
         self._pulses: list[Pulse] = []
         self._asked_at: float | None = None
+        self._at_once = False
         self.deaths: list[Death] = []
 
     def run(self) -> int:
-        """The exit code: 0 where an attempt ended well, else that of the last first death (128 + signal)."""
+        """The exit code: 0 where an attempt ended well, else that of the last first death (128 + signal).
+
+        SIGTERM, SIGINT and SIGHUP ask the processes to save and leave, a second SIGINT kills them. SIGUSR1 goes to one of
+        them, which is enough for all to save. They are a process group of their own: what a terminal sends comes here alone.
+        """
         with self._listening():
             left, reached = self._restarts, self._progress()
             while True:
@@ -130,7 +135,13 @@ class Supervisor:
         pulse = Pulse()
         self._pulses.append(pulse)
         env = self._env | (pulse.environment if self._silence is not None else {})
-        self._running.append(subprocess.Popen(command, stdout=log, stderr=log, env=env, pass_fds=[pulse.pipe]))
+        # A wish to save waits until the process listens (see training.notices), and does not end it before.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        try:
+            started = subprocess.Popen(command, stdout=log, stderr=log, env=env, pass_fds=[pulse.pipe], process_group=0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._running.append(started)
         pulse.started()
 
     def _watch(self, began: float) -> Death | None:
@@ -156,6 +167,8 @@ class Supervisor:
         """Process, exit code and reason of what ended the attempt; None: it goes on."""
         alive = [i for i, code in enumerate(codes) if code is None]
         dead = next((i for i, code in enumerate(codes) if code is not None and code not in good), None)
+        if self._at_once and alive:
+            return alive[0], -signal.SIGINT, "was killed, by a second SIGINT"
         if self._silence is not None and alive:
             silent, seconds = max(((i, self._pulses[i].silence()) for i in alive), key=lambda found: found[1])
             if seconds > (self._silence if dead is None else _MISSED):
@@ -174,12 +187,19 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _listening(self):
-        """SIGTERM and SIGINT ask the processes to save and leave."""
 
-        def asked(*_):
+        def asked(number, _):
+            self._at_once = number == signal.SIGINT and self._asked_at is not None
             self._asked_at = self._asked_at or time.monotonic()
 
-        before = {s: signal.signal(s, asked) for s in (signal.SIGTERM, signal.SIGINT)}
+        def passed_on(number, _):
+            alive = next((process for process in self._running if process.poll() is None), None)
+            if alive:
+                alive.send_signal(number)
+
+        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), asked) | {signal.SIGUSR1: passed_on}
+        # What was ignored at the start, as nohup has it, stays so.
+        before = {s: signal.signal(s, handlers[s]) for s in handlers if signal.getsignal(s) is not signal.SIG_IGN}
         try:
             yield
         finally:

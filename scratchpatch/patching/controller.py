@@ -3,38 +3,56 @@
 Legend: B rows, L byte positions, C chunks of `CHUNK` bytes.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from scratchpatch import vocabulary
 from scratchpatch.patching import documents
 
 # The threshold moves once per so many bytes of a document: the bytes of a
 # chunk are decided in parallel (a byte-wise scan is far too slow on a TPU).
 CHUNK = 64
+# However long nothing fired, so many unwanted firings bring back the threshold of the document's start.
+SLACK = 2 * CHUNK
+# Nats between which a threshold lies that a controller moves: no entropy and no jump exceeds the upper one.
+LOWEST, HIGHEST = 1e-4, math.log(vocabulary.ROWS)
 
 
-def fire(score_BL, eligible_BL, start_BL, threshold, gain: float, rate: float):
-    """Where eligible bytes fire, and the threshold at which each row ends.
+def fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain: float, rate: float):
+    """Where eligible bytes fire, and the threshold that each byte was held against.
 
     With gain 0: `score > threshold`. With gain > 0 the logarithm of the
     threshold is carried along each document, from `threshold` at its start,
     and after every CHUNK bytes of the document moves by
     `gain * (fired - rate * CHUNK)`, so a decision depends on earlier bytes of
-    its own document alone.
+    its own document alone. It rests at PAD.
+
+    It does not wind up. Where nothing fires it falls, but never by more than
+    `gain * SLACK` below the document's start (nor below LOWEST nats): as far as
+    SLACK unwanted firings lift it. So once text is hard enough that every byte
+    fires, the threshold of the start is back after the chunk in which the text
+    turned and SLACK / (1 - rate) more bytes, rounded up to whole chunks: 192
+    bytes at a rate of 0.25, whatever the gain. Where too much fires it rises to
+    HIGHEST at most, above which nothing can fire; from there, where nothing
+    fires, it falls to a start of t nats within
+    ln(HIGHEST / t) / (gain * rate * CHUNK) chunks, rounded up.
 
     Args:
       score_BL: float32 [B, L], nats.
-      eligible_BL: bool [B, L].
+      eligible_BL: bool [B, L], False at PAD.
+      valid_BL: bool [B, L], False at PAD.
       start_BL: int32 [B, L], document starts.
-      threshold: float32 scalar, nats.
+      threshold: float32 scalar, nats; under a controller taken as at least
+        LOWEST and at most HIGHEST.
       gain: change of the log threshold per unwanted firing.
       rate: wanted firings per byte.
     Returns:
-      fired_BL bool [B, L]; threshold_B float32 [B] at the end of each row.
+      fired_BL bool [B, L]; threshold_BL float32 [B, L], nats.
     """
     if gain == 0:
-        fired_BL = (score_BL > threshold) & eligible_BL
-        return fired_BL, jnp.broadcast_to(threshold, score_BL.shape[:1])
+        return (score_BL > threshold) & eligible_BL, jnp.broadcast_to(threshold, score_BL.shape)
     rows, length = score_BL.shape
     pad = -length % CHUNK
 
@@ -42,41 +60,44 @@ def fire(score_BL, eligible_BL, start_BL, threshold, gain: float, rate: float):
         x_BL = jnp.pad(x_BL, ((0, 0), (0, pad)), constant_values=fill)
         return x_BL.reshape(rows, -1, CHUNK).swapaxes(0, 1)
 
-    first = jnp.log(threshold)
+    def whole(x_CBc):
+        return x_CBc.swapaxes(0, 1).reshape(rows, -1)[:, :length]
+
+    first = jnp.log(jnp.clip(threshold, LOWEST, HIGHEST))
+    low, high = jnp.maximum(first - gain * SLACK, math.log(LOWEST)), math.log(HIGHEST)
     offset_BL = documents.offsets(start_BL)
     n_L = jnp.arange(length + pad, dtype=jnp.int32).reshape(-1, CHUNK)[:, None, :]
 
     def step(carry, x):
         log_B, fired_B = carry  # of the document that is open at the chunk's left edge
-        score_Bc, eligible_Bc, start_Bc, offset_Bc, n_1c = x
+        score_Bc, eligible_Bc, moves_Bc, start_Bc, n_1c = x
         # A document from an earlier chunk crosses at most one boundary of its
         # own here; one that starts here crosses none.
         carried_Bc = start_Bc < n_1c[:, :1]
-        before_Bc = carried_Bc & (jnp.cumsum(carried_Bc & (offset_Bc % CHUNK == 0), axis=1) == 0)
+        before_Bc = carried_Bc & (jnp.cumsum(carried_Bc & moves_Bc, axis=1) == 0)
         old_Bc = (score_Bc > jnp.exp(log_B)[:, None]) & eligible_Bc & before_Bc
         fired_B = fired_B + old_Bc.sum(axis=1)
         crossed_B = (carried_Bc & ~before_Bc).any(axis=1)
-        next_B = jnp.where(crossed_B, log_B + gain * (fired_B - rate * CHUNK), log_B)
+        next_B = jnp.where(crossed_B, jnp.clip(log_B + gain * (fired_B - rate * CHUNK), low, high), log_B)
         log_Bc = jnp.where(carried_Bc, next_B[:, None], first)
         new_Bc = (score_Bc > jnp.exp(log_Bc)) & eligible_Bc & ~before_Bc
         # What the next chunk inherits belongs to the last document only.
         last_Bc = new_Bc & (start_Bc == start_Bc[:, -1:])
         same_B = carried_Bc[:, -1] & ~crossed_B
         carry = log_Bc[:, -1], jnp.where(same_B, fired_B, last_Bc.sum(axis=1))
-        return carry, old_Bc | new_Bc
+        return carry, (old_Bc | new_Bc, jnp.where(before_Bc, log_B[:, None], log_Bc))
 
     initial = jnp.full((rows,), first, jnp.float32), jnp.zeros((rows,), jnp.int32)
-    (log_B, _), fired_CBc = jax.lax.scan(
+    _, (fired_CBc, log_CBc) = jax.lax.scan(
         step,
         initial,
         (
             chunks(score_BL, -jnp.inf),
             chunks(eligible_BL, False),
+            chunks((offset_BL % CHUNK == 0) & valid_BL, False),
             # Padding belongs to the row's last document.
             jnp.pad(start_BL, ((0, 0), (0, pad)), mode="edge").reshape(rows, -1, CHUNK).swapaxes(0, 1),
-            jnp.pad(offset_BL, ((0, 0), (0, pad)), constant_values=1).reshape(rows, -1, CHUNK).swapaxes(0, 1),
             n_L,
         ),
     )
-    fired_BL = fired_CBc.swapaxes(0, 1).reshape(rows, -1)[:, :length]
-    return fired_BL, jnp.exp(log_B)
+    return whole(fired_CBc), jnp.exp(whole(log_CBc))

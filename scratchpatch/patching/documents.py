@@ -7,13 +7,19 @@ position of its BOS, or 0 where the row begins inside a document.
 import jax
 import jax.numpy as jnp
 
-from scratchpatch.vocabulary import BOS
+from scratchpatch.vocabulary import BOS, PAD
 
 
 def starts(tokens_BL: jax.Array) -> jax.Array:
     """int32 [B, L]: where the document of each position starts in its row."""
     n_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
     return jax.lax.cummax(jnp.where(tokens_BL == BOS, n_L, 0), axis=1)
+
+
+def ends(tokens_BL: jax.Array) -> jax.Array:
+    """bool [B, L]: the last position of each document in its row, PAD left out."""
+    next_BL = jnp.pad(tokens_BL[:, 1:], ((0, 0), (0, 1)), constant_values=BOS)
+    return (tokens_BL != PAD) & ((next_BL == BOS) | (next_BL == PAD))
 
 
 def offsets(start_BL: jax.Array) -> jax.Array:

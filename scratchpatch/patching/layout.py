@@ -16,7 +16,7 @@ from scratchpatch.vocabulary import PAD
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """float32, nats: scalars where decisions start; [B] where rows end."""
+    """float32, nats: scalars at which documents start; [B, L], that the score of each byte was held against."""
 
     patching: jax.Array
     trigger: jax.Array
@@ -29,7 +29,7 @@ class Layout:
 
     commit_BL, scratchpad_BL: bool [B, L], never both. suppressed_*_B: int32
     [B], requests that the budget refused. start_BL: int32 [B, L], document
-    starts. thresholds: where each row's controllers ended, float32 [B].
+    starts. thresholds: float32 [B, L].
     """
 
     commit_BL: jax.Array
@@ -50,9 +50,9 @@ def nothing(tokens_BL: jax.Array) -> Layout:
     """No commit, no scratchpad, no slot: the layout of a model without a trunk."""
     start_BL = documents.starts(tokens_BL)
     none_BL, zero_B = jnp.zeros(tokens_BL.shape, bool), jnp.zeros(tokens_BL.shape[:1], jnp.int32)
-    zero = zero_B.astype(jnp.float32)
+    zero_BL = none_BL.astype(jnp.float32)
     built = slots.build(none_BL, none_BL, start_BL, 0, 0)
-    return Layout(none_BL, none_BL, zero_B, zero_B, start_BL, built, Thresholds(zero, zero))
+    return Layout(none_BL, none_BL, zero_B, zero_B, start_BL, built, Thresholds(zero_BL, zero_BL))
 
 
 def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, thresholds: Thresholds) -> Layout:
@@ -66,13 +66,13 @@ def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, threshold
     """
     start_BL = documents.starts(tokens_BL)
     valid_BL = tokens_BL != PAD
-    request_BL, patching_B = patchifiers.request(
+    request_BL, patching_BL = patchifiers.request(
         config.patching, tokens_BL, start_BL, valid_BL, entropy_BL, thresholds.patching
     )
     commit_BL = budget.grant(request_BL, start_BL, config_lib.commit_capacity(config))
     capacity = config_lib.scratchpad_capacity(config)
     if capacity:
-        wish_BL, trigger_B = triggers.request(
+        wish_BL, trigger_BL = triggers.request(
             config.trigger,
             tokens_BL,
             start_BL,
@@ -85,7 +85,7 @@ def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, threshold
     else:
         # No trigger, or none that could fire between byte-sized patches.
         wish_BL = scratchpad_BL = jnp.zeros_like(commit_BL)
-        trigger_B = jnp.broadcast_to(thresholds.trigger, patching_B.shape)
+        trigger_BL = jnp.broadcast_to(thresholds.trigger, patching_BL.shape)
     sizes = config_lib.slots(config, tokens_BL.shape[1])
     return Layout(
         commit_BL=commit_BL,
@@ -94,5 +94,5 @@ def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, threshold
         suppressed_scratchpads_B=(wish_BL & ~scratchpad_BL).sum(axis=1),
         start_BL=start_BL,
         slots=slots.build(commit_BL, scratchpad_BL, start_BL, *sizes),
-        thresholds=Thresholds(patching_B, trigger_B),
+        thresholds=Thresholds(patching_BL, trigger_BL),
     )

@@ -22,18 +22,18 @@ def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
       entropy_BL: float32 [B, L], nats, or None if the kind does not read it.
       threshold: float32 scalar, nats.
     Returns:
-      request_BL bool [B, L]; threshold_B float32 [B] at the end of each row.
+      request_BL bool [B, L]; threshold_BL float32 [B, L], see `controller.fire`.
     Sources: fixed, the entropy kinds: BLT (arXiv 2412.09871; entropy_and_jump
     is its code's `threshold_add`, whose third byte never ends a patch);
     whitespace: SpaceByte (arXiv 2404.14408).
     """
-    threshold_B = jnp.broadcast_to(threshold, tokens_BL.shape[:1])
+    threshold_BL = jnp.broadcast_to(threshold, tokens_BL.shape)
     kind = patching.kind
     if kind == "byte":
-        return valid_BL, threshold_B
+        return valid_BL, threshold_BL
     if kind == "fixed":
         p = patching.patch_bytes
-        return valid_BL & (documents.offsets(start_BL) % p == p - 1), threshold_B
+        return valid_BL & (documents.offsets(start_BL) % p == p - 1), threshold_BL
     if kind == "whitespace":
         request_BL = scores.word_end(tokens_BL, start_BL) & valid_BL
     elif kind == "random":
@@ -45,12 +45,12 @@ def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
             eligible_BL &= scores.entropy_jump(entropy_BL, start_BL) > patching.jump
         if patching.commit_bos and kind != "entropy":
             eligible_BL &= documents.offsets(start_BL) > (2 if kind == "entropy_and_jump" else 1)
-        request_BL, threshold_B = controller.fire(
-            score_BL, eligible_BL, start_BL, threshold, patching.gain, 1 / patching.patch_bytes
+        request_BL, threshold_BL = controller.fire(
+            score_BL, eligible_BL, valid_BL, start_BL, threshold, patching.gain, 1 / patching.patch_bytes
         )
     if patching.commit_bos:
         request_BL |= _opening(kind, tokens_BL, start_BL)
-    return valid_BL & chop(request_BL, start_BL, patching.max_patch_bytes), threshold_B
+    return valid_BL & chop(request_BL, start_BL, patching.max_patch_bytes), threshold_BL
 
 
 def _opening(kind: str, tokens_BL, start_BL) -> jax.Array:

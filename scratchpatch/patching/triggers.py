@@ -6,6 +6,7 @@ Legend: B rows, L byte positions.
 import jax.numpy as jnp
 
 from scratchpatch.patching import controller, scores
+from scratchpatch.vocabulary import PAD
 
 
 def request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, entropy_BL, threshold):
@@ -22,23 +23,23 @@ def request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, entropy_B
       entropy_BL: float32 [B, L], nats, or None if the kind does not read it.
       threshold: float32 scalar, nats.
     Returns:
-      request_BL bool [B, L]; threshold_B float32 [B] at the end of each row.
+      request_BL bool [B, L]; threshold_BL float32 [B, L], see `controller.fire`.
     Sources: entropy (a threshold on the entropy), stride, whitespace:
     Scratchpad Patching (arXiv 2605.09630, app. E.2); the others are ours.
     """
-    threshold_B = jnp.broadcast_to(threshold, tokens_BL.shape[:1])
+    threshold_BL = jnp.broadcast_to(threshold, tokens_BL.shape)
     kind = trigger.kind
     if kind == "none":
-        return jnp.zeros_like(eligible_BL), threshold_B
+        return jnp.zeros_like(eligible_BL), threshold_BL
     if kind == "every":
-        return eligible_BL, threshold_B
+        return eligible_BL, threshold_BL
     if kind == "stride":
         k = trigger.stride
         n_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
-        return eligible_BL & ((n_L - patch_start_BL) % k == k - 1), threshold_B
+        return eligible_BL & ((n_L - patch_start_BL) % k == k - 1), threshold_BL
     if kind == "whitespace":
-        return eligible_BL & scores.word_end(tokens_BL, start_BL), threshold_B
+        return eligible_BL & scores.word_end(tokens_BL, start_BL), threshold_BL
     if kind == "random":
-        return eligible_BL & (scores.chance(tokens_BL, start_BL) < trigger.rate), threshold_B
+        return eligible_BL & (scores.chance(tokens_BL, start_BL) < trigger.rate), threshold_BL
     score_BL = entropy_BL if kind == "entropy" else scores.entropy_jump(entropy_BL, start_BL)
-    return controller.fire(score_BL, eligible_BL, start_BL, threshold, trigger.gain, trigger.rate)
+    return controller.fire(score_BL, eligible_BL, tokens_BL != PAD, start_BL, threshold, trigger.gain, trigger.rate)

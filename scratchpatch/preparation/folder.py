@@ -9,7 +9,7 @@
 
 meta.json: format, block, plan (names and values that a second attempt compares),
 counts (documents and bytes read, duplicates and their bytes, skipped bad
-records), and per split documents, bytes, checksum and shards. A split's checksum
+records, broken files, whose last records nobody counted), and per split documents, bytes, checksum and shards. A split's checksum
 is the sum of its documents' digests, so it does not depend on the shards.
 """
 
@@ -28,6 +28,7 @@ from absl import logging
 
 from scratchpatch.data import blocks, paths, prepared, sources, splits
 from scratchpatch.data.index import cache_folder
+from scratchpatch.data.records import skipped
 from scratchpatch.errors import UserError
 from scratchpatch.preparation import local, plan, shards
 
@@ -38,7 +39,7 @@ def prepare(
     spec: str,
     out: str,
     shard_count: int | None = None,
-    held_out: float = splits.SHARES[0],
+    held_out: float = splits.SHARE,
     on_bad_record: str = "error",
     workers: int = 1,
     runner: str = LOCAL,
@@ -73,7 +74,8 @@ def prepare(
     except OSError as error:
         raise UserError(f"cannot write {made.out} ({error}); free space there, or use another --out") from error
     if meta["bad"]:
-        logging.warning("%s: skipped %d bad record(s): %s", spec, meta["counts"]["skipped"], "; ".join(meta["bad"][:3]))
+        left_out = skipped(meta["counts"]["skipped"], meta["counts"].get("broken", 0))
+        logging.warning("%s: %s: %s", spec, left_out, "; ".join(meta["bad"][:3]))
     kept = {name: {k: part[k] for k in ("documents", "bytes")} for name, part in meta["splits"].items()}
     return {"out": made.out, "shards": made.shards, **meta["counts"], "splits": kept}
 
@@ -129,7 +131,7 @@ def _meta(made: plan.Plan, counts: list[dict]) -> dict:
             "checksum": f"{sum(int(shard['digests'], 16) for shard in own) % 2**128:032x}",
             "shards": own,
         }
-    read = {name: sum(count[name] for count in counts) for name in ("documents", "bytes", "skipped")}
+    read = {name: sum(count.get(name, 0) for count in counts) for name in ("documents", "bytes", "skipped", "broken")}
     if not sum(part["bytes"] for part in parts.values()):
         raise UserError(f"{made.source.spec}: the source is empty, its {len(made.files)} file(s) hold no bytes")
     found = {
@@ -138,6 +140,7 @@ def _meta(made: plan.Plan, counts: list[dict]) -> dict:
         "duplicates": read["documents"] - sum(part["documents"] for part in parts.values()),
         "duplicate_bytes": read["bytes"] - sum(part["bytes"] for part in parts.values()),
         "skipped": read["skipped"],
+        "broken": read["broken"],
     }
     bad = [message for count in counts for message in count["bad"]][:20]
     return {
@@ -182,7 +185,7 @@ def table(result: dict) -> str:
     """The result in words."""
     lines = [
         f"{result['out']}: {result['documents']:,} documents, {result['bytes']:,} bytes read; "
-        f"{result['duplicates']:,} duplicates ({result['duplicate_bytes']:,} bytes) left out, {result['skipped']:,} bad records skipped"
+        f"{result['duplicates']:,} duplicates ({result['duplicate_bytes']:,} bytes) left out, {skipped(result['skipped'], result['broken'])}"
     ]
     lines += [f"  {name}: {part['documents']:,} documents, {part['bytes']:,} bytes" for name, part in result["splits"].items()]
     return "\n".join(lines)

@@ -6,20 +6,14 @@ import dataclasses
 import hashlib
 import json
 
-from scratchpatch.data import blocks, paths, prepared, splits
+from scratchpatch.data import blocks, paths, prepared
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
 
-_KEY = b"scratchpatch.documents"
 _HALF = 1 << 64
 # Bytes of input that one task reads, about, and that one shard is for.
 TASK_BYTES = 1 << 26
 SHARD_BYTES = 1 << 28
-
-
-def digest(data: bytes) -> bytes:
-    """The keyed hash of a document, 16 bytes: documents of one digest are one document."""
-    return hashlib.blake2b(data, digest_size=16, key=_KEY).digest()
 
 
 def shard_of(found: bytes, shards: int) -> int:
@@ -30,13 +24,6 @@ def shard_of(found: bytes, shards: int) -> int:
 def first_of(shard: int, shards: int) -> int:
     """The least first half of a digest that falls into a shard; that of shard number `shards` would be 2^64."""
     return -(-shard * _HALF // shards)
-
-
-def split_of(found: bytes, held_out: float) -> str:
-    """The split, by the digest's second half: `held_out` of the documents validate, as many test."""
-    unit = int.from_bytes(found[8:], "big") / _HALF
-    train, validation, test = splits.PARTS
-    return validation if unit < held_out else test if unit < 2 * held_out else train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from scratchpatch.data import blocks, paths, splits
-from scratchpatch.preparation.plan import Plan, split_of
+from scratchpatch.preparation.plan import Plan
 
 # Folder in the prepared one of what goes on after a kill; gone when all is done.
 STATE = ".preparing"
@@ -39,7 +39,7 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> d
     with tempfile.TemporaryDirectory(dir=local, prefix="shard-") as folder:
         writers = {split: _Writer(Path(folder, plan.name(split, shard))) for split in splits.PARTS}
         for found, data in documents:
-            writers[split_of(found, plan.held_out)].add(found, data)
+            writers[splits.split_of(found, plan.held_out)].add(found, data)
         summary = {}
         for split, writer in writers.items():
             about = writer.finish()

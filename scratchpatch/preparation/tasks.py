@@ -22,7 +22,8 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data.records import BadRecords
-from scratchpatch.preparation.plan import Plan, digest, first_of
+from scratchpatch.data.splits import digest
+from scratchpatch.preparation.plan import Plan, first_of
 
 # The two halves of the digest as numbers, and where the bytes lie.
 _ENTRY = np.dtype([("first", "<u8"), ("second", "<u8"), ("start", "<i8"), ("size", "<i8")])
@@ -36,7 +37,8 @@ class Reader:
     """The documents of a task with their digests, counted.
 
     Attributes:
-        counts: documents, bytes, skipped (bad records left out) and bad (the first of their messages).
+        counts: documents, bytes, skipped (bad records left out), broken (files that break off) and bad (the first
+            of their messages).
     """
 
     def __init__(self, plan: Plan, files: list[tuple[str, str]]):
@@ -57,7 +59,8 @@ class Reader:
 
     @property
     def counts(self) -> dict:
-        return {"documents": self._count, "bytes": self._bytes, "skipped": self._bad.count, "bad": self._bad.messages}
+        bad = {"skipped": self._bad.count, "broken": self._bad.broken, "bad": self._bad.messages}
+        return {"documents": self._count, "bytes": self._bytes} | bad
 
 
 def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None:

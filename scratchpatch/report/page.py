@@ -124,6 +124,7 @@ def _body(run: RunFolder, other: RunFolder | None) -> str:
             _numbers(run, other),
             "<h2>A passage of held-out text</h2>",
             _passage(run),
+            _changes(run),
             "<h2>Config</h2>",
             _config(run),
             "<h2>Commands</h2>",
@@ -143,6 +144,10 @@ def _of_patches(run: RunFolder, other: RunFolder | None) -> tuple[str, ...]:
 def _heading(run: RunFolder, other: RunFolder | None) -> str:
     lines = [_where("Evaluated", run)] + ([_where(f"Baseline {other.name} evaluated", other)] if other else [])
     lines += [goodput.text(run.goodput).capitalize() + " (seconds)."] if run.goodput else []
+    skipped = [line["batch"] for line in run.metrics if line.get("skipped")]
+    if skipped:
+        shown = ", ".join(map(str, skipped[:20])) + (", ..." if len(skipped) > 20 else "")
+        lines.append(f"Steps skipped, for a loss or gradient that was not finite or a spike: {len(skipped)} (batches {shown}).")
     notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines if line)
     invalid = any(line.get("causality") == "INVALID" for line in run.metrics)
     warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>' if invalid else ""
@@ -258,6 +263,17 @@ def _config(run: RunFolder) -> str:
         rows.append(f'<tr{mark}><td><code>{name}</code></td><td class="w"><code>{value}</code></td></tr>')
     summary = f"{len(run.config)} fields, {len(changed)} of them unlike the default (first, in bold)"
     return f'<details><summary>{summary}</summary><div class="scroll"><table>{"".join(rows)}</table></div></details>'
+
+
+def _changes(run: RunFolder) -> str:
+    """What held from a step on that the run resumed at; nothing where nothing changed."""
+    if not run.changes:
+        return ""
+    rows = "".join(
+        f'<tr><td class="v">from step {step:,} on</td><td class="w"><code>{html.escape("; ".join(lines))}</code></td></tr>'
+        for step, lines in run.changes
+    )
+    return f'<h2>Changes while it ran</h2><div class="scroll"><table>{rows}</table></div>'
 
 
 def _commands(run: RunFolder) -> str:

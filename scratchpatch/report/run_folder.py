@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -10,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from scratchpatch import config as config_lib
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
-from scratchpatch.training import goodput
+from scratchpatch.training import goodput, mixture, settings
 from scratchpatch.training.metrics import read_metrics
 
 
 class RunFolder:
-    """config.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run; `kind`: see `evaluation_file`.
+    """config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run; `kind`: see `evaluation_file`.
 
-    config: dotted field name to value. metrics: one dict per line, those of
+    config: dotted field name to value. changes: (step, lines 'name: old -> new')
+    of what held from a step on, in order. metrics: one dict per line, those of
     training first. goodput: see training.goodput.account, or None. evaluation:
     the evaluator's dict. Raises UserError when the folder does not exist, or a
     line of metrics.jsonl is none of metrics.
@@ -31,14 +34,24 @@ class RunFolder:
         if not self.path.is_dir():
             raise UserError(f"there is no run at {workdir}: `{command('train', workdir, '--config=FILE')}` makes one")
         known = {field.name for field in config_lib.FIELDS}
-        stored = _object(self.path / "config.json").get("config")
-        self.config = (
-            {name: value for name, value in stored.items() if name in known} if isinstance(stored, dict) else {}
-        )
+        document = _object(self.path / "config.json")
+        stored = schema.fields(document) if isinstance(document.get("config"), dict) else {}
+        self.config = {name: value for name, value in stored.items() if name in known}
+        self.changes = self._changes()
         training, validation = read_metrics(self.path) if (self.path / "metrics.jsonl").exists() else ([], [])
         self.metrics = training + validation
         self.goodput = goodput.account(self.path)
         self.evaluation = read_evaluation(workdir, kind)
+
+    def _changes(self) -> list[tuple[int, list[str]]]:
+        """Of the settings and of the sources' weights; what cannot be read counts as no change."""
+        found = []
+        with contextlib.suppress(UserError):
+            found += settings.described(settings.read(self.path))
+        with contextlib.suppress(UserError):
+            weights = [(step, {"weights of data.sources": each}) for step, each in mixture.read(self.path)["weights"]]
+            found += settings.described(weights)
+        return sorted(found, key=lambda change: change[0])
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.training import manifest, stored_arrays
 from scratchpatch.training.manifest import Damaged, Unreadable
@@ -35,7 +36,7 @@ class CheckpointReader:
     """Reads the checkpoints in a folder, and changes nothing there.
 
     Abstract states are dicts of pytrees of jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever
-    devices it was saved from; without one it goes to the first device of this process.
+    devices it was saved from; without one it goes to the first device.
     """
 
     def __init__(self, folder: str | Path):
@@ -75,12 +76,12 @@ class CheckpointReader:
         if step is None:
             self._refuse(bad)
             return None
-        return self._read(step, abstract_state)
+        return self.read(step, abstract_state)
 
     def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
         """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
-        self._prove(step, abstract_state, partial=False)
-        return self._read(step, abstract_state)
+        self.examine(step, abstract_state)
+        return self.read(step, abstract_state)
 
     def whole(self, step: int | None, abstract_part: dict[str, Any]) -> int:
         """A step (None: the newest) whose files of some top-level keys are proven whole, with the arrays asked for.
@@ -88,7 +89,7 @@ class CheckpointReader:
         Raises UserError as `restore` does, and where nothing is stored.
         """
         if step is not None:
-            self._prove(step, abstract_part, partial=True)
+            self.examine(step, abstract_part, partial=True)
             return step
         newest, bad = self._search(abstract_part, partial=True)
         if newest is None:
@@ -96,15 +97,11 @@ class CheckpointReader:
             raise UserError(f"{self.folder} holds no checkpoint: train first")
         return newest
 
-    def read(self, step: int, abstract_part: dict[str, Any]) -> dict[str, Any]:
-        """The arrays of some top-level keys of a step that `whole` has proven; the others are not read."""
-        leaves = stored_arrays.read(self.folder / str(step) / manifest.STATE, stored_arrays.named(abstract_part))
-        return jax.tree.unflatten(jax.tree.structure(abstract_part), leaves)
-
-    def _prove(self, step: int, abstract: dict[str, Any], partial: bool) -> None:
+    def examine(self, step: int, abstract_state: dict[str, Any], partial: bool = False) -> None:
+        """See that a step is whole and fits. Raises UserError as `restore` does."""
         path = self.path(step)
         try:
-            self._examine(step, abstract, partial)
+            self._examine(step, abstract_state, partial)
         except Damaged as error:
             others = ", ".join(str(s) for s in self.steps() if s != step) or "none"
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
@@ -142,15 +139,29 @@ class CheckpointReader:
         """Raise Damaged, Unreadable or, where the step holds other arrays, UserError."""
         path = self.folder / str(step)
         about, targets = manifest.read(path), stored_arrays.named(abstract)
-        _check_agreement(path, about["arrays"], targets, partial)
+        _check_agreement(path, about, targets, partial)
         manifest.check(path, about, skipped={stored_arrays.group(n) for n in about["arrays"]} - {stored_arrays.group(n) for n in targets})
 
-    def _read(self, step: int, abstract: dict[str, Any]) -> Restored:
-        return Restored(step, self.read(step, abstract), manifest.read(self.folder / str(step)))
+    def read(self, step: int, abstract: dict[str, Any]) -> Restored:
+        """The arrays of some top-level keys of a step that `examine` or `whole` has proven; the others are not read."""
+        path = self.folder / str(step)
+        about, targets = manifest.read(path), stored_arrays.named(abstract)
+        new, groups = schema.new(about, targets), {stored_arrays.group(name) for name in targets}
+        wanted = {name: leaf for name, leaf in targets.items() if name not in new}
+        # Orbax reads a group whole.
+        for name in schema.gone(about, about["arrays"]):
+            if stored_arrays.group(name) in groups:
+                wanted[name] = stored_arrays.like(about["arrays"][name], beside=next(iter(targets.values())))
+        found = dict(zip(wanted, stored_arrays.read(path / manifest.STATE, wanted), strict=True))
+        leaves = [found[name] if name in found else stored_arrays.zeros(leaf) for name, leaf in targets.items()]
+        return Restored(step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), about)
 
 
-def _check_agreement(path: Path, stored: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
-    """Raise UserError unless the stored arrays are those of the abstract state."""
+def _check_agreement(path: Path, about: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
+    """Raise UserError unless the stored arrays are those of the abstract state, as far as the schema of then had them."""
+    new, gone = schema.new(about, targets), schema.gone(about, about["arrays"])
+    targets = {name: leaf for name, leaf in targets.items() if name not in new}
+    stored = {name: array for name, array in about["arrays"].items() if name not in gone}
     advice = "use the config that it was trained with, or another --workdir"
     for name, leaf in targets.items():
         if name not in stored:

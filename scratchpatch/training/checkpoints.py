@@ -1,7 +1,7 @@
 """Checkpoints of a run: one folder per step, written in the background, checked before it is read.
 
     checkpoints/200/state/        the state's arrays, as orbax writes them
-    checkpoints/200/about.json    what they are: config, step, package version, metrics, shape and dtype of every array,
+    checkpoints/200/about.json    what they are: config, its schema, step, package version, metrics, shape and dtype of every array,
                                   and size and checksum of every file under state/ (see manifest)
     checkpoints/200.partial/      while it is written; renamed once all of it is there
     checkpoints/200.damaged/      set aside by the run that found it damaged
@@ -26,6 +26,7 @@ from absl import logging
 
 import scratchpatch
 from scratchpatch import config as config_lib
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import processes
 from scratchpatch.training import manifest, stored_arrays
@@ -42,8 +43,8 @@ _SEEN_SECONDS = 120
 class Checkpoints(CheckpointReader):
     """Writes the checkpoints of the one run that owns the folder, and reads them.
 
-    The newest `keep_last` steps are kept, and of all steps the one with the lowest 'validation_bpb' among the metrics
-    that `save` was given. Opening the folder removes what a killed process left there.
+    The newest `keep_last` steps are kept, and of the stored steps that were validated the one with the lowest
+    'validation_bpb' among the metrics that `save` was given. Opening the folder removes what a killed process left there.
     Raises UserError where the folder cannot be written.
     """
 
@@ -89,6 +90,7 @@ class Checkpoints(CheckpointReader):
             return
         arrays = stored_arrays.named(state)
         about = {
+            "schema": schema.CURRENT,
             "config": self._config,
             "step": step,
             "version": scratchpatch.__version__,
@@ -136,7 +138,7 @@ class Checkpoints(CheckpointReader):
         if step is None:
             return None
         processes.together(lambda: self._see(step))
-        restored = self._read(step, abstract_state)
+        restored = self.read(step, abstract_state)
         self._sound.add(step)
         if self._mirror:
             self._mirror.push(step)
@@ -197,7 +199,7 @@ class Checkpoints(CheckpointReader):
         return None
 
     def _guard_experiment(self, about: dict[str, Any]) -> None:
-        changes = config_lib.difference(config_lib.from_flat(about["config"]), config_lib.from_flat(self._config))
+        changes = config_lib.difference(config_lib.from_flat(schema.fields(about)), config_lib.from_flat(self._config))
         if changes:
             raise UserError(
                 f"training.durable_dir {self._tier.folder} holds another experiment: {'; '.join(changes)}; "

@@ -25,7 +25,7 @@ from scratchpatch.training.manifest import Damaged
 # Seconds before another try, and without a byte moved after which the end of a run waits no longer.
 _PAUSES = (1.0, 4.0, 16.0)
 _STALLED = 60.0
-_RUN, _FILES = "run", ("data.json", "metrics.jsonl", "goodput.jsonl")
+_RUN, _FILES = "run", ("data.json", "settings.json", "metrics.jsonl", "goodput.jsonl")
 
 
 class Tier:

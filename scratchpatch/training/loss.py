@@ -6,9 +6,12 @@ Legend: B rows, L byte positions, V vocabulary.
 import jax
 import jax.numpy as jnp
 
+from scratchpatch import config as config_lib
 from scratchpatch import vocabulary
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
+from scratchpatch.patching import documents
+from scratchpatch.patching.layout import Layout
 
 
 def nats(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
@@ -24,31 +27,59 @@ def targets_of(tokens_BM: jax.Array) -> jax.Array:
     return (tokens_BM[:, 1:] != vocabulary.PAD).sum()
 
 
-def sums(output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
+def sums(config, output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
     """Scalars that add up over rows, parts and hosts.
 
     nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of
-    documents; bytes, ends, positions: how many of each.
+    documents; bytes, ends, positions: how many of each. documents: that have a
+    position in the rows; patching_threshold, trigger_threshold: nats, those at
+    which they ended, or left their row, PAD not counted. encoder_keys
+    and so on: see `keys`.
     """
     is_byte_BL = targets_BL < vocabulary.BOS
     is_end_BL = targets_BL == vocabulary.BOS
-    loss_BL = nats(output.logits_BLV, targets_BL)
+    loss_BL, end_BL = nats(output.logits_BLV, targets_BL), documents.ends(tokens_BL)
     total = {
         "nats": jnp.where(is_byte_BL, loss_BL, 0.0).sum(),
         "end_nats": jnp.where(is_end_BL, loss_BL, 0.0).sum(),
         "bytes": is_byte_BL.sum(),
         "ends": is_end_BL.sum(),
         "positions": (tokens_BL != vocabulary.PAD).sum(),
+        "documents": end_BL.sum(),
+        "patching_threshold": jnp.where(end_BL, output.layout.thresholds.patching, 0.0).sum(),
+        "trigger_threshold": jnp.where(end_BL, output.layout.thresholds.trigger, 0.0).sum(),
         "commits": output.layout.commit_BL.sum(),
         "scratchpads": output.layout.scratchpad_BL.sum(),
         "suppressed_commits": output.layout.suppressed_commits_B.sum(),
         "suppressed_scratchpads": output.layout.suppressed_scratchpads_B.sum(),
     }
+    total |= keys(config, output.layout, tokens_BL != vocabulary.PAD)
     if output.head_logits_BLV is not None:
         head_BL = nats(output.head_logits_BLV, targets_BL)
         total["head_nats"] = jnp.where(is_byte_BL, head_BL, 0.0).sum()
         total["head_end_nats"] = jnp.where(is_end_BL, head_BL, 0.0).sum()
     return {k: v.astype(jnp.float32) for k, v in total.items()}
+
+
+def keys(config, layout: Layout, valid_BL) -> dict[str, jax.Array]:
+    """Scalars: what attention really reads, keys of other documents and of padding left out.
+
+    encoder_keys, entropy_keys, decoder_keys: that the positions see in a layer
+    of the encoder (or the entropy head), the entropy model, the decoder;
+    trunk_keys: that the slots see, each itself among them; pool_keys: bytes
+    that the slots pool.
+    """
+    m, slots = config.model, layout.slots
+    offset_BL = documents.offsets(layout.start_BL)
+    seen = lambda window: jnp.where(valid_BL, jnp.minimum(offset_BL + 1, window), 0).sum(dtype=jnp.float32)  # noqa: E731
+    of_slots = lambda x_BN: jnp.where(slots.valid_BN, x_BN, 0).sum(dtype=jnp.float32)  # noqa: E731
+    return {
+        "encoder_keys": seen(m.encoder.window),
+        "entropy_keys": seen(m.entropy_model.window),
+        "decoder_keys": seen(m.decoder.window),
+        "trunk_keys": of_slots(slots.commits_BN - slots.first_BN + 1),
+        "pool_keys": of_slots(jnp.minimum(slots.end_BN - slots.start_BN + 1, config_lib.patch_limit(config))),
+    }
 
 
 def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: float, entropy_BL=None):
@@ -63,16 +94,13 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
       head_weight: weight of the entropy head's cross-entropy.
       entropy_BL: float32 [B, L], nats, that decisions read; None: the model's own.
     Returns:
-      (loss, (sums, mean thresholds at the ends of rows)).
+      (loss, sums).
     """
     tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
-    output = weights_lib.merge(definition, {"params": params, **rest})(tokens_BL, entropy_BL=entropy_BL)
-    total = sums(output, tokens_BL, targets_BL)
+    model = weights_lib.merge(definition, {"params": params, **rest})
+    output = model(tokens_BL, entropy_BL=entropy_BL)
+    total = sums(model.config, output, tokens_BL, targets_BL)
     value = total["nats"] + total["end_nats"]
     if output.head_logits_BLV is not None:
         value += head_weight * (total["head_nats"] + total["head_end_nats"])
-    final = {
-        "patching_threshold": output.layout.thresholds.patching.mean(),
-        "trigger_threshold": output.layout.thresholds.trigger.mean(),
-    }
-    return value / targets, (total, final)
+    return value / targets, total

@@ -2,9 +2,6 @@
 
 import math
 
-import jax
-import jax.numpy as jnp
-
 from scratchpatch.accounting import chips, flops
 
 
@@ -12,10 +9,10 @@ class Measures:
     """Turns sums of a step (see `loss.sums`) into what a metrics line holds."""
 
     def __init__(self, config, schedule, devices):
+        """schedule: the learning rate by the step's index, computed on the host: asking the device would wait behind the
+        step that runs there."""
         self._config = config
-        # All of them now: computing one on the device in the loop would wait behind the step that runs there.
-        steps = config.training.steps
-        self._learning_rates = jax.device_get(jnp.broadcast_to(schedule(jnp.arange(steps)), steps))
+        self._learning_rate = schedule
         peak = chips.peak_flops(devices[0].device_kind)
         self._peak = peak and peak * len(devices)
 
@@ -25,9 +22,9 @@ class Measures:
         bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends,
         NaN where no document ends.
         Rates are per position, suppressed ones counts; a model without a trunk
-        has none of either. flops_per_second counts useful FLOPs (padding and
-        recomputation excluded); mfu is its share of the chips' dense bf16 peak,
-        left out where that is unknown.
+        has none of either. flops_per_second counts useful FLOPs (padding, keys of
+        other documents and recomputation excluded); mfu is its share of the
+        chips' dense bf16 peak, left out where that is unknown.
         """
         bits = lambda nats: nats / max(sums["bytes"], 1.0) / math.log(2)  # noqa: E731
         positions = max(sums["positions"], 1.0)
@@ -36,7 +33,7 @@ class Measures:
             "bpb": bits(sums["nats"]),
             "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
             "gradient_norm": sums["gradient_norm"],
-            "learning_rate": float(self._learning_rates[index]),
+            "learning_rate": self._learning_rate(index),
             "bytes": sums["bytes"],
         }
         if self._config.model.trunk.kind != "none":
@@ -52,9 +49,8 @@ class Measures:
         if "head_nats" in sums:
             found["head_bpb"] = bits(sums["head_nats"])
         if seconds:
-            per_byte = flops.training_flops_per_byte(self._config, commits, scratchpads, self._config.data.window)
             found["bytes_per_second"] = sums["bytes"] / seconds
-            found["flops_per_second"] = per_byte * found["bytes_per_second"]
+            found["flops_per_second"] = flops.trained(self._config, sums) / seconds
             if self._peak:
                 found["mfu"] = found["flops_per_second"] / self._peak
         return found

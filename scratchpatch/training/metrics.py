@@ -1,7 +1,8 @@
 """What a run measured, step by step.
 
     workdir/metrics.jsonl    one JSON object per line: {"step": n, "bpb": ...} of training,
-                             {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite
+                             {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite.
+                             A step that was skipped also has "skipped": true, "batch" (its index) and "reason"
     workdir/tensorboard/     the same numbers for TensorBoard
 """
 
@@ -24,6 +25,8 @@ class NoMetrics:
     """What the processes of a run have that do not write its metrics."""
 
     def truncate(self, last_step: int) -> None: ...
+
+    def adopt(self, records: list[dict[str, Any]]) -> None: ...
 
     def write(self, step: int, values: dict[str, Any]) -> None: ...
 
@@ -55,6 +58,20 @@ class MetricsWriter:
         self.close()
         self._purge_step = last_step + 1
         self._rewrite([record for record in _read(self._path) if record["step"] <= last_step])
+
+    def adopt(self, records: list[dict[str, Any]]) -> None:
+        """Begin with the lines of another run, which this one goes on from; what is there is dropped."""
+        self.close()
+        self._rewrite(records)
+
+    def skipped_in_a_row(self, since: int) -> int:
+        """How many of the last steps in a row were skipped, of those with an index from `since` on."""
+        count = 0
+        for record in reversed([record for record in _read(self._path) if _VALIDATION not in record]):
+            if not record.get("skipped") or record["step"] <= since:
+                break
+            count += 1
+        return count
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append one line, on the disk when this returns.
@@ -106,12 +123,17 @@ def read_metrics(workdir: str | Path) -> tuple[list[dict[str, Any]], list[dict[s
     A last line still being written is left out. Raises UserError where there is no metrics.jsonl, or a line of it is
     none of metrics.
     """
+    records = read_all(workdir)
+    training = [record for record in records if _VALIDATION not in record]
+    return training, [record for record in records if _VALIDATION in record]
+
+
+def read_all(workdir: str | Path) -> list[dict[str, Any]]:
+    """All lines, in the order written. Raises UserError as `read_metrics` does."""
     path = Path(workdir) / _FILE
     if not path.is_file():
         raise UserError(f"{workdir} has no {_FILE}: train into it first")
-    records = _read(path)
-    training = [record for record in records if _VALIDATION not in record]
-    return training, [record for record in records if _VALIDATION in record]
+    return _read(path)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -1,20 +1,71 @@
-"""AdamW with warm-up, cosine decay and clipping."""
+"""AdamW, and the numbers that each of its steps is taken with: functions of the config and of the step's index alone.
+
+Nothing of `optimizer.*` is compiled into the step or decides which arrays the optimizer's state has, so each field may
+change when a run resumes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 
-def schedule(config) -> optax.Schedule:
-    """Learning rate by step: linear warm-up to the peak, cosine to `final_ratio` of it."""
+class Settings(NamedTuple):
+    """What one step is taken with, float32 scalars.
+
+    learning_rate, b1, b2, eps, weight_decay: of AdamW. clip_norm: largest global gradient norm. loss_spike, norm_spike:
+    how many times its running mean a loss, or a gradient norm, may be. The last three are infinite where nothing limits.
+    """
+
+    learning_rate: jax.Array
+    b1: jax.Array
+    b2: jax.Array
+    eps: jax.Array
+    weight_decay: jax.Array
+    clip_norm: jax.Array
+    loss_spike: jax.Array
+    norm_spike: jax.Array
+
+
+def settings(config, index: int) -> np.ndarray:
+    """float32 [fields of Settings]: what the step with this index is taken with."""
+    o, t, limit = config.optimizer, config.training, lambda value: value or math.inf
+    limits = limit(o.clip_norm), limit(t.loss_spike), limit(t.norm_spike)
+    return np.array([schedule(config)(index), o.b1, o.b2, o.eps, o.weight_decay, *limits], np.float32)
+
+
+def schedule(config) -> Callable[[int], float]:
+    """The learning rate by the index of the step, which counts from 0 to training.steps - 1.
+
+    Warm-up: with w = min(optimizer.warmup_steps, training.steps - 1), step i < w gets peak * (1 + (w - 1) * i / w) / w, a
+    line from peak / w at step 0 to the peak at step w; w = 0 starts at the peak.
+    Then cosine falls along half a cosine wave; wsd (arXiv 2404.06395) stays at the peak and falls along a line over the
+    last round(decay_share * steps) steps, at least one (none of a share of 0); the last step gets exactly final_ratio * peak from both. constant stays at the
+    peak. Steps beyond the last one get what the last one does.
+    """
     o, steps = config.optimizer, config.training.steps
-    warmup = min(o.warmup_steps, steps)
-    return optax.warmup_cosine_decay_schedule(
-        init_value=o.learning_rate / max(warmup, 1),
-        peak_value=o.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=max(steps, warmup + 1),
-        end_value=o.learning_rate * o.final_ratio,
-    )
+    peak, kind, last = o.learning_rate, o.schedule, max(steps - 1, 0)
+    warmup = min(o.warmup_steps, last)
+    decay = max(round(o.decay_share * steps), 1) if o.decay_share > 0 else 0
+    falling = {"cosine": last - warmup, "wsd": min(decay, last - warmup), "constant": 0}[kind]
+    falls = kind == "cosine" or kind == "wsd" and decay > 0
+
+    def rate(index: int) -> float:
+        index = min(index, last)
+        if falls and index == last:
+            return peak * o.final_ratio
+        if index < warmup:
+            return peak * (1 + (warmup - 1) * index / warmup) / warmup
+        fallen = max(index - (last - falling), 0) / max(falling, 1)
+        share = (1 - math.cos(math.pi * fallen)) / 2 if kind == "cosine" else fallen
+        return peak * (1 - share * (1 - o.final_ratio))
+
+    return rate
 
 
 def decayed(params):
@@ -22,10 +73,17 @@ def decayed(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def make(config) -> optax.GradientTransformation:
-    """AdamW (arXiv 1711.05101) after clipping by the global norm."""
-    o = config.optimizer
+def make(s: Settings) -> optax.GradientTransformation:
+    """AdamW (arXiv 1711.05101) after clipping by the global norm.
+
+    Its state counts the steps that were taken, for Adam's bias correction; the schedule goes by the index of the step.
+    """
     return optax.chain(
-        optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(),
-        optax.adamw(schedule(config), o.b1, o.b2, o.eps, weight_decay=o.weight_decay, mask=decayed),
+        optax.clip_by_global_norm(s.clip_norm),
+        optax.adamw(s.learning_rate, s.b1, s.b2, s.eps, weight_decay=s.weight_decay, mask=decayed),
     )
+
+
+def init(params):
+    """The state before the first step."""
+    return make(Settings(*np.zeros(len(Settings._fields), np.float32))).init(params)

@@ -2,7 +2,9 @@
 
 Legend: A parts of the accumulation, B rows of a part, L positions, M = L + 1
 tokens.
-State: the parts of the weights (see `model.weights`), 'optimizer', 'step'.
+State: the parts of the weights (see `model.weights`), 'optimizer', 'means'
+(running means of the loss and the gradient norm, and how many steps they are
+of), 'step' (steps done, skipped ones too).
 """
 
 import functools
@@ -15,18 +17,33 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import compilation_cache
+from scratchpatch import config as config_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import rules
 from scratchpatch.training import loss as loss_lib
 from scratchpatch.training import optimizer as optimizer_lib
 
-# A new document starts where documents lately ended: the carried threshold
-# moves by this share of the way per step. No effect without a controller.
+# A new document starts where documents lately ended: the carried threshold moves by this share of the way from where
+# a step's documents started to the mean of where they ended, each counted once. No effect without a controller.
 THRESHOLD_RATE = 0.1
+# Sections of the config whose thresholds a controller may move.
+_CONTROLLED = ("patching", "trigger")
+
+# The running means go over about so many steps, and judge no step before they are of so many.
+MEAN_STEPS, MEAN_LEAST = 100, 20
+
+# Why a step changed nothing, by the number in its sums.
+SKIPPED = (
+    "",
+    "the loss is not finite",
+    "the gradient norm is not finite",
+    "the loss is more than training.loss_spike times its running mean",
+    "the gradient norm is more than training.norm_spike times its running mean",
+)
 
 # Left alone, XLA reduces large gradients over fsdp and slices the result where their layout makes scattering awkward:
-# twice the traffic. Relaid, all are scattered (a 1B step on v5e:16x16 sends 2.1 GB of gradients instead of 3.5).
+# twice the traffic. Relaid, all are scattered (a 1B step on v5e:16x16 sends 2.1 GB of bfloat16 gradients instead of 3.5).
 TPU_OPTIONS = {"xla_tpu_relayout_group_size_threshold_for_reduce_scatter": 1}
 
 
@@ -36,27 +53,29 @@ class Trainer:
     Attributes:
       batch: what a step reads, as ShapeDtypeStructs: int32 [A, B, M]; with
         data.entropies a pair, of that and float32 [A, B, L].
+      settings: the same of what it is taken with, float32 [fields of optimizer.Settings].
     """
 
     def __init__(self, config, mesh):
         config = mesh_lib.settled(config, mesh)
         self.config, self.mesh = config, mesh
-        self.optimizer = optimizer_lib.make(config)
         self.definition, weights = weights_lib.abstract(config)
         everywhere = NamedSharding(mesh, PartitionSpec())
         placed = weights_lib.shardings(config, mesh)
-        moments = jax.eval_shape(self.optimizer.init, weights["params"])
+        moments = jax.eval_shape(optimizer_lib.init, weights["params"])
         self.shardings = {
             **placed,
             "optimizer": optax.tree_utils.tree_map_params(
-                self.optimizer,
+                optimizer_lib.init,
                 lambda _, sharding: sharding,
                 moments,
                 placed["params"],
                 transform_non_params=lambda _: everywhere,
             ),
+            "means": dict.fromkeys(_no_means(), everywhere),
             "step": everywhere,
         }
+        self.settings = jax.ShapeDtypeStruct((len(optimizer_lib.Settings._fields),), jnp.float32, sharding=everywhere)
         parts = mesh_lib.parts(config, mesh)
         rows = (parts, config.training.batch_rows // parts)
         sharding = NamedSharding(mesh, rules.spec((None, "local_rows", None), (*rows, 1), mesh, "a part of training.batch_rows"))
@@ -84,10 +103,12 @@ class Trainer:
             return initial(jnp.uint32(self.config.seed))
 
     def compile(self, compiler_options: dict | None = None):
-        """The step ahead of time: (state, batch, index) -> (state, sums); has memory_analysis()."""
+        """The step ahead of time: (state, batch, settings) -> (state, sums); has memory_analysis().
+
+        settings: as `place_settings` gives them.
+        """
         with jax.set_mesh(self.mesh):
-            index = jax.ShapeDtypeStruct((), jnp.int32)
-            lowered = self._step.lower(self.abstract_state(), self.batch, index)
+            lowered = self._step.lower(self.abstract_state(), self.batch, self.settings)
             if self.mesh.devices.flat[0].platform == "tpu":
                 try:
                     return lowered.compile(TPU_OPTIONS | (compiler_options or {}))
@@ -120,17 +141,22 @@ class Trainer:
 
         return jax.tree.map(put, self.batch, rows_BM if entropy_BL is None else (rows_BM, entropy_BL))
 
+    def place_settings(self, settings: np.ndarray) -> jax.Array:
+        """What a step is taken with (see `optimizer.settings`), on every device."""
+        return jax.make_array_from_process_local_data(self.settings.sharding, settings, self.settings.shape)
+
     def _initial(self, seed):
         weights = weights_lib.init(self.config, seed)
-        return {**weights, "optimizer": self.optimizer.init(weights["params"]), "step": jnp.int32(0)}
+        return {**weights, "optimizer": optimizer_lib.init(weights["params"]), "means": _no_means(), "step": jnp.int32(0)}
 
-    def _advance(self, state, batch, index):
+    def _advance(self, state, batch, settings):
         """One optimizer step.
 
-        A step whose loss or gradient is not finite changes nothing, and
-        neither does any after it (their index runs ahead of state['step']), so
-        the state stays the last good one until the loop has read the metrics.
+        A step whose loss or gradient norm is not finite, or a spike, is
+        skipped: parameters, moments, thresholds and running means stay, and
+        state['step'] alone goes on, since the batch is a function of it.
         """
+        s = optimizer_lib.Settings(*settings)
         batch_ABM, entropy_ABL = batch if self.config.data.entropies else (batch, None)
         params, thresholds = state["params"], state["thresholds"]
         rest = {part: x for part, x in weights_lib.of(state).items() if part != "params"}
@@ -139,33 +165,58 @@ class Trainer:
 
         def part(gradient, rows):
             tokens_BM, entropy_BL = rows
-            g, aux = gradient_of(
-                params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight, entropy_BL
-            )
-            return jax.tree.map(jnp.add, gradient, g), aux
+            with rules.summing(self.config.training.gradient_dtype):
+                g, total = gradient_of(
+                    params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight, entropy_BL
+                )
+            return jax.tree.map(jnp.add, gradient, g), total
 
         rows = (batch_ABM, entropy_ABL)
         if len(batch_ABM) == 1:
-            gradient, aux = part(jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: x[0], rows))
-            total, final = aux
+            gradient, total = part(jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: x[0], rows))
         else:
-            gradient, aux_A = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), rows)
-            total, final_A = aux_A
-            total = jax.tree.map(lambda x: x.sum(0), total)
-            final = jax.tree.map(lambda x: x.mean(0), final_A)
+            gradient, total_A = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, params), rows)
+            total = jax.tree.map(lambda x: x.sum(0), total_A)
+        ended = {f"{name}_threshold": total.pop(f"{name}_threshold") / jnp.maximum(total["documents"], 1.0) for name in _CONTROLLED}
         norm = optax.global_norm(gradient)
-        updates, optimizer = self.optimizer.update(gradient, state["optimizer"], params)
+        updates, optimizer = optimizer_lib.make(s).update(gradient, state["optimizer"], params)
+        loss = total["nats"] / jnp.maximum(targets, 1.0)
+        skipped = _reason(loss, norm, state["means"], s)
         new = state | {
             "params": optax.apply_updates(params, updates),
-            "thresholds": {k: self._carried(k, old, final[k]) for k, old in thresholds.items()},
+            "thresholds": {k: self._carried(k, old, ended[k], total["documents"]) for k, old in thresholds.items()},
             "optimizer": optimizer,
-            "step": state["step"] + 1,
+            "means": _moved(state["means"], loss, norm),
         }
-        good = jnp.isfinite(total["nats"]) & jnp.isfinite(norm) & (state["step"] == index)
-        state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
-        return state, total | {"gradient_norm": norm, "targets": targets} | final
+        state = jax.tree.map(lambda a, b: jnp.where(skipped == 0, a, b), new, state) | {"step": state["step"] + 1}
+        return state, total | {"gradient_norm": norm, "targets": targets, "skipped": skipped} | ended
 
-    def _carried(self, name: str, old, end):
-        """A threshold after the step: only a controller moves it."""
-        controlled = self.config[name.removesuffix("_threshold")].gain > 0
-        return old + THRESHOLD_RATE * (end - old) if controlled else old
+    def _carried(self, name: str, old, end, documents):
+        """A threshold after the step: only a controller moves it, and only documents that were there."""
+        section = self.config[name.removesuffix("_threshold")]
+        if section.gain == 0 or section.kind not in config_lib.ENTROPY_PATCHIFIERS:
+            return old
+        return jnp.where(documents > 0, old + THRESHOLD_RATE * (end - old), old)
+
+
+def _no_means() -> dict:
+    return {"loss": jnp.float32(0), "norm": jnp.float32(0), "steps": jnp.int32(0)}
+
+
+def _moved(means: dict, loss, norm) -> dict:
+    """The running means after a step that was taken: plain means at first, then of about MEAN_STEPS steps."""
+    share = 1 / jnp.minimum(means["steps"] + 1, MEAN_STEPS).astype(jnp.float32)
+    moved = {name: means[name] + share * (x - means[name]) for name, x in (("loss", loss), ("norm", norm))}
+    return moved | {"steps": means["steps"] + 1}
+
+
+def _reason(loss, norm, means: dict, s: optimizer_lib.Settings):
+    """int32: why a step is skipped, the number of a line of SKIPPED; 0: it is taken."""
+    judged = means["steps"] >= MEAN_LEAST
+    why = (
+        ~jnp.isfinite(loss),
+        ~jnp.isfinite(norm),
+        judged & (loss > s.loss_spike * means["loss"]),
+        judged & (norm > s.norm_spike * means["norm"]),
+    )
+    return jnp.select(why, jnp.arange(1, len(SKIPPED)), 0)

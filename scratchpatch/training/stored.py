@@ -34,8 +34,9 @@ def listing(reader: CheckpointReader | Tier) -> dict[str, Any]:
 
     Returns:
       'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing else is
-      there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC); 'version' of the package; 'validation_bpb' (None where not measured);
-      'best' (it has the lowest) and 'newest', both among those that can be read. And 'beside': the names of
+      there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC);
+      'version' of the package; 'validation_bpb' and 'validation_bytes' that it was measured on (None where that step was
+      not validated); 'best' (it has the lowest) and 'newest', both among those that can be read. And 'beside': the names of
       STEP.damaged, STEP.partial and STEP.deleted.
     """
     abouts, damaged, unread = _abouts(reader)
@@ -49,6 +50,7 @@ def listing(reader: CheckpointReader | Tier) -> dict[str, Any]:
             "written": _written(reader.folder / str(step)),
             "version": about["version"],
             "validation_bpb": about["metrics"].get("validation_bpb"),
+            "validation_bytes": about["metrics"].get("validation_bytes"),
             "best": ranked[:1] == [step],
             "newest": step == max(abouts),
         }
@@ -167,10 +169,11 @@ def _listing_lines(result: dict[str, Any]) -> str:
             lines.append(f"{row['step']:8}  damaged: {row['damaged']}")
             continue
         bpb = "-" if row["validation_bpb"] is None else f"{row['validation_bpb']:.4f}"
+        bpb += f" on {row['validation_bytes']:,} bytes" if row["validation_bytes"] is not None else ""
         marks = " ".join(mark for mark in ("best", "newest") if row[mark])
         lines.append(
             f"{row['step']:8} {row['bytes'] / 1e6:10.1f} {row['arrays']:7}  {row['written']:20}  "
-            f"{row['version']:10}  {bpb:14}  {marks}".rstrip()
+            f"{row['version']:10}  {bpb:24}  {marks}".rstrip()
         )
     if not result["steps"]:
         lines = ["no step is stored"]

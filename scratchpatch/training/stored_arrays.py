@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 try:
     from orbax.checkpoint import v1 as ocp
@@ -97,6 +99,19 @@ def shape_and_dtype(array: Any) -> dict[str, Any]:
 def group(name: str) -> str:
     """The top-level key of a path."""
     return name.split(".", 1)[0]
+
+
+def like(described: dict[str, Any], beside: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """An array of that shape and dtype (see `shape_and_dtype`), whole on every device that another one lies on."""
+    mesh = getattr(beside.sharding, "mesh", None)
+    sharding = NamedSharding(mesh, PartitionSpec()) if mesh is not None else beside.sharding
+    return jax.ShapeDtypeStruct(described["shape"], described["dtype"], sharding=sharding)
+
+
+def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros where its sharding says."""
+    whole = np.zeros(leaf.shape, leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, _with_sharding(leaf).sharding, lambda index: whole[index])
 
 
 def _grouped(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -47,4 +47,4 @@ def find(folder: str | Path, step: int | None = None) -> Trained:
     _, abstract = weights_lib.abstract(config)
     reader = CheckpointReader(Path(folder) / "checkpoints")
     chosen = processes.first(lambda: reader.whole(step, abstract))
-    return Trained(config, chosen, abstract, lambda part: reader.read(chosen, part))
+    return Trained(config, chosen, abstract, lambda part: reader.read(chosen, part).state)

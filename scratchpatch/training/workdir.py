@@ -1,6 +1,6 @@
 """The folder of one run: whose experiment it is, and who writes there now.
 
-    workdir/config.json    the flat config of the latest start, and the package version that ran it
+    workdir/config.json    the flat config of the latest start, its schema, and the package version that ran it
     workdir/lock           held by the trainer that owns the workdir
     workdir/supervisor     held by the supervisor that restarts it (launch/supervise)
 """
@@ -17,9 +17,11 @@ import ml_collections
 
 import scratchpatch
 from scratchpatch import config as config_lib
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import processes
-from scratchpatch.training import lock
+from scratchpatch.training import lock, settings
+from scratchpatch.training.anchor import anchored
 from scratchpatch.training.json_files import replace_text
 
 _CONFIG = "config.json"
@@ -34,15 +36,19 @@ def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
     """
     path = Path(workdir) / _CONFIG
     if path.exists():
-        changes = config_lib.difference(load_config(workdir), config)
+        # Older versions kept relative paths as they were.
+        changes = config_lib.difference(anchored(load_config(workdir)), config)
         if changes:
             raise UserError(
                 f"workdir {workdir} holds another experiment: {'; '.join(changes)}; "
                 "use another --workdir, or undo these changes to resume"
             )
+        # The fields that may change are about to be written over.
+        settings.begin(Path(workdir), load_config(workdir))
     if jax.process_index() != 0:
         return
-    text = json.dumps({"version": scratchpatch.__version__, "config": config_lib.flat(config)}, indent=1)
+    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "config": config_lib.flat(config)}
+    text = json.dumps(about, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, text + "\n")

@@ -18,7 +18,7 @@ def _define_prepare(values: Flags) -> None:
         "shards", None, "Shards of each split; none: one for every 256 MB of files.", lower_bound=1, upper_bound=99_999, flag_values=values
     )
     flags.DEFINE_float(
-        "held_out", splits.SHARES[0], "Share of the documents that validate, and that test.", flag_values=values
+        "held_out", splits.SHARE, "Share of the documents that validate, and that test.", flag_values=values
     )
     flags.DEFINE_enum(
         "on_bad_record", "error", ("error", "skip"), "What a record that cannot be read does: stop, or be counted.", flag_values=values
@@ -37,8 +37,10 @@ def _define_prepare(values: Flags) -> None:
 
 def _check_prepare(values: Flags) -> None:
     sources.parse(values.source)
-    if not 0 <= values.held_out <= 0.4:
-        raise UserError(f"--held_out={values.held_out}: wanted a share from 0 to 0.4 (validation and test each take it)")
+    if not 0 <= values.held_out <= splits.LARGEST_SHARE:
+        raise UserError(
+            f"--held_out={values.held_out}: wanted a share from 0 to {splits.LARGEST_SHARE} (validation and test each take it)"
+        )
     if values.runner_flag and values.runner == "local":
         raise UserError(f"--runner_flag={values.runner_flag[0]} is for a runner of Beam: name one by --runner=")
 

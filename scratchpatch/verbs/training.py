@@ -1,5 +1,6 @@
 """Verbs that take a config: train, entropies, audit, account."""
 
+import sys
 import time
 
 from absl import flags
@@ -7,6 +8,7 @@ from absl import flags
 from scratchpatch import compilation_cache, output
 from scratchpatch.errors import UserError
 from scratchpatch.parallel import heartbeat, rendezvous
+from scratchpatch.training.notices import Notices, Stopped
 from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr, workdir_flag
 
 
@@ -22,7 +24,8 @@ def _define_train(values: Flags) -> None:
     flags.DEFINE_integer(
         "stopped_code",
         0,
-        "Exit code of a run that SIGTERM stopped before its last step. Schedulers that must start it again want another than 0.",
+        "Exit code of a run that SIGTERM, SIGINT or SIGHUP stopped before its last step. Schedulers that must start it again "
+        "want another than 0.",
         lower_bound=0,
         upper_bound=125,
         flag_values=values,
@@ -39,16 +42,20 @@ def _check_train(values: Flags) -> None:
 
 
 def _train(values: Flags) -> int:
-    began = time.time()
-    heartbeat.start()
-    compilation_cache.enable()
-    from scratchpatch.parallel import last_words, processes
+    began, finished = time.time(), False
+    with Notices(several=values.distributed != "none") as notices:
+        try:
+            heartbeat.start()
+            compilation_cache.enable()
+            from scratchpatch.parallel import last_words, processes
 
-    processes.start(values.distributed)
-    from scratchpatch.training.loop import train
+            processes.start(values.distributed)
+            from scratchpatch.training.loop import train
 
-    with last_words.told():
-        finished = train(values.config, values.workdir, began)
+            with last_words.told():
+                finished = train(values.config, values.workdir, began, notices)
+        except Stopped:
+            print(f"scratchpatch: stopped by {notices.stopped_by} before anything began", file=sys.stderr)
     return 0 if finished else values.stopped_code
 
 
@@ -100,7 +107,9 @@ VERBS = {
         details=(
             "The folder gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html.",
             "The same command after a stop, however it came, goes on from the newest checkpoint;",
-            "a folder of another config is refused with the difference.",
+            "a folder of another config is refused with the difference. training.steps and optimizer.* may change, from then on.",
+            "Ctrl-C, SIGHUP and SIGTERM save and stop; a second Ctrl-C stops at once. SIGUSR1 saves and goes on.",
+            "--config.training.continue_from=RUN@STEP branches off another run's checkpoint into a new folder.",
         ),
     ),
     "entropies": Verb(

@@ -2,12 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
 from scratchpatch.model import stack
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.training import loss
+from scratchpatch.vocabulary import BOS, PAD
+from tests import tiny
 
 BLT = {
     "model.encoder.ngrams": (3, 4, 5),
@@ -103,6 +107,132 @@ def test_compiled_flops_agree_with_xla_within_two_percent(name):
     config = wide_config(**VARIANTS[name])
     ours = sum(flops.compiled(config, config.data.window).values())
     assert ours == pytest.approx(xla_flops(config), rel=0.02)
+
+
+# A product of [m, k] and [k, n] is 2 m k n: numbers by hand for widths of 16 (bytes) and 32 (trunk, 2 of 4 key-value
+# heads: keys and values of 16), and feed-forward widths of 48 and 96, the next multiples of 16 above 8/3.
+HAND = {
+    "data.window": 64,
+    "model.d_byte": 16,
+    "model.encoder.heads": 2,
+    "model.encoder.window": 10,
+    "model.decoder.heads": 2,
+    "model.decoder.window": 6,
+    "model.pooling.heads": 2,
+    "model.trunk.layers": 2,
+    "model.trunk.d_model": 32,
+    "model.trunk.heads": 4,
+    "model.trunk.kv_heads": 2,
+    "patching.patch_bytes": 8,
+    "patching.max_patch_bytes": 8,
+}
+# Of 100 positions: keys of 9, 7 and 5 a position, of 4 a slot, and 1.5 pooled bytes a position.
+SUMS = {
+    "positions": 100.0,
+    "commits": 20.0,
+    "scratchpads": 30.0,
+    "encoder_keys": 900.0,
+    "entropy_keys": 700.0,
+    "decoder_keys": 500.0,
+    "trunk_keys": 200.0,
+    "pool_keys": 150.0,
+}
+
+
+def hand_config(fields=None):
+    config = config_lib.default()
+    for name, value in (HAND | (fields or {})).items():
+        config_lib.set_field(config, name, value)
+    config_lib.check(config)
+    return config
+
+
+def test_a_step_of_counted_keys_costs_what_a_hand_computes():
+    config = hand_config({"model.encoder.layers": 1, "model.entropy_head.layers": 2, "model.decoder.layers": 3})
+    projections, ffn, logits = 4 * 2 * 16 * 16, 3 * 2 * 16 * 48, 2 * 16 * 264
+    tiers = {
+        "encoder": projections + ffn + 2 * 2 * 16 * 9,  # logits and values of 9 keys
+        "entropy head": 2 * (projections + ffn + 2 * 2 * 16 * 9) + logits,
+        # Half a slot a position: q and o of 32 x 32, k and v of 32 x 16, 4 keys.
+        "trunk": 0.5 * 2 * (2 * 2 * 32 * 32 + 2 * 2 * 32 * 16 + 3 * 2 * 32 * 96 + 2 * 2 * 32 * 4),
+        # k and v of every byte; of every slot q, o, and two ways into the trunk; 1.5 keys.
+        "pooling": 2 * 2 * 16 * 16 + 0.5 * (2 * 2 * 16 * 16 + 2 * 2 * 16 * 32) + 2 * 2 * 16 * 1.5,
+        "decoder": 3 * (projections + ffn + 2 * 2 * 16 * 5) + logits + 0.5 * 2 * 32 * 16,
+    }
+    assert tiers["encoder"] == 7232 and tiers["entropy head"] == 22_912 and tiers["trunk"] == 25_088
+    assert tiers["pooling"] == 2656 and tiers["decoder"] == 29_888
+    assert flops.trained(config, SUMS) == 100 * 3 * 87_776 == pytest.approx(100 * 3 * sum(tiers.values()))
+    # Three passes' worth, whatever the backward pass recomputes.
+    config.training.remat = "full"
+    assert flops.trained(config, SUMS) == 100 * 3 * 87_776
+
+
+def test_a_step_of_a_blt_costs_what_a_hand_computes():
+    fields = {"model.decoder.injection": "cross_attention", "model.pooling.kind": "max_query", "model.entropy_head.weight": 0.0}
+    entropy = {"layers": 2, "d_byte": 24, "heads": 2, "ffn_multiplier": 2.0}
+    config = hand_config(fields | {f"model.entropy_model.{k}": v for k, v in entropy.items()})
+    block = 4 * 2 * 16 * 16 + 3 * 2 * 16 * 48
+    tiers = {
+        "encoder": block + 2 * 2 * 16 * 9,
+        "trunk": 25_088,
+        # Two queries of 16 are the trunk's 32: no way in but the last state's. Queries, then q and o of both, 1.5 keys each.
+        "pooling": 2 * 2 * 16 * 16 + 0.5 * (2 * 16 * 32 + 2 * 16 * 2 * 16 + 2 * 2 * 2 * 16 * 16) + 2 * 2 * 2 * 16 * 1.5,
+        # Two vectors a slot, k and v of each in both layers; a byte's q and o, and its two keys.
+        "decoder": 2 * (block + 2 * 2 * 16 * 5) + 2 * 16 * 264
+        + 0.5 * 2 * 32 * 2 * 16 + 2 * (0.5 * 2 * 2 * 2 * 16 * 16 + 2 * 2 * 16 * 16 + 2 * 2 * 16 * 2),
+    }  # fmt: skip
+    frozen = 2 * (4 * 2 * 24 * 24 + 3 * 2 * 24 * 48 + 2 * 2 * 24 * 7) + 2 * 24 * 264
+    assert sum(tiers.values()) == 7232 + 25_088 + 3264 + 27_776 and frozen == 37_056
+    assert flops.trained(config, SUMS) == 100 * (3 * 63_360 + 37_056)
+
+
+def test_the_compiled_program_is_what_a_hand_computes():
+    config = hand_config({"model.encoder.layers": 1, "model.entropy_head.layers": 1, "model.decoder.layers": 1, "trigger.kind": "every"})
+    block, slots = 4 * 2 * 16 * 16 + 3 * 2 * 16 * 48, (8 + 64) / 64
+    # Windows of 10 and 6 run in blocks of 16, each with its predecessor; a slot multiplies with 8 commits and itself.
+    assert flops.compiled(config, 64) == pytest.approx(
+        {
+            "encoder": block + 2 * 2 * 16 * 32,
+            "entropy head": block + 2 * 2 * 16 * 32 + 2 * 16 * 264,
+            "pooling": 2 * 2 * 16 * 16 + slots * (2 * 2 * 16 * 16 + 2 * 2 * 16 * 32 + 2 * 2 * 16 * 8),
+            "trunk": slots * 2 * (2 * 2 * 32 * 32 + 2 * 2 * 32 * 16 + 3 * 2 * 32 * 96 + 2 * 2 * 32 * 9),
+            "decoder": block + 2 * 2 * 16 * 32 + 2 * 16 * 264 + slots * 2 * 32 * 16,
+        }
+    )
+
+
+def counted_of(config, tokens_BL):
+    """The work on rows of a layout that the patching itself decided."""
+
+    def sums(tokens_BL):
+        found = tiny.decide(config, tokens_BL, jnp.zeros(tokens_BL.shape))
+        taken = {"positions": tokens_BL.size, "commits": found.commit_BL.sum(), "scratchpads": found.scratchpad_BL.sum()}
+        return loss.keys(config, found, tokens_BL != PAD) | taken
+
+    return flops.counted({k: float(v) for k, v in jax.jit(sums, compiler_options=tiny.QUICK)(tokens_BL).items()})
+
+
+@pytest.mark.parametrize("trigger", ["none", "every", "stride"])
+def test_expected_keys_are_those_of_a_layout_whose_document_fills_the_window(trigger):
+    """All exact but the trunk's: half of the window's commits is right but for a key or so."""
+    config = hand_config({"trigger.kind": trigger, "trigger.stride": 2, "data.window": 128})
+    counted, scratchpads = counted_of(config, np.arange(128)[None] % 200), {"none": 0.0, "every": 7 / 8, "stride": 3 / 8}[trigger]
+    expected = flops.expected(config, 1 / 8, scratchpads, 128)
+    assert counted.slots == expected.slots == 1 / 8 + scratchpads
+    assert counted.encoder_keys == expected.encoder_keys == (sum(range(1, 10)) + 119 * 10) / 128
+    assert counted.decoder_keys == expected.decoder_keys == (sum(range(1, 6)) + 123 * 6) / 128
+    # A stride of 2 stands at bytes 2, 4 and 6 of 8.
+    assert counted.pool_keys == expected.pool_keys == {"none": 8, "every": 36, "stride": 20}[trigger] / 8
+    assert counted.trunk_keys == pytest.approx(expected.trunk_keys, abs=0.5) and expected.trunk_keys == 9
+
+
+def test_short_documents_are_not_credited_with_half_the_window():
+    config = hand_config({"data.window": 128, "trigger.kind": "every"})
+    tokens_BL = np.tile(np.r_[BOS, np.arange(15)], (1, 8))  # of 16 positions, two patches
+    counted, expected = counted_of(config, tokens_BL), flops.expected(config, 1 / 8, 7 / 8, 128)
+    # A slot of the first patch sees itself, one of the second a commit as well.
+    assert counted.trunk_keys == 1.5 and expected.trunk_keys == 9
+    assert counted.encoder_keys == (sum(range(1, 10)) + 7 * 10) / 16 and counted.slots == expected.slots == 1
 
 
 def test_trunk_and_pooling_scale_with_trunk_calls():

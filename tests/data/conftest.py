@@ -53,6 +53,7 @@ def make_config(cache):
         config.data.sources = tuple(sources)
         config.data.validation_sources = tuple(validation_sources)
         config.data.window = 16
+        config.data.held_out = 0.2
         config.data.cache_dir = cache
         config.training.batch_rows = 8
         for name, value in data.items():

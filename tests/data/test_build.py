@@ -10,7 +10,7 @@ from scratchpatch.errors import UserError
 
 def run(place, spec, layout="whole", mode="error"):
     source = sources.parse(spec)
-    build.build(place, source, layout, source.files(), mode)
+    build.build(place, source, layout, source.files(), mode, share=0.2)
     return build.intact(place)
 
 
@@ -24,6 +24,15 @@ def test_whole_keeps_the_order_of_the_source(tmp_path, write_texts, awkward):
         "all": {"position": 0, "positions": sum(lengths), "document": 0, "documents": len(awkward)}
     }
     assert meta["checksum"] == hashlib.blake2b((place / build.STREAM).read_bytes(), digest_size=16).hexdigest()
+
+
+def test_the_checksum_knows_where_a_part_ends(tmp_path, write_texts, monkeypatch):
+    """Documents in one order may be dealt otherwise, as older versions did by their names."""
+    spec, found = write_texts([b"a", b"b", b"c", b"d"]), set()
+    for parts in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2]):
+        monkeypatch.setattr(build.splits, "assign", lambda *_, parts=parts: np.array(parts, np.int8))
+        found.add(run(tmp_path / str(parts), spec, "split")["checksum"])
+    assert len(found) == 3
 
 
 def test_split_parts_lie_one_after_the_other(tmp_path, write_texts):

@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from scratchpatch.data import sources
+from scratchpatch.data import columns, sources
 from scratchpatch.data.index import open_stream
-from scratchpatch.data.records import BadRecords
+from scratchpatch.data.records import BadRecords, skipped
 from scratchpatch.errors import UserError
 
 TEXTS = [b"one", b"", "caf\u00e9 \u4e2d".encode(), b"x" * 300]
@@ -65,12 +65,96 @@ def test_a_damaged_zst_is_named_or_skipped(tmp_path, damage):
     assert [data for _, data in found] == ([b"x"] if damage == "cut" else []) and bad.count == 1
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+KINDS = [pa.string(), pa.large_string(), pa.binary(), pa.string_view(), pa.binary_view()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_of_parquet_is_a_document(tmp_path, kind):
     table = pa.table({"id": range(4), "body": pa.array(TEXTS, pa.binary()).cast(kind)})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=3)
     spec = f"parquet:{tmp_path}/*.parquet#body"
     assert read(spec)[0] == [(f"a.parquet#{i}", data) for i, data in enumerate(TEXTS, 1)]
+
+
+@pytest.mark.parametrize("write", [lambda table, path: pyarrow.parquet.write_table(table, path), lambda table, path: write_table(table, path)])
+def test_columns_whose_meaning_is_clear_are_read(tmp_path, write):
+    """Also bytes that are no UTF-8, from every kind of column that holds bytes."""
+    column = pa.array([b"one", b"\xff", b"one"])
+    plain = pa.table({
+        "dictionary": column.dictionary_encode(),
+        "nested": pa.array([{"body": {"text": "one"}, "n": 1}, {"body": {"text": "two"}, "n": 2}, {"body": None, "n": 3}]),
+        "a.b": ["x", "y", "z"],
+        "fixed": pa.array([b"abc", b"def", b"ghi"], pa.binary(3)),
+        "json": pa.array(["{}", "[]", "1"], pa.json_()),
+    })  # fmt: skip
+    write(plain, tmp_path / "a.columns")
+    read_columns = {"parquet": columns.read_parquet, "arrow": columns.read_arrow}["parquet" if (tmp_path / "a.columns").read_bytes()[:4] == b"PAR1" else "arrow"]
+
+    def found(field, mode="error"):
+        return [d.data for d in read_columns("a", str(tmp_path / "a.columns"), field, BadRecords(mode))]
+
+    assert found("dictionary") == [b"one", b"\xff", b"one"]
+    assert found("nested.body.text", "skip") == [b"one", b"two"]
+    assert (found("a.b"), found("fixed"), found("json")) == ([b"x", b"y", b"z"], [b"abc", b"def", b"ghi"], [b"{}", b"[]", b"1"])
+    with pytest.raises(UserError, match=r":3: column 'nested.body.text' holds null"):
+        found("nested.body.text")
+
+
+def write_table(table, path):
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
+        out.write_table(table)
+
+
+@pytest.mark.parametrize("field, says", [
+    ("text", r"has 2 columns named 'text', and nobody can say which is meant"),
+    ("meta", r"column 'meta' holds struct<body: string, n: int64>, wanted string or binary; a field in it is named by a dot, such as #meta.body"),
+    ("meta.n", r"column 'meta.n' holds int64, wanted string or binary"),
+    ("meta.x", r"column 'meta' has no column 'meta.x' \(it has 'body', 'n'"),
+    ("tags", r"column 'tags' holds list<.*string>, wanted string or binary"),
+    ("tags.a", r"column 'tags' holds list<.*string>, wanted a struct with 'a'"),
+    ("none", r"column 'none' holds null, wanted string or binary"),
+])  # fmt: skip
+def test_columns_whose_meaning_is_not_clear_are_named_and_count_their_rows(tmp_path, field, says):
+    rows = 1000
+    meta = pa.array([{"body": "x", "n": 1}] * rows)
+    arrays = [pa.array(["a"] * rows), pa.array(["b"] * rows), meta, pa.array([["t"]] * rows), pa.nulls(rows), pa.array(["ok"] * rows)]
+    table = pa.Table.from_arrays(arrays, ["text", "text", "meta", "tags", "none", "good"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "set").mkdir()
+    write_table(table, tmp_path / "set/data.arrow")
+    (tmp_path / "set/state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    for spec in (f"parquet:{tmp_path}/a.parquet", f"hf:{tmp_path}/set"):
+        with pytest.raises(UserError, match=says) as caught:
+            texts(f"{spec}#{field}")
+        assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{tmp_path}/")
+        found, bad = read(f"{spec}#{field}", "skip")
+        assert (found, bad.count, bad.broken) == ([], rows, 0)
+        assert texts(f"{spec}#good") == [b"ok"] * rows
+
+
+def test_what_breaks_off_counts_the_records_that_are_lost(tmp_path):
+    """Where the file says how many it has; else it counts as broken."""
+    table = pa.table({"text": [np.random.default_rng(i).bytes(100).hex() for i in range(1000)]})
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path, row_group_size=100, use_dictionary=False, compression="gzip")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    path.write_bytes(data)
+    found, bad = read(f"parquet:{path}", "skip")
+    assert 0 < len(found) < 1000 and len(found) + bad.count == 1000 and bad.broken == 0
+    records = tmp_path / "a.array_record"
+    write_records(records, [np.random.default_rng(i).bytes(500) for i in range(1000)])
+    data = bytearray(records.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 5000] = bytes(5000)
+    records.write_bytes(data)
+    found, bad = read(f"array_record:{records}", "skip")
+    assert 0 < len(found) < 1000 and len(found) + bad.count == 1000 and bad.broken == 0
+    packed = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(1000)))
+    (tmp_path / "a.jsonl").write_bytes(packed[: len(packed) // 2])
+    found, bad = read(f"jsonl:{tmp_path}/a.jsonl", "skip")
+    assert 0 < len(found) < 1000 and (bad.count, bad.broken) == (1, 1)
+    assert "nobody knows how many records" in bad.messages[0]
+    assert skipped(bad.count, bad.broken) == "1 bad record(s) skipped, and what follows in 1 file(s) that break off"
 
 
 def test_bad_rows_columns_and_files_are_named_or_skipped(tmp_path):
@@ -124,20 +208,38 @@ def test_what_save_to_disk_writes_is_read(tmp_path):
 
 
 def test_a_snapshot_with_parquet_files_is_read(tmp_path):
-    for name in ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-0.parquet", "en/validation/0.parquet"):
-        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(pa.table({"content": [name]}), tmp_path / "set" / name)
+    train = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
+    write_parquets(tmp_path / "set", *train, "data/test-0.parquet", "data/train_sft-00000-of-00001-0a1b.parquet", "data/valid/part-00000-of-00001.parquet")
     spec = f"hf:{tmp_path}/set"
-    assert texts(f"{spec}@train#content") == [b"data/train-00000-of-00002.parquet", b"data/train-00001-of-00002.parquet"]
-    assert texts(f"{spec}@validation#content") == [b"en/validation/0.parquet"]
-    assert texts(f"{spec}/en#content") == [b"en/validation/0.parquet"]
-    with pytest.raises(UserError, match=r"has several splits \(test, train, validation\)"):
+    assert texts(f"{spec}@train#content") == [name.encode() for name in train]
+    assert texts(f"{spec}@train_sft#content") == [b"data/train_sft-00000-of-00001-0a1b.parquet"]
+    assert texts(f"{spec}@valid#content") == texts(f"{spec}/data/valid#content") == [b"data/valid/part-00000-of-00001.parquet"]
+    with pytest.raises(UserError, match=r"has several splits \(test, train, train_sft, valid\)"):
         texts(f"{spec}#content")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds neither what save_to_disk writes nor parquet files"):
         texts(f"hf:{tmp_path}/empty")
     with pytest.raises(UserError, match="no such folder"):
         texts(f"hf:{tmp_path}/none")
+
+
+def write_parquets(folder, *names):
+    """One row each, which holds the file's name."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pa.table({"content": [name]}), folder / name)
+
+
+def test_configurations_of_one_snapshot_are_not_merged(tmp_path):
+    write_parquets(tmp_path / "set", "de/train/0.parquet", "en/train/shard1/0.parquet", "en/train/shard2/0.parquet", "en/partial-test/0.parquet")
+    spec = f"hf:{tmp_path}/set"
+    for split in ("", "@train", "@test"):
+        with pytest.raises(UserError, match=rf"several configurations \(de, en\), which are not merged: name one, as in hf:{tmp_path}/set/de, or"):
+            texts(f"{spec}{split}#content")
+    assert texts(f"{spec}/de#content") == [b"de/train/0.parquet"]
+    assert texts(f"{spec}/en@train#content") == [b"en/train/shard1/0.parquet", b"en/train/shard2/0.parquet"]
+    assert texts(f"{spec}/en@test#content") == [b"en/partial-test/0.parquet"]
+    assert len(texts(f"parquet:{tmp_path}/set/**/*.parquet#content")) == 4
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
@@ -185,7 +287,7 @@ def test_a_data_set_of_tfds_is_read_without_tensorflow(tmp_path, kind, capfd):
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, spec, extra):
     for name in ("a.parquet", "a.zst", "set/train.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
+        (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd".ljust(20))
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"needs the package {package}, .*scratchpatch\[{extra}\].*setup\.sh {extra}"):
         texts(spec.format(tmp_path))

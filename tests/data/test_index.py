@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scratchpatch.data import build
 from scratchpatch.data.index import cache_folder, open_stream
 from scratchpatch.errors import UserError
+from scratchpatch.preparation.folder import prepare
 from scratchpatch.vocabulary import BOS
 
 PARTS = ("train", "validation", "test")
@@ -31,10 +33,47 @@ def test_splits_are_disjoint_and_cover_all(tmp_path_factory, documents):
     for number, data in enumerate(documents):
         (folder / f"{number:04}").write_bytes(data)
     spec, cache = f"text:{folder}/*", str(folder / "cache")
-    found = {split: list(open_stream(spec, split, cache).documents_iter()) for split in (*PARTS, "all")}
+    found = {split: documents_of(spec, split, cache, 0.3) for split in (*PARTS, "all")}
     assert found["all"] == documents
     assert Counter(found["train"] + found["validation"] + found["test"]) == Counter(documents)
-    assert all(found.values())
+
+
+def documents_of(spec, split, cache, held_out=0.2):
+    """Those of a split; none where the split is empty."""
+    try:
+        return list(open_stream(spec, split, cache, held_out=held_out).documents_iter())
+    except UserError as error:
+        assert "split is empty" in str(error)
+        return []
+
+
+@settings(max_examples=8, deadline=None)
+@given(documents=st.lists(st.binary(min_size=1, max_size=3), min_size=3, max_size=30), more=st.lists(st.binary(min_size=1, max_size=3)))
+def test_a_document_that_is_added_moves_no_other_and_equal_ones_are_on_one_side(tmp_path_factory, documents, more):
+    folder = tmp_path_factory.mktemp("texts")
+    spec, cache = f"text:{folder}/*.txt", str(folder / "cache")
+    sides = []
+    for names, texts in ((range(500, 900), documents), (range(1000), more)):
+        for number, data in zip(names, texts, strict=False):
+            (folder / f"{number:04}.txt").write_bytes(data)
+        sides.append({split: set(documents_of(spec, split, cache)) for split in PARTS})
+    before, after = sides
+    for split in PARTS:
+        others = set().union(*(after[other] for other in PARTS if other != split))
+        assert not (before[split] | after[split]) & others
+
+
+def test_a_document_falls_where_a_prepared_folder_puts_it(write_texts, cache, tmp_path):
+    spec = write_texts([b"document %d" % i for i in range(120)])
+    prepare(spec, str(tmp_path / "prepared"), held_out=0.2)
+    for split in PARTS:
+        assert sorted(documents_of(spec, split, cache)) == sorted(documents_of(f"prepared:{tmp_path}/prepared", split, cache))
+
+
+def test_another_share_is_another_index(write_texts, cache):
+    spec = write_texts([b"document %d" % i for i in range(200)])
+    few, many = (set(documents_of(spec, "validation", cache, share)) for share in (0.05, 0.3))
+    assert few < many
 
 
 def test_the_only_document_is_cut_by_bytes(write_texts, cache):
@@ -48,30 +87,43 @@ def test_the_only_document_is_cut_by_bytes(write_texts, cache):
 
 
 def test_a_split_without_documents_is_an_error(write_texts, cache):
-    spec = write_texts([b"one", b"two"])
-    assert open_stream(spec, "train", cache).documents == open_stream(spec, "validation", cache).documents == 1
-    with pytest.raises(UserError, match=r"the test split is empty, the source has 2 document\(s\)"):
+    spec = write_texts([b"one", b"two", b""])
+    with pytest.raises(UserError, match=r"the validation split is empty.* of 3 document\(s\) none with bytes falls into its 2\.5%") as caught:
+        open_stream(spec, "validation", cache)
+    share = float(re.search(r"set data\.held_out = ([\d.]+) ", str(caught.value))[1])
+    assert open_stream(spec, "validation", cache, held_out=share).documents == 1
+    assert documents_of(spec, "validation", cache, share - 0.001) == []
+    assert sorted(documents_of(spec, "train", cache, share)) in ([b"", b"one"], [b"", b"two"], [b"one"], [b"two"])
+    with pytest.raises(UserError, match=r"the test split is empty.*give it more documents"):
         open_stream(spec, "test", cache)
 
 
-def test_a_standard_library_docstring_is_held_out_with_its_code(cache):
+def test_where_no_share_would_do_none_is_named(write_texts, cache):
+    spec = write_texts([b"the same"] * 5)
+    with pytest.raises(UserError) as caught:
+        open_stream(spec, "validation", cache)
+    assert "name data.validation_sources" in str(caught.value) and "held_out" not in str(caught.value)
+
+
+def test_a_standard_library_docstring_is_held_out_with_its_code_and_equal_documents_are_on_one_side(cache):
+    found = {(kind, split): open_stream(f"stdlib:{kind}", split, cache) for kind in ("code", "prose") for split in PARTS}
+    trained_on = found["code", "train"].concatenated()
     for split in ("validation", "test"):
-        code, prose = (open_stream(f"stdlib:{kind}", split, cache) for kind in ("code", "prose"))
-        train = open_stream("stdlib:code", "train", cache)
-        assert 0.02 < code.bytes / train.bytes < 0.1
-        held_out = [d for d in prose.documents_iter() if d.count(b"\n") > 8 and d.isascii()]
-        trained_on = train.concatenated()
+        assert 0.02 < found["code", split].bytes / found["code", "train"].bytes < 0.1
+        held_out = [d for d in found["prose", split].documents_iter() if d.count(b"\n") > 8 and d.isascii()]
         leaks = [d for d in held_out if d.strip() in trained_on]
         assert held_out and not leaks
+        for kind in ("code", "prose"):
+            assert not set(found[kind, split].documents_iter()) & set(found[kind, "train"].documents_iter())
 
 
 def test_an_index_is_built_once_and_read_again(write_texts, cache, monkeypatch):
-    spec = write_texts([b"a", b"b", b"c"])
+    spec = write_texts([b"%d" % i for i in range(200)])
     first = open_stream(spec, "train", cache)
     monkeypatch.setattr(build, "build", lambda *_: pytest.fail("built again"))
     again = open_stream(spec, "train", cache)
     assert again.concatenated() == first.concatenated() and again.checksum == first.checksum
-    assert open_stream(spec, "validation", cache).documents == 1
+    assert 0 < open_stream(spec, "validation", cache).documents < 20
 
 
 def test_a_changed_file_gets_a_new_index(write_texts, cache, tmp_path):
@@ -103,7 +155,7 @@ def test_skipped_records_are_reported_and_an_error_where_not_allowed(write_lines
 
 
 def test_processes_that_build_at_once_agree(write_texts, cache):
-    spec = write_texts([bytes([i % 256]) * 50 for i in range(400)])
+    spec = write_texts([b"%d" % i * 20 for i in range(400)])
     code = (
         "import sys; from scratchpatch.data.index import open_stream;"
         "sys.stdin.readline(); print(open_stream(sys.argv[1], 'train', sys.argv[2]).checksum)"

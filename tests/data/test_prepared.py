@@ -92,12 +92,12 @@ def test_any_number_of_shards_gives_the_same_batches(prepared, texts, make_confi
 
 def test_a_run_is_guarded_against_another_text_in_the_folder(prepared, write_texts, make_config, tmp_path):
     config = make_config([(prepared, 1.0)])
-    mixture.guard(tmp_path, streams_for(config, "train"))
-    mixture.guard(tmp_path, streams_for(config, "train"))
+    mixture.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
+    mixture.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
     (tmp_path / "prepared").rename(tmp_path / "before")
     prepare(write_texts([b"other %d" % i for i in range(40)], "other"), str(tmp_path / "prepared"), 4, 0.1)
     with pytest.raises(UserError, match="the text of prepared:.* is not what"):
-        mixture.guard(tmp_path, streams_for(config, "train"))
+        mixture.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
 
 
 def test_entropies_are_named_by_the_text_and_not_by_its_shards(prepared, texts, cache, tmp_path):

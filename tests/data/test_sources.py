@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from scratchpatch.data import sources
@@ -14,6 +16,14 @@ from scratchpatch.errors import UserError
         ("text:/a/../b/./c", ("text", "/b/c", "")),
         ("jsonl:/a/*.gz", ("jsonl", "/a/*.gz", "text")),
         ("jsonl:/a/*.gz#body", ("jsonl", "/a/*.gz", "body")),
+        ("jsonl:/c##/*.gz", ("jsonl", "/c#/*.gz", "text")),
+        ("jsonl:/c##/*.gz#body", ("jsonl", "/c#/*.gz", "body")),
+        ("jsonl:/c#/*.gz#body", ("jsonl", "/c#/*.gz", "body")),
+        ("jsonl:/c###a##b", ("jsonl", "/c#", "a#b")),
+        ("parquet:/a@b/c", ("parquet", "/a@b/c", "text")),
+        ("hf:/me@@here/c##@dev#t", ("hf", "/me@here/c#", "t", "dev")),
+        ("hf:/me@@here", ("hf", "/me@here", "text")),
+        ("text:/me@here/c##", ("text", "/me@here/c##", "")),
     ],
 )
 def test_a_spec_is_a_scheme_a_target_and_a_field(spec, expected):
@@ -38,6 +48,28 @@ def test_a_wrong_spec_names_the_nearest(spec, says):
     assert says in str(caught.value) and repr(spec) in str(caught.value)
 
 
+@pytest.mark.parametrize("spec", ["jsonl:c#/a.jsonl", "hf:c@here#/x", "parquet:c#x.parquet"])
+def test_an_error_says_how_a_mark_in_a_name_is_written(tmp_path, monkeypatch, spec):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"\(a #( or @)? that is part of a name is written twice\)"):
+        sources.parse(spec).files()
+
+
+@pytest.mark.parametrize("folder", ["plain", "c#", "me@here", "[v2]", "a*b"])
+@pytest.mark.parametrize("spec", ["text:*.txt", "jsonl:./x/../*.txt#body", "parquet:a[[]1].txt", "text:a[1].txt", "hf:.@dev", "prepared:.", "tfds:nothing"])
+def test_an_absolute_spec_names_the_same_from_everywhere(tmp_path, monkeypatch, folder, spec):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a[1].txt").write_text("x")
+    monkeypatch.chdir(tmp_path / folder)
+    here, named = sources.parse(spec), sources.absolute(spec)
+    files = here.files() if spec.startswith(("text", "jsonl", "parquet")) else None
+    monkeypatch.chdir("/")
+    there = sources.parse(named)
+    assert there.identity == here.identity and sources.absolute(named) == named
+    if files is not None:
+        assert there.files() == files and [path for _, path in files] == [f"{tmp_path}/{folder}/a[1].txt"]
+
+
 def test_a_glob_is_recursive_sorted_and_named_below_its_fixed_part(tmp_path):
     for name in ("b/2.txt", "a.txt", "b/c/1.txt", "b/no.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +78,34 @@ def test_a_glob_is_recursive_sorted_and_named_below_its_fixed_part(tmp_path):
     assert names == ["a.txt", "b/2.txt", "b/c/1.txt"]
     assert [name for name, _ in sources.parse(f"text:{tmp_path}/b/*").files()] == ["2.txt", "no.md"]
     assert [name for name, _ in sources.parse(f"text:{tmp_path}/b/2.txt").files()] == ["2.txt"]
+
+
+def linked(tmp_path):
+    """Files a/1.txt, a/b/2.txt and c/3.txt; links to their parent, to each other's folder, to a file, to nothing."""
+    for name in ("a/1.txt", "a/b/2.txt", "c/3.txt"):
+        (tmp_path / "top" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "top" / name).write_text(name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/4.txt").write_text("4")
+    for link, target in {
+        "a/0up": "..", "a/b/around": "../..", "0again": "a", "c/over": "../a/b", "a/0.txt": "1.txt", "y": "../out", "x": "../out"
+    }.items():  # fmt: skip
+        (tmp_path / "top" / link).symlink_to(target)
+    os.link(tmp_path / "top/c/3.txt", tmp_path / "top/c/5.txt")
+    return tmp_path / "top"
+
+
+@pytest.mark.parametrize("scheme", ["text:", "text:file://"])
+def test_links_put_no_file_in_twice_and_circles_end(tmp_path, scheme):
+    top = linked(tmp_path)
+    names = lambda pattern: [name for name, _ in sources.parse(f"{scheme}{top}/{pattern}").files()]  # noqa: E731
+    # Under its own name where it has one, else under the first link's.
+    assert names("**/*.txt") == names("**") == ["a/1.txt", "a/b/2.txt", "c/3.txt", "x/4.txt"]
+    assert names("*/*.txt") == ["a/1.txt", "c/3.txt", "x/4.txt"]
+    assert names("**/b/**/*.txt") == ["a/b/2.txt", "a/b/around/a/1.txt", "a/b/around/c/3.txt", "a/b/around/x/4.txt"]
+    assert names("c/over/*.txt") == ["2.txt"]
+    assert names("*/**/2.txt") == ["a/b/2.txt"]
+    assert names("a/*.txt") == ["1.txt"] and names("a/0.txt") == ["0.txt"]
 
 
 def test_a_file_may_be_named_like_a_pattern(tmp_path):

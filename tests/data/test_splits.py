@@ -3,37 +3,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratchpatch import config
 from scratchpatch.data import splits
 from scratchpatch.errors import UserError
 
 
-def test_a_name_hashes_the_same_everywhere():
-    assert splits.name_hash("argparse.py") == 6259314216096594260
-    assert splits.name_hash("\udcff") != splits.name_hash("")
+def test_a_name_and_a_document_hash_the_same_everywhere():
+    assert splits.name_place("argparse.py") == 6259314216096594260
+    assert splits.name_place("\udcff") != splits.name_place("")
+    assert splits.digest(b"").hex() == "c293e1ddb955a6d27f4d28a3dd83b6d8"
+    assert splits.digest(b"a") != splits.digest(b"b") and len(splits.digest(b"a")) == 16
+
+
+def test_the_config_knows_the_same_shares():
+    made = config.default()
+    assert made.data.held_out == splits.SHARE
+    made.data.held_out = splits.LARGEST_SHARE
+    config.check(made)
+    made.data.held_out += 0.001
+    with pytest.raises(UserError, match="data.held_out"):
+        config.check(made)
 
 
 def test_shares_are_kept():
-    hashes = np.array([splits.name_hash(f"{i}") for i in range(20_000)], np.uint64)
-    counts = np.bincount(splits.assign(hashes, np.ones(len(hashes), np.int64), (0.05, 0.05)))
-    np.testing.assert_allclose(counts / len(hashes), [0.9, 0.05, 0.05], atol=0.005)
+    places = np.array([splits.name_place(f"{i}") for i in range(20_000)], np.uint64)
+    counts = np.bincount(splits.assign(places, 0.05))
+    np.testing.assert_allclose(counts / len(places), [0.9, 0.05, 0.05], atol=0.005)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3)), min_size=1, max_size=12))
-def test_parts_with_bytes_as_far_as_there_are_documents(documents):
-    hashes = np.array([h for h, _ in documents], np.uint64)
-    sizes = np.array([s for _, s in documents], np.int64)
-    parts = splits.assign(hashes, sizes, splits.SHARES)
-    assert set(parts) <= {0, 1, 2}
-    filled = set(parts[sizes > 0])
-    assert filled == set(range(min(3, int((sizes > 0).sum()))))
+@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=20), st.floats(0.0, 0.4))
+def test_one_document_falls_where_it_falls_among_others(digests, share):
+    places = np.array([splits.place(found) for found in digests], np.uint64)
+    assert [splits.PARTS[part] for part in splits.assign(places, share)] == [splits.split_of(found, share) for found in digests]
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=3, max_size=40, unique=True), st.randoms())
-def test_the_part_depends_on_the_names_and_not_on_their_order(hashes, random):
-    where = dict(zip(hashes, splits.assign(np.array(hashes, np.uint64), np.ones(len(hashes)), (0.2, 0.2)), strict=True))
-    random.shuffle(hashes)
-    again = dict(zip(hashes, splits.assign(np.array(hashes, np.uint64), np.ones(len(hashes)), (0.2, 0.2)), strict=True))
-    assert where == again
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3)), max_size=12))
+def test_the_least_share_is_one_that_does(documents):
+    places, sizes = np.array([p for p, _ in documents], np.uint64), np.array([s for _, s in documents], np.int64)
+    least = splits.least_share(places, sizes)
+    does = lambda share: {0, 1} <= set(splits.assign(places[sizes > 0], share))  # noqa: E731
+    shares = np.arange(1, 401) / 1000
+    assert (least is None) == (not any(map(does, shares)))
+    assert least is None or does(least) and not any(does(share) for share in shares[shares < least])
 
 
 @given(st.integers(0, 10_000))

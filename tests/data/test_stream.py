@@ -55,7 +55,7 @@ def test_all_byte_values_and_empty_documents():
     assert stream.read(0, 262).tolist() == [BOS, BOS, *range(256), BOS, BOS, 0, PAD]
 
 
-@pytest.mark.parametrize("skipped, says", [(0, "2 documents, 3 bytes"), (4, "3 bytes, 4 bad records skipped")])
+@pytest.mark.parametrize("skipped, says", [(0, "2 documents, 3 bytes"), (4, "3 bytes, 4 bad record(s) skipped")])
 def test_summary_counts(skipped, says):
     stream = make([b"ab", b"c"])
     stream.skipped = skipped

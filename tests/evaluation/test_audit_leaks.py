@@ -49,17 +49,17 @@ def top_k(score_BL, k: int = 6):
 
 
 def trigger_top_k(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, entropy_BL, threshold):
-    return eligible_BL & top_k(entropy_BL), jnp.zeros(len(tokens_BL))
+    return eligible_BL & top_k(entropy_BL), jnp.zeros(tokens_BL.shape)
 
 
 def patchifier_top_k(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
-    return valid_BL & top_k(entropy_BL), jnp.zeros(len(tokens_BL))
+    return valid_BL & top_k(entropy_BL), jnp.zeros(tokens_BL.shape)
 
 
 def close_last_patch(patching, tokens_BL, *args, original=patchifiers.request):
     """A patch ends where its document does."""
-    request_BL, threshold_B = original(patching, tokens_BL, *args)
-    return request_BL | (jnp.pad(tokens_BL[:, 1:], ((0, 0), (0, 1))) == BOS), threshold_B
+    request_BL, threshold_BL = original(patching, tokens_BL, *args)
+    return request_BL | (jnp.pad(tokens_BL[:, 1:], ((0, 0), (0, 1))) == BOS), threshold_BL
 
 
 def subtract_batch_mean(self, h_BLd, start_BL, original=EntropyHead.__call__):
@@ -92,9 +92,9 @@ def share_scratchpads(request_BL, start_BL, capacity, original=budget.grant):
     return original(request_BL, jnp.zeros_like(start_BL) if capacity == 0.25 else start_BL, capacity)
 
 
-def carry_threshold_on(score_BL, eligible_BL, start_BL, *args, original=controller.fire):
+def carry_threshold_on(score_BL, eligible_BL, valid_BL, start_BL, *args, original=controller.fire):
     """A document goes on with the threshold of the one before it."""
-    return original(score_BL, eligible_BL, jnp.zeros_like(start_BL), *args)
+    return original(score_BL, eligible_BL, valid_BL, jnp.zeros_like(start_BL), *args)
 
 
 def ngram_one_ahead(tokens_BL, *args, original=ngrams.rows):

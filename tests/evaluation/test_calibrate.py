@@ -16,7 +16,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.evaluation import calibrate as module
 from scratchpatch.evaluation.calibrate import calibrate, table
 from scratchpatch.evaluation.verbs import evaluate
-from tests import runs
+from tests import runs, tiny
 
 # So few bytes that every window is in the sample.
 WHOLE = 1 << 20
@@ -97,6 +97,19 @@ def test_patches_have_the_size_wanted_and_eval_agrees(workdirs, name, kind):
     held_out = evaluate(workdir, overrides=found["settings"])
     assert found["held_out"]["rate"] == pytest.approx(held_out["bytes_per_patch"], rel=0.03)
     assert (found["held_out"]["bytes"], found["held_out"]["split"]) == (held_out["bytes"], "validation")
+
+
+def test_other_thresholds_of_the_other_decision_compile_nothing(workdirs):
+    _, workdir = workdirs["head"]
+
+    def compilations(threshold):
+        with runs.compilations() as compiled:
+            found = calibrate(workdir, bytes_per_patch=6.0, sample_bytes=WHOLE, overrides={"trigger.threshold": threshold})
+            evaluate(workdir, overrides=found["settings"])
+        return len(compiled)
+
+    assert compilations(5.3) > 0
+    assert [compilations(threshold) for threshold in (5.4, 5.5)] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ("entropy", "entropy_jump"))
@@ -203,5 +216,15 @@ def test_the_table_says_where_entropies_are_equal():
         "settings": {"patching.threshold": 1.5},
     }  # fmt: skip
     said = table(found, "a run")
-    assert "entropies are equal: no threshold gives a rate between 1.143 and no patch" in said
+    assert "the rate jumps between 1.143 and no patch at that threshold" in said
     assert "--workdir='a run'" in said
+
+
+def test_commits_among_counted_positions_may_rise_with_the_threshold():
+    """What the search's docstring owns up to: an end at byte 0 moves those that follow it every 4 bytes."""
+    config = tiny.config({"patching.kind": "entropy", "patching.max_patch_bytes": 4, "patching.capacity": 1.0})
+    entropy_BL = np.array([[2.0] + [1.0] * 7], np.float32)
+    ends = [np.flatnonzero(tiny.decide(config, np.full((1, 8), 7), entropy_BL, patching=t).commit_BL[0]) for t in (1.5, 2.5)]
+    assert [e.tolist() for e in ends] == [[0, 4], [3, 7]]
+    # A window that answers for its last three positions counts more under the higher threshold.
+    assert [(e >= 5).sum() for e in ends] == [0, 1]

@@ -154,23 +154,23 @@ def test_generation_ends_where_the_document_does():
     def logits(weights, tokens_1L, position):
         return np.eye(264)[ord("x") if position < 4 else BOS]
 
-    ending = module.LanguageModel(lm.config, lm.weights, passes=module._Pass(None, logits))
+    ending = module.LanguageModel(lm.config, lm.weights)
+    ending._pass = module._Pass(None, logits)
     assert ending.generate(b"ab", max_bytes=9) == b"xx"
 
 
-@pytest.mark.parametrize("bad", ({"temperature": -1.0}, {"max_bytes": -1}))
+@pytest.mark.parametrize("bad", ({"temperature": -1.0}, {"max_bytes": -1}, {"seed": -1}))
 def test_negative_wishes_are_refused(bad):
     with pytest.raises(UserError, match="-1.*must not be negative"):
         language_model().generate(b"", **bad)
 
 
-def test_a_named_threshold_holds_without_controller_and_budget_and_shares_one_compiled_pass():
+def test_a_named_threshold_holds_without_controller_and_budget():
     lm, data = language_model(), some_bytes(20)
     other = lm.override({"trigger.threshold": 100.0})
     assert (other.config.trigger.gain, other.config.trigger.capacity, other.step) == (0.0, 1.0, 7)
     assert not other.segment(data).scratchpad.any()
     every = other.override(trigger__threshold=0.0)
-    assert every._pass is other._pass
     assert (every.segment(data).scratchpad ^ every.segment(data).commit).all()
     assert every.segment(data).scratchpad.sum() > lm.segment(data).scratchpad.sum() > 0
     assert lm.config.trigger.threshold == 4.0
@@ -180,6 +180,24 @@ def test_a_named_threshold_holds_without_controller_and_budget_and_shares_one_co
     first = np.flatnonzero(lm.segment(data).scratchpad)[0]
     assert (other.score(data)[: first + 1] == lm.score(data)[: first + 1]).all()
     assert (other.score(data)[first + 1 :] != lm.score(data)[first + 1 :]).any()
+
+
+def test_other_thresholds_compile_nothing():
+    """Neither from the model as trained, whose budget the first one lifts, nor from a model with other ones."""
+    lm, data = language_model(), some_bytes(20)
+    counts = {}
+
+    def count(t):
+        with runs.compilations() as compiled:
+            counts[t] = lm.override({"trigger.threshold": t}).segment(data).scratchpad.sum()
+        return len(compiled)
+
+    first = count(5.3)
+    assert [count(t) for t in (0.1, 4.0, 9.0)] == [0, 0, 0] and first <= 2
+    assert counts[0.1] > counts[4.0] > counts[9.0] == 0
+    with runs.compilations() as compiled:
+        language_model().override({"trigger.threshold": 1.0}).override(trigger__threshold=2.0).score(data)
+    assert not compiled
 
 
 def test_no_trigger_is_a_threshold_that_nothing_reaches():

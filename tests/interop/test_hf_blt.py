@@ -117,11 +117,12 @@ def test_it_can_be_fine_tuned_with_scratchpads(lm, tmp_path):
     text = tmp_path / "text"
     text.mkdir()
     for i in range(12):
-        (text / f"{i}.txt").write_text("so it goes, and so it went. " * 12)
+        (text / f"{i}.txt").write_text(f"so it goes, and so it went {i} times. " * 12)
     config = config_lib.read(tmp_path / "blt" / "config.json")
     for name, value in {
         "data.sources": ((f"text:{text}/*.txt", 1.0),),
         "data.cache_dir": str(tmp_path / "cache"),
+        "data.held_out": 0.2,
         "mesh.data": 1,
         "trigger.kind": "entropy",
         "trigger.threshold": 1.0,

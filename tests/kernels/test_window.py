@@ -81,6 +81,19 @@ def test_bfloat16_keeps_its_type_and_is_close(inputs, backend):
     np.testing.assert_allclose(got.astype(jnp.float32), dense(*qkv, start_BL, 16), atol=0.05)
 
 
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+def test_in_bfloat16_logits_of_size_10_stay_float32(inputs, backend):
+    """Rounded to bfloat16 they are off by up to 0.06, and their weights by as many parts of 1."""
+    q, k, v, start_BL, weight = inputs
+    rounded = [x.astype(jnp.bfloat16) for x in (10 * q, k, v, weight)]
+    exact = [x.astype(jnp.float32) for x in rounded]
+    got = value_and_gradients(lambda *qkv: kernel.attend(*qkv, start_BL, 16, backend), backend, *rounded)
+    wanted = value_and_gradients(lambda *qkv: dense(*qkv, start_BL, 16), "xla", *exact)
+    norm = lambda x: float(jnp.linalg.norm(x.astype(jnp.float32)))  # noqa: E731
+    off = [norm(g.astype(jnp.float32) - w) / norm(w) for g, w in zip(got, wanted, strict=True)]
+    assert off[0] < 0.005 and max(off[1:]) < 0.02
+
+
 def test_a_block_holds_a_window_and_never_exceeds_the_row():
     assert window_xla.block_size(1, 1000) == window_xla.SMALLEST_BLOCK
     assert window_xla.block_size(128, 1000) == 128

@@ -333,6 +333,9 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits():
     gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
     assert output.hidden_BLd.dtype == output.pooled_BND.dtype == output.trunk_BND.dtype == jnp.bfloat16
     assert output.logits_BLV.dtype == output.head_logits_BLV.dtype == output.entropy_BL.dtype == jnp.float32
+    for logits_BLV in (output.logits_BLV, output.head_logits_BLV):
+        # Added up in float32, not rounded on the way there.
+        assert (logits_BLV[..., :BOS].astype(jnp.bfloat16) != logits_BLV[..., :BOS]).mean() > 0.9
     for path, g in jax.tree_util.tree_leaves_with_path(gradient):
         assert g.dtype == jnp.float32 and np.isfinite(g).all(), path
     real = slice(BOS + 1)

@@ -9,7 +9,7 @@ from scratchpatch.model import layers, stack
 
 def make(remat: str = "none", depth: int = 3) -> stack.Stack:
     layer = lambda rngs: layers.linear(4, 4, ("width", "local_inner"), jnp.float32, rngs)  # noqa: E731
-    return stack.Stack(layer, depth, remat, jnp.float32, nnx.Rngs(params=0))
+    return stack.Stack(layer, depth, remat, nnx.Rngs(params=0))
 
 
 def run(module, x):

@@ -33,6 +33,21 @@ def test_a_fresh_model_predicts_evenly():
     assert np.abs(output.entropy_BL - np.log(257)).max() < 0.05
 
 
+def test_result_projections_start_smaller_the_deeper_their_stack():
+    """By (2 x layers)^-0.5, against 1 over the square root of their inputs; every stack by its own depth."""
+    depths = {"encoder": 1, "entropy_head": 2, "trunk": 3, "decoder": 4}
+    fields = {f"model.{part}.layers": depth for part, depth in depths.items()}
+    made = tiny.config(fields | {"model.d_byte": 32, "model.decoder.injection": "cross_attention"})
+    seen = set()
+    for path, kernel in weights.named(weights.random(made, 0)["params"], "/").items():
+        if not path.endswith("kernel") or "stack" not in path:
+            continue
+        wanted = (2 * depths[path.split("/")[0]]) ** -0.5 if path.split("/")[-2] in ("o", "down") else 1.0
+        assert np.std(kernel) * kernel.shape[-2] ** 0.5 == pytest.approx(wanted, rel=0.06), path
+        seen.add(wanted)
+    assert len(seen) == 5
+
+
 def test_redefine_follows_a_changed_threshold_and_keeps_a_trained_one():
     old = tiny.config()
     made = weights.init(old, 0)

@@ -66,7 +66,10 @@ def test_collectives_are_counted_as_often_as_loops_turn_and_once_per_chain():
 
 def test_a_collective_says_where_it_comes_from_and_what_it_carries():
     gather = next(c for c in hlo.collectives(PROGRAM, MESH) if c.kind == "all-gather")
-    assert (gather.shapes, gather.times, gather.operation) == (((64, 32),), 20, "jit(_advance)/while/body/convert")
+    assert (gather.shapes, gather.types, gather.times) == (((64, 32),), ("bf16",), 20)
+    assert gather.operation == "jit(_advance)/while/body/convert"
+    several = next(c for c in hlo.collectives(PROGRAM, MESH) if c.kind == "all-reduce")
+    assert (several.shapes, several.types) == (((8,), ()), ("f32", "f32"))
 
 
 def test_memory_is_that_of_the_first_space_alone():

@@ -8,11 +8,14 @@ import pytest
 
 from experiments.scale import sizes
 from scratchpatch import cli
+from scratchpatch import config as config_lib
 from scratchpatch.accounting import chips
+from scratchpatch.accounting.parameters import parameters
 from scratchpatch.accounting.step_cost import step_cost
 from scratchpatch.errors import UserError
+from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import ahead_of_time, hlo, plan, topology
-from tests import runs
+from tests import runs, tiny
 
 MESH = {"slice": 1, "data": 16, "fsdp": 16, "tensor": 1, "sequence": 1}
 FIELDS = (
@@ -35,6 +38,10 @@ def cost(config):
     return step_cost(config, MESH, 1, True)
 
 
+def collective(kind, axes, shapes, size, times=1, operation=""):
+    return hlo.Collective(kind, axes, shapes, ("bf16",) * len(shapes), size, times, operation)
+
+
 def said(config, cost, found, **changes):
     result = {"fits": True, "bytes_per_chip": {"total": 10 << 30}, "hbm_bytes": 16 << 30}
     result |= {"seconds": {"compute": 1.0, "memory": 0.5, "ici": 0.2, "dcn": 0.0}} | changes
@@ -42,17 +49,17 @@ def said(config, cost, found, **changes):
 
 
 def test_a_sound_layout_has_no_warning(config, cost):
-    weights = plan._weights(config)
+    weights, gradients = plan._weights(config), plan._gradients(config)
     found = [
-        hlo.Collective("all-gather", "fsdp", ((2048, 2048),), 2.0 * weights, 1, ""),
-        hlo.Collective("reduce-scatter", "fsdp", ((2048, 2048),), 1.0 * weights, 1, ""),
-        hlo.Collective("all-reduce", "data", ((128, 2048),), 0.1 * weights, 1, ""),
+        collective("all-gather", "fsdp", ((2048, 2048),), 2.0 * weights),
+        collective("reduce-scatter", "fsdp", ((2048, 2048),), 1.0 * gradients),
+        collective("all-reduce", "data", ((128, 2048),), 0.1 * gradients),
     ]
     assert said(config, cost, found) == []
 
 
 @pytest.mark.parametrize(
-    "collective, message",
+    "sent, message",
     [
         (("all-gather", "fsdp", ((2048, 2048),), 2.2), "all-gathers carry 2.2x the weights per part, above 2.1"),
         (("all-reduce", "fsdp", ((2048, 2048),), 2.0), "carry 2.0x the gradients per part, above 1.1"),
@@ -60,20 +67,21 @@ def test_a_sound_layout_has_no_warning(config, cost):
         (("all-reduce", "data", ((128, 8192, 1024),), 0.01), "all-reduce over data carries 128x8192x1024, a batch's axes"),
     ],
 )
-def test_what_a_layout_must_not_send_is_named(config, cost, collective, message):
-    kind, axes, shapes, times = collective
-    usual = hlo.Collective("all-gather", "fsdp", ((2048, 2048),), 0.0 if kind == "all-gather" else 1.0 * plan._weights(config), 1, "")
-    found = [usual, hlo.Collective(kind, axes, shapes, times * plan._weights(config), 1, "jit(_advance)/somewhere")]
+def test_what_a_layout_must_not_send_is_named(config, cost, sent, message):
+    kind, axes, shapes, times = sent
+    usual = collective("all-gather", "fsdp", ((2048, 2048),), 0.0 if kind == "all-gather" else 1.0 * plan._weights(config))
+    unit = plan._weights(config) if kind == "all-gather" else plan._gradients(config)
+    found = [usual, collective(kind, axes, shapes, times * unit, operation="jit(_advance)/somewhere")]
     assert any(message in warning for warning in said(config, cost, found)), said(config, cost, found)
 
 
 def test_a_chip_that_hides_its_collectives_is_said(config, cost):
-    found = [hlo.Collective("all-reduce", "data+fsdp", ((2048,),), 4e3, 20, "")]
+    found = [collective("all-reduce", "data+fsdp", ((2048,),), 4e3, 20)]
     assert "the program hides its collectives" in said(config, cost, found)[0]
 
 
 def test_positions_may_travel_along_their_own_axis(config, cost):
-    found = [hlo.Collective("all-gather", "sequence", ((128, 8192, 1024),), 1e10, 1, "")]
+    found = [collective("all-gather", "sequence", ((128, 8192, 1024),), 1e10)]
     assert said(config, cost, found) == []
 
 
@@ -98,9 +106,14 @@ def test_a_device_is_estimated_without_a_compiler(config):
     assert set(FIELDS) <= set(found) and found["chips"] == 256 and found["fits"]
     held = found["bytes_per_chip"]
     assert held["total"] == sum(size for kind, size in held.items() if kind != "total")
-    # All weights gathered twice, all gradients scattered once, but for a chip's own sixteenth.
+    # All weights gathered twice in bfloat16, all gradients scattered once in float32, but for a chip's own sixteenth.
+    count = sum(parameters(config).values())
     gathered, scattered = found["collectives"]["all-gather"]["fsdp"], found["collectives"]["reduce-scatter"]["fsdp"]
-    assert gathered == 2 * scattered == pytest.approx(2 * plan._weights(config) * 15 / 16)
+    assert gathered == scattered == pytest.approx(4 * count * 15 / 16)
+    halved = config_lib.from_flat(config_lib.flat(config) | {"training.gradient_dtype": "bfloat16"})
+    other = plan.plan_device(halved, chips.named("h200"), 256)["collectives"]
+    assert other["all-gather"] == found["collectives"]["all-gather"] and other["reduce-scatter"]["fsdp"] == scattered / 2
+    assert other["all-reduce"]["data"] == found["collectives"]["all-reduce"]["data"] / 2
     assert found["mfu_estimate"] == pytest.approx(found["useful_flops_per_chip"] / found["seconds_estimate"] / 989e12)
     assert "MFU" in plan.text(found)
 
@@ -148,6 +161,27 @@ def test_a_pod_of_two_slices_is_planned_with_the_real_compiler(planned):
     assert math.fsum(v for kinds in planned["collectives"].values() for v in kinds.values()) == planned["collective_bytes_per_chip"]
     assert planned["collectives"]["send"]["slice"] > 0 and planned["collectives"]["all-gather"]["fsdp"] > 0
     assert planned["smallest_topology"] == "v5e:2x2"
+
+
+@needs_libtpu
+@pytest.mark.parametrize("summed_in, type_", [("float32", "f32"), ("bfloat16", "bf16")])
+def test_gradients_are_sent_in_the_type_that_is_named_and_matrices_as_they_are_used(summed_in, type_):
+    """Over data and over fsdp; a TPU's compiler leaves the types of collectives as they are, a CPU's does not."""
+    fields = {"training.batch_rows": 8, "training.dtype": "bfloat16", "training.remat": "full", "mesh.data": 2, "mesh.fsdp": 4}
+    config = tiny.config({"trigger.kind": "stride", "training.gradient_dtype": summed_in, **fields})
+    compiled = ahead_of_time.compile_step(config, topology.parse("v5e:2x4"))
+    shapes = weights_lib.shapes(weights_lib.abstract(config)[1]["params"])
+    # A layer's own, and what one of four devices keeps of it.
+    kernels = {shape[-2:] for path, shape in shapes.items() if path.endswith("kernel")}
+    kernels |= {(a // 4, b) for a, b in kernels} | {(a, b // 4) for a, b in kernels}
+    found = {"data": set(), "fsdp": set(), "gathered": set()}
+    for c in hlo.collectives(compiled.program, compiled.mesh):
+        for shape, of_shape in zip(c.shapes, c.types, strict=True):
+            if c.kind in ("all-gather", "all-reduce", "reduce-scatter") and shape in kernels:
+                # A stack of one layer is no loop, and XLA may gather it before it is rounded.
+                if c.kind != "all-gather" or c.times > 1:
+                    found["gathered" if c.kind == "all-gather" else c.axes].add(of_shape)
+    assert found == {"data": {type_}, "fsdp": {type_}, "gathered": {"bf16"}}
 
 
 @needs_libtpu

@@ -13,6 +13,8 @@ from scratchpatch import config as config_lib
 from scratchpatch.vocabulary import BOS, PAD
 
 CHUNK = 64
+# Of the controller: unwanted firings that undo any calm; the least and the greatest threshold, in nats.
+SLACK, LOWEST, HIGHEST = 128, 1e-4, math.log(264)
 
 
 def starts(tokens) -> list[int]:
@@ -51,7 +53,7 @@ def chance(tokens, n: int) -> float:
 
 
 class Controller:
-    """A threshold that moves once per CHUNK bytes of its document.
+    """A threshold that moves once per CHUNK bytes of its document, within bounds, and rests at PAD.
 
     `closest`: the least distance of a score to a threshold that moved through
     logarithms, where float32 may decide either way.
@@ -59,11 +61,15 @@ class Controller:
 
     def __init__(self, threshold: float, gain: float, rate: float):
         self.threshold, self.gain, self.rate, self.fired = threshold, gain, rate, 0
+        if gain:
+            self.threshold = min(max(threshold, LOWEST), HIGHEST)
+        self.low = max(self.threshold * math.exp(-gain * SLACK), LOWEST)
         self.closest = math.inf
 
-    def fire(self, n: int, score: float, eligible: bool) -> bool:
-        if self.gain and n and n % CHUNK == 0:
-            self.threshold *= math.exp(self.gain * (self.fired - self.rate * CHUNK))
+    def fire(self, n: int, score: float, eligible: bool, valid: bool = True) -> bool:
+        if self.gain and valid and n and n % CHUNK == 0:
+            moved = math.log(self.threshold) + self.gain * (self.fired - self.rate * CHUNK)
+            self.threshold = max(math.exp(min(moved, math.log(HIGHEST))), self.low)
             self.fired = 0
         if self.gain and math.isfinite(score):
             self.closest = min(self.closest, abs(score - self.threshold) / self.threshold)
@@ -99,7 +105,7 @@ def may_ask(patching, entropy, n: int) -> bool:
 
 
 class Document:
-    """Decisions of one document: commit, scratchpad (masks), suppressed counts, thresholds at its end."""
+    """Decisions of one document: commit, scratchpad (masks), suppressed counts; thresholds by byte and at its end."""
 
     def __init__(self, config, tokens, entropy, patching: float, trigger: float):
         p, t = config.patching, config.trigger
@@ -110,6 +116,7 @@ class Document:
         self.patching = Controller(patching, p.gain, 1 / p.patch_bytes)
         self.trigger = Controller(trigger, t.gain, t.rate)
         self.commit, self.scratchpad = [], []
+        self.patching_thresholds, self.trigger_thresholds = [], []
         self.suppressed_commits = self.suppressed_scratchpads = 0
         asked, patch_start = -1, 0  # last byte that the patchifier asked for, before chopping; first of the patch
         for n, token in enumerate(tokens):
@@ -125,7 +132,7 @@ class Document:
             }[p.kind](n)
             variable = p.kind not in ("byte", "fixed")
             if p.kind.startswith("entropy"):
-                asks = self.patching.fire(n, score, valid and may_ask(p, entropy, n))
+                asks = self.patching.fire(n, score, valid and may_ask(p, entropy, n), valid)
             else:
                 asks = valid and score
             asks = asks or (variable and valid and opens(p, tokens, n))
@@ -137,7 +144,8 @@ class Document:
 
             eligible = valid and not commit
             if t.kind.startswith("entropy"):
-                wish = self.trigger.fire(n, float(entropy[n]) if t.kind == "entropy" else jump(entropy, n), eligible)
+                read = float(entropy[n]) if t.kind == "entropy" else jump(entropy, n)
+                wish = self.trigger.fire(n, read, eligible, valid)
             else:
                 wish = eligible and {
                     "none": lambda n, first: False,
@@ -151,6 +159,8 @@ class Document:
             patch_start = n + 1 if commit else patch_start
             self.commit.append(commit)
             self.scratchpad.append(scratchpad)
+            self.patching_thresholds.append(self.patching.threshold)
+            self.trigger_thresholds.append(self.trigger.threshold)
 
 
 def decide(config, tokens, entropy, patching: float, trigger: float) -> list[Document]:

@@ -83,8 +83,9 @@ def test_decisions_equal_a_loop_over_each_document(fields, tokens_BL, entropy_BL
         assert got.scratchpad_BL[r].tolist() == sum([d.scratchpad for d in wanted], [])
         assert got.suppressed_commits_B[r] == sum(d.suppressed_commits for d in wanted)
         assert got.suppressed_scratchpads_B[r] == sum(d.suppressed_scratchpads for d in wanted)
-        assert math.isclose(got.thresholds.patching[r], wanted[-1].patching.threshold, rel_tol=1e-5)
-        assert math.isclose(got.thresholds.trigger[r], wanted[-1].trigger.threshold, rel_tol=1e-5)
+        for section in ("patching", "trigger"):
+            by_byte = sum([getattr(d, f"{section}_thresholds") for d in wanted], [])
+            np.testing.assert_allclose(getattr(got.thresholds, section)[r], by_byte, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fields", PAIRS + OPENED + CONTROLLED, ids=name)

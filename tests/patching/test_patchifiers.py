@@ -12,10 +12,10 @@ def requests(kind: str, tokens: list[int], entropy=None, threshold: float = 1.0,
     config = tiny.config({"patching.kind": kind, **{f"patching.{k}": v for k, v in fields.items()}})
     tokens_BL = jnp.array([tokens])
     entropy_BL = jnp.zeros(tokens_BL.shape) if entropy is None else jnp.array([entropy], jnp.float32)
-    got_BL, threshold_B = patchifiers.request(
+    got_BL, threshold_BL = patchifiers.request(
         config.patching, tokens_BL, documents.starts(tokens_BL), tokens_BL != PAD, entropy_BL, jnp.float32(threshold)
     )
-    assert threshold_B.tolist() == [threshold]
+    assert threshold_BL.tolist() == [[threshold] * len(tokens)]
     return np.flatnonzero(got_BL[0]).tolist()
 
 

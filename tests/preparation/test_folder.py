@@ -11,9 +11,10 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
 from scratchpatch import cli
+from scratchpatch.data import splits
 from scratchpatch.data.index import open_stream
 from scratchpatch.errors import UserError
-from scratchpatch.preparation import plan, shards, tasks
+from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.folder import prepare
 from tests import child
 from tests.preparation.conftest import contents
@@ -34,9 +35,9 @@ def documents_of(path, split, cache) -> list[bytes]:
 
 def test_a_folder_holds_every_document_once_in_its_split_in_the_order_of_digests(folder, documents, tmp_path):
     path, said = folder
-    distinct = sorted(set(documents), key=plan.digest)
+    distinct = sorted(set(documents), key=splits.digest)
     for split in SPLITS:
-        wanted = [data for data in distinct if plan.split_of(plan.digest(data), 0.1) == split]
+        wanted = [data for data in distinct if splits.split_of(splits.digest(data), 0.1) == split]
         assert documents_of(path, split, tmp_path) == wanted
         assert said["splits"][split] == {"documents": len(wanted), "bytes": sum(map(len, wanted))}
     assert Counter(documents_of(path, "all", tmp_path)) == Counter(distinct)

@@ -42,6 +42,12 @@ def read(path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_steps_that_were_skipped_are_told(tmp_path):
+    lines = [{"step": 1, "bpb": 8.0}, {"step": 2, "bpb": None, "skipped": True, "batch": 1, "reason": "the loss is not finite"}]
+    html = read(write_report(write_run(tmp_path / "run", None, lines)))
+    assert "not finite or a spike: 1 (batches 1)" in html
+
+
 def figure(html: str, title: str) -> str:
     """The <figure> with this title."""
     (found,) = [f for f in re.findall(r"<figure>.*?</figure>", html, re.S) if f"<b>{title}</b>" in f]

@@ -271,7 +271,7 @@ def test_parameters_alone_are_restored_without_reading_the_rest(tmp_path):
     part = {"params": make_state(0)["params"]}
     for asked, step in ((None, 2), (1, 1)):
         assert reader.whole(asked, abstract(part)) == step
-        assert_same(reader.read(step, abstract(part)), {"params": make_state(step)["params"]})
+        assert_same(reader.read(step, abstract(part)).state, {"params": make_state(step)["params"]})
     with pytest.raises(UserError, match="holds no checkpoint: train first"):
         CheckpointReader(tmp_path / "none").whole(None, abstract(part))
 

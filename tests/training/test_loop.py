@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,13 @@ from absl import logging as absl_logging
 
 from scratchpatch import cli
 from scratchpatch.data.batches import Batches
+from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.patching import triggers
-from scratchpatch.training import loss, optimizer
+from scratchpatch.training import loop, loss, optimizer, settings
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
+from scratchpatch.training.stored import listing, listing_table, reader_of
 from tests import runs
 
 STEPS = 30
@@ -64,7 +68,7 @@ def test_every_step_has_one_line_of_finite_metrics(run):
     for index, line in enumerate(run.training):
         assert line.keys() == PER_STEP | {"step", "end_of_document_nats"}
         assert all(math.isfinite(line[name]) for name in PER_STEP)
-        assert line["learning_rate"] == pytest.approx(float(schedule(index)), rel=1e-6)
+        assert line["learning_rate"] == schedule(index)
         targets = Batches(run.config).batch(index)[:, 1:]
         assert line["bytes"] == (targets < 256).sum()
         # A mean over the ends of documents in the batch, if there are any.
@@ -88,9 +92,9 @@ def test_the_loss_falls(run):
     assert scores == sorted(scores, reverse=True) and scores[-1] < 6
 
 
-def test_validations_come_when_due_and_at_the_end_with_a_checkpoint_each(run):
+def test_validations_come_when_due_and_at_the_end_and_alone_store_nothing(run):
     assert [line["step"] for line in run.validation] == [10, 20, 30]
-    assert runs.stored_steps(run.workdir) == [20, 30]  # the two newest; the best is one of them
+    assert runs.stored_steps(run.workdir) == [30]
     assert (run.workdir / "report.html").exists() and any((run.workdir / "tensorboard").iterdir())
 
 
@@ -103,35 +107,90 @@ def test_the_first_lines_say_what_is_trained_and_that_it_is_causal(run):
         assert words in first, words
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_state(tmp_path, monkeypatch, capsys):
+def test_a_validation_reads_the_bytes_that_are_named_and_its_score_is_stored_with_its_step(tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
-    config, workdir = runs.config(tmp_path), tmp_path / "run"
-    bad, nats = 5, loss.nats
-    poison_BL = Batches(config).batch(bad)[:, 1:]
+    scores = iter([3.0, 2.0, 4.0, 3.5])
+    validate = loop._Run._validation
+
+    def rigged(self, weights, done):
+        _, size = validate(self, weights, done)
+        return next(scores), size
+
+    monkeypatch.setattr(loop._Run, "_validation", rigged)
+    often = {"training.steps": 8, "training.eval_every": 2, "training.checkpoint_every": 4, "training.keep_last": 1}
+    config = runs.config(tmp_path, {"training.eval_bytes": 300} | often)
+    train(config, tmp_path / "run")
+    # Step 4 was the best one to be stored with its score; those of 2 and 6 belong to no checkpoint.
+    found = listing(reader_of(tmp_path / "run"))["steps"]
+    assert [(row["step"], row["validation_bpb"], row["best"]) for row in found] == [(4, 2.0, True), (8, 3.5, False)]
+    ((stream, _),) = streams_for(config, "validation")
+    tokens = stream.read(0, 300)
+    size = int((tokens[1:] < 256).sum())
+    assert {row["validation_bytes"] for row in found} == {size} and 290 < size < 300 < stream.bytes
+    assert f"2.0000 on {size} bytes" in listing_table({"steps": found, "beside": []}).splitlines()[1]
+    lines = [line for line in runs.lines(tmp_path / "run") if "validation_bpb" in line]
+    assert [(line["step"], line["validation_bytes"]) for line in lines] == [(step, size) for step in (2, 4, 6, 8)]
+
+
+def poison(monkeypatch, config, bad) -> None:
+    """Let the loss of these batches be no number."""
+    nats = loss.nats
+    poison_NBL = np.stack([Batches(config).batch(index)[:, 1:] for index in bad])
 
     def poisoned(logits_BLV, targets_BL):
-        return jnp.where(jnp.array_equal(targets_BL, poison_BL), jnp.nan, nats(logits_BLV, targets_BL))
+        hit = (poison_NBL == targets_BL).all((1, 2)).any() if targets_BL.shape == poison_NBL.shape[1:] else False
+        return jnp.where(hit, jnp.nan, nats(logits_BLV, targets_BL))
 
+    monkeypatch.setattr(loss, "nats", poisoned)
+
+
+def test_a_bad_step_is_skipped_and_recorded_with_its_batch(tmp_path, monkeypatch):
+    runs.leave_out_audit(monkeypatch.setattr)
+    config, workdir = runs.config(tmp_path, {"training.checkpoint_every": 1, "training.keep_last": 99}), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        poison(patch, config, [5])
+        train(config, workdir)
+    lines = [line for line in runs.lines(workdir) if "bpb" in line]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["step"] for line in lines if line.get("skipped")] == [6]
+    assert (lines[5]["batch"], lines[5]["reason"], lines[5]["bpb"]) == (5, "the loss is not finite", None)
+    # Of a bad step there is no checkpoint: it would drop a better one.
+    assert runs.stored_steps(workdir) == [1, 2, 3, 4, 5, *range(7, 13)]
+    before, later = (runs.state(workdir, config, step) for step in (5, 7))
+    assert (before["step"], later["step"]) == (5, 7)
+    # One step was taken between them.
+    assert [int(state["optimizer"][1][0].count) for state in (before, later)] == [5, 6]
+    kernel = lambda state: state["params"]["trunk"]["stack"]["block"]["ffn"]["up"]["kernel"]  # noqa: E731
+    assert (kernel(later) != kernel(before)).any()
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(runs.state(workdir, config, 12)))
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_saved_with_advice_that_works(tmp_path, monkeypatch, capsys):
+    runs.leave_out_audit(monkeypatch.setattr)
+    config, workdir = runs.config(tmp_path, {"training.bad_steps": 3, "training.checkpoint_every": 3}), tmp_path / "run"
     argv = ["train", f"--config={runs.write_config(tmp_path / 'experiment.py', config)}", f"--workdir={workdir}"]
     with monkeypatch.context() as patch:
-        patch.setattr(loss, "nats", poisoned)
+        # One alone, then as many as must not be; the step after them is on its way when they are counted.
+        poison(patch, config, [1, 4, 5, 6, 7])
         assert cli.main(argv) == 1
-    assert f"scratchpatch: the loss or its gradient is not finite in batch {bad}; " in capsys.readouterr().err
-    assert [line["step"] for line in runs.lines(workdir)] == list(range(1, bad + 1))
-    assert runs.stored_steps(workdir) == [bad]
-    state = runs.state(workdir, config, bad)
-    assert state["step"] == bad and all(np.isfinite(x).all() for x in jax.tree.leaves(state))
-    # The state is the one before the bad batch: training goes on from there.
-    assert cli.main(argv) == 0
+    said = capsys.readouterr().err
+    assert "4 steps in a row were skipped" in said and "all since step 4 changed nothing" in said and "saved as step 8" in said
+    assert "--config.optimizer.learning_rate" in said and f"continue_from={workdir}@STEP" in said and "stored steps: 3, 8" in said
+    assert [line["step"] for line in runs.lines(workdir) if line.get("skipped")] == [2, 5, 6, 7, 8]
+    # Nothing changed, so nothing is better: at once, with no further step and no further checkpoint.
+    assert cli.main(argv) == 1
+    assert "4 steps in a row" in capsys.readouterr().err and runs.stored_steps(workdir) == [3, 8]
+    assert cli.main([*argv, "--config.optimizer.learning_rate=0.001"]) == 0
     assert [line["step"] for line in runs.lines(workdir) if "bpb" in line] == list(range(1, 13))
+    assert settings.read(workdir)[1][0] == 8 and len(settings.read(workdir)) == 2
 
 
 def test_a_model_that_leaks_is_not_trained_unless_the_user_insists(tmp_path, monkeypatch):
     request = triggers.request
 
     def peeking(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest):
-        wish_BL, threshold_B = request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest)
-        return jnp.roll(wish_BL, -1, axis=1) & eligible_BL, threshold_B
+        wish_BL, threshold_BL = request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest)
+        return jnp.roll(wish_BL, -1, axis=1) & eligible_BL, threshold_BL
 
     monkeypatch.setattr(triggers, "request", peeking)
     fields = {"trigger.kind": "whitespace", "training.steps": 3}
@@ -143,6 +202,15 @@ def test_a_model_that_leaks_is_not_trained_unless_the_user_insists(tmp_path, mon
     train(runs.config(tmp_path, fields | {"training.allow_leak": True}), workdir)
     lines = runs.lines(workdir)
     assert len(lines) == 4 and all(line["causality"] == "INVALID" for line in lines)
+
+
+def test_a_signal_before_the_first_step_ends_it_with_a_line_and_frees_the_workdir(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="absl")
+    monkeypatch.setattr(Trainer, "compile", lambda self: None)
+    monkeypatch.setattr(loop._Run, "_describe", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+    assert train(runs.config(tmp_path), tmp_path / "run") is False
+    assert "stopped by SIGHUP before the first step" in caplog.text and "Traceback" not in caplog.text
+    assert not list(tmp_path.glob("run/*.json")) and runs.stored_steps(tmp_path / "run") == []
 
 
 def test_nothing_goes_to_the_device_unsaid(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from scratchpatch.model import weights
 from scratchpatch.training import loss
 from scratchpatch.vocabulary import BOS, PAD, ROWS
 from tests import tiny
+from tests.patching import reference
 
 # Stride decides from no float: the same rows hold the same slots in any company.
 CONFIG = tiny.config({"trigger.kind": "stride", "trigger.stride": 2})
@@ -22,7 +23,7 @@ def compiled():
     definition, _ = weights.abstract(CONFIG)
 
     def run(w, tokens_BM):
-        value, (total, _) = loss.loss(w["params"], {"thresholds": w["thresholds"]}, definition, tokens_BM, TARGETS, 1.0)
+        value, total = loss.loss(w["params"], {"thresholds": w["thresholds"]}, definition, tokens_BM, TARGETS, 1.0)
         return value, total
 
     return jax.jit(run, compiler_options=tiny.QUICK)
@@ -58,8 +59,37 @@ def test_sums_count_every_target_once_and_keep_ends_apart():
     assert total["positions"] == (tokens_BL != PAD).sum()
     assert total["nats"] == pytest.approx(-log_p[targets_BL < BOS].sum(), rel=1e-5)
     assert total["end_nats"] == pytest.approx(-log_p[targets_BL == BOS].sum(), rel=1e-5)
+    counted = loss.keys(CONFIG, output.layout, tokens_BL != PAD)
+    assert {name: total[name] for name in counted} == {name: float(value) for name, value in counted.items()}
     assert total["commits"] == np.asarray(output.layout.commit_BL).sum()
     assert total["scratchpads"] == np.asarray(output.layout.scratchpad_BL).sum() > 0
+
+
+def test_keys_are_those_that_a_loop_over_short_documents_counts():
+    fields = {"model.encoder.window": 5, "model.decoder.window": 11, "model.entropy_model.window": 3, "model.entropy_model.layers": 1}
+    # A small budget leaves patches longer than the 4 bytes that pooling reads.
+    config = tiny.config(fields | {"patching.kind": "entropy", "patching.max_patch_bytes": 4, "patching.capacity": 0.15})
+    rng, length = np.random.default_rng(2), 80
+    tokens_BL = np.stack([tiny.pack(rng, [3, 9, 14, 20], length, inside=True, pad=9), tiny.pack(rng, [1, 0, 12, 40], length)])
+    entropy_BL = (rng.random(tokens_BL.shape) * 4).astype(np.float32)
+    counted = lambda tokens_BL, entropy_BL: loss.keys(config, tiny.decide(config, tokens_BL, entropy_BL), tokens_BL != PAD)  # noqa: E731
+    found = jax.jit(counted, compiler_options=tiny.QUICK)(tokens_BL, entropy_BL)
+    wanted, longest = dict.fromkeys(("encoder_keys", "entropy_keys", "decoder_keys", "trunk_keys", "pool_keys"), 0), 0
+    for tokens, entropy in zip(tokens_BL.tolist(), entropy_BL, strict=True):
+        for document, (a, b) in zip(reference.decide(config, tokens, entropy, 1.335, 1.5), reference.spans(tokens), strict=True):
+            commits, patch_start = 0, 0
+            for n in range(b - a):
+                if tokens[a + n] == PAD:
+                    continue
+                for name, window in (("encoder_keys", 5), ("entropy_keys", 3), ("decoder_keys", 11)):
+                    wanted[name] += min(n + 1, window)
+                if document.commit[n] or document.scratchpad[n]:
+                    wanted["trunk_keys"] += commits + 1
+                    wanted["pool_keys"] += min(n - patch_start + 1, 4)
+                    longest = max(longest, n - patch_start + 1)
+                if document.commit[n]:
+                    commits, patch_start = commits + 1, n + 1
+    assert {name: float(value) for name, value in found.items()} == wanted and longest > 4
 
 
 def test_parts_add_up_to_the_whole_and_pad_contributes_nothing():

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from scratchpatch.data.batches import Batches
+from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation.calibrate import calibrate
+from scratchpatch.evaluation.verbs import evaluate
 from scratchpatch.training import mixture
 from scratchpatch.training.loop import train
+from scratchpatch.training.workdir import load_config
 from tests import runs
 
 
@@ -22,20 +26,85 @@ def stored(workdir):
 
 
 def test_the_first_start_keeps_checksums_and_weights(tmp_path):
-    mixture.guard(tmp_path, streams())
-    assert stored(tmp_path) == {"checksums": {"text:a": "ca", "text:b": "cb"}, "weights": [[0, [1.0, 2.0]]]}
+    mixture.guard(tmp_path, streams(), streams("v"))
+    assert stored(tmp_path) == {
+        "checksums": {"text:a": "ca", "text:b": "cb"},
+        "validation_checksums": {"text:a": "va", "text:b": "vb"},
+        "weights": [[0, [1.0, 2.0]]],
+    }
     assert mixture.weights(tmp_path, [1.0, 2.0], 0) == [(0, [1.0, 2.0])]
 
 
 def test_text_that_changed_is_refused_by_name(tmp_path):
-    mixture.guard(tmp_path, streams())
-    mixture.guard(tmp_path, streams(weights=(5.0, 1.0)))
-    with pytest.raises(UserError, match="the text of text:a, text:b is not what"):
-        mixture.guard(tmp_path, streams("other"))
+    mixture.guard(tmp_path, streams(), streams("v"))
+    mixture.guard(tmp_path, streams(weights=(5.0, 1.0)), streams("v"))
+    with pytest.raises(UserError, match="the text of text:a, text:b is not what .* was trained on: restore it"):
+        mixture.guard(tmp_path, streams("other"), streams("v"))
+    with pytest.raises(UserError, match="the text of text:b is not what .* was validated on: restore it"):
+        mixture.guard(tmp_path, streams(), [*streams("v")[:1], *streams("other")[1:]])
+
+
+def test_a_run_of_an_older_version_keeps_its_validation_text_from_then_on(tmp_path):
+    (tmp_path / "data.json").write_text('{"checksums": {"text:a": "ca", "text:b": "cb"}, "weights": [[0, [3.0, 2.0]]]}')
+    with pytest.raises(UserError, match=r"not what .* trained on \(it is of a version that dealt documents to splits by their names\)"):
+        mixture.guard(tmp_path, streams("other"), streams("v"))
+    mixture.guard(tmp_path, streams(), streams("v"))
+    assert stored(tmp_path)["validation_checksums"] == {"text:a": "va", "text:b": "vb"}
+    assert stored(tmp_path)["weights"] == [[0, [3.0, 2.0]]]
+
+
+def on_files(folder, validation=None, **texts):
+    """A run, saved at step 0, on files of these names and bytes."""
+    for place, written in (("text", texts), ("held", validation or {})):
+        (folder / place).mkdir(exist_ok=True)
+        for name, data in written.items():
+            (folder / place / f"{name}.txt").write_bytes(data)
+    fields = {"data.validation_sources": ((f"text:{folder}/held/*.txt", 1.0),)} if validation else {}
+    config, workdir = runs.untrained(folder, {"patching.kind": "entropy", **fields})
+    mixture.guard(workdir, streams_for(config, "train"), streams_for(config, "validation"))
+    return workdir
+
+
+def test_a_file_that_was_added_is_refused_by_all_that_read_the_runs_own_text(tmp_path):
+    """The validation text would be what it trained on. Text that is named stays free."""
+    workdir = on_files(tmp_path, a=b"so it goes. " * 200)
+    own = load_config(workdir)
+    assert all(mixture.own_streams(workdir, own, split) for split in ("train", "validation", "test", "all"))
+    (tmp_path / "text/b.txt").write_bytes(b"and so it went. " * 200)
+    says = rf"the text of text:{tmp_path}/text/\*\.txt is not what {workdir} was trained on: restore it, or name text to read by --source"
+    for split in ("train", "validation", "test", "all"):
+        with pytest.raises(UserError, match=says):
+            evaluate(workdir, split=split)
+    for split in ("train", "validation"):
+        with pytest.raises(UserError, match=says):
+            calibrate(workdir, bytes_per_patch=3.0, split=split)
+    assert not (workdir / "evaluation.json").exists() and not (workdir / "report.html").exists()
+    other = {"data.sources": ((f"text:{tmp_path}/text/a.txt", 1.0),)}
+    config = runs.config(tmp_path, other)
+    assert mixture.own_streams(workdir, config, "validation", other)
+    with pytest.raises(UserError, match="is not what"):
+        mixture.own_streams(workdir, config, "validation", {"trigger.threshold": 1.0})
+    (tmp_path / "text/b.txt").unlink()
+    assert mixture.own_streams(workdir, own, "validation")
+
+
+def test_validation_text_of_its_own_that_changed_is_refused(tmp_path):
+    workdir = on_files(tmp_path, {"v": b"held out"}, a=b"text")
+    own = load_config(workdir)
+    assert mixture.own_streams(workdir, own, "validation")
+    (tmp_path / "held/v.txt").write_bytes(b"anything else")
+    with pytest.raises(UserError, match=rf"the text of text:{tmp_path}/held/\*\.txt is not what .* was validated on"):
+        mixture.own_streams(workdir, own, "validation")
+    assert mixture.own_streams(workdir, own, "train")
+    # What was not written down is not compared.
+    known = stored(workdir)
+    del known["validation_checksums"]
+    (workdir / "data.json").write_text(json.dumps(known))
+    assert mixture.own_streams(workdir, own, "validation")
 
 
 def test_weights_hold_from_where_the_run_goes_on(tmp_path):
-    mixture.guard(tmp_path, streams())
+    mixture.guard(tmp_path, streams(), streams("v"))
     a, b, c = [1.0, 2.0], [3.0, 1.0], [1.0, 1.0]
     assert mixture.weights(tmp_path, b, 100) == [(0, a), (100, b)]
     # The checkpoint of step 100 is gone: what was trained from 60 on is trained again alike.
@@ -52,7 +121,7 @@ def test_weights_hold_from_where_the_run_goes_on(tmp_path):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(UserError, match=f"cannot read {tmp_path}/data.json"):
-        mixture.guard(tmp_path, streams())
+        mixture.guard(tmp_path, streams(), streams("v"))
 
 
 def test_a_run_goes_on_with_other_weights(tmp_path, monkeypatch):

@@ -3,35 +3,59 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scratchpatch.config import SCHEDULES
 from scratchpatch.model import weights
 from scratchpatch.training import optimizer
 from tests import tiny
 
 
-def test_schedule_warms_up_linearly_and_falls_as_a_cosine():
-    rate = optimizer.schedule(
-        tiny.config(
-            {
-                "training.steps": 100,
-                "optimizer.warmup_steps": 10,
-                "optimizer.learning_rate": 1.0,
-                "optimizer.final_ratio": 0.2,
-            }
-        )
-    )
-    assert float(rate(0)) == pytest.approx(0.1)  # the first step moves already
-    assert float(rate(5)) == pytest.approx(0.55)
-    assert float(rate(10)) == pytest.approx(1.0)
-    assert float(rate(55)) == pytest.approx(0.6)
-    assert float(rate(100)) == pytest.approx(0.2)
-    assert float(rate(1000)) == pytest.approx(0.2)
+def rates(steps, warmup, **fields):
+    """The learning rate of every step, and of one after the last."""
+    named = {"training.steps": steps, "optimizer.warmup_steps": warmup} | {f"optimizer.{k}": v for k, v in fields.items()}
+    rate = optimizer.schedule(tiny.config(named))
+    return np.array([rate(i) for i in range(steps + 1)])
 
 
+def test_cosine_warms_up_along_a_line_and_falls_to_exactly_its_share():
+    rate = rates(100, 10, learning_rate=1.0, final_ratio=0.2)
+    assert rate[0] == pytest.approx(0.1)  # the first step moves already
+    assert rate[5] == pytest.approx(0.55)
+    assert rate[10] == 1.0
+    middle = 0.6 + 0.4 * np.cos(np.pi * (54 - 10) / 89)
+    assert rate[54] == pytest.approx(middle) and (np.diff(rate[10:100]) < 0).all()
+    assert rate[99] == rate[100] == 0.2
+    # Of ten steps the last one gets what is named, not 0.122.
+    assert rates(10, 0, learning_rate=1.0, final_ratio=0.1)[9] == 0.1
+
+
+def test_wsd_stays_at_the_peak_and_falls_along_a_line_over_its_share():
+    rate = rates(100, 10, schedule="wsd", decay_share=0.2, learning_rate=1.0, final_ratio=0.1)
+    np.testing.assert_allclose(rate[:11], np.linspace(0.1, 1.0, 11))
+    assert (rate[10:80] == 1.0).all()
+    np.testing.assert_allclose(rate[79:100], np.linspace(1.0, 0.1, 21))
+    assert rate[99] == 0.1
+    assert (rates(100, 10, schedule="wsd", decay_share=0.0)[10:] == 2e-3).all()
+    # All that the warm-up leaves.
+    np.testing.assert_allclose(rates(11, 5, schedule="wsd", decay_share=1.0, learning_rate=1.0)[5:11], np.linspace(1.0, 0.1, 6))
+
+
+def test_constant_stays_at_the_peak():
+    rate = rates(30, 10, schedule="constant", learning_rate=1.0)
+    assert (rate[10:] == 1.0).all() and rate[0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps, warmup", [(0, 0), (0, 50), (1, 0), (3, 50), (50, 50)])
-def test_schedule_of_runs_shorter_than_the_warmup_is_finite(steps, warmup):
-    rate = optimizer.schedule(tiny.config({"training.steps": steps, "optimizer.warmup_steps": warmup}))
-    rates = np.array([rate(i) for i in range(max(steps, 1) + 2)])
-    assert np.isfinite(rates).all() and (rates >= 0).all() and rates.max() <= 2e-3 * 1.001
+def test_schedules_of_runs_shorter_than_the_warmup_are_finite(schedule, steps, warmup):
+    found = rates(steps, warmup, schedule=schedule)
+    assert np.isfinite(found).all() and (found >= 0).all() and found.max() <= 2e-3
+    if schedule != "constant":
+        assert found[-1] == 2e-4
+
+
+def made(fields):
+    """The optimizer at the first step."""
+    return optimizer.make(optimizer.Settings(*optimizer.settings(tiny.config(fields), 0)))
 
 
 def test_decay_falls_on_projections_alone():
@@ -49,9 +73,9 @@ def test_one_update_clips_by_the_global_norm_and_decays_kernels():
     params = {"a": {"kernel": jnp.full((2,), 10.0)}, "norm": {"scale": jnp.full((2,), 10.0)}}
     fields = {"optimizer.learning_rate": 0.1, "optimizer.warmup_steps": 0, "optimizer.eps": 1.0}
     # eps 1 lets the update depend on the size of the gradient, and so on clipping.
-    made = optimizer.make(tiny.config({**fields, "optimizer.clip_norm": 0.5, "optimizer.weight_decay": 0.3}))
+    adamw = made({**fields, "optimizer.clip_norm": 0.5, "optimizer.weight_decay": 0.3})
     gradient = jax.tree.map(lambda x: jnp.full_like(x, 100.0), params)
-    updates, _ = made.update(gradient, made.init(params), params)
+    updates, _ = adamw.update(gradient, adamw.init(params), params)
     clipped = 0.5 / 2  # four equal entries of a vector of norm 0.5
     adam = clipped / (clipped + 1.0)
     np.testing.assert_allclose(updates["norm"]["scale"], -0.1 * adam, rtol=1e-4)
@@ -66,6 +90,6 @@ def test_clip_norm_0_does_not_clip():
         "optimizer.warmup_steps": 0,
         "optimizer.clip_norm": 0.0,
     }
-    made = optimizer.make(tiny.config(fields))
-    updates, _ = made.update({"kernel": jnp.full((2,), 99.0)}, made.init(params), params)
+    adamw = made(fields)
+    updates, _ = adamw.update({"kernel": jnp.full((2,), 99.0)}, adamw.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -2e-3 * 0.99, rtol=1e-4)

@@ -1,6 +1,7 @@
 """Runs of several processes, over loopback, against the same run in one process."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -141,6 +142,35 @@ def test_what_four_processes_stored_is_restored_by_1_2_and_8_devices(runs):
         whole[devices] = jax.device_get(state)
     assert whole[1]["step"] == reader.steps()[-1] >= 2
     chex.assert_trees_all_equal(whole[1], whole[2], whole[8])
+
+
+def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
+    """Both signals come to the one that neither speaks nor coordinates."""
+    folder, *_ = runs
+    step = CheckpointReader(folder / "stored" / "checkpoints").steps()[-1]
+    flags = {"continue_from": f"{folder}/stored@{step}", "steps": 1_000_000, "checkpoint_every": 0, "eval_every": 0}
+    own = tuple(f"--config.training.{name}={value}" for name, value in flags.items())
+    running = start(folder, "branch", processes=2, devices=1, own=[own, own])
+    workdir = folder / "branch"
+
+    def wait(until):
+        while not until():
+            assert all(p.poll() is None for p in running), ends(running)
+            time.sleep(0.05)
+
+    wait(lambda: (workdir / "metrics.jsonl").exists() and metrics(workdir)[-1:] > [(step, math.inf)])
+    running[1].send_signal(signal.SIGUSR1)
+    wait(lambda: CheckpointReader(workdir / "checkpoints").steps())
+    running[1].send_signal(signal.SIGINT)
+    (code, said), (other, _) = ends(running)
+    assert (code, other) == (0, 0), said
+    saved, stopped = CheckpointReader(workdir / "checkpoints").steps()
+    assert step < saved < stopped
+    assert f"stopped by SIGINT at step {stopped} of 1000000" in said and f"training from {folder}/stored@{step}" in said
+    # The lines up to there are the other run's, and so is what the first batch says.
+    assert [line for line in metrics(workdir) if line[0] <= step] == metrics(folder / "stored")
+    here, there = (next(x for at, x in metrics(folder / name) if at == step + 1) for name in ("branch", "four"))
+    assert here == pytest.approx(there, rel=2e-5)
 
 
 def test_one_voice_is_enough(runs):

@@ -96,16 +96,20 @@ def test_a_machine_lost_while_a_step_was_copied_continues_from_the_durable_tier(
     assert sorted(path.name for path in durable.iterdir()) == [str(STEPS), str(STEPS - 3), "run"]
 
 
-def test_sigterm_saves_and_exits_as_it_is_told_and_the_run_resumes(folder):
-    workdir, log = folder / "terminated", folder / "terminated.log"
-    assert child.run([*command(folder, workdir), "--stopped_code=75"], log, ("line", 4), signal.SIGTERM) == 75
-    (step,) = set(runs.stored_steps(workdir)) - {3}
-    # The step after the one whose line was written is on its way when the signal comes.
-    assert step == 5
-    said = f"stopped by SIGTERM at step {step} of {STEPS}; the same command goes on from there"
-    assert said in log.read_text().splitlines()
-    assert [line["step"] for line in runs.lines(workdir)] == [1, 2, 3, 4, 5]
-    start(folder, "terminated")
+def test_signals_save_and_exit_as_is_told_and_the_run_resumes(folder):
+    """One after the other, each at another step; the last one saves and goes on."""
+    workdir, log = folder / "told", folder / "told.log"
+    line = [*command(folder, workdir), "--stopped_code=75"]
+    for sent, after in ((signal.SIGTERM, 1), (signal.SIGINT, 4), (signal.SIGHUP, 7)):
+        assert child.run(line, log, ("line", after), sent) == 75, log.read_text()
+        # The step after the one whose line was written is on its way when the signal comes.
+        step = after + 1
+        assert runs.stored_steps(workdir)[-1] == step
+        said = f"stopped by {sent.name} at step {step} of {STEPS}; the same command goes on from there"
+        assert said in log.read_text().splitlines()
+        assert [line["step"] for line in runs.lines(workdir)] == list(range(1, step + 1))
+    assert child.run(line, log, ("line", 9), signal.SIGUSR1) == 0
+    assert runs.stored_steps(workdir) == [10, STEPS]
     assert_same_run(folder, workdir)
 
 
@@ -134,10 +138,10 @@ def test_a_finished_run_says_so_and_stays_as_it_is_whatever_fields_are_free(fold
 
 def test_a_workdir_of_another_experiment_is_refused_with_the_difference(folder):
     before = (folder / "whole" / "config.json").read_bytes()
-    other = runs.config(folder, FIELDS | {"optimizer.learning_rate": 2e-2, "trigger.kind": "none"})
+    other = runs.config(folder, FIELDS | {"training.batch_rows": 8, "trigger.kind": "none"})
     with pytest.raises(UserError) as caught:
         train(other, folder / "whole")
-    assert "trigger.kind: 'entropy' -> 'none'; optimizer.learning_rate: 0.01 -> 0.02" in str(caught.value)
+    assert "trigger.kind: 'entropy' -> 'none'; training.batch_rows: 16 -> 8" in str(caught.value)
     assert "--workdir" in str(caught.value)
     assert (folder / "whole" / "config.json").read_bytes() == before
 

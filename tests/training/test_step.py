@@ -1,21 +1,29 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from scratchpatch.model import weights
 from scratchpatch.parallel import mesh
-from scratchpatch.training import loss
-from scratchpatch.training.step import THRESHOLD_RATE, Trainer
+from scratchpatch.training import loss, optimizer
+from scratchpatch.training.step import MEAN_LEAST, SKIPPED, Trainer
 from scratchpatch.vocabulary import PAD
 from tests import tiny
+from tests.patching import reference
 
 # Stride decides from no float, so meshes cannot round their way to another layout.
 FIELDS = {"trigger.kind": "stride", "trigger.stride": 2}
 ROWS_BM = tiny.batch(rows=8)
+# Both controllers, and a bound on the gradient that bites.
+CONTROLLED = {
+    "patching.kind": "entropy",
+    "patching.gain": 0.05,
+    "trigger.kind": "entropy",
+    "trigger.gain": 0.02,
+    "optimizer.clip_norm": 0.01,
+}
 
 
 class Run:
@@ -27,7 +35,8 @@ class Run:
         self.step = self.trainer.compile(tiny.QUICK)
 
     def advance(self, state, index=0, rows_BM=ROWS_BM):
-        return self.step(state, self.trainer.place(rows_BM), jnp.int32(index))
+        settings = self.trainer.place_settings(optimizer.settings(self.trainer.config, index))
+        return self.step(state, self.trainer.place(rows_BM), settings)
 
 
 @functools.cache
@@ -60,13 +69,15 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
     value = lambda p: loss.loss(p, {"thresholds": thresholds}, definition, ROWS_BM, targets, 1.0)  # noqa: E731
 
     def update(params):
-        gradient, (total, _) = jax.grad(value, has_aux=True)(params)
-        updates, _ = made.trainer.optimizer.update(gradient, made.trainer.optimizer.init(params), params)
+        gradient, total = jax.grad(value, has_aux=True)(params)
+        adamw = optimizer.make(optimizer.Settings(*optimizer.settings(made.trainer.config, 0)))
+        updates, _ = adamw.update(gradient, adamw.init(params), params)
         return optax.apply_updates(params, updates), optax.global_norm(gradient), total
 
     wanted, norm, total = jax.jit(update, compiler_options=tiny.QUICK)(params)
     assert float(sums["gradient_norm"]) == pytest.approx(float(norm), rel=1e-4)
     for k, v in total.items():
+        v = v / total["documents"] if k.endswith("_threshold") else v  # a step says their mean
         assert float(sums[k]) == pytest.approx(float(v), rel=1e-5), k
     close(state["params"], wanted, 1e-6)
     assert int(state["step"]) == 1
@@ -94,13 +105,82 @@ def test_the_gradient_is_the_slope_of_the_loss():
     assert slope == pytest.approx(inner, rel=0.01)
 
 
+def controlled_rows():
+    """int32 [8, M]: documents that end at other thresholds, in as many rows as parts would have them differ."""
+    rng = np.random.default_rng(5)
+    length = tiny.WINDOW + 1
+    rows = [tiny.pack(rng, [99], length) for _ in range(3)]
+    # Several documents; one that PAD follows before its controller has moved; no document; one inside which a row begins.
+    rows += [tiny.pack(rng, [20, 30], length), tiny.pack(rng, [99], length, pad=12), np.full(length, PAD, np.int32)]
+    rows += [tiny.pack(rng, [99], length, inside=True), tiny.pack(rng, [66], length, pad=3)]
+    return np.stack(rows)
+
+
+@functools.cache
+def controlled_state():
+    """(state, entropies of the rows): weights whose entropies differ, and thresholds amid them that no rounding crosses."""
+    config = tiny.config(CONTROLLED)
+    rows_BM = controlled_rows()
+    w = jax.device_get(tiny.weights(config))
+    entropy_BL = np.asarray(tiny.forward(config)(w, rows_BM[:, :-1]).entropy_BL)
+
+    def amid(share):
+        near = np.sort(entropy_BL[rows_BM[:, :-1] != PAD])
+        near = near[int((share - 0.1) * len(near)) : int((share + 0.1) * len(near))]
+        widest = np.diff(near).argmax()
+        return np.float32((near[widest] + near[widest + 1]) / 2)
+
+    thresholds = {"patching_threshold": amid(0.8), "trigger_threshold": amid(0.6)}
+    return state0() | w | {"thresholds": thresholds, "optimizer": jax.device_get(optimizer.init(w["params"]))}, entropy_BL
+
+
+@functools.cache
+def controlled_step(*fields):
+    """(state, sums) after a step from `controlled_state`."""
+    made = run(*CONTROLLED.items(), *fields)
+    return jax.device_get(made.advance(jax.device_put(controlled_state()[0], made.trainer.shardings), 0, controlled_rows()))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_thresholds_go_a_tenth_of_the_way_to_the_mean_of_where_documents_ended(parts):
+    before, entropy_BL = controlled_state()
+    after, sums = controlled_step(("training.accumulation", parts))
+    starts = {name: float(before["thresholds"][f"{name}_threshold"]) for name in ("patching", "trigger")}
+    config, ends = tiny.config(CONTROLLED), {"patching": [], "trigger": []}
+    for tokens, entropy in zip(controlled_rows()[:, :-1].tolist(), entropy_BL, strict=True):
+        for document, (a, b) in zip(reference.decide(config, tokens, entropy, **starts), reference.spans(tokens), strict=True):
+            if any(token != PAD for token in tokens[a:b]):
+                ends["patching"].append(document.patching.threshold)
+                ends["trigger"].append(document.trigger.threshold)
+    assert sums["documents"] == len(ends["patching"]) == 10
+    for name, start in starts.items():
+        # Rows, and the parts that they are dealt to, end apart: means of means, or of some rows, would differ.
+        assert len(set(ends[name])) > 3 and start in ends[name]
+        assert abs(np.mean(ends[name]) - start) > 0.02 * start
+        assert sums[f"{name}_threshold"] == pytest.approx(np.mean(ends[name]), rel=1e-5)
+        wanted = start + 0.1 * (np.mean(ends[name]) - start)
+        assert after["thresholds"][f"{name}_threshold"] == pytest.approx(wanted, rel=1e-6)
+
+
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulation_gives_the_same_update(parts):
-    whole, split = run(), run(("training.accumulation", parts))
-    wanted, wanted_sums = whole.advance(fresh(whole))
-    got, sums = split.advance(fresh(split))
+def test_accumulation_gives_the_same_update_clipped_once(parts):
+    wanted, wanted_sums = controlled_step(("training.accumulation", 1))
+    got, sums = controlled_step(("training.accumulation", parts))
     close(sums, wanted_sums)
     close(got["params"], wanted["params"], 2e-5)
+    # After one step the first moment is a tenth of the clipped gradient. Each part's own is above the bound as well.
+    assert wanted_sums["gradient_norm"] > 8 * 0.01
+    moment, wanted_moment = (optax.tree_utils.tree_get(state["optimizer"], "mu") for state in (got, wanted))
+    assert float(optax.global_norm(moment)) == pytest.approx(0.1 * 0.01, rel=1e-4)
+    close(jax.tree.map(lambda x: x / 0.001, moment), jax.tree.map(lambda x: x / 0.001, wanted_moment))
+
+
+def test_controllers_do_not_depend_on_the_mesh():
+    wanted, wanted_sums = controlled_step(("training.accumulation", 1))
+    got, sums = controlled_step(("mesh.data", 2), ("mesh.fsdp", 2), ("mesh.sequence", 2))
+    close(sums, wanted_sums, 1e-4)
+    close(got["thresholds"], wanted["thresholds"], 1e-6)
+    close(got["params"], wanted["params"], 2e-4)
 
 
 MESHES = [
@@ -136,20 +216,80 @@ def test_initialisation_does_not_depend_on_the_mesh():
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
 
 
-def test_a_step_that_is_not_finite_freezes_the_state_and_so_do_those_after_it():
+def spoilt(state, value):
+    """The state with a parameter of the decoder that makes the loss, or its gradient alone, not finite."""
+    decoder = {**state["params"]["decoder"], "null": np.full(32, value, np.float32)}
+    return {**state, "params": {**state["params"], "decoder": decoder}}
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step_and_the_next_is_taken():
     made = run()
-    good = state0()
-    decoder = {**good["params"]["decoder"], "null": np.full(32, np.nan, np.float32)}
+    bad = spoilt(state0(), np.nan)
+    state, sums = made.advance(jax.device_put(bad, made.trainer.shardings), 0)
+    assert not np.isfinite(float(sums["nats"])) and int(sums["skipped"]) == 1
+    assert int(state["step"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), bad | {"step": np.int32(1)})
+    # As if it had never been, but for the step: Adam has seen one gradient, and the learning rate is that of step 1.
+    state, sums = made.advance(jax.device_put(state0() | {"step": np.int32(1)}, made.trainer.shardings), 1)
+    assert int(sums["skipped"]) == 0 and int(state["step"]) == 2
+    assert int(state["optimizer"][1][0].count) == int(state["means"]["steps"]) == 1
+
+
+def test_spikes_are_skipped_where_the_settings_say_so():
+    made = run()
+
+    def advance(fields, steps=MEAN_LEAST, **means):
+        taken = tiny.config({**FIELDS, **fields})
+        state = state0() | {"means": {k: np.float32(means.get(k, 1e6)) for k in ("loss", "norm")} | {"steps": np.int32(steps)}}
+        batch = made.trainer.place(ROWS_BM)
+        settings = made.trainer.place_settings(optimizer.settings(taken, 1))
+        return made.step(jax.device_put(state, made.trainer.shardings), batch, settings)
+
+    for name, number in (("loss", 3), ("norm", 4)):
+        fields = {f"training.{name}_spike": 2.0}
+        state, sums = advance(fields, **{name: 0.01})
+        assert int(sums["skipped"]) == number and f"{name}_spike" in SKIPPED[number]
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["params"]), state0()["params"])
+        assert int(state["means"]["steps"]) == MEAN_LEAST and int(state["step"]) == 1
+        # Off, below the factor, or of means of too few steps to judge by.
+        for found in (advance({}, **{name: 0.01}), advance(fields), advance(fields, MEAN_LEAST - 1, **{name: 0.01})):
+            assert int(found[1]["skipped"]) == 0
+    state, sums = advance({}, 49, loss=1.0, norm=2.0)
+    loss, norm = float(sums["nats"] / sums["targets"]), float(sums["gradient_norm"])
+    assert float(state["means"]["loss"]) == pytest.approx(1 + (loss - 1) / 50)
+    assert float(state["means"]["norm"]) == pytest.approx(2 + (norm - 2) / 50)
+
+
+def test_settings_of_the_optimizer_are_no_part_of_the_program():
+    """One compiled step serves all of them, and the state has the same arrays whatever they are."""
+    made, taken = run(), {"weight_decay": 0.0, "b1": 0.5, "b2": 0.5, "eps": 1.0, "clip_norm": 0.0, "learning_rate": 1.0}
+    other = tiny.config({**FIELDS, "optimizer.warmup_steps": 0} | {f"optimizer.{k}": v for k, v in taken.items()})
+    shapes = [jax.tree.map(lambda x: x.shape, Trainer(c, mesh.make(c)).abstract_state()) for c in (made.trainer.config, other)]
+    assert shapes[0] == shapes[1]
+    settings = made.trainer.place_settings(optimizer.settings(other, 0))
+    state, sums = made.step(fresh(made), made.trainer.place(ROWS_BM), settings)
+    adam, (params, new) = state["optimizer"][1][0], (state0()["params"], jax.device_get(state["params"]))
+    # The first step of Adam, from its own first moment: no clipping, no decay.
+    gradient = jax.tree.map(lambda x: np.asarray(x) / 0.5, adam.mu)
+    wanted = jax.tree.map(lambda p, g: p - g / (np.abs(g) + 1.0), params, gradient)
+    close(new, wanted, 1e-6)
+    assert float(sums["gradient_norm"]) == pytest.approx(float(optax.global_norm(gradient)), rel=1e-4)
+
+
+def test_a_finite_loss_whose_gradient_is_not_changes_nothing():
+    """Logits of usual size, from a norm's scale of 1e30 and a matrix of 1e-30: the gradient's norm overflows."""
+    made, good = run(), state0()
+    logits = good["params"]["decoder"]["logits"]
+    logits = {
+        "norm": {"scale": logits["norm"]["scale"] * np.float32(1e30)},
+        "projection": {"kernel": logits["projection"]["kernel"] * np.float32(1e-30)},
+    }
+    decoder = {**good["params"]["decoder"], "logits": logits}
     bad = {**good, "params": {**good["params"], "decoder": decoder}}
     state, sums = made.advance(jax.device_put(bad, made.trainer.shardings), 0)
-    assert not np.isfinite(float(sums["nats"]))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), bad)
-    assert int(state["step"]) == 0
-
-    # The loop dispatches step 1 before it has read step 0.
-    state, sums = made.advance(fresh(made), 1)
-    assert np.isfinite(float(sums["nats"]))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), state0())
+    assert np.isfinite(float(sums["nats"])) and not np.isfinite(float(sums["gradient_norm"])) and int(sums["skipped"]) == 2
+    for part in ("params", "optimizer", "thresholds"):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state[part]), bad[part])
 
 
 def test_the_state_is_donated():
@@ -166,17 +306,20 @@ def test_a_batch_of_pad_alone_leaves_everything_finite():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
+def test_a_batch_of_pad_alone_moves_no_threshold():
+    made, (before, _) = run(*CONTROLLED.items(), ("training.accumulation", 1)), controlled_state()
+    state, sums = made.advance(jax.device_put(before, made.trainer.shardings), 0, np.full_like(ROWS_BM, PAD))
+    assert float(sums["documents"]) == 0
+    assert jax.device_get(state["thresholds"]) == before["thresholds"]
+
+
 def test_only_a_controller_moves_its_threshold():
-    made = run(("trigger.kind", "entropy"), ("trigger.gain", 0.02), ("trigger.threshold", 5.0))
-    long_BM = np.stack([tiny.pack(np.random.default_rng(r), [99], tiny.WINDOW + 1) for r in range(8)])
+    made = run()  # stride and fixed patches read none
     thresholds = {"patching_threshold": np.float32(np.inf), "trigger_threshold": np.float32(5.0)}
     before = jax.device_put({**state0(), "thresholds": thresholds}, made.trainer.shardings)
-    state, sums = made.advance(before, 0, long_BM)
-    new = {k: float(v) for k, v in state["thresholds"].items()}
-    end = float(sums["trigger_threshold"])
-    # A fresh model is uncertain everywhere: 64 bytes fire less those that commit, where 16 were wanted.
-    assert end > 6 and new["trigger_threshold"] == pytest.approx(5.0 + THRESHOLD_RATE * (end - 5.0))
-    assert new["patching_threshold"] == np.inf
+    state, sums = made.advance(before)
+    assert jax.device_get(state["thresholds"]) == thresholds
+    assert float(sums["trigger_threshold"]) == pytest.approx(5.0, rel=1e-6)
 
 
 def test_state_can_be_described_without_computing_it():

@@ -6,6 +6,7 @@ import pytest
 
 import scratchpatch
 from scratchpatch import config as config_lib
+from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.training.workdir import guard_workdir, load_config, lock_workdir
 
@@ -16,23 +17,24 @@ def test_the_first_start_writes_the_config_and_the_same_one_passes(tmp_path):
     guard_workdir(tmp_path / "run", config)
     guard_workdir(tmp_path / "run", config)
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {
+        "schema": schema.CURRENT,
         "version": scratchpatch.__version__,
         "config": config_lib.flat(config),
     }
     assert load_config(tmp_path / "run").to_dict() == config.to_dict()
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "settings.json"]
 
 
 def test_another_experiment_is_refused_with_the_difference(tmp_path):
     guard_workdir(tmp_path, config_lib.default())
     other = config_lib.default()
-    config_lib.set_field(other, "training.steps", 7)
+    config_lib.set_field(other, "training.batch_rows", 7)
     config_lib.set_field(other, "trigger.kind", "stride")
     with pytest.raises(UserError) as error:
         guard_workdir(tmp_path, other)
-    changes = "trigger.kind: 'entropy' -> 'stride'; training.steps: 1000 -> 7"
+    changes = "trigger.kind: 'entropy' -> 'stride'; training.batch_rows: 8 -> 7"
     assert f"holds another experiment: {changes};" in str(error.value)
-    assert load_config(tmp_path).training.steps == 1000
+    assert load_config(tmp_path).training.batch_rows == 8
 
 
 def test_a_free_field_may_change_and_is_recorded(tmp_path):

@@ -1,0 +1,42 @@
+"""The precision of matrix products, in one place: what `training.dtype` says, on every platform."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def products(dtype) -> contextlib.AbstractContextManager:
+    """Trace inside with matrix products of arrays of `dtype` as exact as that type.
+
+    Left to their defaults, TPUs multiply float32 arrays in one pass of
+    bfloat16, and GPUs may take TensorFloat-32. Inside, products of a float32
+    model are float32 ones (`highest`); those of a bfloat16 model are one pass
+    on bfloat16 numbers, added up in float32. Either holds whatever
+    jax_default_matmul_precision says.
+
+    JAX carries the precision of a product over to its gradients, but for those
+    of a jax.custom_vjp: see `of_arguments`.
+
+    Args:
+      dtype: of the activations.
+    """
+    return jax.default_matmul_precision("highest" if jnp.dtype(dtype) == jnp.float32 else "default")
+
+
+def of_arguments(function: Callable) -> Callable:
+    """`function` with the `products` of the first array of floats among its arguments.
+
+    For the functions of a jax.custom_vjp, which JAX traces when the gradient
+    is taken: outside of the context that the attention was called in.
+    """
+
+    @functools.wraps(function)
+    def run(*args):
+        found = (x for x in jax.tree.leaves(args) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating))
+        with products(next(found).dtype):
+            return function(*args)
+
+    return run

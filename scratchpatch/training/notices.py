@@ -1,0 +1,124 @@
+"""What signals ask of a run.
+
+    SIGINT (Ctrl-C), SIGHUP, SIGTERM    save and stop; the second SIGINT stops at once, unsaved
+    SIGUSR1                             save and go on
+
+A signal that was ignored when the process started (nohup, a job in the background) stays ignored. Of several processes
+any may get a signal: all of them stop, or save, at one step.
+Free of JAX until the run asks: a signal may come while JAX is being imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+STOPPING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+# As a shell has it for a process that SIGINT ended.
+INTERRUPTED = 130
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal came before the first step, when there was nothing to save yet."""
+
+
+class Notices:
+    """Listens while it is open.
+
+    Args:
+      several: the run has other processes.
+
+    Attributes:
+      stopped_by: the signal that asked for the end, such as 'SIGINT'; '' as long as none did.
+      first_step: the first step has begun, so that stopping waits for the step.
+    """
+
+    def __init__(self, several: bool = False):
+        self.stopped_by = ""
+        self.first_step = False
+        self._several = several
+        self._save = False
+        self._saves = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Notices:
+        handlers = dict.fromkeys(STOPPING, self._stop) | {signal.SIGUSR1: self._ask_save}
+        with contextlib.suppress(ValueError):  # only the main thread can listen
+            for number, handler in handlers.items():
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, handler)
+            # A supervisor holds it back until here.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def joined(self, several: bool) -> None:
+        """The processes of the run have found each other: from here on JAX passes on what stops one of several."""
+        self._several = several
+        if several and self.stopped_by:
+            self._tell_all()
+        elif not several and signal.SIGTERM in self._before:
+            signal.signal(signal.SIGTERM, self._stop)  # JAX took it
+
+    def stop_at(self, step: int) -> bool:
+        """Whether to stop before this step; the same in every process."""
+        if not self._several:
+            return bool(self.stopped_by)
+        from scratchpatch.parallel import processes
+
+        return processes.stops_at(step)
+
+    def save_at(self, step: int) -> bool:
+        """Whether to save after so many steps, because some process was asked to; the same in every process."""
+        asked, self._save = self._save, False
+        if not self._several:
+            return asked
+        from scratchpatch.parallel import processes
+
+        saves = processes.reached(f"save {self._saves}", step, asked)
+        self._saves += saves
+        return saves
+
+    def reason(self) -> str:
+        """The signal that stopped the run, whichever process it came to; the same in every process."""
+        from scratchpatch.parallel import processes
+
+        return processes.any_of([number.name for number in STOPPING], self.stopped_by) or signal.SIGTERM.name
+
+    def _stop(self, number: int, _) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGINT and self.stopped_by == name:
+            _say("SIGINT again: stopping at once, unsaved")
+            os._exit(INTERRUPTED)
+        first, self.stopped_by = not self.stopped_by, self.stopped_by or name
+        if not first:
+            # A Ctrl-C after another signal is no second one yet.
+            self.stopped_by = name if number == signal.SIGINT else self.stopped_by
+            return
+        if self._several:
+            _say(f"{name}: all processes save and stop" + "; once more stops at once" * (number == signal.SIGINT))
+            # JAX's own handler takes the place of this one for SIGTERM, once the processes have found each other.
+            if number != signal.SIGTERM:
+                self._tell_all()
+        elif self.first_step:
+            _say(f"{name}: saving after this step" + "; once more stops at once" * (number == signal.SIGINT))
+        else:
+            raise Stopped
+
+    def _tell_all(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _ask_save(self, *_) -> None:
+        self._save = True
+        _say("SIGUSR1: saving after this step")
+
+
+def _say(text: str) -> None:
+    # The streams' own locks may be held where a signal strikes.
+    with contextlib.suppress(OSError):
+        os.write(2, f"scratchpatch: {text}\n".encode())

@@ -1,0 +1,99 @@
+"""settings.json of a run: the fields that may change when it resumes (config.Field.later), by step.
+
+    [[first step, {field: value}], ...]
+
+The length of the run and all of `optimizer.*` are among them: see `history` for what a change means. The settings of a
+step are those that hold at its index, so the steps before a change are, done again, what they were.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
+from scratchpatch.training import history, optimizer
+from scratchpatch.training.history import History
+from scratchpatch.training.json_files import replace_text
+
+FILE = "settings.json"
+_NAMES = tuple(field.name for field in config_lib.FIELDS if field.later)
+
+
+def begin(workdir: Path, config) -> None:
+    """Write the settings of a new run, where there are none yet."""
+    if not (workdir / FILE).exists():
+        write(workdir, [(0, of(config))])
+
+
+def follow(workdir: Path, config, step: int) -> History[dict[str, Any]]:
+    """(first step, field to value) of a run that goes on from `step` with this config; also kept in settings.json.
+
+    Raises:
+      UserError: settings.json cannot be read.
+    """
+    known = read(workdir)
+    found = history.follow(known, of(config), step)
+    if found != known:
+        write(workdir, found)
+        logging.info("other settings from step %d on: %s", found[-1][0], "; ".join(described(found)[-1][1]))
+    return found
+
+
+def read(workdir: Path) -> History[dict[str, Any]]:
+    """The history that is there; fields that an older version did not have hold their default.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    defaults = of(config_lib.default())
+    try:
+        return [(step, defaults | values) for step, values in history.read(json.loads((workdir / FILE).read_text()))]
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise UserError(f"cannot read {workdir / FILE} ({error}); restore it, or use another --workdir") from error
+
+
+def write(workdir: Path, known: History[dict[str, Any]]) -> None:
+    """Of several processes the first one does."""
+    if jax.process_index() == 0:
+        replace_text(workdir / FILE, json.dumps(known, indent=1) + "\n")
+
+
+def described(known: History[dict[str, Any]]) -> list[tuple[int, list[str]]]:
+    """(first step, lines 'name: old -> new') of every change."""
+    return [
+        (step, [f"{name}: {old.get(name)!r} -> {value!r}" for name, value in new.items() if old.get(name) != value])
+        for (_, old), (step, new) in zip(known, known[1:], strict=False)
+    ]
+
+
+class Settings:
+    """What each step of a run is taken with."""
+
+    def __init__(self, config, known: History[dict[str, Any]]):
+        values = config_lib.flat(config)
+        self._configs = [(first, config_lib.from_flat(values | changed)) for first, changed in known]
+
+    def config(self, index: int):
+        """The config that holds at the step with this index."""
+        return next(config for first, config in reversed(self._configs) if first <= index)
+
+    def at(self, index: int) -> np.ndarray:
+        """See `optimizer.settings`."""
+        return optimizer.settings(self.config(index), index)
+
+    def learning_rate(self, index: int) -> float:
+        """See `optimizer.schedule`."""
+        return optimizer.schedule(self.config(index))(index)
+
+
+def of(config) -> dict[str, Any]:
+    """Field to value of those that may change."""
+    values = config_lib.flat(config)
+    return {name: values[name] for name in _NAMES}

@@ -1,0 +1,107 @@
+"""Compressed files are known by their bytes, and read to their end."""
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import threading
+
+import fsspec
+import pytest
+import zstandard
+
+from scratchpatch.data import sources
+from scratchpatch.data.compressed import open_bytes
+from scratchpatch.data.index import open_stream
+from scratchpatch.data.records import BadRecords
+from scratchpatch.errors import UserError
+from scratchpatch.preparation.folder import prepare
+
+LINES = b"".join(json.dumps({"text": f"line {i} " * 40}).encode() + b"\n" for i in range(800))
+SKIPPABLE = b"\x53\x2a\x4d\x18" + (6).to_bytes(4, "little") + b"hidden"
+PACK = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor().compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+def read(path):
+    with open_bytes(str(path)) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.GZ", "a.zst", "a.Bz2"])
+@pytest.mark.parametrize("pack", PACK.values(), ids=PACK)
+def test_the_first_bytes_say_what_it_is(tmp_path, pack, name):
+    (tmp_path / name).write_bytes(pack(LINES))
+    assert read(tmp_path / name) == LINES
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_members_one_after_the_other_are_read_whole(tmp_path, kind):
+    pack, half = PACK[kind], len(LINES) // 2
+    between = {"gzip": bytes(5), "xz": bytes(70_000), "zstd": SKIPPABLE, "bz2": b""}[kind]
+    first = SKIPPABLE if kind == "zstd" else b""
+    (tmp_path / "a").write_bytes(first + pack(LINES[:half]) + between + pack(LINES[half:]) + between)
+    assert read(tmp_path / "a") == LINES
+
+
+@pytest.mark.parametrize("kind", PACK)
+@pytest.mark.parametrize("damage", ["cut", "cut in the second", "more"])
+def test_what_is_not_whole_is_an_error(tmp_path, kind, damage):
+    packed = PACK[kind](LINES)
+    data = {"cut": packed[:-9], "cut in the second": packed + packed[:-9], "more": packed + b"other bytes"}[damage]
+    (tmp_path / "a.jsonl").write_bytes(data)
+    with pytest.raises(EOFError):
+        read(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=r"a\.jsonl:\d+: not a whole compressed file"):
+        list(sources.parse(f"jsonl:{tmp_path}/a.jsonl").documents([("a", f"{tmp_path}/a.jsonl")], BadRecords("error")))
+
+
+def test_what_only_looks_like_it_is_text(tmp_path):
+    for number, data in enumerate((b"BZh is a format", b"BZh9 too", b"\x1f\x8b", b"(", b"", b"PK\x03\x04", b"x*M\x18")):
+        (tmp_path / f"{number}.txt").write_bytes(data)
+        assert read(tmp_path / f"{number}.txt") == data
+
+
+@pytest.mark.parametrize("suffix, name", [("gz", "gzip"), ("ZST", "zstd"), ("bz2", "bz2"), ("xz", "xz")])
+def test_a_name_that_is_not_true_is_an_error(tmp_path, suffix, name):
+    (tmp_path / f"a.{suffix}").write_bytes(b"plain text")
+    with pytest.raises(UserError, match=f"not a whole compressed file \\(its name says {name}, its first bytes do not\\)"):
+        open_stream(f"text:{tmp_path}/a.{suffix}", "all", str(tmp_path / "cache"))
+
+
+def test_a_zstandard_window_of_any_size_is_read(tmp_path):
+    """The smallest frame that asks for 2^28: as whole as any other, and none of its documents is a bad record."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
+    out = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    frame = bytearray(out.compress(b'{"text": "a"}\n{"text": "b"}\n') + out.flush())
+    # The window's logarithm less 10 lies in the upper five bits after the frame header's first byte.
+    assert frame[5] >> 3 == 17
+    for log in (28, 30, 31):
+        frame[5] = (log - 10) << 3
+        (tmp_path / f"{log}.jsonl").write_bytes(frame)
+        bad = BadRecords("skip")
+        source = sources.parse(f"jsonl:{tmp_path}/{log}.jsonl")
+        assert [d.data for d in source.documents(source.files(), bad)] == [b"a", b"b"] and bad.count == 0
+
+
+def test_prepared_and_behind_urls_too(tmp_path):
+    texts = [f"line {i} " * 40 for i in range(800)]
+    (tmp_path / "a.jsonl").write_bytes(lzma.compress(LINES))
+    assert prepare(f"jsonl:{tmp_path}/a.jsonl", str(tmp_path / "out"))["documents"] == 800
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/packed/a.jsonl", bz2.compress(LINES))
+    try:
+        source = sources.parse("jsonl:memory://packed/*.jsonl")
+        assert [d.data.decode() for d in source.documents(source.files(), BadRecords("error"))] == texts
+    finally:
+        files.rm("/packed", recursive=True)
+
+
+@pytest.mark.parametrize("data", [LINES, gzip.compress(LINES)], ids=["plain", "gzip"])
+def test_a_pipe_loses_nothing(tmp_path, data):
+    """It can be read once: what told its format belongs to the text."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(data))
+    writer.start()
+    assert read(tmp_path / "pipe") == LINES
+    writer.join()
