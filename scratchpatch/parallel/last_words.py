@@ -13,6 +13,7 @@ import jax
 from jax._src import distributed
 
 from scratchpatch.errors import UserError
+from scratchpatch.parallel import processes
 
 _KEY = "scratchpatch/last words"
 # Seconds between two looks for them; and those in which a process that heard them may end by itself, as one does that
@@ -41,6 +42,7 @@ def told() -> Iterator[None]:
         # Of several the first is enough; and a coordinator that is gone has told them already.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             distributed.global_state.client.key_value_set(_KEY, f"process {jax.process_index()} failed: {what}")
+        processes.give_up()
         raise
     finally:
         done.set()

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ _AHEAD = 4
 T = TypeVar("T")
 # How long a new folder may stay hidden from a process that shares the disk, and the time between two looks.
 _SHARED_SECONDS, _LOOK_SECONDS = 5, 0.2
+# Set by a failure that ends this process: then none of its threads waits for another process.
+_leaving = threading.Event()
 # Name to how many answers of that name were asked for: the same in every process.
 _rounds: collections.Counter[str] = collections.Counter()
 # Seconds that processes wait for the slowest to compile, or to write.
@@ -162,6 +165,11 @@ def together(do: Callable[[], T], name: str = "together") -> T:
     return found[0]
 
 
+def give_up() -> None:
+    """Let no thread of this process wait for another process any more: Python, as it ends, would wait for that thread."""
+    _leaving.set()
+
+
 def _key(name: str) -> str:
     _rounds[name] += 1
     return f"scratchpatch/{name}/{_rounds[name]}"
@@ -185,6 +193,8 @@ def _answer(key: str, process: int) -> Any:
     """What `process` found, told by `_tell`. Raises what it raised, see `first`."""
     client, answer = distributed.global_state.client, None
     while answer is None:
+        if _leaving.is_set():
+            raise UserError(f"this process failed while it waited for process {process}")
         try:
             answer = json.loads(client.blocking_key_value_get(key, _WAIT_MILLISECONDS))
         except jax.errors.JaxRuntimeError as error:

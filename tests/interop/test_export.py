@@ -130,3 +130,11 @@ def test_half_precision_is_read_as_float32(tmp_path):
     save_file({"a": np.array([1.5, -2.0], ml_dtypes.bfloat16)}, tmp_path / "model.safetensors")
     found = tensors.Tensors(tmp_path).read("a")
     assert found.dtype == np.float32 and found.tolist() == [1.5, -2.0]
+
+
+def test_an_exported_model_is_spread_over_devices(tmp_path):
+    lm = sp.init(tiny.config(), seed=3)
+    sp.export(lm, tmp_path / "out")
+    found = sp.load(tmp_path / "out", devices=4).weights
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {4}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(lm.weights))
