@@ -68,7 +68,8 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
     assert float(sums["gradient_norm"]) == pytest.approx(float(norm), rel=1e-4)
     for k, v in total.items():
         assert float(sums[k]) == pytest.approx(float(v), rel=1e-5), k
-    close(state["params"], wanted, 1e-6)
+    # A hundredth of an update: AdamW makes as much of a gradient near 0, which rounding moves, as of any other.
+    close(state["params"], wanted, 5e-6)
     assert int(state["step"]) == 1
 
 
