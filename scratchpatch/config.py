@@ -185,7 +185,7 @@ FIELDS = (
     Field("training.batch_rows", 8, "rows", "Rows of one optimizer step, over all devices.", _at_least(1)),
     Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other, to save memory; fewer where many devices share the rows.", _at_least(1)),
     Field("training.remat", "none", "", "What the backward pass recomputes: none, dots (all but matrix products), full.", _one_of(*REMATS)),
-    Field("training.dtype", "float32", "", "Activations. Parameters, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
+    Field("training.dtype", "float32", "", "Activations, and the numbers that matrix products multiply: float32 is never less, on TPUs and GPUs too. Parameters, logits, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
     Field("training.gradient_dtype", "float32", "", "In which gradients of matrices are summed over devices; bfloat16 sends half as much, and needs training.dtype = bfloat16.", _one_of(*DTYPES)),
     Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end. A validation stores no checkpoint: see training.checkpoint_every.", _at_least(0), free=True),
     Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),

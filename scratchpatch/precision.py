@@ -40,3 +40,14 @@ def of_arguments(function: Callable) -> Callable:
             return function(*args)
 
     return run
+
+
+def times_of_bfloat16(dtype, device_kind: str) -> int:
+    """How many times as long as one of bfloat16 a product of arrays of `dtype` takes, by makers' data sheets.
+
+    A TPU computes one of float32 in six passes of bfloat16; a GPU leaves its
+    tensor cores (15 times on an H100, 16 on an A100).
+    """
+    if jnp.dtype(dtype) != jnp.float32:
+        return 1
+    return 6 if device_kind.startswith("TPU") else 16

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from scratchpatch import config as config_lib
+from scratchpatch import precision
 from scratchpatch.accounting import chips as chips_lib
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.accounting.step_cost import ATTAINABLE, StepCost, step_cost
@@ -177,7 +178,7 @@ def _timing(config, cost: StepCost, chip: chips_lib.Chip, devices: int, totals) 
     between = sum(size for by_axes in totals.values() for axes, size in by_axes.items() if "slice" in axes.split("+"))
     everywhere = sum(size for by_axes in totals.values() for size in by_axes.values())
     seconds = {
-        "compute": cost.flops / (chip.flops * ATTAINABLE),
+        "compute": cost.flops * precision.times_of_bfloat16(config.training.dtype, chip.kind) / (chip.flops * ATTAINABLE),
         "memory": cost.traffic / (chip.bandwidth * ATTAINABLE),
         "ici": (everywhere - between) / (chip.ici * ATTAINABLE),
         "dcn": between / (chip.dcn * ATTAINABLE),

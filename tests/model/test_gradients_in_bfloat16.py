@@ -77,7 +77,8 @@ def gradient(config, weights, tokens_ABM, entropy_ABL):
         return jax.tree.map(jnp.add, total, g), sums["commits"] + sums["scratchpads"]
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    return jax.jit(lambda *rows: jax.lax.scan(part, zero, rows))(tokens_ABM, entropy_ABL)
+    run = jax.jit(lambda *rows: jax.lax.scan(part, zero, rows), compiler_options=tiny.QUICK)
+    return run(tokens_ABM, entropy_ABL)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,14 @@ def test_a_device_is_estimated_without_a_compiler(config):
     assert "MFU" in plan.text(found)
 
 
+@pytest.mark.parametrize("chip, times", [("h200", 16), ("v5p", 6)])
+def test_products_of_float32_take_their_time(chip, times):
+    config, found = sizes.scratchpads("150m"), []
+    for config.training.dtype in ("bfloat16", "float32"):
+        found.append(plan.plan_device(config, chips.named(chip), 64)["seconds"]["compute"])
+    assert found[1] == pytest.approx(times * found[0])
+
+
 def test_a_model_that_is_too_large_for_a_device_does_not_fit():
     config = sizes.scratchpads("8b")
     config.mesh.fsdp, config.training.batch_rows = 1, 8

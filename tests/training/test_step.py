@@ -79,7 +79,8 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
     for k, v in total.items():
         v = v / total["documents"] if k.endswith("_threshold") else v  # a step says their mean
         assert float(sums[k]) == pytest.approx(float(v), rel=1e-5), k
-    close(state["params"], wanted, 1e-6)
+    # A hundredth of an update: AdamW makes as much of a gradient near 0, which rounding moves, as of any other.
+    close(state["params"], wanted, 5e-6)
     assert int(state["step"]) == 1
 
 
