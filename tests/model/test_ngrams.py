@@ -99,7 +99,7 @@ def test_embeddings_add_up_over_tables_by_function_then_size():
     config = tiny.config(
         {"model.encoder.ngrams": (5, 2), "model.encoder.ngram_rows": 30, "model.encoder.ngram_functions": 3}
     )
-    module = ngrams.NGrams(config, jnp.float32, nnx.Rngs(params=0))
+    module = ngrams.NGrams(config, nnx.Rngs(params=0))
     table = np.asarray(module.embedding.embedding.get_value())
     assert table.shape == (6 * 30, 16)
     tokens_BL = jnp.asarray(tiny.batch())
