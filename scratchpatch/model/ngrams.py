@@ -72,7 +72,8 @@ class NGrams(nnx.Module):
     def __init__(self, config, rngs: nnx.Rngs):
         e, d = config.model.encoder, config.model.d_byte
         self.table = e.ngram_rows
-        self.kinds = [(n, prime) for prime in PRIMES[: e.ngram_functions] for n in e.ngrams]
+        # A tuple, because definitions are keys of caches.
+        self.kinds = tuple((n, prime) for prime in PRIMES[: e.ngram_functions] for n in e.ngrams)
         self.embedding = layers.embedding(len(self.kinds) * self.table, d, d**-0.5, rngs)
 
     def __call__(self, tokens_BL, start_BL) -> jax.Array:
