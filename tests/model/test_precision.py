@@ -59,7 +59,7 @@ def test_the_step_of_a_trainer_and_a_forward_pass_multiply_so_whatever_the_defau
     tokens = jax.ShapeDtypeStruct((1, tiny.WINDOW), jnp.int32)
     with jax.default_matmul_precision("bfloat16"):
         with jax.set_mesh(trainer.mesh):
-            lowered = trainer._step.lower(trainer.abstract_state(), trainer.batch, jax.ShapeDtypeStruct((), jnp.int32))
+            lowered = trainer._step.lower(trainer.abstract_state(), trainer.batch, trainer.settings)
         assert precisions(lowered) == {"HIGHEST, HIGHEST"}
         forward = jax.jit(lambda w, tokens_BL: weights_lib.merge(definition, w)(tokens_BL).logits_BLV)
         text = forward.lower(weights, tokens).as_text()
