@@ -26,6 +26,17 @@ def products(dtype) -> contextlib.AbstractContextManager:
     return jax.default_matmul_precision("highest" if jnp.dtype(dtype) == jnp.float32 else "default")
 
 
+def of_config(method: Callable) -> Callable:
+    """`method` with the `products` of `training.dtype` in its object's config."""
+
+    @functools.wraps(method)
+    def run(self, *args, **named):
+        with products(self.config.training.dtype):
+            return method(self, *args, **named)
+
+    return run
+
+
 def of_arguments(function: Callable) -> Callable:
     """`function` with the `products` of the first array of floats among its arguments.
 

@@ -2,10 +2,16 @@
 
 import os
 import secrets
+import signal
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["SCRATCHPATCH_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "scratchpatch")
+
+# Ignored where the tests run in the background of a script or under nohup, and then in every process that they start.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

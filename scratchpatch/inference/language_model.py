@@ -6,6 +6,7 @@ document.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -142,7 +143,9 @@ class LanguageModel:
 
     def with_weights(self, weights: dict[str, Any], step: int) -> LanguageModel:
         """The same model at another moment of its training."""
-        return LanguageModel(self.config, weights, step)
+        later = copy.copy(self)
+        later.weights, later.step = weights, step
+        return later
 
     def positions(self, stream) -> Iterator[Positions]:
         """What the model says along a stream, in order, part by part.

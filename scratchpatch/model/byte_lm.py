@@ -73,6 +73,8 @@ class ByteLM(nnx.Module):
         self.patching_threshold = Threshold(thresholds.patching)
         self.trigger_threshold = Threshold(thresholds.trigger)
 
+    # Everything that runs a model runs it here: so training, evaluation and plans multiply alike.
+    @precision.of_config
     def __call__(
         self, tokens_BL: jax.Array, probe_BLd: jax.Array | None = None, entropy_BL: jax.Array | None = None
     ) -> Output:
@@ -83,11 +85,6 @@ class ByteLM(nnx.Module):
           probe_BLd: added to the byte embedding; for gradients by position.
           entropy_BL: float32 [B, L], nats, computed before; None: computed here.
         """
-        # Everything that runs a model runs it here: so training, evaluation and plans multiply alike.
-        with precision.products(self.config.training.dtype):
-            return self._run(tokens_BL, probe_BLd, entropy_BL)
-
-    def _run(self, tokens_BL, probe_BLd, entropy_BL) -> Output:
         start_BL = documents.starts(tokens_BL)
         h_BLd = self.encoder(tokens_BL, start_BL, probe_BLd)
         if self.config.model.trunk.kind == "none":

@@ -37,7 +37,7 @@ def test_entropy_in_nats():
 
 
 def test_initial_weights_have_the_deviations_that_the_docstrings_name():
-    table = layers.embedding(400, 100, 0.5, jnp.float32, nnx.Rngs(params=0)).embedding.get_value()
+    table = layers.embedding(400, 100, 0.5, nnx.Rngs(params=0)).embedding.get_value()
     assert float(table.std()) == pytest.approx(0.88 * 0.5, rel=0.01) and float(abs(table).max()) <= 2 * 0.5
     kernel = layers.linear(400, 100, ("width", "local_inner"), jnp.float32, nnx.Rngs(params=0), scale=0.5).kernel.get_value()
     assert float(kernel.std()) == pytest.approx(0.5 / 20, rel=0.01)

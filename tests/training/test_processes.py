@@ -82,8 +82,12 @@ def start(folder, name: str, processes: int = PROCESSES, devices: int = DEVICES,
 
 
 def ends(running) -> list[tuple[int, str]]:
-    """Exit code and output of each."""
-    return [(p.wait(), said) for p, (said, _) in [(p, p.communicate(timeout=240)) for p in running]]
+    """Exit code and output of each; none is left behind."""
+    try:
+        return [(p.wait(), said) for p, (said, _) in [(p, p.communicate(timeout=240)) for p in running]]
+    finally:
+        for p in running:
+            p.kill()
 
 
 def metrics(workdir) -> list[tuple[int, float]]:
@@ -154,8 +158,9 @@ def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
     workdir = folder / "branch"
 
     def wait(until):
+        deadline = time.monotonic() + 300
         while not until():
-            assert all(p.poll() is None for p in running), ends(running)
+            assert time.monotonic() < deadline and all(p.poll() is None for p in running), ends(running)
             time.sleep(0.05)
 
     wait(lambda: (workdir / "metrics.jsonl").exists() and metrics(workdir)[-1:] > [(step, math.inf)])
