@@ -226,6 +226,19 @@ def test_expected_keys_are_those_of_a_layout_whose_document_fills_the_window(tri
     assert counted.trunk_keys == pytest.approx(expected.trunk_keys, abs=0.5) and expected.trunk_keys == 9
 
 
+def test_a_patch_is_pooled_as_long_as_it_is_and_no_longer_than_the_limit():
+    config = hand_config({"patching.kind": "whitespace", "patching.max_patch_bytes": 16, "data.window": 128})
+    assert flops.expected(config, 1 / 8, 1 / 4, 128).pool_keys == 1 / 8 * 8 + 1 / 4 * 4
+    assert flops.expected(config, 1 / 64, 1 / 4, 128).pool_keys == 1 / 64 * 16 + 1 / 4 * 8
+
+
+def test_sums_over_tiers_tell_commits_from_scratchpads():
+    config = wide_config()
+    for total, tiers in ((flops.flops_per_byte, flops.inference), (flops.training_flops_per_byte, flops.training)):
+        wanted = sum(tiers(config, 1 / 16, 0.1, 256).values())
+        assert total(config, 1 / 16, 0.1, 256) == wanted != sum(tiers(config, 0.1, 1 / 16, 256).values())
+
+
 def test_short_documents_are_not_credited_with_half_the_window():
     config = hand_config({"data.window": 128, "trigger.kind": "every"})
     tokens_BL = np.tile(np.r_[BOS, np.arange(15)], (1, 8))  # of 16 positions, two patches

@@ -59,6 +59,17 @@ def test_a_document_decides_alike_wherever_in_the_row_it_starts(seed, place):
     assert fired[0] == fired[1]
 
 
+@pytest.mark.parametrize("first", [126, 127, 128, 129])
+def test_a_document_that_starts_at_a_chunks_edge_inherits_nothing(first):
+    """At the chunk's last byte the threshold to carry on is the new document's, not the one before."""
+    tokens_BL = tiny.pack(np.random.default_rng(0), [first - 1, 99], 300)[None]
+    start_BL, all_BL = documents.starts(jnp.asarray(tokens_BL)), np.ones((1, 300), bool)
+    assert start_BL[0, first] == first
+    fired_BL, threshold_BL = fire(np.full((1, 300), 2.0, np.float32), all_BL, all_BL, start_BL, jnp.float32(1.5), 0.001, 0.25)
+    wanted = 1.5 * np.exp(0.001 * 64 * 0.75 * (np.arange(99) // 64))
+    np.testing.assert_allclose(threshold_BL[0, first : first + 99], wanted, rtol=1e-5)
+
+
 def along(score_L, threshold=1.5, gain=0.01, rate=0.25, said=None):
     """(fired, thresholds) of one document of which every byte may fire; `said`: bytes before PAD."""
     score_BL = np.asarray(score_L, np.float32)[None]
