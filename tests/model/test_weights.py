@@ -80,3 +80,9 @@ def test_redefine_refuses_other_parameters_and_names_them():
     old = tiny.config()
     with pytest.raises(UserError, match=r"params/decoder/stack.*only patching"):
         weights.redefine(tiny.config({"model.decoder.injection": "cross_attention"}), weights.init(old, 0))
+
+
+def test_the_null_context_starts_small():
+    """Beside slots of deviation 1 it says next to nothing."""
+    null_D = tiny.weights(tiny.config())["params"]["decoder"]["null"]
+    assert 0.01 < float(null_D.std()) < 0.03
