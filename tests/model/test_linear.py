@@ -45,7 +45,9 @@ def compiled(data: int, fsdp: int, summed_in: str):
 
 def kernel_gradient(data, fsdp, summed_in):
     program, placed = compiled(data, fsdp, summed_in)
-    return np.asarray(jax.tree.leaves(program(*placed)[1])[0], np.float64)
+    (gradient,) = jax.tree.leaves(program(*placed)[1])
+    assert gradient.dtype == jnp.float32  # as the parameter, in whichever type it was summed
+    return np.asarray(gradient, np.float64)
 
 
 def exact():
