@@ -116,10 +116,10 @@ SCHEDULES = ("cosine", "wsd", "constant")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 
 # Seeds are JAX's uint32.
-LARGEST_SEED = 2**32 - 1
+_SEED = _between(0, 2**32 - 1)
 
 FIELDS = (
-    Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _between(0, LARGEST_SEED)),
+    Field("seed", 0, "", "Seed of initialisation, of the data order and of nothing else.", _SEED),
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", "(SPEC, weight) pairs; weights are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#column], array_record:GLOB, tfds:NAME[@split][#field], hf:DIR[@split][#field], prepared:DIR. When a run resumes, the weights may change, from then on.", _sources, kept=_specs),
     Field("data.validation_sources", (), "", "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources.", _sources),
     Field("data.held_out", 0.025, "share", "Documents of a source that validate, and as many that test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate.", _between(0.0, 0.4)),
@@ -314,8 +314,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise UserError unless a model can be drawn from the seed."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"seed = {seed} must lie between 0 and {LARGEST_SEED}")
+    if problem := _SEED(seed):
+        raise UserError(f"seed = {seed} {problem}")
 
 
 def _between_fields(c) -> list[str]:

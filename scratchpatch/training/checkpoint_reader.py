@@ -72,11 +72,8 @@ class CheckpointReader:
         Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
         holds other arrays than `abstract_state`.
         """
-        step, bad = self._search(abstract_state, partial=False)
-        if step is None:
-            self._refuse(bad)
-            return None
-        return self.read(step, abstract_state)
+        step = self._newest(abstract_state, partial=False)
+        return None if step is None else self.read(step, abstract_state)
 
     def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
         """One step. Raises UserError where it is missing, damaged, or holds other arrays than `abstract_state`."""
@@ -91,9 +88,8 @@ class CheckpointReader:
         if step is not None:
             self.examine(step, abstract_part, partial=True)
             return step
-        newest, bad = self._search(abstract_part, partial=True)
+        newest = self._newest(abstract_part, partial=True)
         if newest is None:
-            self._refuse(bad)
             raise UserError(f"{self.folder} holds no checkpoint: train first")
         return newest
 
@@ -107,6 +103,13 @@ class CheckpointReader:
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
         except Unreadable as error:
             raise UserError(f"checkpoint {path} cannot be read now ({error}): try again") from error
+
+    def _newest(self, abstract: dict[str, Any], partial: bool) -> int | None:
+        """The newest whole step, None where no step was ever stored. Raises UserError where there are steps, but none whole."""
+        step, bad = self._search(abstract, partial)
+        if step is None:
+            self._refuse(bad)
+        return step
 
     def _search(self, abstract: dict[str, Any], partial: bool) -> tuple[int | None, dict[int, Damaged | Unreadable]]:
         """The newest whole step, and the newer ones, newest first, with what is wrong about them."""
