@@ -184,9 +184,11 @@ def test_controllers_do_not_depend_on_the_mesh():
     close(got["params"], wanted["params"], 2e-4)
 
 
-# Every axis, in company at least.
 MESHES = [
     {"slice": 2},
+    {"data": 8},
+    {"fsdp": 2},
+    {"tensor": 2},
     {"sequence": 4},
     {"data": 2, "fsdp": 2, "tensor": 2},
     {"slice": 2, "fsdp": 2, "sequence": 2},
