@@ -1,8 +1,8 @@
 """BLT of the published sizes, to count, not for this machine: 1B (4.5B parameters with its hash tables) and 8B.
 
 Purpose: what one byte costs at 4, 6 and 8 bytes per patch (experiments/blt/compute.py).
-The sizes are those of arXiv 2412.09871, table 10, and of the released 1B checkpoint
-(../shared/research/blt.md, section 5); one feed-forward multiplier serves all tiers.
+The sizes are those of arXiv 2412.09871, table 10, and of the released 1B
+checkpoint; one feed-forward multiplier serves all tiers.
 Hardware: to train, a pod; `scratchpatch account` runs anywhere.
 Expected number: 4,533,879,808 parameters in the 1B checkpoint, entropy model apart (a test).
 Command:

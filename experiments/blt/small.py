@@ -1,7 +1,7 @@
 """A small BLT: hashed n-grams, max-pooled queries, cross-attention in the decoder, entropy patches of about 4 bytes.
 
 Purpose: the parent of the experiments in this folder; the conventions are those
-of the published checkpoints (see ../shared/research/blt.md).
+of the published checkpoints (see BUILD.md, The Byte Latent Transformer, as the same slots).
 Hardware: 1 CPU core.
 Expected time: 2 minutes for 1 MB of text, after its entropy model (entropy_corpora.py).
 Expected number: 2.24 BPB on books after 1 MB. The threshold is what

@@ -4,7 +4,7 @@ Matrix products count 2 m n k, attention the keys that a query sees: counted
 over a batch (`trained`), or estimated for documents as long as the window;
 norms, activations and embedding look-ups, n-grams' included, count nothing. With
 commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk +
-pooling), as in DESIGN 7.
+pooling).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from scratchpatch.kernels import choice, ranges, sequence, staircase_xla
 
 
 def attend(q_BNHK, k_BNGK, v_BNGK, first_BN, commits_BN, commits: int, backend: str = "auto") -> jax.Array:
-    """Slot i reads commits j with first_i <= j < commits_i, and itself (DESIGN 2).
+    """Slot i reads commits j with first_i <= j < commits_i, and itself.
 
     The first `commits` slots are the commits: keys and values of scratchpads
     serve no slot but their own.

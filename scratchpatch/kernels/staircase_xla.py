@@ -17,7 +17,7 @@ BLOCK = 128
 
 
 def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN) -> jax.Array:
-    """Slot i reads commits j with first_i <= j < commits_i, and itself (DESIGN 2).
+    """Slot i reads commits j with first_i <= j < commits_i, and itself.
 
     Args:
       q_BNHK: queries, H = G * R heads.

@@ -1,4 +1,4 @@
-"""The byte-level language model with scratchpads (DESIGN 3).
+"""The byte-level language model with scratchpads.
 
 Legend: B rows, L byte positions, N slots, P commits, D trunk width, d byte
 width, V vocabulary.

@@ -1,4 +1,4 @@
-"""Decoder: byte states meet the trunk's context (DESIGN 3.9).
+"""Decoder: byte states meet the trunk's context.
 
 Legend: B rows, L byte positions, N slots, D trunk width, d byte width, V
 vocabulary, H heads, K head width, k context vectors per slot.

@@ -1,4 +1,4 @@
-"""Byte encoder (DESIGN 3.2). Legend: B rows, L byte positions, d byte width."""
+"""Byte encoder. Legend: B rows, L byte positions, d byte width."""
 
 import jax
 from flax import nnx

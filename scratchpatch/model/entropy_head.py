@@ -1,4 +1,4 @@
-"""Entropy head (DESIGN 3.3; paper app. B.3). Legend: B rows, L positions, d byte width, V vocabulary."""
+"""Entropy head (paper app. B.3). Legend: B rows, L positions, d byte width, V vocabulary."""
 
 import jax
 from flax import nnx

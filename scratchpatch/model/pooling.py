@@ -1,4 +1,4 @@
-"""Pooling: one vector per slot from the bytes of its patch so far (DESIGN 3.7).
+"""Pooling: one vector per slot from the bytes of its patch so far.
 
 Legend: B rows, L byte positions, N slots, M bytes of a patch at most, d byte
 width, D trunk width, H heads, K head width, k vectors of a slot.

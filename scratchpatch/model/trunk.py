@@ -1,4 +1,4 @@
-"""The trunk: a transformer over slots (DESIGN 3.8). Legend: B rows, N slots, D trunk width."""
+"""The trunk: a transformer over slots. Legend: B rows, N slots, D trunk width."""
 
 import jax
 from flax import nnx

@@ -56,7 +56,7 @@ def nothing(tokens_BL: jax.Array) -> Layout:
 
 
 def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, thresholds: Thresholds) -> Layout:
-    """Patchifier, trigger, budgets and slots of a batch (DESIGN 3.4 to 3.6).
+    """Patchifier, trigger, budgets and slots of a batch.
 
     Args:
       config: the experiment; reads `patching` and `trigger`.

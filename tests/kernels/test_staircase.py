@@ -49,7 +49,7 @@ def lay_out(length: int, commits: int, scratchpads: int, first: list[int], secon
     masks = jnp.asarray(kind_BL == 1), jnp.asarray(kind_BL == 2)
     built = slots.build(*masks, jnp.asarray(start_BL), commits, scratchpads)
     end_BN, valid_BN = np.asarray(built.end_BN), np.asarray(built.valid_BN)
-    # The rule of DESIGN 2, by byte positions.
+    # The rule of slots (BUILD.md, One idea), by byte positions.
     document_BN = np.take_along_axis(start_BL, end_BN, axis=1)
     see_BNN = (end_BN[:, None] < end_BN[..., None]) & (document_BN[:, None] == document_BN[..., None])
     see_BNN &= valid_BN[:, None] & valid_BN[..., None] & (np.arange(commits + scratchpads) < commits)

@@ -2,7 +2,7 @@
 
 It takes the parameters and the masks and shares no code with the package: no
 padding, no blocks, no scan, no static slots; attention is a dense softmax over
-what DESIGN 2 and 3 say a position sees; an n-gram's hash is a whole number of
+what the rule of slots (BUILD.md, One idea) says a position sees; an n-gram's hash is a whole number of
 any size.
 """
 
