@@ -18,9 +18,9 @@ from experiments.blt.difficulty import VARIANTS, get_config
 from experiments.jobs import Job
 from scratchpatch import compilation_cache
 from scratchpatch.evaluation.calibrate import calibrate
+from scratchpatch.files import replace_text
 from scratchpatch.inference import language_model
 from scratchpatch.interop.export import export
-from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]

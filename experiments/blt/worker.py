@@ -11,8 +11,8 @@ from experiments.blt.difficulty import get_config
 from scratchpatch import compilation_cache, load, vocabulary
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
+from scratchpatch.files import replace_text
 from scratchpatch.inference.windows import Head
-from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.loop import train
 
 CLASSES = ("letter or digit", "white space", "other ASCII", "first byte of a character", "inside a character")

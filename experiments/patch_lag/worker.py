@@ -13,8 +13,8 @@ from scratchpatch import compilation_cache, load
 from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
+from scratchpatch.files import replace_text
 from scratchpatch.inference.windows import Head
-from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.loop import train
 
 # Offsets of every model are counted by this patch size, that of the p=16 models.

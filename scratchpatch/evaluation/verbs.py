@@ -9,12 +9,12 @@ from scratchpatch.accounting.account import account
 from scratchpatch.data.mixture import evaluation_stream
 from scratchpatch.evaluation import compressors
 from scratchpatch.evaluation.bpb import evaluate as evaluate_streams
+from scratchpatch.files import replace_text
 from scratchpatch.inference.language_model import LanguageModel, load
 from scratchpatch.inference.windows import Head
 from scratchpatch.report.page import write_report
 from scratchpatch.report.passage import Passage
 from scratchpatch.report.run_folder import evaluation_file, read_evaluation
-from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.mixture import own_streams
 from scratchpatch.vocabulary import BOS
 

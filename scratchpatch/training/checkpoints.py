@@ -28,11 +28,11 @@ import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch import schema
 from scratchpatch.errors import UserError
+from scratchpatch.json_files import plain
 from scratchpatch.parallel import processes
 from scratchpatch.training import manifest, stored_arrays
 from scratchpatch.training.checkpoint_reader import CheckpointReader, Restored
 from scratchpatch.training.durable import Mirror, Tier
-from scratchpatch.training.json_files import plain
 from scratchpatch.training.manifest import Damaged, Unreadable
 
 _BEST = "validation_bpb"

@@ -18,8 +18,8 @@ from pathlib import Path
 from absl import logging
 from etils import epath
 
+from scratchpatch.files import replace_text
 from scratchpatch.training import manifest
-from scratchpatch.training.json_files import replace_text
 from scratchpatch.training.manifest import Damaged
 
 # Seconds before another try, and without a byte moved after which the end of a run waits no longer.

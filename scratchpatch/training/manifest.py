@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from scratchpatch.training.json_files import replace_text
+from scratchpatch.files import replace_text
 
 STATE = "state"
 _ABOUT = "about.json"

@@ -15,7 +15,8 @@ from typing import Any
 import tensorboardX
 
 from scratchpatch.errors import UserError
-from scratchpatch.training.json_files import plain, replace_text
+from scratchpatch.files import replace_text
+from scratchpatch.json_files import plain
 
 _FILE = "metrics.jsonl"
 _VALIDATION = "validation_bpb"

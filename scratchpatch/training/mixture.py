@@ -23,9 +23,9 @@ from absl import logging
 from scratchpatch.data import mixture, sources
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
+from scratchpatch.files import replace_text
 from scratchpatch.training import history
 from scratchpatch.training.history import History
-from scratchpatch.training.json_files import replace_text
 
 FILE = "data.json"
 Weights = History[list[float]]

@@ -18,9 +18,9 @@ from absl import logging
 
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.files import replace_text
 from scratchpatch.training import history, optimizer
 from scratchpatch.training.history import History
-from scratchpatch.training.json_files import replace_text
 
 FILE = "settings.json"
 _NAMES = tuple(field.name for field in config_lib.FIELDS if field.later)

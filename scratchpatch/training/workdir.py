@@ -19,10 +19,10 @@ import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch import schema
 from scratchpatch.errors import UserError
+from scratchpatch.files import replace_text
 from scratchpatch.parallel import processes
 from scratchpatch.training import lock, settings
 from scratchpatch.training.anchor import anchored
-from scratchpatch.training.json_files import replace_text
 
 _CONFIG = "config.json"
 _LOCK = "lock"

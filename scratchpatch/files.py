@@ -1,0 +1,93 @@
+"""Files as every part of the package opens and writes them. Free of JAX.
+
+A name that a file holds may have been written by anyone: `below` is the one place that makes a path of such a name. What
+is opened to be read is a regular file (`open_regular`): a pipe would wait for a writer for ever, a device may have no end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+import uuid
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+P = TypeVar("P")
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+# A temporary file as old as this has no writer any more.
+_ABANDONED_SECONDS = 3600
+
+
+def below(folder: P, name: str) -> P:
+    """The path of something in a folder, by a name that some file holds.
+
+    Args:
+      folder: a pathlib.Path, or an etils.epath.Path.
+      name: such as 'state/params/manifest.ocdbt': parts joined by '/'.
+
+    Raises:
+      ValueError: the name is no plain relative path (absolute, '..', empty parts, NUL), or a part of it is a link.
+    """
+    parts = name.split("/") if isinstance(name, str) else []
+    if not parts or any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
+        raise ValueError(f"{name!r} is no plain relative path below {folder}")
+    path = folder
+    for part in parts:
+        path = path / part
+        if "://" not in str(path) and os.path.islink(path):
+            raise ValueError(f"{name!r} leads through the link {path}, which is not followed")
+    return path
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """A regular file of this machine, opened for its bytes; links to one are followed.
+
+    Raises:
+      OSError: it cannot be opened, or is no regular file (strerror says what it is).
+    """
+    # Without O_NONBLOCK, opening a pipe waits for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        what = _KINDS.get(kind, "something else")
+        raise OSError(errno.EINVAL, f"it is {what}, and only regular files are read", os.fspath(path))
+    os.set_blocking(descriptor, True)
+    return open(descriptor, "rb")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file such that readers, and a kill at any moment, see the old text or the new one.
+
+    Of several writers at once the last one's text stays, whole. Raises OSError; then the old text is still there.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers of this file have left beside it."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            if entry.name.startswith(f"{path.name}.") and entry.name.endswith(".tmp"):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS:
+                    os.unlink(entry.path)

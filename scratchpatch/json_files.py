@@ -1,0 +1,99 @@
+"""JSON that others may have written, or damaged: one reader for the package. Free of JAX.
+
+A document has a shape, told by types as msgspec reads them: a TypedDict for an object of known fields, dict[str, X],
+list[X], X | None, Annotated[int, Meta(ge=0)]. Fields that a shape does not name are let through.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from scratchpatch import files
+
+# Of any document of this package, the most bytes and the deepest nesting.
+_MOST_BYTES, _DEEPEST = 1 << 28, 32
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class Malformed(ValueError):
+    """A document that is no JSON, or not of its shape: says in one line what is wrong, and in which field."""
+
+
+def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
+    """The value of a JSON document.
+
+    Args:
+      shape: see the module.
+      constants: NaN and Infinity are let through; JSON itself has no such numbers.
+
+    Raises:
+      Malformed: it is no JSON, nested too deep, or not of that shape.
+    """
+    try:
+        value = json.loads(text, parse_constant=None if constants else _refuse)
+    except RecursionError:
+        raise Malformed("it is nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise Malformed(f"it is no UTF-8 (byte {error.start})") from None
+    except ValueError as error:
+        raise Malformed(f"it is no JSON ({error})") from None
+    if _deeper(value, _DEEPEST):
+        raise Malformed(f"it is nested more than {_DEEPEST} deep")
+    try:
+        msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).replace("`", "").partition(" - at ")
+        raise Malformed(f"{where.removeprefix('$.')}: {reason}" if where else reason) from None
+    return value
+
+
+def read(path: Any, shape: Any, constants: bool = False) -> Any:
+    """The value of a JSON file of this machine (or of an etils.epath.Path), see `parse`.
+
+    Raises:
+      Malformed: as `parse`, after the path; or the file is larger than any document of this package.
+      OSError: it cannot be read, or is no regular file.
+    """
+    with files.open_regular(path) if "://" not in str(path) else path.open("rb") as file:
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise Malformed(f"{path}: it is larger than {_MOST_BYTES >> 20} MiB, which no document of this kind is")
+    try:
+        return parse(text, shape, constants)
+    except Malformed as error:
+        raise Malformed(f"{path}: {error}") from None
+
+
+def plain(value: Any) -> float | int | str | bool | None:
+    """A scalar (Python, numpy or jax) as JSON has it; None for a number that is not finite.
+
+    Raises TypeError or ValueError where it is no scalar.
+    """
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    array = np.asarray(value)
+    if np.issubdtype(array.dtype, np.integer):
+        return int(array)
+    number = float(array)
+    return number if math.isfinite(number) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested more than `limit` deep."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > limit:
+            return True
+        level = [inner for each in level if isinstance(each, (dict, list)) for inner in (each.values() if isinstance(each, dict) else each)]
+    return False
