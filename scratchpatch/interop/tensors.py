@@ -30,8 +30,8 @@ WRITING = f"{FILE}.tmp"
 _INDEX = f"{FILE}.index.json"
 # What is read, each by its own type; integers, bool and 8 bits mean something else than their values.
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# Of arrays that are wrong, so many are told.
-_TOLD = 20
+# Of arrays that are wrong so many are told, and of what others wrote so many characters.
+_TOLD, _LONGEST = 20, 400
 
 
 class _Index(TypedDict):
@@ -53,17 +53,17 @@ class Tensors:
         self._folder = Path(folder)
         index = self._folder / _INDEX
         named = _weight_map(index) if index.exists() else None
-        self._paths = {FILE: _only(self._folder)} if named is None else _shards(index, named)
-        self._files = {name: _open(path) for name, path in self._paths.items()}
+        paths = {FILE: _only(self._folder)} if named is None else _shards(index, named)
+        self._files = {name: _File(path) for name, path in paths.items()}
         self._where: dict[str, str] = {}
         for name, file in self._files.items():
-            for key in file.keys():
+            for key in file.stored.keys():
                 if key in self._where:
                     raise UserError(f"{self._folder} holds tensor {shown(key)} twice, in {self._where[key]} and {name}")
                 self._where[key] = name
         if named is not None:
             _agree(index, named, self._where)
-        slices = {key: self._files[name].get_slice(key) for key, name in self._where.items()}
+        slices = {key: self._files[name].stored.get_slice(key) for key, name in self._where.items()}
         if odd := [f"{shown(key)} is {x.get_dtype()}" for key, x in slices.items() if x.get_dtype() not in _FLOATS]:
             raise UserError(f"{self._folder} holds arrays of other types than {', '.join(_FLOATS)}: {several(odd)}")
         self.shapes = {key: tuple(x.get_shape()) for key, x in slices.items()}
@@ -76,15 +76,36 @@ class Tensors:
         Raises:
           UserError: the file is not what its header says.
         """
-        file = self._files[self._where[name]]
-        try:
-            found = file.get_tensor(name) if index is None else file.get_slice(name)[index]
-        except (SafetensorError, OSError) as error:
-            path = self._paths[self._where[name]]
-            raise UserError(f"cannot read {name} in {path}: {shown(error)}; fetch it again") from error
+        found = self._files[self._where[name]].read(name, index)
         # What a narrower type has no number for becomes infinite there.
         with np.errstate(over="ignore"):
             return found.astype(dtype, copy=False)
+
+
+class _File:
+    """One file, open."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            # The library would wait for the writer of a pipe.
+            self._raw = files.open_regular(path)
+            self.stored = safe_open(str(path), framework="numpy")
+        except (SafetensorError, OSError) as error:
+            raise self._unreadable(getattr(error, "strerror", None) or error) from error
+        self._size = os.fstat(self._raw.fileno()).st_size
+
+    def read(self, name: str, index: tuple[slice, ...] | None) -> np.ndarray:
+        # The library maps the file: a page that is gone would end this process by a signal.
+        if os.fstat(self._raw.fileno()).st_size < self._size:
+            raise self._unreadable("it is shorter than it was")
+        try:
+            return self.stored.get_tensor(name) if index is None else self.stored.get_slice(name)[index]
+        except (SafetensorError, OSError) as error:
+            raise self._unreadable(f"{name}: {error}") from error
+
+    def _unreadable(self, reason: object) -> UserError:
+        return UserError(f"cannot read {self._path}: {shown(reason)}; fetch it again")
 
 
 def _only(folder: Path) -> Path:
@@ -133,9 +154,10 @@ def _path(folder: Path, name: str) -> Path:
     """
     inside = Path(os.path.realpath(folder))
     hub = next((above.parent for above in inside.parents if above.name == "snapshots"), None)
-    target = Path(os.path.realpath(inside / name))
-    if hub is not None and "/" not in name and target.parent == hub / "blobs":
-        return files.below(hub / "blobs", target.name)
+    if hub is not None and "/" not in name and os.path.islink(inside / name):
+        target = Path(os.path.realpath(inside / name))
+        if target.parent == hub / "blobs":
+            return files.below(hub / "blobs", target.name)
     return files.below(folder, name)
 
 
@@ -149,16 +171,6 @@ def _agree(index: Path, named: Mapping[str, str], where: Mapping[str, str]) -> N
     wrong += [f"weight_map lacks {shown(key)}, which is in {name}" for key, name in where.items() if key not in named]
     if wrong:
         raise UserError(f"{index} disagrees with the files: {several(wrong)}; fetch the checkpoint again")
-
-
-def _open(path: Path):
-    try:
-        # The library would wait for the writer of a pipe.
-        files.open_regular(path).close()
-        return safe_open(str(path), framework="numpy")
-    except (SafetensorError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path}: {shown(reason)}; fetch it again") from error
 
 
 def save(folder: Path, tensors: Mapping[str, np.ndarray], about: dict[str, str]) -> None:
@@ -215,4 +227,5 @@ def several(words: list[str]) -> str:
 def shown(text: object) -> str:
     """What others may have written, as one printable line."""
     line = " ".join(str(text).split())
-    return line if line.isprintable() else repr(line)[1:-1]
+    line = line if line.isprintable() else repr(line)[1:-1]
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
