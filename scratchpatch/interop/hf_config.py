@@ -77,7 +77,7 @@ _IGNORED = {
     *("label2id", "chunk_size_feed_forward", "seqlen", "max_seqlen"),
 }
 # Each tier turns its heads by its own fields; transformers writes these at the top as well, and reads them nowhere.
-_IGNORED_AT_TOP = _IGNORED | {"rope_parameters", "rope_scaling", "rope_theta"}
+_IGNORED_AT_TOP = _IGNORED | {"head_dim", "rope_parameters", "rope_scaling", "rope_theta"}
 
 _Width = Annotated[int, Meta(ge=1, le=1 << 18)]
 _Heads = Annotated[int, Meta(ge=1, le=1 << 12)]
