@@ -189,3 +189,11 @@ def test_what_is_not_finite_is_named():
 def test_a_long_list_of_faults_is_cut():
     said = tensors.several([f"missing {i}" for i in range(1000)])
     assert said.startswith("missing 0; missing 1; ") and said.endswith("; and 980 more") and len(said) < 300
+
+
+def test_shards_are_read_and_missing_ones_named(tmp_path):
+    shards(tmp_path)
+    found = tensors.Tensors(tmp_path)
+    assert found.shapes == {"a": (2,), "b": (2,)} and found.read("b").tolist() == [1, 1]
+    (tmp_path / "b.safetensors").unlink()
+    refused(tmp_path, "lacks b.safetensors, which model.safetensors.index.json names: fetch the rest")
