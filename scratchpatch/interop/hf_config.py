@@ -242,9 +242,9 @@ class _Reader:
         for tier in ("encoder_config", "decoder_config"):
             self.want(f"{tier}.cross_attn_k", tiers[tier]["cross_attn_k"], top["cross_attn_k"])
         self.want("decoder_config.hidden_size_global", decoder["hidden_size_global"], trunk["hidden_size"])
-        # With it, the first layer alone reads the context.
         if decoder["num_hidden_layers"] > 1 and not decoder["cross_attn_all_layers"]:
-            self.want("decoder_config.cross_attn_all_layers", decoder["cross_attn_all_layers"], True)
+            value = decoder["cross_attn_all_layers"]
+            self.bad.append(f"decoder_config.cross_attn_all_layers = {value} (only true: here every layer reads the context)")
         for name in ("patching_threshold", "patch_size"):
             if top[name] is None:
                 self.bad.append(f"{name} = None")

@@ -67,7 +67,7 @@ def test_the_local_window_acts_in_encoder_and_decoder(tmp_path):
 def test_a_decoder_that_reads_its_context_once(tmp_path, value):
     config = folders.settings()
     config["decoder_config"] |= {"cross_attn_all_layers": value}
-    refused(tmp_path, config, rf"decoder_config.cross_attn_all_layers = {value} \(only True\)")
+    refused(tmp_path, config, rf"decoder_config.cross_attn_all_layers = {value} \(only true: here every layer reads")
     # With one layer it is the same.
     config["decoder_config"] |= {"num_hidden_layers": 1}
     assert read(tmp_path, config).config.model.decoder.layers == 1
