@@ -152,5 +152,5 @@ def _shape(stored: tensors.Tensors, parts: list[str], name: str) -> tuple[int, .
     shapes = {part: stored.shapes[part] for part in parts}
     odd = next((part for part in parts if shapes[part] != shapes[parts[0]]), None)
     if odd:
-        raise UserError(f"{odd} has shape {list(shapes[odd])}, unlike {parts[0]} {list(shapes[parts[0]])}: export the model anew")
+        raise UserError(f"{tensors.shown(odd)} has shape {list(shapes[odd])}, unlike {parts[0]} {list(shapes[parts[0]])}: export the model anew")
     return (len(parts), *shapes[parts[0]])

@@ -84,6 +84,9 @@ def test_a_layer_that_is_missing_or_misshapen_is_named(tmp_path):
     for arrays, words in (
         (lacking, "params.trunk.stack.block.ffn.up.kernel lacks layer 0"),
         (whole | {name.format(1): np.zeros((3, 5), np.float32)}, r"block.1.ffn.up.kernel has shape \[3, 5\], unlike"),
+        (whole | {name.format(99999999): whole[name.format(1)]}, "ffn.up.kernel lacks layer 2"),
+        (whole | {name.format("01"): whole[name.format(1)]}, "extra params.trunk.stack.block.01.ffn.up.kernel"),
+        (whole | {name.format("9" * 5000): whole[name.format(1)]}, r"extra params.trunk.stack.block.9999.*\.\.\."),
         (whole | {name.format(2): whole[name.format(1)]}, r"ffn.up.kernel has shape \[3, 32, \d+\], wanted \[2,"),
     ):
         save_file(arrays, path)
