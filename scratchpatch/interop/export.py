@@ -1,7 +1,7 @@
 """Any model as safetensors and a config.json, and back.
 
     folder/model.safetensors    arrays (written as float32; half precision is read, too), named by their path in the model: params.trunk.stack.block.ffn.up.kernel
-    folder/config.json          {"schema", "version", "step", "config": every field}
+    folder/config.json          {"schema", "version", "step", "config": every field, "checksum": [bytes, CRC-32] of the other file}
 
 A kernel is [in, out]; the arrays of a stack of layers have the layer as first
 axis, or are one for each layer (see `layers`); `thresholds.*` are scalars in nats; `frozen.entropy_model.*` is the
@@ -33,6 +33,7 @@ from scratchpatch.model import weights as weights_lib
 class _About(TypedDict, total=False):
     config: Required[dict[str, Any]]
     step: json_files.Count
+    checksum: tuple[json_files.Count, json_files.Count]
 
 
 def vacant(folder: str | Path) -> None:
@@ -66,6 +67,7 @@ def export(lm: LanguageModel, folder: str | Path, layout: str = "stacked") -> No
         folder.mkdir(parents=True, exist_ok=True)
         tensors.save(folder, layers.unstacked(arrays) if layout == "unstacked" else arrays, {"format": "scratchpatch"})
         try:
+            about["checksum"] = tensors.size_and_checksum(folder)
             replace_text(folder / "config.json", json.dumps(about, indent=1) + "\n")
         except BaseException:
             with contextlib.suppress(OSError):
@@ -96,7 +98,8 @@ class Exported:
     """
 
     def __init__(self, folder: str | Path):
-        self.config, self.step = _read_about(Path(folder) / "config.json")
+        self._folder = Path(folder)
+        self.config, self.step, self._checksum = _read_about(self._folder / "config.json")
         _, self.abstract = weights_lib.abstract(self.config)
         self._stored = stored = tensors.Tensors(folder)
         self._parts = parts = layers.stacks(stored.shapes)
@@ -105,6 +108,18 @@ class Exported:
         bad = tensors.problems({name: x.shape for name, x in wanted.items()}, found)
         if bad:
             raise UserError(f"{folder} does not hold the arrays that its config names: {tensors.several(bad)}")
+
+    def prove(self) -> None:
+        """Read the arrays' file once, and compare it with the checksum in config.json, if that has one.
+
+        Raises:
+          UserError: it is not what was exported.
+        """
+        if self._checksum and tensors.size_and_checksum(self._folder) != list(self._checksum):
+            raise UserError(
+                f"{self._folder / tensors.FILE} is not what was exported (its size or checksum differs): export the model anew, "
+                "or, where you have changed its numbers yourself, take `checksum` out of config.json"
+            )
 
     def read(self, part: dict[str, Any]) -> dict[str, Any]:
         """Arrays in place of the leaves of `part`.
@@ -128,8 +143,8 @@ class Exported:
         return jax.make_array_from_callback(leaf.shape, sharding, piece)
 
 
-def _read_about(path: Path) -> tuple[Any, int]:
-    """(config, step) of an exported folder's config.json."""
+def _read_about(path: Path) -> tuple[Any, int, tuple[int, int] | None]:
+    """(config, step, checksum) of an exported folder's config.json."""
     try:
         about = json_files.read(path, _About)
         config = config_lib.from_flat(schema.fields(about))
@@ -142,7 +157,8 @@ def _read_about(path: Path) -> tuple[Any, int]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (UserError, OverflowError) as error:
         raise UserError(f"cannot read {path}: {tensors.shown(error)}; export the model anew") from error
-    return config, about.get("step", 0)
+    # Folders of older versions, and configs that people write for arrays of theirs, have no checksum.
+    return config, about.get("step", 0), about.get("checksum")
 
 
 def _shape(stored: tensors.Tensors, parts: list[str], name: str) -> tuple[int, ...]:

@@ -201,6 +201,15 @@ def save(folder: Path, tensors: Mapping[str, np.ndarray], about: dict[str, str])
             temporary.unlink()
 
 
+def size_and_checksum(folder: Path) -> list[int]:
+    """Bytes and CRC-32 of model.safetensors. Raises UserError where it cannot be read."""
+    try:
+        with files.open_regular(folder / FILE) as file:
+            return files.size_and_checksum(file)
+    except OSError as error:
+        raise UserError(f"cannot read {folder / FILE}: {error.strerror}") from error
+
+
 def not_finite(arrays: Mapping[str, np.ndarray | jax.Array]) -> list[str]:
     """Names of the arrays that hold a NaN or an infinite number."""
     return [name for name, x in arrays.items() if not (jnp if isinstance(x, jax.Array) else np).isfinite(x).all()]

@@ -267,3 +267,21 @@ def test_an_export_through_links_and_from_another_folder(exported, tmp_path, mon
     (exported / "model.safetensors").symlink_to(tmp_path / "large")
     monkeypatch.chdir(tmp_path)
     assert sp.load("link").step == 0
+
+
+def test_a_file_that_is_not_what_was_exported_is_refused(tmp_path):
+    sp.export(sp.init(tiny.config()), tmp_path / "out")
+    path, about = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "config.json"
+    data = bytearray(path.read_bytes())
+    # The last byte is of a number, and no header tells what that was.
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="model.safetensors is not what was exported .* take `checksum` out of config.json"):
+        sp.load(tmp_path / "out")
+    document = json.loads(about.read_text())
+    about.write_text(json.dumps(document | {"checksum": [1, "2"]}))
+    with pytest.raises(UserError, match="config.json: checksum"):
+        sp.load(tmp_path / "out")
+    del document["checksum"]
+    about.write_text(json.dumps(document))
+    assert sp.load(tmp_path / "out").step == 0
