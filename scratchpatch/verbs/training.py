@@ -42,7 +42,7 @@ def _check_train(values: Flags) -> None:
 
 
 def _train(values: Flags) -> int:
-    began, finished = time.time(), False
+    began, finished = time.monotonic(), False
     with Notices(several=values.distributed != "none") as notices:
         try:
             heartbeat.start()
