@@ -34,6 +34,7 @@ from scratchpatch.training.metrics import MetricsWriter, NoMetrics
 from scratchpatch.training.notices import Notices, Stopped
 from scratchpatch.training.progress import Progress
 from scratchpatch.training.step import SKIPPED, Trainer
+from scratchpatch.training.watchdog import Watchdog
 
 # Weights of so many bytes are copied to one device; see `_Run._ask`.
 _COPIED_BYTES = 1 << 30
@@ -73,7 +74,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
             processes.first(lambda: durable.fetch_files(config, Path(workdir)))
             processes.first(lambda: branch.begin(config, Path(workdir)))
             processes.first(lambda: settings.begin(Path(workdir), config))
-            finished = _Run(config, Path(workdir), mesh, began).run(notices)
+            finished = _Run(config, Path(workdir), mesh, began, notices.watchdog).run(notices)
             # Leaving ends the patience for those that still write.
             processes.meet("done")
             return finished
@@ -87,8 +88,8 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
 
 
 class _Run:
-    def __init__(self, config, workdir: Path, mesh, began: float):
-        self.config, self.workdir = config, workdir
+    def __init__(self, config, workdir: Path, mesh, began: float, watchdog: Watchdog):
+        self.config, self.workdir, self.watchdog = config, workdir, watchdog
         self.trainer = Trainer(config, mesh)
         parts = mesh_lib.parts(config, mesh)
         self.batches = processes.together(lambda: Batches(config, "train", self.trainer.rows_here, parts))
@@ -149,6 +150,7 @@ class _Run:
         processes.meet("the first step")
         self.goodput.mark(first)
         notices.first_step = True
+        self.watchdog.moved()
         if branched:
             processes.first(lambda: self.metrics.adopt(branch.lines(self.config)))
         with Progress(total=steps, first=first, label="training", shown=processes.is_first()) as progress:
@@ -222,6 +224,7 @@ class _Run:
                     with self.goodput.spent("checkpoint"):
                         self.checkpoints.save(done, state, scores)
                 clock = time.monotonic()
+                self.watchdog.moved()
         if pending is not None:
             self._report(*pending, clock, progress)
         with self.goodput.spent("checkpoint"):
@@ -232,6 +235,7 @@ class _Run:
         """Write the metrics of a step that the device has been given time to finish."""
         with jax.transfer_guard("disallow"):
             sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+        self.watchdog.moved(stepped=True)
         now = time.monotonic()
         found = self.measures.of(index, sums, now - clock)
         skipped = int(sums["skipped"])
@@ -260,6 +264,7 @@ class _Run:
         for stream in self.validation:
             for part in self.model.positions(stream):
                 total.add(part)
+                self.watchdog.moved()
         return total.bpb if total.bpb is not None else math.nan, int(total.sums["bytes"])
 
     def _describe(self, state) -> None:

@@ -3,6 +3,7 @@
     SIGINT (Ctrl-C), SIGHUP, SIGTERM    save and stop; the second SIGINT stops at once, unsaved
     SIGUSR1                             save and go on
 
+A process that is asked to end ends: see `watchdog` for one that stands still.
 A signal that was ignored when the process started (nohup, a job in the background) stays ignored. Of several processes
 any may get a signal: all of them stop, or save, at one step.
 Free of JAX until the run asks: a signal may come while JAX is being imported.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+
+from scratchpatch.training.watchdog import Watchdog
 
 STOPPING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 # As a shell has it for a process that SIGINT ended.
@@ -32,17 +35,20 @@ class Notices:
     Attributes:
       stopped_by: the signal that asked for the end, such as 'SIGINT'; '' as long as none did.
       first_step: the first step has begun, so that stopping waits for the step.
+      watchdog: to be told what moves.
     """
 
     def __init__(self, several: bool = False):
         self.stopped_by = ""
         self.first_step = False
+        self.watchdog = Watchdog(STOPPING)
         self._several = several
         self._save = False
         self._saves = 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Notices:
+        self.watchdog.__enter__()
         handlers = dict.fromkeys(STOPPING, self._stop) | {signal.SIGUSR1: self._ask_save}
         with contextlib.suppress(ValueError):  # only the main thread can listen
             for number, handler in handlers.items():
@@ -56,6 +62,7 @@ class Notices:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        self.watchdog.__exit__()
 
     def joined(self, several: bool) -> None:
         """The processes of the run have found each other: from here on JAX passes on what stops one of several."""
