@@ -106,6 +106,13 @@ class _Run:
         self.invalid = {}
 
     def run(self, notices: Notices) -> bool:
+        try:
+            return self._train(notices)
+        finally:
+            # A checkpoint that failed has made room for the lines that wait.
+            self.metrics.close()
+
+    def _train(self, notices: Notices) -> bool:
         steps, abstract = self.config.training.steps, self.trainer.abstract_state()
         restored = self.checkpoints.restore_latest(abstract)
         first = restored.step if restored else 0
