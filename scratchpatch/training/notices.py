@@ -12,8 +12,10 @@ Free of JAX until the run asks: a signal may come while JAX is being imported.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+from collections.abc import Callable
 
 from scratchpatch.training.watchdog import Watchdog
 
@@ -41,7 +43,9 @@ class Notices:
     def __init__(self, several: bool = False):
         self.stopped_by = ""
         self.first_step = False
-        self.watchdog = Watchdog(STOPPING)
+        self.watchdog = Watchdog(STOPPING, self._pass_on)
+        # Of several processes: how JAX hears of SIGTERM, from any thread.
+        self._theirs: Callable[[int], None] | None = None
         self._several = several
         self._save = False
         self._saves = 0
@@ -67,10 +71,13 @@ class Notices:
     def joined(self, several: bool) -> None:
         """The processes of the run have found each other: from here on JAX passes on what stops one of several."""
         self._several = several
-        if several and self.stopped_by:
-            self._tell_all()
-        elif not several and signal.SIGTERM in self._before:
-            signal.signal(signal.SIGTERM, self._stop)  # JAX took it
+        if self._before:
+            # JAX took it.
+            theirs = _handler(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, self._stop if signal.SIGTERM in self._before else signal.SIG_IGN)
+            self._theirs = theirs if several else None
+        if self.stopped_by:
+            self._pass_on(signal.SIGTERM)
 
     def stop_at(self, step: int) -> bool:
         """Whether to stop before this step; the same in every process."""
@@ -109,20 +116,30 @@ class Notices:
             return
         if self._several:
             _say(f"{name}: all processes save and stop" + "; once more stops at once" * (number == signal.SIGINT))
-            # JAX's own handler takes the place of this one for SIGTERM, once the processes have found each other.
-            if number != signal.SIGTERM:
-                self._tell_all()
         elif self.first_step:
             _say(f"{name}: saving after this step" + "; once more stops at once" * (number == signal.SIGINT))
         else:
             raise Stopped
 
-    def _tell_all(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _pass_on(self, _: int) -> None:
+        """Tell the other processes. Called by the watchdog, because the main thread may hear of it only after the step."""
+        if self._theirs:
+            self._theirs(signal.SIGTERM)
 
     def _ask_save(self, *_) -> None:
         self._save = True
         _say("SIGUSR1: saving after this step")
+
+
+def _handler(number: int) -> Callable[[int], None] | None:
+    """What a library in C does on a signal, to be called from any thread; None: nothing. Afterwards nothing listens to it.
+
+    Python's own getsignal does not know of such handlers.
+    """
+    exchange = ctypes.CDLL(None).signal
+    exchange.argtypes, exchange.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    address = exchange(number, int(signal.SIG_DFL))
+    return None if address in (None, int(signal.SIG_DFL), int(signal.SIG_IGN)) else ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
 
 
 def _say(text: str) -> None:

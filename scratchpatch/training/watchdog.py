@@ -17,7 +17,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 # Seconds without a movement, at least; a run whose slowest step takes long gets several times that.
 _STILL, _SLOWEST = 300.0, 5
@@ -30,11 +30,13 @@ _BYTES, _PROCESSOR = 1 << 20, 2.0
 class Watchdog:
     """Looks on while it is open.
 
-    ending: the signals that ask for the process's end.
+    Args:
+      ending: the signals that ask for the process's end.
+      heard: called in the watchdog's thread with the first of them that comes.
     """
 
-    def __init__(self, ending: Collection[int]):
-        self._ending = ending
+    def __init__(self, ending: Collection[int], heard: Callable[[int], None] = lambda number: None):
+        self._ending, self._heard_of = ending, heard
         self._asked = 0
         self._begun = False
         self._moves, self._at, self._slowest = 0, time.monotonic(), 0.0
@@ -88,6 +90,7 @@ class Watchdog:
         asked = next((number for number in numbers if number in self._ending), 0)
         if asked and not self._asked:
             self._asked, self._still_asked = asked, 0.0
+            self._heard_of(asked)
         moves, size_then, processor_then = self._seen
         if self._moves != moves or size - size_then >= _BYTES:
             self._seen = self._moves, size, processor
