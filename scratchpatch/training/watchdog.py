@@ -42,7 +42,7 @@ class Watchdog:
         self._moves, self._at, self._slowest = 0, time.monotonic(), 0.0
         # Seconds since something moved, and since something moved that puts off the end.
         self._still = self._still_asked = 0.0
-        self._said = False
+        self._said = self._closed = False
         self._seen = self._moves, 0, 0.0
 
     def __enter__(self) -> Watchdog:
@@ -59,8 +59,12 @@ class Watchdog:
     def __exit__(self, *_) -> None:
         if self._before is not None:
             signal.set_wakeup_fd(self._before)
-        os.close(self._wakeup)
+        self._closed = True
+        # Closing the pipe would not do: a forked process may hold it open.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wakeup, bytes(1))
         self._thread.join()
+        os.close(self._wakeup)
         os.close(self._heard)
 
     def moved(self, stepped: bool = False) -> None:
@@ -77,7 +81,7 @@ class Watchdog:
         while True:
             ready, _, _ = select.select([self._heard], [], [], _LOOK)
             numbers = os.read(self._heard, 4096) if ready else b""
-            if ready and not numbers:
+            if self._closed:
                 return
             before, at = at, time.monotonic()
             # A process that was stopped for an hour was not still for an hour.
