@@ -52,7 +52,7 @@ class MetricsWriter:
     """Appends metrics to a workdir; one process per run has one.
 
     The workdir is made where it is missing; a last line that a killed run left torn is dropped. Raises UserError where
-    the workdir cannot be written, or metrics.jsonl holds a line that is none of metrics. From then on nothing is raised.
+    the workdir cannot be written, or metrics.jsonl holds a line that is none of metrics; `write` raises nothing.
     """
 
     def __init__(self, workdir: str | Path):

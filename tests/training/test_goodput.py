@@ -115,7 +115,8 @@ def test_a_line_that_cannot_be_written_is_a_warning_and_comes_later(clock, tmp_p
     assert goodput.account(tmp_path) is None
     disk.room = None
     train(clock, made, 8, ended=True)
-    assert [record.levelname for record in caplog.records] == ["WARNING"] and "goodput.jsonl: No space left" in caplog.text
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and "goodput.jsonl: No space left" in caplog.text
     assert goodput.account(tmp_path)["productive"] == 20
 
 
