@@ -70,7 +70,7 @@ class Notices:
 
     def joined(self, several: bool) -> None:
         """The processes of the run have found each other: from here on JAX passes on what stops one of several."""
-        self._several = several
+        self._several = self.watchdog.several = several
         if self._before:
             # JAX took it.
             theirs = _handler(signal.SIGTERM)

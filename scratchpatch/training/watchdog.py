@@ -21,6 +21,8 @@ from collections.abc import Callable, Collection
 
 # Seconds without a movement, at least; a run whose slowest step takes long gets several times that.
 _STILL, _SLOWEST = 300.0, 5
+# The same for the end of one of several processes: it may be waiting for another one that validates or writes.
+_STILL_TOGETHER = 1800.0
 # Seconds between two looks.
 _LOOK = 5.0
 # Bytes read or written, and seconds of the processor, that are more than what an idle process needs.
@@ -33,10 +35,14 @@ class Watchdog:
     Args:
       ending: the signals that ask for the process's end.
       heard: called in the watchdog's thread with the first of them that comes.
+
+    Attributes:
+      several: the run has other processes.
     """
 
     def __init__(self, ending: Collection[int], heard: Callable[[int], None] = lambda number: None):
         self._ending, self._heard_of = ending, heard
+        self.several = False
         self._asked = 0
         self._begun = False
         self._moves, self._at, self._slowest = 0, time.monotonic(), 0.0
@@ -103,7 +109,7 @@ class Watchdog:
             self._seen = moves, size_then, processor
             self._still, self._said = 0.0, False
         limit = max(_STILL, _SLOWEST * self._slowest)
-        if self._asked and self._still_asked > limit:
+        if self._asked and self._still_asked > max(limit, _STILL_TOGETHER if self.several else 0.0):
             name = signal.Signals(self._asked).name
             _say(f"{name} came, and nothing has moved for {self._still_asked:.0f} s: ending at once, unsaved; the threads stand here:")
             os._exit(128 + self._asked)

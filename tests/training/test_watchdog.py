@@ -109,6 +109,16 @@ def test_after_a_signal_a_save_takes_as_long_as_it_writes(clock, said):
         look(watching, 400, size=119 << 20)
 
 
+def test_one_of_several_processes_waits_for_the_others(clock, said):
+    watching = Watchdog(STOPPING)
+    watching.several = True
+    watching.moved(stepped=True)
+    look(watching, 5 + 1800, SIGTERM)
+    assert len(said) == 1 and "waits on" in said[0]
+    with pytest.raises(Ended, match="143"):
+        look(watching, 10)
+
+
 def test_other_signals_are_no_wish_to_end(clock, said):
     watching = Watchdog(STOPPING)
     watching.moved(stepped=True)
