@@ -1,8 +1,9 @@
 """A run that is hurt at random moments and must end as the same run left in peace: bit for bit, nothing lost.
 
     python -m tests.drill --faults=20 --steps=200 --seed=0 [--processes=4] [--folder=DIR]
+    python -m tests.drill --full_disks [--steps=200] [--kinds=events,metrics]    (as root, or through `unshare -rm`)
 
-Prints a line per fault and a verdict; exit code 0: passed. All of it happens on this machine, over loopback.
+With --full_disks the disk of one writer after the other fills, each in a run of one process. Prints a line per fault and a verdict; exit code 0: passed. All of it happens on this machine, over loopback.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests import faults, runs
+from tests import disks, faults, runs
 from tests.faults import Failed, Supervised
 
 EVERY = 4
@@ -64,6 +65,23 @@ def drill(folder: Path, kinds: Sequence[str], steps: int, processes: int, seed: 
     return lines
 
 
+def full_disks(folder: Path, kinds: Sequence[str], steps: int) -> list[str]:
+    """Let the disk of each of these writers fill in a run of its own; a line about each."""
+    config = runs.config(folder, FIELDS | {"training.steps": steps})
+    train = [f"--config={runs.write_config(folder / 'experiment.py', config)}"]
+    calm, lines = disks.Run(folder, "calm", train), []
+    calm.resumes()
+    stored = sum(4096 * -(-path.stat().st_size // 4096) for path in (calm.workdir / "checkpoints" / str(steps)).rglob("*") if path.is_file())
+    for number, kind in enumerate(kinds, start=1):
+        run = disks.Run(folder / kind, "run", train)
+        run.workdir.parent.mkdir()
+        came = disks.KINDS[kind](run, stored)
+        _compare(calm.workdir, run.workdir, config, steps, kind not in disks.LOSES_METRICS)
+        lines.append(f"{number:3}  {kind}: {came}")
+        print(lines[-1], flush=True)
+    return lines
+
+
 def _one(run: Supervised, kind: str, number: int, of: int, steps: int, rng: random.Random) -> str:
     """Wait for the moment, strike, and wait for the run to be at work again."""
     # In its own share of the run, of which some steps are left behind the last one, for it to strike in.
@@ -81,9 +99,9 @@ def _one(run: Supervised, kind: str, number: int, of: int, steps: int, rng: rand
     return f"{number + 1:3}  step {step:4}  {kind}: {came}"
 
 
-def _compare(calm: Path, hurt: Path, config, steps: int) -> None:
-    """Every line of metrics and every bit of the last state."""
-    if runs.lines(calm) != runs.lines(hurt):
+def _compare(calm: Path, hurt: Path, config, steps: int, metrics: bool = True) -> None:
+    """Every line of metrics, where they are wanted, and every bit of the last state."""
+    if metrics and runs.lines(calm) != runs.lines(hurt):
         raise Failed("the metrics are not those of the calm run")
     states = [runs.state(workdir, config, steps) for workdir in (calm, hurt)]
     for (path, a), b in zip(jax.tree.leaves_with_path(states[0]), jax.tree.leaves(states[1]), strict=True):
@@ -95,11 +113,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("faults", 20), ("steps", 200), ("seed", 0), ("processes", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--full_disks", action="store_true", help=f"the disks of writers fill instead: {', '.join(disks.KINDS)}")
     parser.add_argument("--kinds", help=f"these in this order, with commas: {', '.join(faults.KINDS)}")
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     given = parser.parse_args()
     if given.kinds:
         kinds = given.kinds.split(",")
+    elif given.full_disks:
+        kinds = list(disks.KINDS)
     else:
         kinds = (list(faults.KINDS) * (given.faults // len(faults.KINDS) + 1))[: given.faults]
         shuffle = random.Random(given.seed).shuffle
@@ -112,11 +133,15 @@ def main() -> int:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            drill(folder, kinds, given.steps, given.processes, given.seed)
+            if given.full_disks:
+                full_disks(folder, kinds, given.steps)
+            else:
+                drill(folder, kinds, given.steps, given.processes, given.seed)
         except Failed as error:
             print(f"FAILED: {error}")
             return 1
-    print(f"passed: {len(kinds)} faults in {given.steps} steps of {given.processes} processes, {time.monotonic() - began:.0f} s; metrics, parameters and moments are those of the calm run, bit for bit")
+    processes = 1 if given.full_disks else given.processes
+    print(f"passed: {len(kinds)} faults in {given.steps} steps of {processes} processes, {time.monotonic() - began:.0f} s; metrics, parameters and moments are those of the calm run, bit for bit")
     return 0
 
 

@@ -217,7 +217,7 @@ def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
     ]
     assert cli.main([*argv, "--noconfig.model.pooling.last_state", "--config.optimizer.eps", "1e-6"]) == 0
     ((c, workdir, began, _), _) = calls[0]
-    assert workdir == "runs/x" and time.time() - 60 < began <= time.time()
+    assert workdir == "runs/x" and time.monotonic() - 60 < began <= time.monotonic()
     assert config.difference(config.default(), c, free=True) == [
         "data.sources: [['stdlib:code', 1.0], ['stdlib:prose', 1.0]] -> [['text:books/*.txt', 1.0]]",
         "model.pooling.last_state: True -> False",

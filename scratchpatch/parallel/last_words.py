@@ -56,7 +56,8 @@ def _listen(done: threading.Event) -> None:
         except jax.errors.JaxRuntimeError:
             continue
         if not done.wait(_GRACE):
-            print(f"scratchpatch: {' '.join(said.split())}; its own output says where", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(f"scratchpatch: {' '.join(said.split())}; its own output says where", file=sys.stderr, flush=True)
             # As at the end of Python, which this process would not reach.
             jax.distributed.shutdown()
             # The one that failed is the first to go, for who looks for the cause.

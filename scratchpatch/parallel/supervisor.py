@@ -208,4 +208,6 @@ class Supervisor:
 
 
 def _say(text: str) -> None:
-    print(f"supervise: {text}", file=sys.stderr, flush=True)
+    # Where standard error is a file on a full disk, the run goes on.
+    with contextlib.suppress(OSError):
+        print(f"supervise: {text}", file=sys.stderr, flush=True)

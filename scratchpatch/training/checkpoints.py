@@ -102,7 +102,11 @@ class Checkpoints(CheckpointReader):
             if partial.exists() and jax.process_index() == 0:
                 shutil.rmtree(partial)
             response = stored_arrays.write(partial / manifest.STATE, arrays)
-        except OSError as error:
+        except jax.errors.JaxRuntimeError:
+            raise
+        except Exception as error:
+            # Orbax passes on a full disk as one of several types.
+            self._drop(partial)
             raise self._unwritable(error) from error
         self._pending = self._pool.submit(self._finish, step, about, response)
 
@@ -214,7 +218,21 @@ class Checkpoints(CheckpointReader):
 
         Each process reads back what it wrote itself, and none goes on where another one fails.
         """
-        partial, path, me = self._partial(step), self.folder / str(step), jax.process_index()
+        partial = self._partial(step)
+        try:
+            self._publish(partial, step, about, response)
+        except BaseException:
+            self._drop(partial)
+            raise
+        self._sound.add(step)
+        self._unread.discard(step)
+        self._scores[step] = score(about["metrics"])
+        if self._mirror:
+            self._mirror.push(step)
+        self._prune()
+
+    def _publish(self, partial: Path, step: int, about: dict[str, Any], response) -> None:
+        path, me = self.folder / str(step), jax.process_index()
 
         def written() -> manifest.Files:
             response.result()
@@ -229,12 +247,11 @@ class Checkpoints(CheckpointReader):
             partial.rename(path)
 
         processes.first(publish, "checkpoint")
-        self._sound.add(step)
-        self._unread.discard(step)
-        self._scores[step] = score(about["metrics"])
-        if self._mirror:
-            self._mirror.push(step)
-        self._prune()
+
+    def _drop(self, partial: Path) -> None:
+        """Free the room of a step that could not be written; of several processes others may still write there."""
+        if jax.process_count() == 1:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _prune(self) -> None:
         if jax.process_index() != 0:

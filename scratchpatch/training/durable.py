@@ -25,6 +25,8 @@ from scratchpatch.training.manifest import Damaged
 # Seconds before another try, and without a byte moved after which the end of a run waits no longer.
 _PAUSES = (1.0, 4.0, 16.0)
 _STALLED = 60.0
+# The most steps that a line about those that are missing names.
+_NAMED = 8
 _RUN, _FILES = "run", ("data.json", "settings.json", "metrics.jsonl", "goodput.jsonl")
 
 
@@ -102,7 +104,8 @@ class Tier:
 class Mirror:
     """Copies the steps of a folder to a tier in the background, the newest first; training never waits for it.
 
-    A failure is a warning and is tried again; a step that is still not there when a newer one comes is left out.
+    The first failure is a warning, and all are tried again; a step that is still not there when a newer one comes is left
+    out. The log says when copies succeed again, and at the end which steps are missing.
     """
 
     def __init__(self, tier: Tier, folder: Path, keep: int):
@@ -110,6 +113,7 @@ class Mirror:
         self._changed = threading.Condition()
         self._waiting: int | None = None
         self._copying: int | None = None
+        self._missing: list[int] = []
         self._moved = time.monotonic()
         # A daemon, because a dead mount can hold a thread for ever.
         threading.Thread(target=self._work, name="durable", daemon=True).start()
@@ -134,6 +138,8 @@ class Mirror:
                 return
             with self._changed:
                 self._changed.wait(0.2)
+        if self._missing:
+            logging.info("%s does not have the last steps: %s", self._tier.folder, ", ".join(map(str, self._missing)))
 
     def _work(self) -> None:
         while True:
@@ -147,19 +153,26 @@ class Mirror:
                 self._changed.notify_all()
 
     def _copy(self, step: int) -> None:
-        for attempt, pause in enumerate((*_PAUSES, None), start=1):
+        for pause in (*_PAUSES, None):
             try:
                 self._tier.store(self._folder / str(step), self._keep, self._note)
                 self._tier.store_files(self._folder.parent)
-                return
             except Exception as error:  # file systems raise their own kinds
-                tries = f"try {attempt} of {len(_PAUSES) + 1}"
-                logging.warning("cannot copy step %d to %s (%s): %s", step, self._tier.folder, tries, manifest.first_line(error))
+                if not self._missing:
+                    reason = manifest.first_line(error)
+                    logging.warning("cannot copy step %d to %s (%s); the run goes on, and tries again", step, self._tier.folder, reason)
+            else:
+                if self._missing:
+                    lacks = ", ".join(str(each) for each in self._missing if each != step) or "none"
+                    logging.info("%s is written again: it has step %d, and lacks: %s", self._tier.folder, step, lacks)
+                self._missing = []
+                return
+            if step not in self._missing:
+                self._missing = [*self._missing, step][-_NAMED:]
             with self._changed:
                 if pause is None or self._changed.wait_for(lambda: self._waiting is not None, pause):
                     break
             self._note(0)
-        logging.warning("step %d is on the local disk alone: %s does not have it", step, self._tier.folder)
 
     def _note(self, _: int) -> None:
         self._moved = time.monotonic()

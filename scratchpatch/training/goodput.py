@@ -15,7 +15,9 @@ The first line of a start has "began", the last one of a run that ended by itsel
     restart       what deaths cost: from the last line before one to the first step of the next start, and the time of
                   steps that had to be done again
 
-After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting.
+After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting. Within a process
+time is what its monotonic clock says; between two of them, whose hosts' clocks may differ, it is never below 0. What no
+line could be written about (a full disk) is missing from the account, and a line that is none of it is left out.
 Free of JAX: the supervisor reads it too.
 """
 
@@ -23,16 +25,34 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 from absl import logging
+from msgspec import Meta
+
+from scratchpatch.files import open_regular
+from scratchpatch.json_files import Count, Malformed, parse
+from scratchpatch.training.appended import Appended
 
 _FILE = "goodput.jsonl"
 _LOST = ("start", "compile", "checkpoint", "restart", "data", "validation")
+
+
+# More of them than any clock has told.
+_Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
+# Files about whose bad lines something was said.
+_said: set[Path] = set()
+
+
+class _Line(TypedDict, total=False):
+    time: Required[_Seconds]
+    step: Required[Count]
+    spent: Required[dict[str, _Seconds]]
+    began: _Seconds
+    ended: bool
 
 
 class Goodput:
@@ -40,11 +60,13 @@ class Goodput:
 
     Args:
       workdir: gets the lines; None: they are not written (of several processes one is enough).
-      began: when the process started, in seconds since the epoch.
+      began: when the process started, by time.monotonic().
     """
 
     def __init__(self, workdir: Path | None, began: float):
-        self._path = workdir and workdir / _FILE
+        self._file = workdir and Appended(workdir / _FILE)
+        # Of this host's clock, read once: it may be set anew while the run goes on.
+        self._epoch = time.time() - time.monotonic()
         self._began: float | None = began
         self._line = began
         self._spent: dict[str, float] = {}
@@ -52,11 +74,11 @@ class Goodput:
     @contextlib.contextmanager
     def spent(self, kind: str) -> Iterator[None]:
         """What happens inside is not productive."""
-        start = time.time()
+        start = time.monotonic()
         try:
             yield
         finally:
-            self._spent[kind] = self._spent.get(kind, 0.0) + time.time() - start
+            self._spent[kind] = self._spent.get(kind, 0.0) + time.monotonic() - start
 
     def waiting(self, batches: Iterable) -> Iterator:
         """The same batches; the time until each of them comes counts as data."""
@@ -70,18 +92,17 @@ class Goodput:
 
     def mark(self, step: int, ended: bool = False) -> None:
         """Write a line: `step` steps are done, and about to be stored."""
-        now = time.time()
+        now = time.monotonic()
         rest = "start" if self._began is not None else "productive"
         spent = self._spent | {rest: max(now - self._line - sum(self._spent.values()), 0.0)}
-        line = {"time": now, "step": step, "spent": {kind: round(s, 3) for kind, s in spent.items()}}
-        line |= {"began": self._began} if self._began is not None else {}
+        line = {"time": now + self._epoch, "step": step, "spent": {kind: round(s, 3) for kind, s in spent.items()}}
+        line |= {"began": self._began + self._epoch} if self._began is not None else {}
         line |= {"ended": True} if ended else {}
         self._began, self._line, self._spent = None, now, {}
-        if self._path:
-            try:
-                _append(self._path, json.dumps(line))
-            except OSError as error:
-                logging.warning("cannot write %s: %s; its account lacks %d s", self._path, error.strerror, sum(spent.values()))
+        if self._file:
+            self._file.add(f"{json.dumps(line)}\n".encode())
+            if ended:
+                self._file.close()
 
 
 def account(workdir: str | Path, now: float | None = None) -> dict[str, float] | None:
@@ -99,12 +120,14 @@ def account(workdir: str | Path, now: float | None = None) -> dict[str, float] |
         if "began" in line and before is not None:
             again = sum(seconds for step, seconds in stored if step > line["step"])
             stored = [(step, seconds) for step, seconds in stored if step <= line["step"]]
-            total["restart"] += again + line["time"] - (line["began"] if before.get("ended") else before["time"])
+            pause = 0.0 if before.get("ended") else line["began"] - before["time"]
+            # The other start may have been on a host whose clock is ahead.
+            total["restart"] += again + max(line["time"] - line["began"], 0.0) + max(pause, 0.0)
             continue
         for kind, seconds in line["spent"].items():
             if kind != "productive":
-                total[kind] += seconds
-        stored.append((line["step"], line["spent"].get("productive", 0.0)))
+                total[kind] = total.get(kind, 0.0) + max(seconds, 0.0)
+        stored.append((line["step"], max(line["spent"].get("productive", 0.0), 0.0)))
     if now is not None and not lines[-1].get("ended"):
         total["restart"] += max(now - lines[-1]["time"], 0.0)
     return total | {"productive": sum(seconds for _, seconds in stored)}
@@ -127,21 +150,26 @@ def text(found: dict[str, float]) -> str:
     return f"goodput {share(found):.0%}: {found['productive']:.0f} s productive; {lost}"
 
 
-def _append(path: Path, line: str) -> None:
-    with path.open("ab+") as file:
-        # A kill may have left half a line.
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else "\n" + line
-        file.write(f"{line}\n".encode())
-
-
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole."""
-    if not path.exists():
+    """The whole lines that are of an account; once, a warning says which others there are."""
+    try:
+        with open_regular(path) as file:
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        _say(path, f"cannot read {path}: {error.strerror}; there is no account of the run's time")
         return []
     found = []
-    for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(parse(line, _Line))
+        except Malformed as error:
+            _say(path, f"{path}:{number} is no line of an account ({error}), and is left out like others of this kind")
     return found
+
+
+def _say(path: Path, what: str) -> None:
+    if path not in _said:
+        _said.add(path)
+        logging.warning("%s", what)

@@ -19,23 +19,31 @@ def hold(path: Path, who: str) -> Iterator[None]:
       who: what its owners are, for the message, such as 'trainer'.
 
     Raises:
-      UserError: another one holds it: names its process; or it cannot be written.
+      UserError: another one holds it: names its process; or it cannot be written, or is a file of another kind.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        # Without O_NONBLOCK, opening a pipe waits for its other end.
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
-    with file:
+    try:
+        with contextlib.suppress(OSError):
+            owner = ""
+            owner = os.pread(file, 64, 0).decode(errors="replace").strip()
+        if owner and not owner.isdecimal():
+            raise UserError(f"{path} is not the lock of a run, and would be overwritten: use another --workdir")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
             raise UserError(
-                f"workdir {path.parent} is in use by another {who} (process {file.read().strip() or 'unknown'}); "
+                f"workdir {path.parent} is in use by another {who} (process {owner or 'unknown'}); "
                 "wait for it, stop it, or use another --workdir"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        # Who holds it is for the message alone; a full disk has no room for it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
         yield
+    finally:
+        os.close(file)

@@ -1,5 +1,6 @@
 """The training loop: start or resume, dispatch step N, read the metrics of N-1."""
 
+import contextlib
 import json
 import math
 import time
@@ -22,6 +23,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.parallel import processes
 from scratchpatch.report.page import write_report
+from scratchpatch.report.run_folder import command
 from scratchpatch.training import branch, durable, fingerprint, goodput, initial, mixture, settings
 from scratchpatch.training import workdir as workdir_lib
 from scratchpatch.training.anchor import anchored
@@ -32,16 +34,19 @@ from scratchpatch.training.metrics import MetricsWriter, NoMetrics
 from scratchpatch.training.notices import Notices, Stopped
 from scratchpatch.training.progress import Progress
 from scratchpatch.training.step import SKIPPED, Trainer
+from scratchpatch.training.watchdog import Watchdog
 
 # Weights of so many bytes are copied to one device; see `_Run._ask`.
 _COPIED_BYTES = 1 << 30
+# What a start writes that says which run a workdir is.
+_FIRST_FILES = {"config.json", mixture.FILE, settings.FILE}
 
 
 def train(config, workdir, began: float | None = None, notices: Notices | None = None) -> bool:
     """Train `config` into `workdir`, or go on with the run that is there.
 
     Args:
-      began: when the process started, in seconds since the epoch; None: now.
+      began: when the process started, by time.monotonic(); None: now.
       notices: what signals ask, listened to already; None: from here on.
     Returns:
       Whether the last step is done; else a signal stopped the run, saved.
@@ -52,7 +57,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     if notices is None:
         with Notices() as notices:
             return train(config, workdir, began, notices)
-    began = time.time() if began is None else began
+    began = time.monotonic() if began is None else began
     config_lib.check(config)
     config = anchored(config)
     # Before anything is written: what differs would show as a hang, or as other losses.
@@ -60,29 +65,31 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     processes.agree({f.name: repr(config_lib.get(config, f.name)) for f in config_lib.FIELDS} | versions)
     mesh = mesh_lib.make(config)
     notices.joined(jax.process_count() > 1)
+    processes.first(lambda: workdir_lib.refuse_foreign(workdir))
     with workdir_lib.lock_workdir(workdir):
         processes.share(Path(workdir))
-        processes.first(lambda: workdir_lib.guard_workdir(workdir, config))
-        processes.first(lambda: durable.fetch_files(config, Path(workdir)))
+        found = {name for name in _FIRST_FILES if (Path(workdir) / name).exists()}
         try:
+            processes.first(lambda: workdir_lib.guard_workdir(workdir, config))
+            processes.first(lambda: durable.fetch_files(config, Path(workdir)))
             processes.first(lambda: branch.begin(config, Path(workdir)))
             processes.first(lambda: settings.begin(Path(workdir), config))
-            finished = _Run(config, Path(workdir), mesh, began).run(notices)
+            finished = _Run(config, Path(workdir), mesh, began, notices.watchdog).run(notices)
             # Leaving ends the patience for those that still write.
             processes.meet("done")
             return finished
         except Stopped:
-            _forget_failed_start(Path(workdir))
+            _forget_failed_start(Path(workdir), found)
             logging.info("stopped by %s before the first step; the same command starts again", notices.stopped_by)
             return False
         except BaseException:
-            _forget_failed_start(Path(workdir))
+            _forget_failed_start(Path(workdir), found)
             raise
 
 
 class _Run:
-    def __init__(self, config, workdir: Path, mesh, began: float):
-        self.config, self.workdir = config, workdir
+    def __init__(self, config, workdir: Path, mesh, began: float, watchdog: Watchdog):
+        self.config, self.workdir, self.watchdog = config, workdir, watchdog
         self.trainer = Trainer(config, mesh)
         parts = mesh_lib.parts(config, mesh)
         self.batches = processes.together(lambda: Batches(config, "train", self.trainer.rows_here, parts))
@@ -99,6 +106,13 @@ class _Run:
         self.invalid = {}
 
     def run(self, notices: Notices) -> bool:
+        try:
+            return self._train(notices)
+        finally:
+            # A checkpoint that failed has made room for the lines that wait.
+            self.metrics.close()
+
+    def _train(self, notices: Notices) -> bool:
         steps, abstract = self.config.training.steps, self.trainer.abstract_state()
         restored = self.checkpoints.restore_latest(abstract)
         first = restored.step if restored else 0
@@ -119,7 +133,7 @@ class _Run:
         self.measures = Measures(self.config, self.settings.learning_rate, self.trainer.mesh.devices.flatten())
         # What was changed since may mend what was bad.
         changed = max(weights[-1][0], known[-1][0])
-        self.bad_in_a_row = processes.first(lambda: self.metrics.skipped_in_a_row(changed))
+        self.bad_in_a_row = processes.first(lambda: self.metrics.skipped_in_a_row(first, changed))
         if self.bad_in_a_row >= self.config.training.bad_steps:
             raise UserError(self._advice(first))
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
@@ -143,8 +157,9 @@ class _Run:
         processes.meet("the first step")
         self.goodput.mark(first)
         notices.first_step = True
-        if branched and processes.is_first():
-            self.metrics.adopt(branch.lines(self.config))
+        self.watchdog.moved()
+        if branched:
+            processes.first(lambda: self.metrics.adopt(branch.lines(self.config)))
         with Progress(total=steps, first=first, label="training", shown=processes.is_first()) as progress:
             state = self._loop(step, state, first, notices, progress)
         done = int(state["step"])
@@ -152,8 +167,8 @@ class _Run:
             self.checkpoints.close()
         self.goodput.mark(done, ended=True)
         self.metrics.close()
-        if processes.is_first():
-            logging.info("%s", goodput.text(goodput.account(self.workdir)))
+        if processes.is_first() and (found := goodput.account(self.workdir)):
+            logging.info("%s", goodput.text(found))
         if self.bad_in_a_row >= t.bad_steps:
             raise UserError(self._advice(done))
         if done < steps:
@@ -175,7 +190,12 @@ class _Run:
         )
 
     def _write_report(self) -> None:
-        logging.info("report: %s", write_report(self.workdir))
+        """The run is finished, whatever becomes of its page."""
+        try:
+            logging.info("report: %s", write_report(self.workdir))
+        except Exception as error:
+            reason = str(error) if isinstance(error, (OSError, UserError)) else f"{type(error).__name__}: {error}"
+            logging.warning("no report (%s); the run is finished, and `%s` makes it", reason, command("report", self.workdir))
 
     def _start(self):
         """The state before step 0."""
@@ -211,6 +231,7 @@ class _Run:
                     with self.goodput.spent("checkpoint"):
                         self.checkpoints.save(done, state, scores)
                 clock = time.monotonic()
+                self.watchdog.moved()
         if pending is not None:
             self._report(*pending, clock, progress)
         with self.goodput.spent("checkpoint"):
@@ -221,6 +242,7 @@ class _Run:
         """Write the metrics of a step that the device has been given time to finish."""
         with jax.transfer_guard("disallow"):
             sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+        self.watchdog.moved(stepped=True)
         now = time.monotonic()
         found = self.measures.of(index, sums, now - clock)
         skipped = int(sums["skipped"])
@@ -249,6 +271,7 @@ class _Run:
         for stream in self.validation:
             for part in self.model.positions(stream):
                 total.add(part)
+                self.watchdog.moved()
         return total.bpb if total.bpb is not None else math.nan, int(total.sums["bytes"])
 
     def _describe(self, state) -> None:
@@ -281,9 +304,13 @@ def _agree_on(name: str, streams) -> None:
     processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})
 
 
-def _forget_failed_start(workdir: Path) -> None:
-    """Free a workdir where nothing was trained: the config or text that failed there is about to be mended."""
+def _forget_failed_start(workdir: Path, found: set[str]) -> None:
+    """Free a workdir where nothing was trained: the config or text that failed there is about to be mended.
+
+    found: names of the files that were there before this start, and stay.
+    """
     trained = [*workdir.glob("checkpoints/*"), *(p for p in workdir.glob("metrics.jsonl") if p.stat().st_size)]
     if not trained and jax.process_index() == 0:
-        for name in ("config.json", mixture.FILE, settings.FILE):
-            (workdir / name).unlink(missing_ok=True)
+        for name in _FIRST_FILES - found:
+            with contextlib.suppress(OSError):
+                (workdir / name).unlink(missing_ok=True)

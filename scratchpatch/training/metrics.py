@@ -4,22 +4,36 @@
                              {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite.
                              A step that was skipped also has "skipped": true, "batch" (its index) and "reason"
     workdir/tensorboard/     the same numbers for TensorBoard
+
+Lines that cannot be written (a full disk) wait in memory, see `appended`: those of a run that dies meanwhile are missing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
-
-import tensorboardX
+from typing import Any, Required, TypedDict
 
 from scratchpatch.errors import UserError
-from scratchpatch.files import replace_text
-from scratchpatch.json_files import plain
+from scratchpatch.files import open_regular, replace_text
+from scratchpatch.json_files import Count, Malformed, parse, plain
+from scratchpatch.training.appended import Appended
+from scratchpatch.training.board import Board
 
 _FILE = "metrics.jsonl"
 _VALIDATION = "validation_bpb"
+
+
+class _Line(TypedDict, total=False):
+    step: Required[Count]
+    bpb: float | None
+    head_bpb: float | None
+    validation_bpb: float | None
+    skipped: bool
+    batch: Count
+    reason: str
+    causality: str
 
 
 class NoMetrics:
@@ -38,77 +52,77 @@ class MetricsWriter:
     """Appends metrics to a workdir; one process per run has one.
 
     The workdir is made where it is missing; a last line that a killed run left torn is dropped. Raises UserError where
-    the workdir cannot be written, or metrics.jsonl holds a line that is none of metrics.
+    the workdir cannot be written, or metrics.jsonl holds a line that is none of metrics; `write` raises nothing.
     """
 
     def __init__(self, workdir: str | Path):
         self._path = Path(workdir) / _FILE
         self._board_path = Path(workdir) / "tensorboard"
-        self._board = None
+        self._lines = Appended(self._path)
+        self._board: Board | None = None
         self._purge_step = None
-        self._file = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch()
         except OSError as error:
             raise self._unwritable(error) from error
-        self._rewrite(_read(self._path))
+        self._keep(lambda record: True)
 
     def truncate(self, last_step: int) -> None:
         """Drop the lines of steps after `last_step`, which a run that resumes from there writes again; -1 drops all."""
         self.close()
         self._purge_step = last_step + 1
-        self._rewrite([record for record in _read(self._path) if record["step"] <= last_step])
+        self._keep(lambda record: record["step"] <= last_step)
 
     def adopt(self, records: list[dict[str, Any]]) -> None:
         """Begin with the lines of another run, which this one goes on from; what is there is dropped."""
         self.close()
-        self._rewrite(records)
+        self._rewrite([_text(record) for record in records])
 
-    def skipped_in_a_row(self, since: int) -> int:
-        """How many of the last steps in a row were skipped, of those with an index from `since` on."""
-        count = 0
-        for record in reversed([record for record in _read(self._path) if _VALIDATION not in record]):
-            if not record.get("skipped") or record["step"] <= since:
-                break
-            count += 1
-        return count
+    def skipped_in_a_row(self, last: int, since: int) -> int:
+        """How many of the steps up to `last` were skipped in a row, of those with an index from `since` on.
+
+        A step without a line, which could not be written, counts as none that was skipped.
+        """
+        skipped = {record["step"] for record in _read(self._path) if record.get("skipped")}
+        first = last
+        while first > since and first in skipped:
+            first -= 1
+        return last - first
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append one line, on the disk when this returns.
+        """Append one line; it is with the system when this returns, or waits for another try.
 
         values: names to numbers (Python, numpy, or jax scalars) or short texts.
         """
         values = {name: plain(value) for name, value in values.items()}
+        if self._board is None:
+            self._board = Board(self._board_path, self._purge_step)
+        self._lines.add(_text({"step": int(step), **values}))
+        self._board.add(int(step), {name: value for name, value in values.items() if isinstance(value, (int, float))})
+
+    def close(self) -> None:
+        """Close the files; a later write opens them again."""
+        self._lines.close()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _keep(self, wanted) -> None:
+        """Drop the lines whose record is not wanted, in place where they are the last ones: a full disk allows that."""
+        lines = _lines(self._path)
+        kept = [line for number, line in enumerate(lines, start=1) if wanted(_record(self._path, number, line))]
+        if kept != lines[: len(kept)]:
+            self._rewrite(kept)
+            return
         try:
-            self._open()
-            self._file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
-            self._file.flush()
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(name, value, global_step=int(step))
+            os.truncate(self._path, sum(len(line) + 1 for line in kept))
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def close(self) -> None:
-        """Flush and close the files; a later write opens them again."""
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
-            self._file = self._board = None
-
-    def _open(self) -> None:
-        if self._file is None:
-            self._file = self._path.open("a")
-            # Without a suffix of its own, a file started in the same second as another one replaces it.
-            number = len(list(self._board_path.glob("*")))
-            self._board = tensorboardX.SummaryWriter(
-                str(self._board_path), purge_step=self._purge_step, flush_secs=10, filename_suffix=f".{number}"
-            )
-
-    def _rewrite(self, records: list[dict[str, Any]]) -> None:
+    def _rewrite(self, lines: list[bytes]) -> None:
         try:
-            replace_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
+            replace_text(self._path, b"".join(line.rstrip(b"\n") + b"\n" for line in lines).decode())
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -138,15 +152,29 @@ def read_all(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    # A line counts once its newline is written.
-    *lines, _torn = path.read_text(errors="replace").split("\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record.get("step"), int):
-                raise ValueError("no step")
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{path}:{number}: {line[:80]!r} is no line of metrics: remove that line") from error
-        records.append(record)
-    return records
+    return [_record(path, number, line) for number, line in enumerate(_lines(path), start=1)]
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The whole lines, without their newlines: a line counts once that is written."""
+    try:
+        with open_regular(path) as file:
+            return file.read().split(b"\n")[:-1]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = parse(line, _Line)
+        wrong = next((name for name, value in record.items() if isinstance(value, (dict, list))), None)
+        if wrong is not None:
+            raise Malformed(f"{wrong}: Expected a number or a text")
+    except Malformed as error:
+        shown = repr(line[:80].decode(errors="replace"))
+        raise UserError(f"{path}:{number}: {shown} is no line of metrics ({error}): remove that line") from error
+    return record
+
+
+def _text(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, allow_nan=False).encode() + b"\n"

@@ -3,6 +3,7 @@
     SIGINT (Ctrl-C), SIGHUP, SIGTERM    save and stop; the second SIGINT stops at once, unsaved
     SIGUSR1                             save and go on
 
+A process that is asked to end ends: see `watchdog` for one that stands still.
 A signal that was ignored when the process started (nohup, a job in the background) stays ignored. Of several processes
 any may get a signal: all of them stop, or save, at one step.
 Free of JAX until the run asks: a signal may come while JAX is being imported.
@@ -11,8 +12,12 @@ Free of JAX until the run asks: a signal may come while JAX is being imported.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+from collections.abc import Callable
+
+from scratchpatch.training.watchdog import Watchdog
 
 STOPPING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 # As a shell has it for a process that SIGINT ended.
@@ -32,17 +37,22 @@ class Notices:
     Attributes:
       stopped_by: the signal that asked for the end, such as 'SIGINT'; '' as long as none did.
       first_step: the first step has begun, so that stopping waits for the step.
+      watchdog: to be told what moves.
     """
 
     def __init__(self, several: bool = False):
         self.stopped_by = ""
         self.first_step = False
+        self.watchdog = Watchdog(STOPPING, self._pass_on)
+        # Of several processes: how JAX hears of SIGTERM, from any thread.
+        self._theirs: Callable[[int], None] | None = None
         self._several = several
         self._save = False
         self._saves = 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Notices:
+        self.watchdog.__enter__()
         handlers = dict.fromkeys(STOPPING, self._stop) | {signal.SIGUSR1: self._ask_save}
         with contextlib.suppress(ValueError):  # only the main thread can listen
             for number, handler in handlers.items():
@@ -56,14 +66,18 @@ class Notices:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        self.watchdog.__exit__()
 
     def joined(self, several: bool) -> None:
         """The processes of the run have found each other: from here on JAX passes on what stops one of several."""
-        self._several = several
-        if several and self.stopped_by:
-            self._tell_all()
-        elif not several and signal.SIGTERM in self._before:
-            signal.signal(signal.SIGTERM, self._stop)  # JAX took it
+        self._several = self.watchdog.several = several
+        if self._before:
+            # JAX took it.
+            theirs = _handler(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, self._stop if signal.SIGTERM in self._before else signal.SIG_IGN)
+            self._theirs = theirs if several else None
+        if self.stopped_by:
+            self._pass_on(signal.SIGTERM)
 
     def stop_at(self, step: int) -> bool:
         """Whether to stop before this step; the same in every process."""
@@ -102,20 +116,30 @@ class Notices:
             return
         if self._several:
             _say(f"{name}: all processes save and stop" + "; once more stops at once" * (number == signal.SIGINT))
-            # JAX's own handler takes the place of this one for SIGTERM, once the processes have found each other.
-            if number != signal.SIGTERM:
-                self._tell_all()
         elif self.first_step:
             _say(f"{name}: saving after this step" + "; once more stops at once" * (number == signal.SIGINT))
         else:
             raise Stopped
 
-    def _tell_all(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _pass_on(self, _: int) -> None:
+        """Tell the other processes. Called by the watchdog, because the main thread may hear of it only after the step."""
+        if self._theirs:
+            self._theirs(signal.SIGTERM)
 
     def _ask_save(self, *_) -> None:
         self._save = True
         _say("SIGUSR1: saving after this step")
+
+
+def _handler(number: int) -> Callable[[int], None] | None:
+    """What a library in C does on a signal, to be called from any thread; None: nothing. Afterwards nothing listens to it.
+
+    Python's own getsignal does not know of such handlers.
+    """
+    exchange = ctypes.CDLL(None).signal
+    exchange.argtypes, exchange.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    address = exchange(number, int(signal.SIG_DFL))
+    return None if address in (None, int(signal.SIG_DFL), int(signal.SIG_IGN)) else ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
 
 
 def _say(text: str) -> None:

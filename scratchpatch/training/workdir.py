@@ -28,6 +28,25 @@ _CONFIG = "config.json"
 _LOCK = "lock"
 
 
+def refuse_foreign(workdir: str | Path) -> None:
+    """Raise UserError where a folder is no workdir and cannot become one: nothing is written there.
+
+    That is an exported model, or whatever has a config.json that is no run's. Other files of the user are no obstacle.
+    """
+    folder = Path(workdir)
+    arrays = next(iter(sorted(folder.glob("*.safetensors*"))), None)
+    if arrays and not (folder / "checkpoints").exists():
+        raise UserError(
+            f"workdir {workdir} holds a model ({arrays.name}) and no run: use another --workdir, and "
+            f"--config.training.init_from={workdir} to start from its weights"
+        )
+    if (folder / _CONFIG).exists():
+        try:
+            load_config(workdir)
+        except UserError as error:
+            raise UserError(f"{error}, or use another --workdir") from error
+
+
 def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Make the workdir this config's own, and write its config.json.
 

@@ -42,7 +42,7 @@ def _check_train(values: Flags) -> None:
 
 
 def _train(values: Flags) -> int:
-    began, finished = time.time(), False
+    began, finished = time.monotonic(), False
     with Notices(several=values.distributed != "none") as notices:
         try:
             heartbeat.start()
@@ -109,6 +109,8 @@ VERBS = {
             "The same command after a stop, however it came, goes on from the newest checkpoint;",
             "a folder of another config is refused with the difference. training.steps and optimizer.* may change, from then on.",
             "Ctrl-C, SIGHUP and SIGTERM save and stop; a second Ctrl-C stops at once. SIGUSR1 saves and goes on.",
+            "One that stands still for minutes, with a signal to stop, ends unsaved: exit code 128 + the signal's number.",
+            "A full disk stops it only where a checkpoint cannot be written; the same command goes on once there is room.",
             "--config.training.continue_from=RUN@STEP branches off another run's checkpoint into a new folder.",
         ),
     ),

@@ -159,13 +159,20 @@ def test_a_full_tier_is_a_warning_tried_again_and_no_harm_to_the_run(made, tmp_p
         copy(step, into, moved)
 
     monkeypatch.setattr(manifest, "copy", full)
+    caplog.set_level("INFO", logger="absl")
     train(made, tmp_path, 10)
-    assert caplog.text.count("No space left on device") == 2 and "(try 2 of 3)" in caplog.text
+    assert caplog.text.count("No space left on device") == 1 and "durable is written again: it has step 10" in caplog.text
     assert names(tmp_path / "durable") == ["10"]
+    caplog.clear()
+    failures[0] = 5  # all tries of one step, and one of the next
+    train(made, tmp_path, 20, 30)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and "cannot copy step 20" in warnings[0] and "the run goes on, and tries again" in warnings[0]
+    assert "durable is written again: it has step 30, and lacks: 20" in caplog.text
     failures[0] = 99
-    train(made, tmp_path, 20)
-    assert f"step 20 is on the local disk alone: {tmp_path}/durable does not have it" in caplog.text
-    assert_restores(made, tmp_path, 20)
+    train(made, tmp_path, 40)
+    assert "durable does not have the last steps: 40" in caplog.text
+    assert_restores(made, tmp_path, 40)
 
 
 def test_a_tier_that_cannot_be_reached_stops_only_a_run_that_has_nothing_else(made, tmp_path, caplog):

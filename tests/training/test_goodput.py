@@ -1,17 +1,25 @@
 """The account of a run's time, from lines as starts leave them."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scratchpatch.training import goodput
 from scratchpatch.training.goodput import Goodput
+from tests.full_disk import Disk
 
 
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr(goodput.time, "time", lambda: self.now)
+        # Of the host: its wall clock is behind the monotonic one by so much.
+        self.behind = 0.0
+        monkeypatch.setattr(goodput.time, "time", lambda: self.now - self.behind)
+        monkeypatch.setattr(goodput.time, "monotonic", lambda: self.now)
 
     def pass_(self, seconds):
         self.now += seconds
@@ -90,7 +98,7 @@ def test_half_a_line_is_left_out_and_the_next_one_is_whole(clock, tmp_path):
     made = start(clock, tmp_path, 0)
     train(clock, made, 4)
     lines = path.read_text().splitlines()
-    assert len(lines) == 4 and json.loads(lines[2])["began"] and json.loads(lines[3])["step"] == 4
+    assert len(lines) == 3 and json.loads(lines[1])["began"] and json.loads(lines[2])["step"] == 4
     assert goodput.account(tmp_path) == pytest.approx(only(productive=10, start=3, compile=2, checkpoint=1, data=0.5, restart=5))
 
 
@@ -100,7 +108,77 @@ def test_nothing_is_known_of_no_run_and_other_processes_write_nothing(clock, tmp
     assert goodput.account(tmp_path) is None and list(tmp_path.iterdir()) == []
 
 
-def test_a_line_that_cannot_be_written_is_a_warning(clock, tmp_path, caplog):
+def test_a_line_that_cannot_be_written_is_a_warning_and_comes_later(clock, tmp_path, caplog, monkeypatch):
+    disk = Disk(monkeypatch.setattr, "goodput.jsonl", room=20)
+    made = start(clock, tmp_path, 0)
+    train(clock, made, 4)
+    assert goodput.account(tmp_path) is None
+    disk.room = None
+    train(clock, made, 8, ended=True)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and "goodput.jsonl: No space left" in caplog.text
+    assert goodput.account(tmp_path)["productive"] == 20
+
+
+def test_what_cannot_be_read_is_no_account(tmp_path, caplog):
     (tmp_path / "goodput.jsonl").mkdir()
-    start(clock, tmp_path, 0)
-    assert "cannot write" in caplog.text
+    assert goodput.of_run(tmp_path) == {} and "cannot read" in caplog.text and "a folder" in caplog.text
+
+
+GOOD = {"time": 10.0, "step": 0, "spent": {"start": 3.0}, "began": 7.0}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null", "[1]", "3", "nonsense", "{}", "[" * 5000, '{"time": 1, "step": -1, "spent": {}}', '{"time": 1, "step": true, "spent": {}}',
+        '{"time": 1, "step": 1, "spent": {"start": "3"}}', '{"time": 1, "step": 1, "spent": []}', '{"time": NaN, "step": 1, "spent": {}}',
+        '{"time": 1e999, "step": 1, "spent": {}}', '{"time": 1, "step": 1, "spent": {}, "began": null}', "\udcff",
+    ],
+)  # fmt: skip
+def test_lines_that_are_none_of_an_account_are_left_out_with_one_warning(tmp_path, caplog, line):
+    path = tmp_path / "goodput.jsonl"
+    more = {"time": 20.0, "step": 4, "spent": {"productive": 9.0}}
+    text = "\n".join((json.dumps(GOOD), line, json.dumps(more), line)) + "\n"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    for _ in range(2):
+        assert goodput.account(tmp_path) == pytest.approx(only(start=3, productive=9))
+    assert caplog.text.count("goodput.jsonl:2 is no line of an account") == 1 == len(caplog.records)
+
+
+def test_a_host_whose_clock_is_behind_costs_its_own_time_alone(clock, tmp_path):
+    train(clock, start(clock, tmp_path, 0), 4)
+    clock.behind = 1e6
+    train(clock, start(clock, tmp_path, 4), 8, ended=True)
+    found = goodput.account(tmp_path)
+    assert found == pytest.approx(only(productive=20, start=3, compile=2, checkpoint=2, data=1, restart=5))
+    assert goodput.of_run(tmp_path)["goodput"] == pytest.approx(20 / 33)
+
+
+def test_a_clock_that_is_set_anew_meanwhile_changes_nothing(clock, tmp_path):
+    made = start(clock, tmp_path, 0)
+    clock.behind = 5e5
+    train(clock, made, 4)
+    clock.behind = -5e5
+    train(clock, made, 8, ended=True)
+    assert goodput.account(tmp_path) == pytest.approx(only(productive=20, start=3, compile=2, checkpoint=2, data=1))
+
+
+SECONDS = st.floats(-1e12, 1e12)
+LINES = st.lists(
+    st.fixed_dictionaries(
+        {"time": SECONDS, "step": st.integers(0, 9), "spent": st.dictionaries(st.sampled_from(["productive", "start", "data", "new"]), SECONDS)},
+        optional={"began": SECONDS, "ended": st.booleans()},
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(lines=LINES, now=st.none() | SECONDS)
+def test_whatever_the_clocks_say_the_share_is_one(lines, now):
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "goodput.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = goodput.account(folder, now)
+    assert all(seconds >= 0 for seconds in found.values())
+    assert 0 <= goodput.share(found) <= 1 and "%: " in goodput.text(found)

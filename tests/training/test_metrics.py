@@ -6,7 +6,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from scratchpatch.errors import UserError
+from scratchpatch.training import appended, metrics
 from scratchpatch.training.metrics import MetricsWriter, read_metrics
+from tests.full_disk import Disk
 
 
 def lines(workdir):
@@ -87,11 +89,62 @@ def test_tensorboard_gets_the_numbers_and_is_told_what_a_resumed_run_purges(tmp_
 
 
 def test_a_line_that_is_none_of_metrics_is_named(tmp_path):
-    for bad in ("nonsense", "[1]", '{"bpb": 1.0}'):
+    for bad in (
+        "nonsense", "[1]", "null", "7", "", '{"bpb": 1.0}', '{"step": true}', '{"step": -1}', '{"step": 1.5}', '{"step": "1"}',
+        '{"step": 1, "bpb": "low"}', '{"step": 1, "bpb": NaN}', '{"step": 1, "mfu": [1]}', '{"step": 1, "rate": {}}',
+        '{"step": 1, "skipped": 1}', "[" * 5000, '{"step": 1}{"step": 2}',
+    ):  # fmt: skip
         (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + bad + "\n")
         for open_it in (read_metrics, MetricsWriter):
-            with pytest.raises(UserError, match=r"metrics.jsonl:2: .*is no line of metrics"):
+            with pytest.raises(UserError, match=r"metrics.jsonl:2: .*is no line of metrics \(.*\): remove that line") as error:
                 open_it(tmp_path)
+            assert "\n" not in str(error.value) and len(str(error.value)) < 500
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n' + bad + "\n"
+
+
+def test_a_full_disk_takes_no_line_and_tears_none(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(appended, "_AGAIN", 0.0)
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"bpb": 1.0})
+    disk = Disk(monkeypatch.setattr, "metrics.jsonl", "tfevents", room=20)
+    for step in (2, 3, 4):
+        writer.write(step, {"bpb": float(step)})
+        assert [line["step"] for line in lines(tmp_path)] == [1]
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2  # one of each file
+    disk.room = None
+    writer.write(5, {"bpb": 5.0})
+    writer.close()
+    assert [line["bpb"] for line in lines(tmp_path)] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [event.step for event in board_events(tmp_path) if event.summary.value] == [1, 2, 3, 4, 5]
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == warnings
+
+
+def test_a_resumed_run_needs_no_room_to_drop_lines(tmp_path, monkeypatch):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "bp')
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metrics, "replace_text", full)
+    writer = MetricsWriter(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    writer.truncate(1)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    with pytest.raises(UserError, match="cannot write .*metrics.jsonl: No space left on device; free space there"):
+        writer.adopt([{"step": 1}])
+
+
+def test_skipped_steps_are_counted_up_to_the_first_that_was_not_or_has_no_line(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for step, skipped in ((1, True), (2, True), (4, True), (5, True), (6, True)):
+        writer.write(step, {"bpb": None, "skipped": skipped})
+    writer.write(6, {"validation_bpb": 1.0})
+    writer.close()
+    assert writer.skipped_in_a_row(6, 0) == 3  # step 3 has no line
+    assert writer.skipped_in_a_row(6, 4) == 2
+    assert writer.skipped_in_a_row(2, 0) == 2
+    assert writer.skipped_in_a_row(7, 0) == 0
 
 
 def test_missing_and_unwritable_files_are_named(tmp_path):

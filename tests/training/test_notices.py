@@ -62,3 +62,31 @@ def test_what_was_ignored_stays_ignored():
     line = [sys.executable, "-c", _PROCESS.format(body="pass", running=True, before="") + "send('SIGTERM')"]
     # Afterwards all is as before.
     assert subprocess.run(line, stdout=subprocess.DEVNULL).returncode == -signal.SIGTERM
+
+
+_LIBRARY = """
+import ctypes
+heard = []
+handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(heard.append)
+def took_it():
+    ctypes.CDLL(None).signal(signal.SIGTERM, handler)
+    notices.joined(True)
+def tell(name):
+    send(name)
+    end = time.monotonic() + 60
+    while not heard and time.monotonic() < end:
+        time.sleep(0.01)
+    print(name, heard, notices.stopped_by)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP", "SIGTERM"])
+def test_of_several_processes_the_others_are_told_the_way_that_a_library_listens_to(name):
+    code, lines, said = told(f"took_it(); tell('{name}')", before="import time" + _LIBRARY)
+    assert (code, lines) == (0, [f"{name} [15] {name}", "end"])
+    assert said == f"scratchpatch: {name}: all processes save and stop{'; once more stops at once' * (name == 'SIGINT')}\n"
+
+
+def test_a_signal_that_came_before_the_processes_found_each_other_is_passed_on_then():
+    body = "notices._several = True; send('SIGTERM'); took_it(); print(heard, notices.stopped_by)"
+    assert told(body, before="import time" + _LIBRARY)[:2] == (0, ["[15] SIGTERM", "end"])
