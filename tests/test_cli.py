@@ -137,7 +137,7 @@ def test_a_bucket_is_no_workdir(capsys, config_file):
         ("--config.data.sources=text: x", "the field takes a value of type tuple"),
         ("--config.data.sources=text:x", "must hold (SPEC, weight) pairs"),
         ("--config.patching.kind=fix", "patching.kind = 'fix' must be one of byte, fixed"),
-        ("--config.training.batch_rows=0", "training.batch_rows = 0 must be at least 1"),
+        ("--config.training.batch_rows=0", "training.batch_rows = 0 must lie between 1 and 1048576"),
         ("--config.seed", "--config.seed"),
         ("stray", "'stray' is not a flag"),
     ],
