@@ -50,8 +50,6 @@ def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     except msgspec.ValidationError as error:
         reason, _, where = str(error).replace("`", "").partition(" - at ")
         raise Malformed(f"{where.removeprefix('$.')}: {reason}" if where else reason) from None
-    except OverflowError:
-        raise Malformed("it holds a number that is too large") from None
     return value
 
 
