@@ -9,6 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
+from scratchpatch import places
 from scratchpatch.config_flags import parse_override
 from scratchpatch.data.sources import SPECS
 from scratchpatch.errors import UserError
@@ -57,8 +58,21 @@ def writable(path: str | None, flag: str) -> None:
         raise UserError(f"--{flag}={path}: wanted a file in a folder that exists")
 
 
+class _Path(flags.ArgumentParser):
+    """A path as it is given, with the home folder for `~`; URLs too."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return places.expanded(argument)
+
+
+def path_flag(values: Flags, name: str, help: str) -> None:
+    flags.DEFINE(_Path(), name, None, help, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
 def workdir_flag(values: Flags) -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    path_flag(values, "workdir", "Folder of the run.")
 
 
 def json_flag(values: Flags) -> None:
