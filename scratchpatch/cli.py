@@ -76,6 +76,8 @@ def _dispatch(argv: list[str]) -> int:
         flag_values = _flags(name, verb, arguments)
     except flags.IllegalFlagValueError as error:
         return _complain(config_flags.explain(error), WRONG_USAGE)
+    except OSError as error:
+        return _complain(f"{error.filename or 'the working directory'}: {error.strerror} (see scratchpatch {name} --help)", WRONG_USAGE)
     except (UserError, flags.Error, UnicodeError) as error:
         return _complain(f"{error} (see scratchpatch {name} --help)", WRONG_USAGE)
     except RecursionError:

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 import ml_collections
 
-from scratchpatch import json_files, schema, vocabulary
+from scratchpatch import json_files, places, schema, vocabulary
 from scratchpatch.errors import UserError
 
 Check = Callable[[Any], str | None]
@@ -48,7 +48,7 @@ def _spike(value) -> str | None:
 
 
 def _threshold(value) -> str | None:
-    return None if abs(value) <= 1e3 or math.isinf(value) else "must lie between -1000.0 and 1000.0, or be inf for never, or -inf for always"
+    return None if abs(value) <= 1e30 or math.isinf(value) else "must lie between -1e+30 and 1e+30, or be inf for never, or -inf for always"
 
 
 def _path(value) -> str | None:
@@ -57,11 +57,15 @@ def _path(value) -> str | None:
     return None if len(value) <= _LONGEST_PATH else f"must have at most {_LONGEST_PATH} characters"
 
 
+def _folder(value) -> str | None:
+    return _path(value) or places.unstorable(value)
+
+
 def _branch(value) -> str | None:
     workdir, at, step = value.rpartition("@")
     if value and not (workdir and step.isdecimal() and step.isascii() and len(step) <= len(str(_MOST_STEPS))):
         return "must be RUN@STEP, such as 'runs/first@2000'"
-    return _path(value)
+    return _folder(value)
 
 
 def _sizes(value) -> str | None:
@@ -198,7 +202,7 @@ FIELDS = (
     Field("model.entropy_head.weight", 1.0, "", "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained.", _between(0.0, 1e3)),
     Field("model.entropy_head.stop_gradient", True, "", "Keep the entropy head's gradient out of the encoder.", _any),
     Field("model.entropy_model.layers", 0, "layers", "Depth of a separate, frozen byte model whose entropies the decisions read (BLT); 0: they read the entropy head's.", _LAYERS),
-    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _path, path=True),
+    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _folder, path=True),
     Field("model.entropy_model.d_byte", 256, "", "Width of the entropy model.", _WIDTH),
     Field("model.entropy_model.heads", 4, "heads", "Attention heads of the entropy model.", _HEADS),
     Field("model.entropy_model.window", 512, "bytes", "Bytes that one byte sees in a layer of the entropy model, itself included.", _BYTES),
@@ -244,9 +248,9 @@ FIELDS = (
     Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _between(1, _MOST_BYTES)),
     Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _STEPS, free=True),
     Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best of those whose step was validated.", _COUNT, free=True),
-    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _path, free=True, path=True),
+    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _folder, free=True, path=True),
     Field("training.durable_keep", 2, "checkpoints", "Newest checkpoints kept in training.durable_dir.", _COUNT, free=True),
-    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _path, path=True),
+    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _folder, path=True),
     Field("training.continue_from", "", "", "RUN@STEP: a checkpoint of another run that a new run goes on from, with its moments, step and place in the data. What may change when a run resumes may differ; training.steps counts the other run's steps too. Empty: none.", _branch, path=True),
     Field("training.bad_steps", 10, "steps", "A step whose loss or gradient norm is not finite, or too far above its mean, changes nothing and is skipped; so many in a row stop the run.", _COUNT, free=True),
     Field("training.loss_spike", 0.0, "times", "A step whose loss is more than so many times the mean of the last hundred or so is skipped; 0: none is.", _spike, later=True),

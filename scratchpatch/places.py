@@ -37,6 +37,16 @@ def expanded(path: str) -> str:
     return folder.rstrip("/") + path[1:] or "/"
 
 
+def unstorable(path: str) -> str | None:
+    """Why a folder cannot hold checkpoints, shards or exported arrays, as the end of a sentence; None where it can."""
+    if not path or "://" in path:
+        return None
+    full = os.path.abspath(path)
+    if full.isascii() or not any("\udc80" <= c <= "\udcff" for c in full):
+        return None
+    return f"lies at {full}, which is no UTF-8, and the libraries that store arrays take no other names: rename it, or name a link to it"
+
+
 def cache_folder(configured: str = "") -> Path:
     """Folder of stream indexes and compiled programs; it need not exist.
 

@@ -99,7 +99,7 @@ def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
         ("data.sources", (("text:a\0b", 1.0),), "holds a NUL"),
         ("data.sources", (("text:x", 1.0),) * 5000, "holds 5000 sources: at most 4096"),
         ("model.encoder.ngrams", (3,) * 16, "must hold at most 15 whole numbers"),
-        ("trigger.threshold", float("nan"), "nan must lie between -1000.0 and 1000.0, or be inf for never, or -inf for always"),
+        ("trigger.threshold", float("nan"), r"nan must lie between -1e\+30 and 1e\+30, or be inf for never, or -inf for always"),
         ("data.sources", (), "name at least one"),
         ("data.sources", ("text:x", 1.0), r"must hold \(SPEC, weight\) pairs"),
         ("data.sources", (("text:x", 0.0),), "a weight above 0, and finite"),
@@ -144,10 +144,9 @@ THRESHOLDS = {"patching.threshold", "patching.jump", "trigger.threshold"}
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
 def test_every_number_has_a_range_beyond_which_it_is_refused(field):
-    """Also one that is added tomorrow: nothing sensible is as large as 10^18, and nothing that is not finite is, but a threshold."""
-    huge = [-(10**18), 10**18, 10**400]
-    strange = [float("nan"), float("inf"), float("-inf")] if isinstance(field.default, float) else []
-    for value in (huge[:2] if field.name in THRESHOLDS else huge) + (strange[:1] if field.name in THRESHOLDS else strange):
+    """Also one that is added tomorrow: nothing sensible is as large as 10^31, and nothing that is not finite is, but a threshold."""
+    infinite = [] if field.name in THRESHOLDS else [float("inf"), float("-inf"), 10**400]
+    for value in (-(10**31), 10**31, *([float("nan"), *infinite] if isinstance(field.default, float) else [])):
         c = config.default()
         config.set_field(c, field.name, value)
         kept = config.get(c, field.name)

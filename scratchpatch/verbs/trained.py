@@ -14,6 +14,7 @@ from scratchpatch.verbs.verb import (
     Flags,
     Verb,
     existing,
+    folder_flag,
     json_flag,
     override_flag,
     overrides,
@@ -198,7 +199,7 @@ def _generate(values: Flags) -> int:
 
 def _define_report(values: Flags) -> None:
     workdir_flag(values)
-    path_flag(values, "baseline", "Folder of a run to compare with.")
+    folder_flag(values, "baseline", "Folder of a run to compare with.")
 
 
 def _report(values: Flags) -> int:

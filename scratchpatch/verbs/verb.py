@@ -67,12 +67,27 @@ class _Path(flags.ArgumentParser):
         return places.expanded(argument)
 
 
+class _Stored(_Path):
+    """The path of what libraries store or read that take no other names than UTF-8."""
+
+    def parse(self, argument: str) -> str:
+        if problem := places.unstorable(argument):
+            raise UserError(f"{argument} {problem}")
+        return super().parse(argument)
+
+
 def path_flag(values: Flags, name: str, help: str) -> None:
+    """A file that is read or written."""
     flags.DEFINE(_Path(), name, None, help, flag_values=values, serializer=flags.ArgumentSerializer())
 
 
+def folder_flag(values: Flags, name: str, help: str) -> None:
+    """A folder of checkpoints, shards or arrays."""
+    flags.DEFINE(_Stored(), name, None, help, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
 def workdir_flag(values: Flags) -> None:
-    path_flag(values, "workdir", "Folder of the run.")
+    folder_flag(values, "workdir", "Folder of the run.")
 
 
 def json_flag(values: Flags) -> None:
