@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
+import pkgutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -63,8 +64,10 @@ def _others() -> str | None:
 
 
 def _plugins() -> list[str]:
-    """Names of the modules of JAX's plugins, such as jax_plugins.xla_cuda13."""
-    return [point.value for point in metadata.entry_points(group="jax_plugins")]
+    """Names of the modules of JAX's plugins, such as jax_plugins.xla_cuda13, where JAX looks for them."""
+    package = importlib.util.find_spec("jax_plugins")
+    below = pkgutil.iter_modules(package.submodule_search_locations, "jax_plugins.") if package else ()
+    return sorted({*(module.name for module in below), *(point.value for point in metadata.entry_points(group="jax_plugins"))})
 
 
 def _may_have_tpu() -> bool:

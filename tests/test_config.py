@@ -96,6 +96,8 @@ def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
         ("training.norm_spike", float("inf"), "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit"),
         ("training.continue_from", "run@" + "9" * 5000, "must be RUN@STEP"),
         ("training.durable_dir", "a\0b", "holds a NUL, which no path has"),
+        ("training.init_from", "/a/\udcff", "lies at /a/\udcff, which is no UTF-8"),
+        ("training.continue_from", "/a/\udcff@5", "lies at /a/\udcff@5, which is no UTF-8"),
         ("data.sources", (("text:a\0b", 1.0),), "holds a NUL"),
         ("data.sources", (("text:x", 1.0),) * 5000, "holds 5000 sources: at most 4096"),
         ("model.encoder.ngrams", (3,) * 16, "must hold at most 15 whole numbers"),

@@ -76,6 +76,19 @@ def test_a_tpu_on_the_bus_is_seen_and_googles_network_card_is_none(machine, tmp_
     assert machine() is None
 
 
+def test_plugins_are_found_where_jax_looks_for_them(monkeypatch, tmp_path):
+    """In the package jax_plugins, and among the entry points of what is installed."""
+    (tmp_path / "jax_plugins" / "xla_cuda99").mkdir(parents=True)
+    (tmp_path / "jax_plugins" / "xla_cuda99" / "__init__.py").write_text("")
+    about = tmp_path / "other-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[jax_plugins]\nother = jax_plugins.other\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "jax_plugins", raising=False)
+    assert {"jax_plugins.xla_cuda99", "jax_plugins.other"} <= set(platforms._plugins())
+
+
 def test_what_the_user_set_stays(machine):
     for value in ("tpu", "", "cuda"):
         assert machine(JAX_PLATFORMS=value) == value and not platforms.unused_gpu()
