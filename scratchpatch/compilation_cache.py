@@ -5,14 +5,13 @@ from pathlib import Path
 
 from absl import logging
 
-from scratchpatch import platforms
+from scratchpatch import places, platforms
 from scratchpatch.errors import UserError
-from scratchpatch.places import cache_folder
 
 
 def folder() -> Path:
     """Where compiled programs are kept: `xla` in the cache folder (see `places.cache_folder`). Raises UserError."""
-    return cache_folder() / "xla"
+    return places.cache_folder() / "xla"
 
 
 def enable() -> None:
@@ -39,8 +38,11 @@ def _usable() -> str | None:
     """The folder, made where it is missing; None where it cannot be written, which a warning says."""
     try:
         path = folder()
-        path.mkdir(parents=True, exist_ok=True)
-        problem = None if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written: set SCRATCHPATCH_CACHE"
+        if unfit := places.unstorable(str(path)):
+            problem = f"the cache {unfit.partition(';')[0]}: set SCRATCHPATCH_CACHE"
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            problem = None if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written: set SCRATCHPATCH_CACHE"
     except OSError as error:
         problem = f"{path} cannot be made ({error.strerror}): set SCRATCHPATCH_CACHE"
     except UserError as error:

@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,10 @@ def to_anywhere() -> Iterator[None]:
     when this is left: raises OSError where it cannot be.
     """
     stream = sys.stdout
+    if stream is None:  # closed by who started this
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+        return
     if not hasattr(stream, "reconfigure"):
         yield
         return

@@ -44,7 +44,7 @@ def unstorable(path: str) -> str | None:
     full = os.path.abspath(path)
     if full.isascii() or not any("\udc80" <= c <= "\udcff" for c in full):
         return None
-    return f"lies at {full}, which is no UTF-8, and the libraries that store arrays take no other names: rename it, or name a link to it"
+    return f"lies at {full}, which is no UTF-8, and the libraries that store arrays take no other names; rename it, or name a link to it"
 
 
 def cache_folder(configured: str = "") -> Path:

@@ -455,6 +455,14 @@ def test_generated_bytes_do_not_steer_a_terminal(monkeypatch, stand_in, workdir,
     assert stream.said() == wanted
 
 
+def test_standard_output_that_is_closed_takes_what_it_is_given(capsys, monkeypatch, stand_in, workdir):
+    stand_in("scratchpatch.inference.generate", generate_text=lambda *_, **__: GENERATED)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x"]) == 0
+    assert cli.main(["--help"]) == 0 and sys.stdout is None
+    assert capsys.readouterr().err == ""
+
+
 def test_standard_output_that_is_full_is_one_line(capsys, monkeypatch, stand_in, config_file):
     class Full(Stream):
         def flush(self):

@@ -33,10 +33,13 @@ def unnamed():
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-@pytest.mark.parametrize("below", ["a file", "a read-only folder"])
+@pytest.mark.parametrize("below", ["a file", "a read-only folder", "a name that is no UTF-8"])
 def test_a_folder_that_cannot_be_written_is_one_warning_and_no_cache(monkeypatch, tmp_path, unnamed, caplog, below):
     if below == "a file":
         (tmp_path / "cache").write_text("")
+    elif below == "a name that is no UTF-8":
+        # JAX would raise where it compiles.
+        monkeypatch.setattr(compilation_cache, "folder", lambda: tmp_path / "\udce9" / "xla")
     else:
         # Root may write everywhere but where the system says no.
         monkeypatch.setattr(os, "access", lambda *_: False)

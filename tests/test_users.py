@@ -105,7 +105,7 @@ def test_a_folder_of_arrays_whose_name_is_no_utf8_is_refused_before_anything_beg
         monkeypatch.chdir(text)
         assert cli.main([each.replace("NAME", name) for each in argv]) == 2
         said = capsys.readouterr().err
-        assert "which is no UTF-8, and the libraries that store arrays take no other names: rename it, or name a link to it" in said
+        assert "which is no UTF-8, and the libraries that store arrays take no other names; rename it, or name a link to it" in said
         assert said.count("\n") == 1 and "\x1b" not in said
 
 

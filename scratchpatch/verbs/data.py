@@ -23,7 +23,7 @@ def _define_prepare(values: Flags) -> None:
     flags.DEFINE_enum(
         "on_bad_record", "error", ("error", "skip"), "What a record that cannot be read does: stop, or be counted.", flag_values=values
     )
-    flags.DEFINE_integer("workers", None, "Processes; none: one per core.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("workers", None, "Processes; none: one per core.", lower_bound=1, upper_bound=1024, flag_values=values)
     flags.DEFINE_string(
         "runner",
         "local",
