@@ -3,12 +3,15 @@
 import importlib
 import importlib.metadata
 
+from scratchpatch import platforms
 from scratchpatch.errors import UserError
 
 try:
     __version__ = importlib.metadata.version("scratchpatch")
 except importlib.metadata.PackageNotFoundError:
     __version__ = "0+uninstalled"
+
+platforms.choose()
 
 # Name to the module that holds it.
 _PUBLIC = {

@@ -14,7 +14,7 @@ import traceback
 
 from absl import flags
 
-from scratchpatch import background, config_flags, log_lines
+from scratchpatch import background, config_flags, log_lines, output
 from scratchpatch import config as fields
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
@@ -36,15 +36,16 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     log_lines.to_stderr()
     try:
-        return _dispatch(argv)
+        with output.to_anywhere():
+            return _dispatch(argv)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of standard output left (`| head`). Python would complain
+    except OSError as error:
+        # Standard output cannot be written, or its reader left (`| head`). Python would complain
         # once more when it flushes at exit: give it somewhere to write.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return FAILED if isinstance(error, BrokenPipeError) else _complain(f"standard output: {error.strerror}", FAILED)
 
 
 def script() -> int:
@@ -75,8 +76,12 @@ def _dispatch(argv: list[str]) -> int:
         flag_values = _flags(name, verb, arguments)
     except flags.IllegalFlagValueError as error:
         return _complain(config_flags.explain(error), WRONG_USAGE)
-    except (UserError, flags.Error) as error:
+    except OSError as error:
+        return _complain(f"{error.filename or 'the working directory'}: {error.strerror} (see scratchpatch {name} --help)", WRONG_USAGE)
+    except (UserError, flags.Error, UnicodeError) as error:
         return _complain(f"{error} (see scratchpatch {name} --help)", WRONG_USAGE)
+    except RecursionError:
+        return _complain(f"a flag's value is nested too deep (see scratchpatch {name} --help)", WRONG_USAGE)
     if flag_values is None:
         print(_verb_help(name, verb))
         return DONE
@@ -87,9 +92,14 @@ def _dispatch(argv: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.filename is None:
-            raise
-        return _complain(f"{error.filename}: {error.strerror}", FAILED)
+        said = error.strerror or str(error) or type(error).__name__
+        return _complain(said if error.filename is None else f"{error.filename}: {said}", FAILED)
+    except MemoryError as error:
+        said = f" ({error})" if str(error) else ""
+        return _complain(f"this machine's memory does not suffice{said}: a smaller batch, window or model needs less", FAILED)
+    except RecursionError as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return _complain(f"something that was read is nested too deep ({last.filename}:{last.lineno})", FAILED)
 
 
 def _flags(name: str, verb: Verb, arguments: list[str]) -> flags.FlagValues | None:
@@ -148,5 +158,5 @@ def _verb_help(name: str, verb: Verb) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print("scratchpatch: " + " ".join(message.split()), file=sys.stderr)
+    print("scratchpatch: " + output.escaped(" ".join(message.split())), file=sys.stderr)
     return code

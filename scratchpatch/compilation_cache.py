@@ -3,29 +3,53 @@
 import os
 from pathlib import Path
 
+from absl import logging
+
+from scratchpatch import places, platforms
+from scratchpatch.errors import UserError
+
 
 def folder() -> Path:
-    """Where compiled programs are kept: $SCRATCHPATCH_CACHE/xla, else ~/.cache/scratchpatch/xla."""
-    base = os.environ.get("SCRATCHPATCH_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "scratchpatch") / "xla"
+    """Where compiled programs are kept: `xla` in the cache folder (see `places.cache_folder`). Raises UserError."""
+    return places.cache_folder() / "xla"
 
 
 def enable() -> None:
     """Make JAX keep and reuse compiled programs; a folder that JAX_COMPILATION_CACHE_DIR names stays.
 
-    Call it before the first compilation: JAX opens the cache once.
+    Where nothing can be written, a warning says so and every start compiles anew. Call it before the first compilation: JAX opens the cache once.
     """
     # The C++ side of XLA reads this when it is loaded; its warnings about
     # tuning are not for the user of a training run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(folder()))
+    if platforms.unused_gpu():
+        logging.warning("an NVIDIA GPU is here, but the plugin with which JAX uses it is not, so this runs on the CPU: bash launch/setup.sh cuda")
+    if not jax.config.jax_compilation_cache_dir and (usable := _usable()):
+        jax.config.update("jax_compilation_cache_dir", usable)
     # By default only programs that took a second or more are kept, and a run
     # compiles many small ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _usable() -> str | None:
+    """The folder, made where it is missing; None where it cannot be written, which a warning says."""
+    try:
+        path = folder()
+        if unfit := places.unstorable(str(path)):
+            problem = f"the cache {unfit.partition(';')[0]}: set SCRATCHPATCH_CACHE"
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            problem = None if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written: set SCRATCHPATCH_CACHE"
+    except OSError as error:
+        problem = f"{path} cannot be made ({error.strerror}): set SCRATCHPATCH_CACHE"
+    except UserError as error:
+        problem = str(error)
+    if problem:
+        logging.warning("compiled programs are not kept, so that every start compiles them anew: %s", problem)
+    return None if problem else str(path)
 
 
 def quick() -> dict | None:

@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import ml_collections
 
-from scratchpatch import schema, vocabulary
+from scratchpatch import json_files, places, schema, vocabulary
 from scratchpatch.errors import UserError
 
 Check = Callable[[Any], str | None]
-
-
-def _at_least(low) -> Check:
-    return lambda v: None if v >= low else f"must be at least {low}"
 
 
 def _between(low, high) -> Check:
@@ -43,29 +38,53 @@ def _any(_):
 
 
 def _size(value) -> str | None:
-    return None if value == -1 or value >= 1 else "must be at least 1, or -1 for the devices that the other axes leave"
+    if value == -1 or 1 <= value <= _MOST_DEVICES:
+        return None
+    return f"must be at least 1 and at most {_MOST_DEVICES}, or -1 for the devices that the other axes leave"
 
 
 def _spike(value) -> str | None:
-    return None if value == 0 or value > 1 else "must be above 1, such as 3.0, or 0 for no limit"
+    return None if value == 0 or 1 < value <= 1e6 else "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit"
+
+
+def _threshold(value) -> str | None:
+    return None if abs(value) <= 1e30 or math.isinf(value) else "must lie between -1e+30 and 1e+30, or be inf for never, or -inf for always"
+
+
+def _path(value) -> str | None:
+    if "\0" in value:
+        return "holds a NUL, which no path has"
+    return None if len(value) <= _LONGEST_PATH else f"must have at most {_LONGEST_PATH} characters"
+
+
+def _folder(value) -> str | None:
+    return _path(value) or places.unstorable(value)
 
 
 def _branch(value) -> str | None:
     workdir, at, step = value.rpartition("@")
-    return None if not value or (workdir and step.isdecimal()) else "must be RUN@STEP, such as 'runs/first@2000'"
+    if value and not (workdir and step.isdecimal() and step.isascii() and len(step) <= len(str(_MOST_STEPS))):
+        return "must be RUN@STEP, such as 'runs/first@2000'"
+    return _folder(value)
 
 
 def _sizes(value) -> str | None:
-    return None if all(type(n) is int and 2 <= n <= 16 for n in value) else "must hold whole numbers from 2 to 16, such as (3, 4, 5)"
+    if len(value) <= 15 and all(type(n) is int and 2 <= n <= 16 for n in value):
+        return None
+    return "must hold at most 15 whole numbers from 2 to 16, such as (3, 4, 5)"
 
 
 def _sources(value) -> str | None:
+    if len(value) > _MOST_SOURCES:
+        return f"holds {len(value)} sources: at most {_MOST_SOURCES}; one SPEC may name many files"
     for item in value:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             return "must hold (SPEC, weight) pairs, such as (('text:books/*.txt', 1.0),)"
         spec, weight = item
         if not isinstance(spec, str) or not _is_weight(weight):
-            return f"holds {item!r}: wanted (SPEC, weight) with a weight above 0, and finite"
+            return f"holds {shown(item)}: wanted (SPEC, weight) with a weight above 0, and finite"
+        if problem := _path(spec):
+            return f"holds {shown(spec)}, which {problem}"
     if not _is_weight(sum(weight for _, weight in value) or 1):
         return "has weights whose sum is not finite"
     return None
@@ -79,6 +98,17 @@ def _is_weight(value) -> bool:
 
 def _specs(value) -> list[str]:
     return [spec for spec, _ in value]
+
+
+def shown(value: Any) -> str:
+    """A value as a message has it: of a long one the beginning."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "a value that is nested too deep"
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +145,33 @@ DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "wsd", "constant")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 
+# Beyond these nothing sensible exists today, with room to spare: they keep a slip of the keyboard, or a damaged file,
+# from hanging a run or filling the memory.
+_MOST_LAYERS, _WIDEST, _MOST_HEADS, _MOST_VECTORS, _WIDEST_WINDOW = 1024, 1 << 16, 1024, 256, 1 << 18
+_MOST_STEPS, _MOST_ROWS, _MOST_BYTES, _MOST_DEVICES = 10**9, 1 << 20, 1 << 50, 1 << 20
+_MOST_STEP_BYTES = 1 << 31
+_LONGEST_PATH, _MOST_SOURCES = 4096, 4096
+
+_LAYERS, _DEEP = _between(0, _MOST_LAYERS), _between(1, _MOST_LAYERS)
+_WIDTH, _HEADS, _VECTORS = _between(2, _WIDEST), _between(1, _MOST_HEADS), _between(1, _MOST_VECTORS)
+_BYTES, _STEPS, _COUNT = _between(1, _WIDEST_WINDOW), _between(0, _MOST_STEPS), _between(1, _MOST_STEPS)
+_ROPE = _between(1.0, 1e12)
+# From 1 - 2**-24 on it would be 1 in float32, and the moment's correction 0 / 0.
+_MOMENT = _between(0.0, 0.999999)
+
+
+class _Stamp(TypedDict, total=False):
+    schema: int
+    version: str
+    step: json_files.Count
+
+
+class Document(_Stamp):
+    """The shape of a config.json; one of schema 1 has no stamp."""
+
+    config: dict[str, Any]
+
+
 # Seeds are JAX's uint32.
 _SEED = _between(0, 2**32 - 1)
 
@@ -126,89 +183,89 @@ FIELDS = (
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
     Field("data.entropies", False, "", "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
-    Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _any, free=True, path=True),
-    Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _at_least(1), free=True),
-    Field("data.prefetch", 4, "batches", "Batches held ready for the loop.", _at_least(1), free=True),
-    Field("model.d_byte", 256, "", "Width of the byte states (encoder, entropy head, decoder).", _at_least(2)),
+    Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _path, free=True, path=True),
+    Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _between(1, 512), free=True),
+    Field("data.prefetch", 4, "batches", "Batches held ready for the loop.", _between(1, 1024), free=True),
+    Field("model.d_byte", 256, "", "Width of the byte states (encoder, entropy head, decoder).", _WIDTH),
     Field("model.ffn_multiplier", 8 / 3, "", "Width of a SwiGLU block over the model width, rounded up to a multiple of 16.", _between(0.25, 16)),
-    Field("model.rope_theta", 10000.0, "", "Base of the rotary position embedding.", _at_least(1.0)),
+    Field("model.rope_theta", 10000.0, "", "Base of the rotary position embedding.", _ROPE),
     Field("model.norm_eps", 1e-6, "", "Added to the mean square in every RMSNorm.", _between(0.0, 1.0)),
     Field("model.target_rows", vocabulary.BOS + 1, "rows", "Rows of the logits that share the probability: the bytes and the document's end; 260 counts BLT's other special tokens.", _between(vocabulary.BOS + 1, vocabulary.ROWS)),
     Field("model.cross_residual", 1, "times", "How often max_query pooling and the decoder's cross-attention add their input; 2 as in BLT's code.", _between(1, 2)),
     Field("model.encoder.ngrams", (), "bytes", "Sizes of the hashed n-grams whose embeddings are added to a byte's; BLT: (3, 4, 5, 6, 7, 8).", _sizes),
     Field("model.encoder.ngram_rows", 50_000, "rows", "Rows of the embedding table of one n-gram size and hash function.", _between(1, 2_000_000)),
     Field("model.encoder.ngram_functions", 1, "functions", "Hash functions per n-gram size.", _between(1, 11)),
-    Field("model.encoder.layers", 1, "layers", "Byte encoder depth; 0 leaves the byte embedding.", _at_least(0)),
-    Field("model.encoder.window", 128, "bytes", "Bytes that one byte sees in a local layer of the encoder and the entropy head, itself included.", _at_least(1)),
-    Field("model.encoder.heads", 4, "heads", "Attention heads of the encoder and the entropy head.", _at_least(1)),
-    Field("model.entropy_head.layers", 2, "layers", "Layers between the encoder and the entropy head's logits (paper, app. B.3: 2).", _at_least(0)),
-    Field("model.entropy_head.weight", 1.0, "", "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained.", _at_least(0.0)),
+    Field("model.encoder.layers", 1, "layers", "Byte encoder depth; 0 leaves the byte embedding.", _LAYERS),
+    Field("model.encoder.window", 128, "bytes", "Bytes that one byte sees in a local layer of the encoder and the entropy head, itself included.", _BYTES),
+    Field("model.encoder.heads", 4, "heads", "Attention heads of the encoder and the entropy head.", _HEADS),
+    Field("model.entropy_head.layers", 2, "layers", "Layers between the encoder and the entropy head's logits (paper, app. B.3: 2).", _LAYERS),
+    Field("model.entropy_head.weight", 1.0, "", "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained.", _between(0.0, 1e3)),
     Field("model.entropy_head.stop_gradient", True, "", "Keep the entropy head's gradient out of the encoder.", _any),
-    Field("model.entropy_model.layers", 0, "layers", "Depth of a separate, frozen byte model whose entropies the decisions read (BLT); 0: they read the entropy head's.", _at_least(0)),
-    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _any, path=True),
-    Field("model.entropy_model.d_byte", 256, "", "Width of the entropy model.", _at_least(2)),
-    Field("model.entropy_model.heads", 4, "heads", "Attention heads of the entropy model.", _at_least(1)),
-    Field("model.entropy_model.window", 512, "bytes", "Bytes that one byte sees in a layer of the entropy model, itself included.", _at_least(1)),
+    Field("model.entropy_model.layers", 0, "layers", "Depth of a separate, frozen byte model whose entropies the decisions read (BLT); 0: they read the entropy head's.", _LAYERS),
+    Field("model.entropy_model.workdir", "", "", "Run whose weights the entropy model takes when training starts from random weights.", _folder, path=True),
+    Field("model.entropy_model.d_byte", 256, "", "Width of the entropy model.", _WIDTH),
+    Field("model.entropy_model.heads", 4, "heads", "Attention heads of the entropy model.", _HEADS),
+    Field("model.entropy_model.window", 512, "bytes", "Bytes that one byte sees in a layer of the entropy model, itself included.", _BYTES),
     Field("model.entropy_model.ffn_multiplier", 8 / 3, "", "As model.ffn_multiplier.", _between(0.25, 16)),
-    Field("model.entropy_model.rope_theta", 10000.0, "", "As model.rope_theta.", _at_least(1.0)),
+    Field("model.entropy_model.rope_theta", 10000.0, "", "As model.rope_theta.", _ROPE),
     Field("model.entropy_model.norm_eps", 1e-6, "", "As model.norm_eps.", _between(0.0, 1.0)),
     Field("model.pooling.kind", "cross_attention", "", "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query (several queries from the maximum; BLT).", _one_of(*POOLINGS)),
-    Field("model.pooling.queries", 2, "queries", "Queries of max_query pooling per slot (BLT's k); their results are joined.", _at_least(1)),
+    Field("model.pooling.queries", 2, "queries", "Queries of max_query pooling per slot (BLT's k); their results are joined.", _VECTORS),
     Field("model.pooling.last_state", True, "", "Add a projection of the slot's last byte state.", _any),
-    Field("model.pooling.heads", 4, "heads", "Heads of the pooling cross-attention.", _at_least(1)),
+    Field("model.pooling.heads", 4, "heads", "Heads of the pooling cross-attention.", _HEADS),
     Field("model.trunk.kind", "transformer", "", "The global model over slots; none: encoder and decoder alone, a plain byte model such as BLT's entropy model.", _one_of(*TRUNKS)),
-    Field("model.trunk.layers", 8, "layers", "Trunk depth.", _at_least(1)),
-    Field("model.trunk.d_model", 512, "", "Trunk width.", _at_least(2)),
-    Field("model.trunk.heads", 8, "heads", "Trunk query heads.", _at_least(1)),
-    Field("model.trunk.kv_heads", 0, "heads", "Trunk key and value heads; 0: as many as query heads.", _at_least(0)),
+    Field("model.trunk.layers", 8, "layers", "Trunk depth.", _DEEP),
+    Field("model.trunk.d_model", 512, "", "Trunk width.", _WIDTH),
+    Field("model.trunk.heads", 8, "heads", "Trunk query heads.", _HEADS),
+    Field("model.trunk.kv_heads", 0, "heads", "Trunk key and value heads; 0: as many as query heads.", _between(0, _MOST_HEADS)),
     Field("model.trunk.final_norm", True, "", "Normalise the trunk's result (BLT does not).", _any),
-    Field("model.decoder.layers", 2, "layers", "Decoder depth; 0 goes from the joined state straight to the logits.", _at_least(0)),
-    Field("model.decoder.window", 128, "bytes", "Bytes that one byte sees in a decoder layer, itself included.", _at_least(1)),
-    Field("model.decoder.heads", 4, "heads", "Attention heads of the decoder.", _at_least(1)),
+    Field("model.decoder.layers", 2, "layers", "Decoder depth; 0 goes from the joined state straight to the logits.", _LAYERS),
+    Field("model.decoder.window", 128, "bytes", "Bytes that one byte sees in a decoder layer, itself included.", _BYTES),
+    Field("model.decoder.heads", 4, "heads", "Attention heads of the decoder.", _HEADS),
     Field("model.decoder.injection", "add", "", "How the trunk's context joins the byte states: add (projected, at the input) or cross_attention (in every layer).", _one_of(*INJECTIONS)),
-    Field("model.decoder.context_vectors", 2, "vectors", "Keys that one slot offers to the decoder's cross-attention (BLT's k).", _at_least(1)),
+    Field("model.decoder.context_vectors", 2, "vectors", "Keys that one slot offers to the decoder's cross-attention (BLT's k).", _VECTORS),
     Field("patching.kind", "fixed", "", "Where patches end.", _one_of(*PATCHIFIERS)),
-    Field("patching.patch_bytes", 16, "bytes", "Patch size of fixed; mean size of random; target mean size of the entropy patchifiers.", _at_least(1)),
-    Field("patching.threshold", 1.335, "nats", "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _any),
-    Field("patching.jump", 0.0, "nats", "Under entropy_and_jump, a patch also needs its entropy to rise by more than this.", _any),
+    Field("patching.patch_bytes", 16, "bytes", "Patch size of fixed; mean size of random; target mean size of the entropy patchifiers.", _BYTES),
+    Field("patching.threshold", 1.335, "nats", "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _threshold),
+    Field("patching.jump", 0.0, "nats", "Under entropy_and_jump, a patch also needs its entropy to rise by more than this.", _threshold),
     Field("patching.commit_bos", False, "", "A document's BOS is a patch of its own, and jumps count from its second byte (BLT); needs patching.capacity = 1.", _any),
     Field("patching.gain", 0.0, "log nats/byte", "Rate controller of the entropy patchifiers; 0: a fixed threshold.", _between(0.0, 1.0)),
-    Field("patching.max_patch_bytes", 64, "bytes", "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads.", _at_least(1)),
+    Field("patching.max_patch_bytes", 64, "bytes", "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads.", _BYTES),
     Field("patching.capacity", 0.0, "commits/byte", "Budget of commits; 0: what the kind needs.", _between(0.0, 1.0)),
     Field("trigger.kind", "entropy", "", "Where scratchpads refresh the context inside a patch.", _one_of(*TRIGGERS)),
-    Field("trigger.threshold", 1.5, "nats", "A scratchpad fires where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _any),
-    Field("trigger.stride", 4, "bytes", "Bytes of the open patch between scratchpads of the stride trigger.", _at_least(1)),
+    Field("trigger.threshold", 1.5, "nats", "A scratchpad fires where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts.", _threshold),
+    Field("trigger.stride", 4, "bytes", "Bytes of the open patch between scratchpads of the stride trigger.", _BYTES),
     Field("trigger.rate", 0.25, "scratchpads/byte", "Rate of the random trigger; target of the controller.", _between(0.0, 1.0)),
     Field("trigger.gain", 0.0, "log nats/byte", "Rate controller of the entropy triggers; 0: a fixed threshold.", _between(0.0, 1.0)),
     Field("trigger.capacity", 0.0, "scratchpads/byte", "Budget of scratchpads; 0: what the kind needs.", _between(0.0, 1.0)),
-    Field("training.steps", 1000, "steps", "Optimizer steps. When a run resumes, they may change; a finished run goes on with more.", _at_least(0), later=True),
-    Field("training.batch_rows", 8, "rows", "Rows of one optimizer step, over all devices.", _at_least(1)),
-    Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other, to save memory; fewer where many devices share the rows.", _at_least(1)),
+    Field("training.steps", 1000, "steps", "Optimizer steps. When a run resumes, they may change; a finished run goes on with more.", _STEPS, later=True),
+    Field("training.batch_rows", 8, "rows", "Rows of one optimizer step, over all devices.", _between(1, _MOST_ROWS)),
+    Field("training.accumulation", 1, "parts", "Parts that a step's rows are computed in, one after the other, to save memory; fewer where many devices share the rows.", _between(1, _MOST_ROWS)),
     Field("training.remat", "none", "", "What the backward pass recomputes: none, dots (all but matrix products), full.", _one_of(*REMATS)),
     Field("training.dtype", "float32", "", "Activations, and the numbers that matrix products multiply: float32 is never less, on TPUs and GPUs too. Parameters, logits, loss and log-sum-exps stay float32.", _one_of(*DTYPES)),
     Field("training.gradient_dtype", "float32", "", "In which gradients of matrices are summed over devices; bfloat16 sends half as much, and needs training.dtype = bfloat16.", _one_of(*DTYPES)),
-    Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end. A validation stores no checkpoint: see training.checkpoint_every.", _at_least(0), free=True),
-    Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _at_least(1)),
-    Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _at_least(0), free=True),
-    Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best of those whose step was validated.", _at_least(1), free=True),
-    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _any, free=True, path=True),
-    Field("training.durable_keep", 2, "checkpoints", "Newest checkpoints kept in training.durable_dir.", _at_least(1), free=True),
-    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _any, path=True),
+    Field("training.eval_every", 200, "steps", "Steps between validations; 0: only at the end. A validation stores no checkpoint: see training.checkpoint_every.", _STEPS, free=True),
+    Field("training.eval_bytes", 65536, "bytes", "Validation bytes read by a validation inside training.", _between(1, _MOST_BYTES)),
+    Field("training.checkpoint_every", 200, "steps", "Steps between checkpoints; 0: only at the end.", _STEPS, free=True),
+    Field("training.keep_last", 2, "checkpoints", "Newest checkpoints kept, beside the best of those whose step was validated.", _COUNT, free=True),
+    Field("training.durable_dir", "", "", "Folder of this run alone, on storage that outlives the machine (a path or gs://...): every checkpoint is copied there in the background, and read from there where the workdir has none as new. Empty: none.", _folder, free=True, path=True),
+    Field("training.durable_keep", 2, "checkpoints", "Newest checkpoints kept in training.durable_dir.", _COUNT, free=True),
+    Field("training.init_from", "", "", "Run or exported folder whose weights a new run starts from; empty: random weights.", _folder, path=True),
     Field("training.continue_from", "", "", "RUN@STEP: a checkpoint of another run that a new run goes on from, with its moments, step and place in the data. What may change when a run resumes may differ; training.steps counts the other run's steps too. Empty: none.", _branch, path=True),
-    Field("training.bad_steps", 10, "steps", "A step whose loss or gradient norm is not finite, or too far above its mean, changes nothing and is skipped; so many in a row stop the run.", _at_least(1), free=True),
+    Field("training.bad_steps", 10, "steps", "A step whose loss or gradient norm is not finite, or too far above its mean, changes nothing and is skipped; so many in a row stop the run.", _COUNT, free=True),
     Field("training.loss_spike", 0.0, "times", "A step whose loss is more than so many times the mean of the last hundred or so is skipped; 0: none is.", _spike, later=True),
     Field("training.norm_spike", 0.0, "times", "A step whose gradient norm is more than so many times the mean of the last hundred or so is skipped; 0: none is.", _spike, later=True),
     Field("training.allow_leak", False, "", "Train although the causality audit failed; every metric then says INVALID.", _any),
-    Field("optimizer.learning_rate", 2e-3, "", "Peak learning rate of AdamW.", _at_least(0.0), later=True),
+    Field("optimizer.learning_rate", 2e-3, "", "Peak learning rate of AdamW.", _between(0.0, 1e2), later=True),
     Field("optimizer.schedule", "cosine", "", "Learning rate after the warm-up: cosine (to the last step), wsd (the peak, then a linear decay over the last share of the steps), constant. As all of optimizer.*, it may change when a run resumes, from then on.", _one_of(*SCHEDULES), later=True),
-    Field("optimizer.warmup_steps", 50, "steps", "Linear warm-up.", _at_least(0), later=True),
+    Field("optimizer.warmup_steps", 50, "steps", "Linear warm-up.", _STEPS, later=True),
     Field("optimizer.decay_share", 0.2, "", "Share of training.steps over which wsd decays.", _between(0.0, 1.0), later=True),
     Field("optimizer.final_ratio", 0.1, "", "Learning rate of the last step over the peak (cosine and wsd).", _between(0.0, 1.0), later=True),
-    Field("optimizer.b1", 0.9, "", "AdamW's first moment decay.", _between(0.0, 1.0), later=True),
-    Field("optimizer.b2", 0.95, "", "AdamW's second moment decay.", _between(0.0, 1.0), later=True),
-    Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _at_least(0.0), later=True),
-    Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _at_least(0.0), later=True),
-    Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm; 0: no limit.", _at_least(0.0), later=True),
+    Field("optimizer.b1", 0.9, "", "AdamW's first moment decay.", _MOMENT, later=True),
+    Field("optimizer.b2", 0.95, "", "AdamW's second moment decay.", _MOMENT, later=True),
+    Field("optimizer.eps", 1e-8, "", "AdamW's epsilon.", _between(1e-30, 1.0), later=True),
+    Field("optimizer.weight_decay", 0.1, "", "Decay of matrices; norms and embeddings have none.", _between(0.0, 1e2), later=True),
+    Field("optimizer.clip_norm", 1.0, "", "Largest global gradient norm; 0: no limit.", _between(0.0, 1e9), later=True),
     Field("kernels.staircase", "auto", "", "What computes the trunk's attention: auto (by platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU).", _one_of(*BACKENDS), free=True),
     Field("kernels.window", "auto", "", "What computes the byte tiers' attention: as kernels.staircase.", _one_of(*BACKENDS), free=True),
     Field("mesh.slice", 1, "slices", "TPU slices, each a copy of the parameters. Of all mesh axes one may be -1: the devices that the others leave.", _size, free=True),
@@ -258,17 +315,21 @@ def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def read(path: str | Path) -> ml_collections.ConfigDict:
-    """The config in the config.json of a run or an exported model, also of an older version.
+    """The config in the config.json of a run or an exported model, also of an older version, checked as `check` does.
 
     Raises:
-      UserError: it is missing, cannot be read, is of a newer version, or holds unknown fields.
+      UserError: it is missing, cannot be read, is of a newer version, or holds unknown fields or bad values.
     """
     try:
-        return from_flat(schema.fields(json.loads(Path(path).read_text())))
+        # Thresholds may be infinite.
+        found = from_flat(schema.fields(json_files.read(path, Document, constants=True)))
+        check(found)
     except schema.Newer as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
-        raise UserError(f"cannot read {path}: {error or type(error).__name__}; restore it or train anew") from error
+    except (OSError, json_files.Malformed, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path}: ")
+        raise UserError(f"cannot read {path}: {reason}; restore it or train anew") from error
+    return found
 
 
 def _tuples(value):
@@ -277,22 +338,22 @@ def _tuples(value):
 
 def nearest(name: str) -> str:
     """The field whose dotted name is most like `name`."""
-    return difflib.get_close_matches(name, [f.name for f in FIELDS], n=1, cutoff=0.0)[0]
+    return difflib.get_close_matches(name[:200], [f.name for f in FIELDS], n=1, cutoff=0.0)[0]
 
 
 def set_field(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     """Set a dotted field; a wrong name or type is a UserError that names the nearest right one."""
     field = next((f for f in FIELDS if f.name == name), None)
     if field is None:
-        raise UserError(f"config has no field {name!r}; the nearest is {nearest(name)!r}")
+        raise UserError(f"config has no field {shown(name)}; the nearest is {nearest(name)!r}")
     kind = type(field.default)
     if kind is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 1 << 1023 else math.inf if value > 0 else -math.inf
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     # ConfigDict itself takes None anywhere and a bool for a number.
     if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
-        raise UserError(f"config field {name} takes a value of type {kind.__name__}, such as {field.default!r}, not {value!r}")
+        raise UserError(f"config field {name} takes a value of type {kind.__name__}, such as {field.default!r}, not {shown(value)}")
     *sections, leaf = name.split(".")
     for section in sections:
         config = config[section]
@@ -304,9 +365,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     bad = []
     for field in FIELDS:
         value = get(config, field.name)
-        problem = "is not a number" if isinstance(value, float) and math.isnan(value) else field.check(value)
-        if problem:
-            bad.append(f"{field.name} = {value!r} {problem}")
+        if problem := field.check(value):
+            bad.append(f"{field.name} = {shown(value)} {problem}")
     bad += [] if bad else _between_fields(config)
     if bad:
         raise UserError("config: " + "; ".join(bad))
@@ -315,7 +375,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def check_seed(seed: int) -> None:
     """Raise UserError unless a model can be drawn from the seed."""
     if problem := _SEED(seed):
-        raise UserError(f"seed = {seed} {problem}")
+        raise UserError(f"seed = {shown(seed)} {problem}")
 
 
 def _between_fields(c) -> list[str]:
@@ -346,6 +406,11 @@ def _between_fields(c) -> list[str]:
         )
     if c.training.batch_rows % c.training.accumulation:
         bad.append(f"training.accumulation = {c.training.accumulation} must divide training.batch_rows = {c.training.batch_rows}")
+    if c.training.batch_rows * c.data.window > _MOST_STEP_BYTES:
+        bad.append(
+            f"training.batch_rows = {c.training.batch_rows} rows of data.window = {c.data.window} bytes are more than the "
+            f"{_MOST_STEP_BYTES} bytes that one step may read: lower one of them"
+        )
     if c.training.gradient_dtype == "bfloat16" and c.training.dtype == "float32":
         bad.append("training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16': gradients of float32 activations are float32")
     for section in ("patching", "trigger"):

@@ -27,6 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scratchpatch import config as fields
+from scratchpatch import files, places
 from scratchpatch.errors import UserError
 
 
@@ -37,22 +38,29 @@ def load(path: str) -> ml_collections.ConfigDict:
     or of another type. Values are not checked against each other: see
     `config.check`, which comes after the overrides.
     """
+    path = places.expanded(path)
     path, _, argument = path.partition(":") if not os.path.exists(path) else (path, "", "")
-    if not os.path.isfile(path):
-        raise UserError(f"config file {path} does not exist")
-    if path.endswith(".json"):
+    if path.endswith(".json") and os.path.exists(path):
         return fields.read(path)
-    with _import_folders(Path(path).resolve().parent), _named_line(path):
+    try:
+        with files.open_regular(path) as file:
+            source = file.read()
+    except FileNotFoundError as error:
+        raise UserError(f"config file {path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"config file {path} cannot be read: {error.strerror}") from error
+    # What the file prints is no result of a verb.
+    with _import_folders(Path(path).resolve().parent), _named_line(path), contextlib.redirect_stdout(sys.stderr):
         # Not an import: Python's bytecode cache would miss a second edit within one second.
         names = {"__name__": Path(path).stem, "__file__": path}
-        exec(compile(Path(path).read_bytes(), path, "exec"), names)
+        exec(compile(source, path, "exec"), names)
         get_config = names.get("get_config")
         if not callable(get_config):
             raise UserError(f"{path} has no function get_config(): define one that returns a config")
         config = get_config(argument) if argument else get_config()
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"{path}: get_config() must return a ConfigDict, not a {type(config).__name__}")
-    return _typed(config, path)
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise UserError(f"{path}: get_config() must return a ConfigDict, not a {type(config).__name__}")
+        return _typed(config, path)
 
 
 def define(flag_values: flags.FlagValues, argv: list[str]) -> None:
@@ -77,7 +85,7 @@ def explain(error: flags.IllegalFlagValueError) -> str:
     if field is None:
         return str(error)
     wanted = type(field.default).__name__
-    return f"--config.{field.name}={found[2]}: the field takes a value of type {wanted}, such as {field.default!r}"
+    return f"--config.{field.name}={found[2][:200]}: the field takes a value of type {wanted}, such as {field.default!r}"
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -98,7 +106,7 @@ def _literal(text: str) -> Any:
         return text == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
@@ -157,25 +165,31 @@ def _import_folders(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named_line(path: str) -> Iterator[None]:
-    """Turn whatever a config file raises into a UserError that names its line."""
+    """Turn whatever a config file raises into a UserError that names its line, sys.exit() too."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise
     except SyntaxError as error:
-        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-    except Exception as error:
+        at = f"{error.filename or path}:{error.lineno}" if error.lineno else path
+        raise UserError(f"{at}: {error.msg}") from error
+    except BaseException as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        if not frames:
-            raise UserError(str(error)) from error
-        line = frames[-1].lineno
-        raise UserError(f"{path}:{line}: {_reason(error, linecache.getline(path, line))}") from error
+        line = frames[-1].lineno if frames else None
+        reason = _reason(error, linecache.getline(path, line) if line else "")
+        at = f"{path}:{line}" if line else path
+        raise UserError(reason if reason.startswith(path) else f"{at}: {reason}") from error
 
 
-def _reason(error: Exception, source: str) -> str:
+def _reason(error: BaseException, source: str) -> str:
     if isinstance(error, UserError):
         return str(error)
     inner = error.args[0] if error.args else ""
     # An AttributeError of a ConfigDict holds the KeyError that it came from.
-    text = str(inner.args[0] if isinstance(inner, KeyError) else inner)
+    try:
+        text = str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner)
+    except Exception:  # an exception of the file's own may be unable to say what it is
+        text = ""
     missing = re.match(r"Key \"(\w+)\" does not exist|'(\w+)'\nDid you mean", text)
     if missing:
         key = missing[1] or missing[2]
@@ -183,4 +197,4 @@ def _reason(error: Exception, source: str) -> str:
         dotted = re.search(rf"\w+\.((?:\w+\.)*{key}(?:\.\w+)*)\b", source)
         name = dotted[1] if dotted else key
         return f"config has no field {name!r}; the nearest is {fields.nearest(name)!r}"
-    return ": ".join([type(error).__name__, *text.splitlines()[:1]])
+    return ": ".join([type(error).__name__, *(line[:500] for line in text.splitlines()[:1])])

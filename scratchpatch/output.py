@@ -1,9 +1,82 @@
-"""What a verb prints on standard output: one JSON object, or a table; and how a count is written."""
+"""What a verb prints: one JSON object, or a table; how a count is written, and a text that anyone may have made."""
 
+import codecs
+import contextlib
 import json
 import math
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
+
+_ERRORS = "scratchpatch"
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """The text without characters that steer a terminal, or that no encoding has: `\\x1b` in their place.
+
+    Those are control and format characters (also those that turn the direction of a line), line breaks, and the bytes of
+    a file's name that are no UTF-8. `keep`: what stays all the same.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+class _Terminal:
+    """A stream of text whose control characters are shown; line breaks and tabs stay."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(escaped(text, "\n\t"))
+        return len(text)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def to_anywhere() -> Iterator[None]:
+    """Let standard output take every text: on a terminal without control characters, elsewhere as it is.
+
+    What its encoding lacks is escaped; bytes of a file's name that are no UTF-8 are written as they were. All is written
+    when this is left: raises OSError where it cannot be.
+    """
+    stream = sys.stdout
+    if stream is None:  # closed by who started this
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+        return
+    if not hasattr(stream, "reconfigure"):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors=_ERRORS)
+    try:
+        with contextlib.redirect_stdout(_Terminal(stream)) if stream.isatty() else contextlib.nullcontext():
+            yield
+        stream.flush()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            stream.reconfigure(errors=before)
+
+
+def _encoded(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return _escape(character), error.start + 1
+
+
+codecs.register_error(_ERRORS, _encoded)
 
 
 def plain(value: Any) -> Any:
@@ -46,7 +119,7 @@ def _rows(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _rows(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, _text(value)
+            yield escaped(prefix + name), _text(value)
 
 
 def _text(value: Any) -> str:
@@ -54,4 +127,4 @@ def _text(value: Any) -> str:
         return " ".join(_text(v) for v in value)
     if value is None:
         return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else escaped(str(value))

@@ -1,5 +1,6 @@
 """The command line, with stand-ins for the functions behind the verbs."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,9 +9,10 @@ import time
 import types
 
 import pytest
+from absl import flags as absl_flags
 from absl import logging as absl_logging
 
-from scratchpatch import cli, config
+from scratchpatch import cli, config, places
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
 
@@ -137,7 +139,7 @@ def test_a_bucket_is_no_workdir(capsys, config_file):
         ("--config.data.sources=text: x", "the field takes a value of type tuple"),
         ("--config.data.sources=text:x", "must hold (SPEC, weight) pairs"),
         ("--config.patching.kind=fix", "patching.kind = 'fix' must be one of byte, fixed"),
-        ("--config.training.batch_rows=0", "training.batch_rows = 0 must be at least 1"),
+        ("--config.training.batch_rows=0", "training.batch_rows = 0 must lie between 1 and 1048576"),
         ("--config.seed", "--config.seed"),
         ("stray", "'stray' is not a flag"),
     ],
@@ -351,6 +353,21 @@ def test_missing_text_fails_with_one_line(capsys, workdir):
         (PermissionError(13, "Permission denied", "runs/x"), 1, "scratchpatch: runs/x: Permission denied\n"),
         (KeyboardInterrupt(), 130, "scratchpatch: interrupted\n"),
         (BrokenPipeError(32, "Broken pipe"), 1, ""),
+        (OSError(28, "No space left on device"), 1, "scratchpatch: No space left on device\n"),
+        (OSError("no file name"), 1, "scratchpatch: no file name\n"),
+        (TimeoutError(), 1, "scratchpatch: TimeoutError\n"),
+        (MemoryError(), 1, "scratchpatch: this machine's memory does not suffice: a smaller batch, window or model needs less\n"),
+        (
+            MemoryError("Unable to allocate 8 TiB"),
+            1,
+            "scratchpatch: this machine's memory does not suffice (Unable to allocate 8 TiB): a smaller batch, window or model needs less\n",
+        ),
+        # Names of files are anyone's: nothing of them steers the terminal that shows the line.
+        (
+            UserError("cannot read /x/\x1b]0;owned\x07\x1b[2J\u202etxt.exe\udcff\r\n: no"),
+            1,
+            "scratchpatch: cannot read /x/\\x1b]0;owned\\x07\\x1b[2J\\u202etxt.exe\\xff : no\n",
+        ),
     ],
 )
 def test_failures_of_a_verb_are_one_line(capsys, stand_in, config_file, error, code, line):
@@ -359,11 +376,137 @@ def test_failures_of_a_verb_are_one_line(capsys, stand_in, config_file, error, c
     assert capsys.readouterr() == ("", line)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("no file name"), SystemExit(0)])
+@pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(0)])
 def test_defects_and_exits_pass_through(stand_in, config_file, error):
     stand_in("scratchpatch.training.loop", train=raises(error))
     with pytest.raises(type(error)):
         cli.main(["train", f"--config={config_file}", "--workdir=x"])
+
+
+def test_what_is_nested_too_deep_is_one_line(capsys, stand_in, config_file):
+    stand_in("scratchpatch.training.loop", train=raises(RecursionError("maximum recursion depth exceeded")))
+    assert cli.main(["train", f"--config={config_file}", "--workdir=x"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("scratchpatch: something that was read is nested too deep (") and said.count("\n") == 1
+    deep = "(" * 3000 + ")" * 3000
+    assert "data.sources = ('((((" in wrong(capsys, "audit", f"--config={config_file}", f"--config.data.sources={deep}")
+    assert "data.sources takes a value of type tuple" in wrong(capsys, "eval", "--workdir=x", f"--override=data.sources={deep}")
+
+
+class Stream(io.TextIOWrapper):
+    """Standard output in some encoding, a terminal or none; `said()` is what has come out."""
+
+    def __init__(self, encoding="utf-8", terminal=False):
+        self._out = io.BytesIO()
+        super().__init__(self._out, encoding=encoding, errors="strict")
+        self.isatty = lambda: terminal
+
+    def said(self) -> bytes:
+        self.flush()
+        return self._out.getvalue()
+
+
+HOSTILE = "a\x1b[31m\x07\u202e\udcff é\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "wanted"),
+    [
+        (Stream(), "a\x1b[31m\x07\u202e".encode() + b"\xff \xc3\xa9\n"),
+        (Stream("ascii"), b"a\x1b[31m\x07\\u202e\xff \\xe9\n"),
+        (Stream(terminal=True), b"a\\x1b[31m\\x07\\u202e\\xff \xc3\xa9\n"),
+        (Stream("ascii", terminal=True), b"a\\x1b[31m\\x07\\u202e\\xff \\xe9\n"),
+    ],
+    ids=["pipe", "ascii pipe", "terminal", "ascii terminal"],
+)
+def test_a_result_is_shown_on_a_terminal_and_goes_into_a_pipe_as_it_is(monkeypatch, stand_in, workdir, stream, wanted):
+    stand_in("scratchpatch.report.page", write_report=lambda *_, **__: HOSTILE.rstrip("\n"))
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert cli.main(["report", f"--workdir={workdir}"]) == 0
+    assert stream.said() == wanted and stream.errors == "strict"
+
+
+@pytest.mark.parametrize("name", ["", *VERBS])
+def test_help_on_an_ascii_terminal(monkeypatch, name):
+    stream = Stream("ascii", terminal=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert cli.main([*name.split(), "--help"]) == 0
+    assert b"exit codes:" in stream.said()
+
+
+GENERATED = "sí\t".encode() + b"\x1b]0;owned\x07\n\xff\xe2\x80\xae"
+
+
+@pytest.mark.parametrize(
+    ("stream", "flags", "wanted"),
+    [
+        (Stream(), [], GENERATED),
+        (Stream(terminal=True), ["--raw"], GENERATED),
+        (Stream(terminal=True), [], "sí⇥‹1b›]0;owned‹07›⏎\n‹ff›‹e2›‹80›‹ae›\n".encode()),
+        (Stream("ascii"), [], GENERATED),
+        (Stream("ascii", terminal=True), [], rb"s\xed\u21e5\u20391b\u203a]0;owned\u203907\u203a\u23ce" + b"\n" + rb"\u2039ff\u203a\u2039e2\u203a\u203980\u203a\u2039ae\u203a" + b"\n"),
+    ],
+    ids=["pipe", "raw", "terminal", "ascii pipe", "ascii terminal"],
+)
+def test_generated_bytes_do_not_steer_a_terminal(monkeypatch, stand_in, workdir, stream, flags, wanted):
+    stand_in("scratchpatch.inference.generate", generate_text=lambda *_, **__: GENERATED)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x", *flags]) == 0
+    assert stream.said() == wanted
+
+
+def test_standard_output_that_is_closed_takes_what_it_is_given(capsys, monkeypatch, stand_in, workdir):
+    stand_in("scratchpatch.inference.generate", generate_text=lambda *_, **__: GENERATED)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x"]) == 0
+    assert cli.main(["--help"]) == 0 and sys.stdout is None
+    assert capsys.readouterr().err == ""
+
+
+def test_standard_output_that_is_full_is_one_line(capsys, monkeypatch, stand_in, config_file):
+    class Full(Stream):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    stand_in("scratchpatch.accounting.account", account=lambda c: {}, table=lambda d: "a table")
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    assert cli.main(["account", f"--config={config_file}"]) == 1
+    assert capsys.readouterr().err == "scratchpatch: standard output: No space left on device\n"
+
+
+# where a user's files are
+
+PATHS = {"workdir", "out", "output", "html", "text", "baseline", "folder", "prompt_file"}
+
+
+def test_a_tilde_means_home_in_every_flag_that_takes_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = set()
+    for name, verb in VERBS.items():
+        values = absl_flags.FlagValues()
+        verb.define(values)
+        for flag in PATHS & set(values):
+            values[flag].parse("~/a b")
+            assert values[flag].value == "/home/me/a b", (name, flag)
+            values[flag].parse("gs://bucket/~")
+            assert values[flag].value == "gs://bucket/~"
+            seen.add(flag)
+    assert seen == PATHS
+
+
+def test_a_tilde_means_home_in_config(capsys, monkeypatch, stand_in, tmp_path, config_file):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    calls = stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, table=lambda d: "")
+    assert cli.main(["account", "--config=~/experiment.py", "--config.seed=3"]) == 0
+    assert len(calls) == 2 and capsys.readouterr().out == "\n"
+    assert f"config file {tmp_path}/no.py does not exist" in wrong(capsys, "account", "--config=~/no.py")
+
+
+def test_a_tilde_without_a_home_is_wrong_usage(capsys, monkeypatch):
+    monkeypatch.setattr(places, "home", lambda: None)
+    for argv in (["eval", "--workdir=~/run"], ["account", "--config=~/x.py"]):
+        assert "this user has no home folder (HOME is not set): write the whole path" in wrong(capsys, *argv)
 
 
 def test_json_of_a_failure_is_empty(capsys, stand_in, workdir):

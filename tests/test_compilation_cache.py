@@ -1,6 +1,9 @@
+import logging
+import os
 from pathlib import Path
 
 import jax
+import pytest
 
 from scratchpatch import compilation_cache
 
@@ -9,7 +12,8 @@ def test_folder_is_that_of_the_environment_or_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path))
     assert compilation_cache.folder() == tmp_path / "xla"
     monkeypatch.delenv("SCRATCHPATCH_CACHE")
-    assert compilation_cache.folder() == Path.home() / ".cache" / "scratchpatch" / "xla"
+    monkeypatch.setenv("HOME", "/home/me")
+    assert compilation_cache.folder() == Path("/home/me/.cache/scratchpatch/xla")
 
 
 def test_enable_keeps_small_programs_and_a_folder_already_named(monkeypatch, tmp_path):
@@ -18,3 +22,36 @@ def test_enable_keeps_small_programs_and_a_folder_already_named(monkeypatch, tmp
     compilation_cache.enable()
     assert jax.config.jax_compilation_cache_dir == before
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+
+
+@pytest.fixture
+def unnamed():
+    """JAX without a folder yet."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("below", ["a file", "a read-only folder", "a name that is no UTF-8"])
+def test_a_folder_that_cannot_be_written_is_one_warning_and_no_cache(monkeypatch, tmp_path, unnamed, caplog, below):
+    if below == "a file":
+        (tmp_path / "cache").write_text("")
+    elif below == "a name that is no UTF-8":
+        # JAX would raise where it compiles.
+        monkeypatch.setattr(compilation_cache, "folder", lambda: tmp_path / "\udce9" / "xla")
+    else:
+        # Root may write everywhere but where the system says no.
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "cache"))
+    with caplog.at_level(logging.WARNING):
+        compilation_cache.enable()
+    assert jax.config.jax_compilation_cache_dir is None
+    (said,) = caplog.messages
+    assert said.startswith("compiled programs are not kept") and said.endswith("set SCRATCHPATCH_CACHE")
+
+
+def test_a_folder_that_is_missing_is_made(monkeypatch, tmp_path, unnamed):
+    monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "a" / "b"))
+    compilation_cache.enable()
+    assert jax.config.jax_compilation_cache_dir == f"{tmp_path}/a/b/xla" and (tmp_path / "a/b/xla").is_dir()

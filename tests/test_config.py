@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -82,10 +83,25 @@ def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("training.batch_rows", 0, "must be at least 1"),
+        ("training.batch_rows", 0, "must lie between 1 and 1048576"),
         ("trigger.kind", "entropi", "must be one of none, entropy"),
-        ("optimizer.b1", 1.5, "must lie between 0.0 and 1.0"),
-        ("trigger.threshold", float("nan"), "is not a number"),
+        ("optimizer.b1", 1.0, "must lie between 0.0 and 0.999999"),
+        # 1 in float32.
+        ("optimizer.b2", 0.99999999, "must lie between 0.0 and 0.999999"),
+        ("optimizer.eps", 0.0, "must lie between 1e-30 and 1.0"),
+        ("data.threads", 100_000, "must lie between 1 and 512"),
+        ("data.prefetch", 10**9, "must lie between 1 and 1024"),
+        ("model.trunk.layers", 10**8, "must lie between 1 and 1024"),
+        ("model.trunk.d_model", 10**9, "must lie between 2 and 65536"),
+        ("training.norm_spike", float("inf"), "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit"),
+        ("training.continue_from", "run@" + "9" * 5000, "must be RUN@STEP"),
+        ("training.durable_dir", "a\0b", "holds a NUL, which no path has"),
+        ("training.init_from", "/a/\udcff", "lies at /a/\udcff, which is no UTF-8"),
+        ("training.continue_from", "/a/\udcff@5", "lies at /a/\udcff@5, which is no UTF-8"),
+        ("data.sources", (("text:a\0b", 1.0),), "holds a NUL"),
+        ("data.sources", (("text:x", 1.0),) * 5000, "holds 5000 sources: at most 4096"),
+        ("model.encoder.ngrams", (3,) * 16, "must hold at most 15 whole numbers"),
+        ("trigger.threshold", float("nan"), r"nan must lie between -1e\+30 and 1e\+30, or be inf for never, or -inf for always"),
         ("data.sources", (), "name at least one"),
         ("data.sources", ("text:x", 1.0), r"must hold \(SPEC, weight\) pairs"),
         ("data.sources", (("text:x", 0.0),), "a weight above 0, and finite"),
@@ -102,10 +118,10 @@ def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
         ("training.accumulation", 3, "must divide training.batch_rows = 8"),
         ("patching.patch_bytes", 2048, "does not fit data.window = 1024"),
         ("patching.capacity", 1e-4, "allows no commit"),
-        ("mesh.sequence", 0, "must be at least 1, or -1 for the devices that the other axes leave"),
-        ("model.encoder.ngrams", (3, 17), r"must hold whole numbers from 2 to 16, such as \(3, 4, 5\)"),
-        ("model.encoder.ngrams", (1,), "must hold whole numbers from 2 to 16"),
-        ("model.encoder.ngrams", (3.0,), "must hold whole numbers from 2 to 16"),
+        ("mesh.sequence", 0, "must be at least 1 and at most 1048576, or -1 for the devices that the other axes leave"),
+        ("model.encoder.ngrams", (3, 17), r"must hold at most 15 whole numbers from 2 to 16, such as \(3, 4, 5\)"),
+        ("model.encoder.ngrams", (1,), "must hold at most 15 whole numbers from 2 to 16"),
+        ("model.encoder.ngrams", (3.0,), "must hold at most 15 whole numbers from 2 to 16"),
         ("model.encoder.ngram_rows", 2_000_001, "must lie between 1 and 2000000"),
         ("model.encoder.ngram_functions", 12, "must lie between 1 and 11"),
         ("model.cross_residual", 3, "must lie between 1 and 2"),
@@ -121,6 +137,120 @@ def test_check_names_the_field_its_value_and_the_fix(name, value, words):
     with pytest.raises(UserError, match=words) as caught:
         config.check(c)
     assert name in str(caught.value)
+
+
+NUMBERS = [field for field in config.FIELDS if type(field.default) in (int, float)]
+TEXTS = [field for field in config.FIELDS if type(field.default) in (str, tuple)]
+THRESHOLDS = {"patching.threshold", "patching.jump", "trigger.threshold"}
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
+def test_every_number_has_a_range_beyond_which_it_is_refused(field):
+    """Also one that is added tomorrow: nothing sensible is as large as 10^31, and nothing that is not finite is, but a threshold."""
+    infinite = [] if field.name in THRESHOLDS else [float("inf"), float("-inf"), 10**400]
+    for value in (-(10**31), 10**31, *([float("nan"), *infinite] if isinstance(field.default, float) else [])):
+        c = config.default()
+        config.set_field(c, field.name, value)
+        kept = config.get(c, field.name)
+        with pytest.raises(UserError, match=r"must (lie|be) ") as caught:
+            config.check(c)
+        assert f"{field.name} = {config.shown(kept)} must" in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("field", TEXTS, ids=lambda field: field.name)
+def test_every_text_and_list_has_a_length_beyond_which_it_is_refused(field):
+    c = config.default()
+    config.set_field(c, field.name, "x" * 100_000 if isinstance(field.default, str) else ("x" * 100_000,) * 10)
+    with pytest.raises(UserError, match=field.name) as caught:
+        config.check(c)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), 0.0, -2.5])
+def test_a_threshold_may_be_infinite(value):
+    config.check(changed(trigger__threshold=value, patching__threshold=value, patching__jump=value))
+
+
+def test_the_largest_models_and_pods_are_no_nonsense():
+    """An 8B model on 4,096 chips, 64 layers, a step of 64 MiB."""
+    c = changed(model__trunk__layers=64, model__trunk__d_model=16384, model__trunk__heads=128, data__window=8192)
+    for name, value in {"training.batch_rows": 8192, "training.accumulation": 64, "mesh.fsdp": 32, "mesh.slice": 64}.items():
+        config.set_field(c, name, value)
+    for name, value in {"training.keep_last": 10**9, "training.eval_bytes": 10**12, "training.steps": 10**9, "optimizer.b2": 0.99999}.items():
+        config.set_field(c, name, value)
+    config.check(c)
+    c.training.batch_rows = 1 << 19
+    with pytest.raises(UserError, match="more than the 2147483648 bytes that one step may read: lower one of them"):
+        config.check(c)
+
+
+def test_a_value_is_shown_short():
+    assert config.shown("a") == "'a'" and config.shown(10**5000) == "a number of thousands of digits"
+    assert config.shown("x" * 300) == "'" + "x" * 199 + "... (302 characters)"
+    with pytest.raises(UserError, match="takes a value of type str, such as '', not a number of thousands of digits"):
+        config.set_field(config.default(), "data.cache_dir", 10**5000)
+
+
+def written(folder, text: str):
+    path = folder / "config.json"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"data.window": -4}, "data.window = -4 must lie between 8 and 262144"),
+        ({"trigger.threshold": float("nan")}, "trigger.threshold = nan must lie between"),
+        ({"optimizer.b1": 1}, "optimizer.b1 = 1.0 must lie between"),
+        ({"optimizer.eps": 10**400}, "optimizer.eps = inf must lie between"),
+        ({"model.trunk.layers": 10**8}, "model.trunk.layers = 100000000 must lie between"),
+        ({"model.trunk.layers": None}, "config field model.trunk.layers takes a value of type int, such as 8, not None"),
+        ({"model.trunk.layers": {"a": 1}}, "config field model.trunk.layers takes a value of type int"),
+        ({"data.sources": [[["a"], 1]]}, "data.sources = ((('a',), 1),) holds (('a',), 1): wanted (SPEC, weight)"),
+        ({"data.sources": {"a": 1}}, "config field data.sources takes a value of type tuple"),
+        ({"model.encoder.heads": 3}, "model.encoder.heads = 3 must divide the width 256"),
+        ({"no.field": 3}, "config has no field 'no.field'"),
+    ],
+)
+def test_a_config_json_is_checked_as_a_config_file_is(tmp_path, values, words):
+    path = written(tmp_path, json.dumps({"schema": 2, "config": config.flat(config.default()) | values}))
+    with pytest.raises(UserError) as caught:
+        config.read(path)
+    said = str(caught.value)
+    assert said.startswith(f"cannot read {path}: ") and words in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "it is no JSON"),
+        ("[" * 5000, "it is nested too deep"),
+        ("null", "Expected object, got null"),
+        ('{"schema": 2}', "required field config"),
+        ('{"config": []}', "config: Expected object, got array"),
+        ('{"config": {}, "schema": "2"}', "schema: Expected int, got str"),
+        ('{"config": {}, "schema": 9, "version": "7"}', "it has schema 9, written by version 7"),
+        ('{"config": {"seed": ' + "9" * 5000 + "}}", "it is no JSON"),
+    ],
+)
+def test_a_config_json_that_is_none_is_one_line(tmp_path, text, words):
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        config.read(path)
+    said = str(caught.value)
+    assert said.startswith(f"cannot read {path}: ") and words in said and "\n" not in said
+
+
+def test_a_config_json_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match="it is a named pipe, and only regular files are read"):
+        config.read(tmp_path / "config.json")
+
+
+def test_a_config_json_may_hold_an_infinite_threshold(tmp_path):
+    c = changed(trigger__threshold=float("inf"))
+    assert config.read(written(tmp_path, json.dumps({"config": config.flat(c)}))).trigger.threshold == float("inf")
 
 
 def test_check_names_every_bad_field_together():

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from scratchpatch import config, config_flags
@@ -88,6 +90,49 @@ def test_load_names_what_is_wrong_and_where_in_one_line(tmp_path, body, words):
 def test_load_names_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="nowhere.py does not exist"):
         config_flags.load(str(tmp_path / "nowhere.py"))
+
+
+STRANGE = "class Strange(BaseException):\n    def __str__(self):\n        raise ValueError\n\n\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"x = 1\0\n", "null byte"),
+        (b"x = 'caf\xe9'\n", "utf-8"),
+        (b"import sys\n\nsys.exit('done')\n", ":3: SystemExit: done"),
+        (b"import sys\n\nsys.exit()\n", ":3: SystemExit"),
+        (b"def get_config():\n    return get_config()\n", ":2: RecursionError"),
+        (b"x = " + b"(" * 5000 + b")" * 5000, ":1: too many nested parentheses"),
+        (b"x = " + b"-" * 20000 + b"1", ""),
+        (b"x = " + b"9" * 5000 + b"\n", ":1: Exceeds the limit"),
+        (STRANGE.encode() + b"raise Strange(Strange())\n", ":6: Strange"),
+        (b"raise KeyError\n", ":1: KeyError"),
+        (b"raise GeneratorExit\n", ":1: GeneratorExit"),
+        (HEAD.encode() + b"    return __import__('ml_collections').ConfigDict({'seed': __import__('ml_collections').config_dict.required_placeholder(int)})\n", "RequiredValueError"),
+    ],
+    ids=lambda value: None,
+)
+def test_a_file_that_fails_oddly_is_one_line(tmp_path, body, words):
+    path = tmp_path / "experiment.py"
+    path.write_bytes(body)
+    with pytest.raises(UserError) as caught:
+        config_flags.load(str(path))
+    said = str(caught.value)
+    assert words in said and said.startswith(str(path)) and "\n" not in said and len(said) < 1000
+
+
+def test_a_file_that_is_a_pipe_or_a_folder_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    os.mkfifo(tmp_path / "pipe.json")
+    for name, words in (("pipe.py", "a named pipe"), ("pipe.json", "a named pipe"), (".", "a folder")):
+        with pytest.raises(UserError, match=f"{words}, and only regular files are read"):
+            config_flags.load(str(tmp_path / name))
+
+
+def test_what_a_file_prints_is_no_result(tmp_path, capsys):
+    config_flags.load(write(tmp_path, "print('chatter')\n" + HEAD + "    print('more')\n    return c\n"))
+    assert capsys.readouterr() == ("", "chatter\nmore\n")
 
 
 @pytest.mark.parametrize(

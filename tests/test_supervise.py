@@ -217,6 +217,11 @@ def test_a_dry_run_prints_every_process():
         assert line.endswith(f">> runs/x.process-{i}.log")
 
 
+def test_a_tilde_means_home_where_the_logs_go():
+    found = supervise("--processes=1", "--dry_run", "--", "--config=x.py", "--workdir=~/run")
+    assert found.stdout.endswith(f">> {os.path.expanduser('~')}/run.process-0.log\n"), found.stderr
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scratchpatch.data.index import cache_folder
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
+from scratchpatch.places import cache_folder
 
 _DTYPE = np.dtype("<f4")
 
@@ -49,7 +49,7 @@ def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies
     Args:
         stream: whose.
         model: checksum of the entropy model.
-        cache_dir: see `index.cache_folder`.
+        cache_dir: see `places.cache_folder`.
 
     Raises:
         UserError: they are not there, or not all of them; names the command.

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 from absl import logging
@@ -21,11 +19,7 @@ from scratchpatch.data import build, paths, prepared, sources, splits
 from scratchpatch.data.records import FIX, skipped
 from scratchpatch.data.stream import IndexedStream, Stream
 from scratchpatch.errors import UserError
-
-
-def cache_folder(configured: str = "") -> Path:
-    """`configured`, else $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch."""
-    return Path(configured or os.environ.get("SCRATCHPATCH_CACHE") or "~/.cache/scratchpatch").expanduser()
+from scratchpatch.places import cache_folder
 
 
 def open_stream(
@@ -36,7 +30,7 @@ def open_stream(
     Args:
         spec: see `sources`.
         split: 'train', 'validation', 'test' or 'all'.
-        cache_dir: see `cache_folder`.
+        cache_dir: see `places.cache_folder`.
         on_bad_record: 'error' or 'skip'.
         held_out: share of the documents that validate, and that test (see `splits`); the standard library has its own.
 

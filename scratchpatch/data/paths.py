@@ -17,6 +17,7 @@ from typing import BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from scratchpatch import places
 from scratchpatch.errors import UserError
 
 
@@ -26,11 +27,11 @@ def is_url(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """The path without `~` and `..`; a URL as its file system writes it. Raises UserError as `system` does."""
+    """The path without `~` and `..`; a URL as its file system writes it. Raises UserError as `system` does, and where there is no home."""
     if is_url(path):
         files = system(path)
         return files.unstrip_protocol(files._strip_protocol(path))
-    return os.path.abspath(os.path.expanduser(path))
+    return os.path.abspath(places.expanded(path))
 
 
 def join(folder: str, *names: str) -> str:

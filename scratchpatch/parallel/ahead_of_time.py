@@ -20,8 +20,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 from scratchpatch import config as config_lib
+from scratchpatch import json_files, schema
 from scratchpatch.errors import UserError
 from scratchpatch.parallel.topology import Topology
 
@@ -30,6 +32,13 @@ _ASSIGNMENT = "*jit__advance*after_optimizations-buffer-assignment.txt"
 # libtpu would look for a TPU and for other processes that use one.
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 _POLL = 0.2
+
+
+class _Placed(TypedDict):
+    """What the child says of the mesh before it compiles."""
+
+    mesh: dict[str, json_files.Count]
+    parts: json_files.Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +73,7 @@ def compile_step(config, topology: Topology, whole: bool = False, progress: Call
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="scratchpatch-plan-") as folder:
         path = Path(folder)
-        (path / "config.json").write_text(json.dumps({"config": config_lib.flat(config)}))
+        (path / "config.json").write_text(json.dumps({"schema": schema.CURRENT, "config": config_lib.flat(config)}))
         command = [sys.executable, "-m", __spec__.name, str(path / "config.json"), topology.name, str(topology.slices), folder]
         with open(path / "log", "w+") as log:
             child = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | _ENVIRONMENT)
@@ -79,7 +88,7 @@ def compile_step(config, topology: Topology, whole: bool = False, progress: Call
             raise UserError(_complaint(words, topology))
         if whole and child.returncode not in (0, -9) and "RESOURCE_EXHAUSTED" not in words:
             raise UserError(_complaint(words, topology))
-        placed = json.loads((path / "placed.json").read_text())
+        placed = json_files.read(path / "placed.json", _Placed)
         read = lambda pattern: next(path.glob(pattern)).read_text(errors="replace")  # noqa: E731
         return Compiled(read(_PROGRAM), read(_ASSIGNMENT), placed["mesh"], placed["parts"], time.monotonic() - began)
 

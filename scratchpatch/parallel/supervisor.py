@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from scratchpatch import output
 from scratchpatch.parallel.heartbeat import PERIOD, Pulse
 
 _POLL_SECONDS = 0.05
@@ -210,4 +211,4 @@ class Supervisor:
 def _say(text: str) -> None:
     # Where standard error is a file on a full disk, the run goes on.
     with contextlib.suppress(OSError):
-        print(f"supervise: {text}", file=sys.stderr, flush=True)
+        print(f"supervise: {output.escaped(text)}", file=sys.stderr, flush=True)

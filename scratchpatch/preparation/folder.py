@@ -27,9 +27,9 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import blocks, paths, prepared, sources, splits
-from scratchpatch.data.index import cache_folder
 from scratchpatch.data.records import skipped
 from scratchpatch.errors import UserError
+from scratchpatch.places import cache_folder
 from scratchpatch.preparation import local, plan, shards
 
 LOCAL = "local"

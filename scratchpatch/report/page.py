@@ -100,13 +100,15 @@ def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None 
 def document(title: str, body: str) -> str:
     """A whole HTML page around a body; its policy forbids scripts and every load."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
+    page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_COLOURS}{CSS}{passage.CSS}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
+    # Names of files may hold bytes that are no UTF-8.
+    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def _body(run: RunFolder, other: RunFolder | None) -> str:

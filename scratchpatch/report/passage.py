@@ -86,6 +86,13 @@ def glyphs(passage: Passage) -> list[str]:
     return out
 
 
+def visible(data: bytes) -> str:
+    """Bytes of which nothing is known but themselves, for a terminal."""
+    nothing = np.zeros(len(data), bool)
+    shown = glyphs(Passage(data, np.full(len(data), np.nan), nothing, nothing))
+    return "".join(glyph + "\n" * (byte == 0x0A) for glyph, byte in zip(shown, data, strict=True))
+
+
 def to_html(passage: Passage) -> str:
     """The passage as an HTML fragment with its legend, styled by `CSS`; every byte is one escaped element."""
     shown = passage.head(LIMIT)

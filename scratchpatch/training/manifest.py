@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -78,7 +79,9 @@ def revoke(step: Path) -> None:
 
 def finished(step: Path) -> float:
     """When `write` was done, in seconds since the epoch. Raises OSError."""
-    return epath.Path(step / _ABOUT).stat().mtime
+    path = step / _ABOUT
+    # For a file of this machine, epath also looks its owner's name up, and not every owner has one.
+    return epath.Path(path).stat().mtime if "://" in str(path) else os.stat(path).st_mtime
 
 
 def check(

@@ -9,6 +9,8 @@ import time
 from absl import logging
 from tqdm import tqdm
 
+from scratchpatch import output
+
 _LINE_SECONDS = 10.0
 _LINE_SHARE = 0.05
 # The rate is that of the last so many seconds, sampled this often: a validation shows in it, and passes.
@@ -45,7 +47,7 @@ class Progress:
             self._bar = tqdm(
                 total=self._total,
                 initial=self._first,
-                desc=self._label,
+                desc=output.escaped(self._label),
                 file=sys.stderr,
                 dynamic_ncols=True,
                 unit_scale=self._unit == "B",

@@ -4,7 +4,7 @@ from absl import flags
 
 from scratchpatch import output
 from scratchpatch.errors import UserError
-from scratchpatch.verbs.verb import Flags, Verb, existing, json_flag, to_stderr, workdir_flag
+from scratchpatch.verbs.verb import Flags, Verb, existing, folder_flag, json_flag, to_stderr, workdir_flag
 
 # Flag to the actions that read it.
 _GO_WITH = {
@@ -26,7 +26,7 @@ def _define(values: Flags) -> None:
         "keep_last", None, "prune: newest whole steps to keep, beside the best.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_bool("dry_run", False, "prune: only say what would be deleted.", flag_values=values)
-    flags.DEFINE_string("out", None, "export: new folder for model.safetensors and config.json.", flag_values=values)
+    folder_flag(values, "out", "export: new folder for model.safetensors and config.json.")
     flags.DEFINE_enum(
         "layout", "stacked", ("stacked", "unstacked"), "export: layers in one array, or one array each.", flag_values=values
     )

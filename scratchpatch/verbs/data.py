@@ -7,13 +7,13 @@ from absl import flags
 from scratchpatch import output
 from scratchpatch.data import sources, splits
 from scratchpatch.errors import UserError
-from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr
+from scratchpatch.verbs.verb import Flags, Verb, folder_flag, json_flag, to_stderr
 
 
 def _define_prepare(values: Flags) -> None:
     json_flag(values)
     flags.DEFINE_string("source", None, f"SPEC of the documents: {sources.SPECS}.", flag_values=values)
-    flags.DEFINE_string("out", None, "New folder, or URL of one (gs://, s3://), for the shards.", flag_values=values)
+    folder_flag(values, "out", "New folder, or URL of one (gs://, s3://), for the shards.")
     flags.DEFINE_integer(
         "shards", None, "Shards of each split; none: one for every 256 MB of files.", lower_bound=1, upper_bound=99_999, flag_values=values
     )
@@ -23,7 +23,7 @@ def _define_prepare(values: Flags) -> None:
     flags.DEFINE_enum(
         "on_bad_record", "error", ("error", "skip"), "What a record that cannot be read does: stop, or be counted.", flag_values=values
     )
-    flags.DEFINE_integer("workers", None, "Processes; none: one per core.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("workers", None, "Processes; none: one per core.", lower_bound=1, upper_bound=1024, flag_values=values)
     flags.DEFINE_string(
         "runner",
         "local",

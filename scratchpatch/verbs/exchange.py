@@ -2,12 +2,12 @@
 
 from absl import flags
 
-from scratchpatch.verbs.verb import Flags, Verb, existing
+from scratchpatch.verbs.verb import Flags, Verb, existing, folder_flag
 
 
 def _define_import(values: Flags) -> None:
-    flags.DEFINE_string("out", None, "New folder for model.safetensors and config.json.", flag_values=values)
-    flags.DEFINE_string("folder", None, "Hugging Face checkpoint: config.json and *.safetensors.", flag_values=values)
+    folder_flag(values, "out", "New folder for model.safetensors and config.json.")
+    folder_flag(values, "folder", "Hugging Face checkpoint: config.json and *.safetensors.")
     flags.DEFINE_integer("window", 1024, "Bytes of a row (data.window).", lower_bound=8, flag_values=values)
     flags.DEFINE_integer(
         "max_patch_bytes", 128, "Longest patch, where the checkpoint sets none.", lower_bound=1, flag_values=values

@@ -14,9 +14,11 @@ from scratchpatch.verbs.verb import (
     Flags,
     Verb,
     existing,
+    folder_flag,
     json_flag,
     override_flag,
     overrides,
+    path_flag,
     source_flag,
     split_flag,
     step_flag,
@@ -40,7 +42,7 @@ def _define_eval(values: Flags) -> None:
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_string("output", None, "Also write the JSON object to this file.", flag_values=values)
+    path_flag(values, "output", "Also write the JSON object to this file.")
     flags.DEFINE_integer(
         "devices", 1, "Spread the weights over so many devices of this machine.", lower_bound=1, flag_values=values
     )
@@ -132,8 +134,8 @@ def _calibrate(values: Flags) -> int:
 def _define_inspect(values: Flags) -> None:
     workdir_flag(values)
     override_flag(values)
-    flags.DEFINE_string("text", None, "File whose bytes are shown.", flag_values=values)
-    flags.DEFINE_string("html", None, "Also write a self-contained page to this file.", flag_values=values)
+    path_flag(values, "text", "File whose bytes are shown.")
+    path_flag(values, "html", "Also write a self-contained page to this file.")
 
 
 def _check_inspect(values: Flags) -> None:
@@ -158,12 +160,13 @@ def _define_generate(values: Flags) -> None:
     flags.DEFINE_string(
         "prompt", None, "Text to continue; its bytes are taken as they are, valid UTF-8 or not.", flag_values=values
     )
-    flags.DEFINE_string("prompt_file", None, "File whose bytes to continue.", flag_values=values)
+    path_flag(values, "prompt_file", "File whose bytes to continue.")
     flags.DEFINE_integer("max_bytes", 256, "Most bytes to generate.", lower_bound=0, flag_values=values)
     flags.DEFINE_float(
         "temperature", 0.0, "0 takes the likeliest byte; 1 samples from the model.", lower_bound=0.0, flag_values=values
     )
     flags.DEFINE_integer("seed", 0, "Seed of the sampling.", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("raw", False, "Write the bytes to a terminal as they are, too.", flag_values=values)
 
 
 def _check_generate(values: Flags) -> None:
@@ -181,9 +184,13 @@ def _generate(values: Flags) -> int:
         prompt = Path(existing(values.prompt_file, "prompt_file")).read_bytes()
     compilation_cache.enable()
     from scratchpatch.inference.generate import generate_text
+    from scratchpatch.report import passage
 
     with to_stderr():
         text = generate_text(workdir, prompt, values.max_bytes, temperature=values.temperature, seed=values.seed)
+    if sys.stdout.isatty() and not values.raw:
+        print(passage.visible(text))
+        return 0
     sys.stdout.flush()
     sys.stdout.buffer.write(text)
     sys.stdout.buffer.flush()
@@ -192,7 +199,7 @@ def _generate(values: Flags) -> int:
 
 def _define_report(values: Flags) -> None:
     workdir_flag(values)
-    flags.DEFINE_string("baseline", None, "Folder of a run to compare with.", flag_values=values)
+    folder_flag(values, "baseline", "Folder of a run to compare with.")
 
 
 def _report(values: Flags) -> int:
@@ -257,8 +264,8 @@ VERBS = {
         required=("workdir", "text"),
     ),
     "generate": Verb(
-        "Continue a prompt; the raw bytes go to standard output.",
-        "--workdir=DIR --prompt=TEXT|--prompt_file=FILE --max_bytes=N [--temperature=T --seed=S]",
+        "Continue a prompt; the bytes go to standard output.",
+        "--workdir=DIR --prompt=TEXT|--prompt_file=FILE --max_bytes=N [--temperature=T --seed=S] [--raw]",
         _generate,
         (
             "scratchpatch generate --workdir=runs/quickstart --prompt='def main(' --max_bytes=200",
@@ -267,6 +274,10 @@ VERBS = {
         _define_generate,
         _check_generate,
         required=("workdir",),
+        details=(
+            "Into a pipe or a file the bytes go as they are. On a terminal, which some would steer, they are shown as inspect shows",
+            "them: a newline as ⏎, a tab as ⇥, any other byte that is no text by its value, as ‹1b›.",
+        ),
     ),
     "report": Verb(
         "Write a run's report.html anew, with a baseline beside it if one is named.",

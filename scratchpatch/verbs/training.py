@@ -61,10 +61,11 @@ def _train(values: Flags) -> int:
 
 def _entropies(values: Flags) -> int:
     compilation_cache.enable()
+    from scratchpatch.training.anchor import anchored
     from scratchpatch.training.entropies import compute, table
 
     with to_stderr():
-        results = compute(values.config)
+        results = compute(anchored(values.config))
     print(output.as_json({"streams": results}) if values.json else table(results))
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
+from scratchpatch import places
 from scratchpatch.config_flags import parse_override
 from scratchpatch.data.sources import SPECS
 from scratchpatch.errors import UserError
@@ -57,8 +58,36 @@ def writable(path: str | None, flag: str) -> None:
         raise UserError(f"--{flag}={path}: wanted a file in a folder that exists")
 
 
+class _Path(flags.ArgumentParser):
+    """A path as it is given, with the home folder for `~`; URLs too."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return places.expanded(argument)
+
+
+class _Stored(_Path):
+    """The path of what libraries store or read that take no other names than UTF-8."""
+
+    def parse(self, argument: str) -> str:
+        if problem := places.unstorable(argument):
+            raise UserError(f"{argument} {problem}")
+        return super().parse(argument)
+
+
+def path_flag(values: Flags, name: str, help: str) -> None:
+    """A file that is read or written."""
+    flags.DEFINE(_Path(), name, None, help, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
+def folder_flag(values: Flags, name: str, help: str) -> None:
+    """A folder of checkpoints, shards or arrays."""
+    flags.DEFINE(_Stored(), name, None, help, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
 def workdir_flag(values: Flags) -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    folder_flag(values, "workdir", "Folder of the run.")
 
 
 def json_flag(values: Flags) -> None:

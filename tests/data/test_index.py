@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scratchpatch.data import build
-from scratchpatch.data.index import cache_folder, open_stream
+from scratchpatch.data.index import open_stream
 from scratchpatch.errors import UserError
 from scratchpatch.preparation.folder import prepare
 from scratchpatch.vocabulary import BOS
@@ -174,10 +174,3 @@ def test_a_cache_that_cannot_be_written_names_the_fix(write_texts, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot keep the stream index.*set data\.cache_dir"):
         open_stream(write_texts([b"a"]), "all", str(tmp_path / "file"))
-
-
-def test_the_cache_folder_is_configured_or_in_the_environment_or_at_home(monkeypatch):
-    monkeypatch.setenv("SCRATCHPATCH_CACHE", "/e")
-    assert cache_folder("/c") == Path("/c") and cache_folder() == Path("/e")
-    monkeypatch.delenv("SCRATCHPATCH_CACHE")
-    assert cache_folder() == Path.home() / ".cache/scratchpatch"

@@ -141,3 +141,8 @@ def test_json_round_trip():
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match=r"one entropy, commit and scratchpad per byte, not lengths \[2, 3\]"):
         Passage(b"abc", np.zeros(2), np.zeros(3, bool), np.zeros(3, bool))
+
+
+def test_bytes_of_which_nothing_is_known_are_visible():
+    assert passage.visible("é\t漢\n".encode() + b"\x1b[2J\xff\r") == "é⇥漢⏎\n‹1b›[2J‹ff›‹0d›"
+    assert passage.visible(b"") == "" and len(passage.visible(b"a" * 20_000)) == 20_000

@@ -93,3 +93,13 @@ def test_a_terminal_shows_a_bar_and_no_lines_but_the_last(monkeypatch, clock, li
     drawn = terminal.getvalue()
     assert "training 100%|" in drawn and "| 4/4, 2.250 BPB, 2.5 kB/s, 0:00 left" in drawn
     assert lines() == ["a validation", "training done: 4/4 steps (100%), 2.5 kB/s in 0:08, 2.250 BPB"]
+
+
+def test_a_label_does_not_steer_the_terminal(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(total=2, label="entropies of text:\x1b]0;owned\x07\u202e", unit="B"):
+        pass
+    said = terminal.getvalue()
+    assert "text:\\x1b]0;owned\\x07\\u202e" in said and "\x1b]0" not in said and "\x07" not in said

@@ -1,0 +1,78 @@
+"""Where a user's files lie on this machine: what `~` means, and the folder of what may be made again. Free of JAX."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+import stat
+import tempfile
+from pathlib import Path
+
+from absl import logging
+
+from scratchpatch.errors import UserError
+
+
+def home() -> str | None:
+    """$HOME, else what the password file says; None where a user has neither, as in many containers."""
+    if named := os.environ.get("HOME"):
+        return named
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir or None
+    except KeyError:
+        return None
+
+
+def expanded(path: str) -> str:
+    """The path with the home folder in the place of a leading `~`.
+
+    Raises:
+      UserError: there is no home folder.
+    """
+    if path != "~" and not path.startswith("~/"):
+        return os.path.expanduser(path)
+    if (folder := home()) is None:
+        raise UserError(f"{path}: this user has no home folder (HOME is not set): write the whole path")
+    return folder.rstrip("/") + path[1:] or "/"
+
+
+def unstorable(path: str) -> str | None:
+    """Why a folder cannot hold checkpoints, shards or exported arrays, as the end of a sentence; None where it can."""
+    if not path or "://" in path:
+        return None
+    full = os.path.abspath(path)
+    if full.isascii() or not any("\udc80" <= c <= "\udcff" for c in full):
+        return None
+    return f"lies at {full}, which is no UTF-8, and the libraries that store arrays take no other names; rename it, or name a link to it"
+
+
+def cache_folder(configured: str = "") -> Path:
+    """Folder of stream indexes and compiled programs; it need not exist.
+
+    `configured`, else $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch, else, without a home, a folder of this user alone
+    below the system's temporary one.
+
+    Raises:
+      UserError: there is none; the line names SCRATCHPATCH_CACHE.
+    """
+    if named := configured or os.environ.get("SCRATCHPATCH_CACHE"):
+        return Path(expanded(named))
+    folder = home()
+    return Path(folder) / ".cache" / "scratchpatch" if folder else _temporary()
+
+
+@functools.cache
+def _temporary() -> Path:
+    """The folder that serves where there is no home. Others write beside it, so what is there must be this user's own."""
+    path = None
+    try:
+        path = Path(tempfile.gettempdir()) / f"scratchpatch-{os.getuid()}"
+        path.mkdir(mode=0o700, exist_ok=True)
+        about = path.lstat()
+    except OSError as error:
+        raise UserError(f"no home folder, and {path or 'the temporary one'} cannot be used ({error.strerror}): set SCRATCHPATCH_CACHE") from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+        raise UserError(f"no home folder, and {path} is not a folder of this user alone: set SCRATCHPATCH_CACHE to one that is")
+    logging.info("there is no home folder: indexes and compiled programs go to %s; SCRATCHPATCH_CACHE names another", path)
+    return path
