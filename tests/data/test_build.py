@@ -55,7 +55,7 @@ def test_it_leaves_nothing_beside_the_index(tmp_path, write_texts):
     place = tmp_path / "cache" / "index"
     run(place, write_texts([b"a", b"b"]))
     assert [p.name for p in place.parent.iterdir()] == ["index"]
-    assert sorted(p.name for p in place.iterdir()) == [build.META, build.STARTS, build.STREAM]
+    assert sorted(p.name for p in place.iterdir()) == sorted([build.META, build.STARTS, build.STREAM, build.RIGHT, build.SEEN])
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, write_lines):

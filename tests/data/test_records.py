@@ -1,4 +1,3 @@
-import builtins
 import gzip
 
 import pytest
@@ -86,7 +85,7 @@ def test_a_forbidden_file_is_named(tmp_path, monkeypatch):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(builtins, "open", forbidden)
+    monkeypatch.setattr("scratchpatch.files.os.open", forbidden)
     with pytest.raises(UserError, match="no permission to read"):
         list(read_text("n", str(tmp_path / "a.txt"), BadRecords("error")))
 
