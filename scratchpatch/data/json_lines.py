@@ -4,7 +4,7 @@ Python's own parser reads a line wherever it can. Where it gives up over what
 no one asked for (an integer of more than 4,300 digits, nesting beyond its
 stack, bytes in another field that are no UTF-8), the line is read token by
 token: as strictly, but without a value for anything except the field. So is a
-long line, whose other values could take twenty times its size in memory.
+line of a million values or more, which could take twenty times its size in memory.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 
-# Bytes of a line that Python's parser reads.
-_SHORT = 1 << 20
+# Values of a line, at most, that Python's parser reads: one may take a hundred bytes.
+_VALUES = 1 << 20
 # Fields that an error names.
 _NAMED = 8
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -35,7 +35,7 @@ class Problem(str):
 
 def text_of(line: bytes, field: str) -> str:
     """The string in a field of the object that a line holds, or the Problem."""
-    if len(line) > _SHORT:
+    if len(line) > _VALUES and sum(map(line.count, (b",", b"[", b"{"))) > _VALUES:
         return _scanned(line, field)
     try:
         record = json.loads(line)
