@@ -70,7 +70,8 @@ def _json(spec: str, path: str, shape: Any) -> dict:
     try:
         return paths.read_json(path, shape)
     except (OSError, ValueError) as error:
-        raise UserError(f"{spec}: {path} cannot be read ({error})") from error
+        said = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{spec}: {path} cannot be read ({said})") from error
 
 
 def _below(spec: str, about: str, folder: str, name: str) -> str:

@@ -24,10 +24,10 @@ def parts(tmp_path):
     """Three files, which are right while they are as they were; and which of them were read."""
     read, found = [], []
     for name in "abc":
-        path = tmp_path / name
-        path.write_bytes(name.encode() * 100)
+        path, wanted = tmp_path / name, name.encode() * 100
+        path.write_bytes(wanted)
 
-        def right(path=path, wanted=path.read_bytes()):
+        def right(path=path, wanted=wanted):
             read.append(path.name)
             return path.read_bytes() == wanted
 

@@ -96,6 +96,17 @@ def test_prepared_and_behind_urls_too(tmp_path):
         files.rm("/packed", recursive=True)
 
 
+@pytest.mark.parametrize("kind", PACK)
+def test_a_bomb_is_unpacked_a_little_at_a_time(tmp_path, kind):
+    """However few bytes say so many."""
+    (tmp_path / "a").write_bytes(PACK[kind](bytes(1 << 27)))
+    with open_bytes(str(tmp_path / "a")) as file:
+        sizes = []
+        while piece := file.raw._next(1):
+            sizes.append(len(piece))
+    assert sum(sizes) == 1 << 27 and max(sizes) <= 1 << 25
+
+
 class Once(io.RawIOBase):
     """Bytes that can be read once, a few at a time, as some file systems behind URLs give them."""
 
