@@ -13,8 +13,8 @@ UNREADABLE = (OSError, EOFError, TooLarge)
 KEPT_MESSAGES = 20
 # The most that one record may hold, where nobody says otherwise: as much is in memory several times while it is read.
 RECORD_BYTES = 1 << 26
-# Bytes of a text file that are read together, and of a line that is passed over.
-_PIECE = 1 << 22
+# Bytes of a text file that are read at first, for most files are little, and of a longer one or a line that is passed over.
+_FIRST, _PIECE = 1 << 16, 1 << 22
 
 
 class Document(NamedTuple):
@@ -93,8 +93,8 @@ def read_text(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
     """The whole file as one document, byte for byte."""
     try:
         with open_bytes(path, bad.record_bytes) as file:
-            data = file.read(_PIECE)
-            if len(data) == _PIECE:
+            data = file.read(_FIRST)
+            if len(data) == _FIRST:
                 yield Document(name, _pieces(data, file, path))
                 return
     except UNREADABLE as error:

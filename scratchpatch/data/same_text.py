@@ -24,11 +24,13 @@ _PROBE, _KEPT = 1 << 14, 1000
 
 def state(files: list[tuple[str, str]]) -> str:
     """What is another where a file of this machine was written, replaced or copied; one that cannot be seen counts as it is."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, path in files:
-        with contextlib.suppress(OSError):
-            found.update(json.dumps([name, paths.changed(path)]).encode())
-    return found.hexdigest()
+    states = []
+    for _, path in files:
+        try:
+            states += paths.changed(path)
+        except OSError:  # reading it says what is wrong
+            states.append(-1)
+    return hashlib.blake2b(repr(states).encode(), digest_size=16).hexdigest()
 
 
 def probe(files: list[tuple[str, str]]) -> str:

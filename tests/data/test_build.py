@@ -182,6 +182,7 @@ def test_a_long_document_is_kept_piece_by_piece(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0").write_bytes(data)
     wanted = {layout: run(tmp_path / "i" / layout, f"text:{tmp_path}/plain/*", layout) for layout in ("whole", "split")}
+    monkeypatch.setattr(records, "_FIRST", 1000)
     monkeypatch.setattr(records, "_PIECE", 1000)
     monkeypatch.setattr(build, "_COPY_BYTES", 777)
     for name in ("plain", "packed"):
