@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 
 import fsspec
@@ -326,6 +327,33 @@ def test_a_data_set_of_tfds_is_read_without_tensorflow(tmp_path, kind, capfd):
         texts(f"tfds:{folder}#nested.n")
     with pytest.raises(UserError, match="Dataset nothing_of_this_name not found"):
         texts("tfds:nothing_of_this_name")
+
+
+def test_a_data_set_of_tfds_that_lies_is_named(tmp_path):
+    Tiny(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    folder = tmp_path / "tiny/1.0.0"
+    path = folder / "dataset_info.json"
+    about, outside = path.read_text(), str(tmp_path / "outside-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
+    lies = ["null", "[]", "[" * 5000, "{", '{"splits": 3}', about.replace('"20"', '"-3"'), about.replace('"shardLengths"', '"numBytes"')]
+    for text in lies:
+        assert text != about
+        path.write_text(text)
+        try:
+            texts(f"tfds:{folder}")
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+    for template in (outside, "../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"):
+        info = json.loads(about)
+        for split in info["splits"]:
+            split["filepathTemplate"] = template
+        path.write_text(json.dumps(info))
+        with pytest.raises(UserError, match=f"dataset_info.json names the file .*, which is not in {folder}"):
+            texts(f"tfds:{folder}")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"{path} is a named pipe, and only regular files are read"):
+        texts(f"tfds:{folder}")
+
 
 
 @pytest.mark.parametrize("package, spec, extra", [

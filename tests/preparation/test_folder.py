@@ -1,7 +1,10 @@
 """Prepared folders: what they hold, that nothing but content decides it, and that a kill costs nothing."""
 
+import fcntl
 import json
+import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -187,6 +190,20 @@ def test_what_a_killed_attempt_was_writing_is_removed(folder, spec, tmp_path, st
         path.write_text("")
     prepare(spec, str(tmp_path / "out"), 3, 0.1)
     assert contents(tmp_path / "out") == contents(folder[0])
+
+
+def test_work_of_a_folder_behind_a_url_is_kept_for_a_month(spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "cache"))
+    for name in ("old", "held", "young"):
+        folder = tmp_path / "cache/prepare" / name
+        (folder / "tasks").mkdir(parents=True)
+        (folder / "lock").write_text("")
+        for path in (folder / "lock", folder / "tasks", folder) if name != "young" else ():
+            os.utime(path, (time.time() - 40 * 86_400,) * 2)
+    with open(tmp_path / "cache/prepare/held/lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepare(spec, f"memory://{tmp_path}/out", 1)
+    assert sorted(path.name for path in (tmp_path / "cache/prepare").iterdir()) == ["held", "young"]
 
 
 class Full:
