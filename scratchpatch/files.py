@@ -12,6 +12,8 @@ import os
 import stat
 import time
 import uuid
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -23,6 +25,7 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",
 }
+_CHUNK_BYTES = 1 << 20
 # A temporary file as old as this has no writer any more.
 _ABANDONED_SECONDS = 3600
 
@@ -73,6 +76,17 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         raise OSError(errno.EINVAL, f"it is {what}, and only regular files are read", os.fspath(path))
     os.set_blocking(descriptor, True)
     return open(descriptor, "rb")
+
+
+def size_and_checksum(file: BinaryIO, seen: Callable[[bytes], None] | None = None) -> list[int]:
+    """Bytes and CRC-32 of the rest of an open file, read in pieces; `seen` is called with each. Raises OSError."""
+    size = checksum = 0
+    while chunk := file.read(_CHUNK_BYTES):
+        size += len(chunk)
+        checksum = zlib.crc32(chunk, checksum)
+        if seen is not None:
+            seen(chunk)
+    return [size, checksum]
 
 
 def replace_text(path: Path, text: str) -> None:

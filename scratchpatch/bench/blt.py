@@ -114,12 +114,12 @@ def _model(config, buckets: int):
         hidden_size_global=trunk.d_model,
         cross_attn_k=vectors,
         intermediate_size=ffn_width(d, m.ffn_multiplier),
-        sliding_window=window,
     )
     settings = transformers.BltConfig(
         vocab_size=_VOCABULARY,
         patch_in_forward=False,
         cross_attn_k=vectors,
+        # Of encoder and decoder; 512 where it is left out.
         local_attention_window_len=window,
         encoder_hash_byte_group_size=list(_HASH_SIZES),
         encoder_hash_byte_group_vocab=buckets,

@@ -7,7 +7,7 @@ probability); layers are stacked; narrower feed-forward blocks are filled up
 with zeros. BLT has no null context: it is zero, and stands only where a row
 begins inside a document.
 
-Facts of the format: transformers 5.23, `models/blt` (Apache-2.0); the paper is
+Facts of the format: transformers 5.24, `models/blt` (Apache-2.0); the paper is
 arXiv 2412.09871.
 """
 
@@ -50,15 +50,25 @@ def load_hf_blt(folder: str | Path, window: int = 1024, max_patch_bytes: int = 1
 
     Raises:
       UserError: no such checkpoint; fields that are not supported; tensors that
-        are missing, extra or misshapen: all of them named. Nothing is loaded then.
+        are missing, extra, misshapen or not finite: all of them named. Nothing is loaded then.
     """
     hf = hf_config.read(folder, window, max_patch_bytes)
     stored = tensors.Tensors(folder)
     bad = tensors.problems(_wanted(hf), stored.shapes)
     if bad:
-        raise UserError(f"{folder} does not hold the tensors that its config names: {'; '.join(bad)}")
+        raise UserError(f"{folder} does not hold the tensors that its config names: {tensors.several(bad)}")
     logging.info("reading %d tensors of %s", len(stored.shapes), folder)
-    return LanguageModel(hf.config, _weights(hf, stored.read))
+    odd = []
+
+    def read(name: str) -> np.ndarray:
+        array = stored.read(name)
+        odd.extend(tensors.not_finite({name: array}))
+        return array
+
+    weights = _weights(hf, read)
+    if odd:
+        raise UserError(f"{folder} holds numbers that are not finite, in {tensors.several(odd)}: fetch it again")
+    return LanguageModel(hf.config, weights)
 
 
 def _wanted(hf: hf_config.HfConfig) -> dict[str, tuple[int, ...]]:

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from scratchpatch.errors import UserError
+from scratchpatch.interop.tensors import shown
 
 # `model.stack.Stack` keeps its layers under this name; a layer may have a part called block of its own.
 _STACKED = re.compile(r"(.*?\bstack\.block)\.(?!\d+\.)(.+)")
-_LAYER = re.compile(r"(.*?\bstack\.block)\.(\d+)\.(.+)")
+# A number has one spelling, or one of two arrays would be lost.
+_LAYER = re.compile(r"(.*?\bstack\.block)\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
 def unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -45,9 +47,9 @@ def stacks(names: Iterable[str]) -> dict[str, list[str]]:
         else:
             found[name] = [name]
     for name, by_layer in layers.items():
-        missing = sorted(set(range(max(by_layer) + 1)) - set(by_layer))
-        if missing or name in found:
-            what = f"lacks layer {missing[0]}" if missing else "is there stacked and layer by layer"
-            raise UserError(f"array {name} {what}: export the model anew")
+        missing = next((i for i in range(len(by_layer)) if i not in by_layer), None)
+        if missing is not None or name in found:
+            what = "is there stacked and layer by layer" if missing is None else f"lacks layer {missing}"
+            raise UserError(f"array {shown(name)} {what}: export the model anew")
         found[name] = [by_layer[i] for i in sorted(by_layer)]
     return found

@@ -42,6 +42,7 @@ def find(folder: str | Path, step: int | None = None) -> Trained:
         if step is not None:
             raise UserError(f"{folder} is an exported model: it has no other steps, leave step out")
         exported = processes.together(lambda: Exported(folder))
+        processes.first(exported.prove)
         return Trained(exported.config, exported.step, exported.abstract, exported.read)
     config = processes.together(lambda: workdir_lib.load_config(folder))
     _, abstract = weights_lib.abstract(config)

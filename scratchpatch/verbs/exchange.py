@@ -16,9 +16,11 @@ def _define_import(values: Flags) -> None:
 
 def _import(values: Flags) -> int:
     folder = existing(values.folder, "folder", folder=True)
-    from scratchpatch.interop.export import export
+    from scratchpatch.interop.export import export, vacant
     from scratchpatch.interop.hf_blt import load_hf_blt
 
+    # Reading takes minutes.
+    vacant(values.out)
     export(load_hf_blt(folder, values.window, values.max_patch_bytes), values.out)
     print(values.out)
     return 0

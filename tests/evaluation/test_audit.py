@@ -53,10 +53,10 @@ def parts(pooling, decoder, encoder_layers: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("encoder_layers", (0, 1))
+# One test per patchifier, so that what its models share is compiled in one process.
 @pytest.mark.parametrize("patchifier", config_lib.PATCHIFIERS)
-def test_every_combination_passes(patchifier, encoder_layers):
-    for trigger, pooling, decoder in itertools.product(config_lib.TRIGGERS, POOLINGS, DECODERS):
+def test_every_combination_passes(patchifier):
+    for trigger, pooling, decoder, encoder_layers in itertools.product(config_lib.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
         fields = decisions(patchifier, trigger) | parts(pooling, decoder, encoder_layers)
         report = report_of(Model(fields))
         assert report.ok, f"{fields}: {report.text()}"

@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
+from safetensors.numpy import save_file
 
-from scratchpatch.interop import hf_blt, hf_config, tensors
+from scratchpatch.interop import hf_blt, hf_config
 
 LAYERS = {"num_attention_heads": 2, "rms_norm_eps": 1e-5}
 
@@ -55,7 +56,7 @@ def write(folder, config: dict, seed: int = 0, change=None) -> None:
     found = {name: draw(name, shape) for name, shape in sorted(shapes.items())}
     if change:
         change(found)
-    tensors.save(folder, found, {"format": "pt"})
+    save_file(found, folder / "model.safetensors", {"format": "pt"})
 
 
 def documents(rows: int, length: int, seed: int = 0) -> np.ndarray:

@@ -1,13 +1,18 @@
+import errno
 import json
+import os
+import shutil
+import stat
 
 import jax
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import scratchpatch as sp
 from scratchpatch.errors import UserError
-from scratchpatch.interop import tensors
+from scratchpatch.interop import export, tensors
 from scratchpatch.model import weights as weights_lib
 from tests import tiny
 
@@ -79,6 +84,9 @@ def test_a_layer_that_is_missing_or_misshapen_is_named(tmp_path):
     for arrays, words in (
         (lacking, "params.trunk.stack.block.ffn.up.kernel lacks layer 0"),
         (whole | {name.format(1): np.zeros((3, 5), np.float32)}, r"block.1.ffn.up.kernel has shape \[3, 5\], unlike"),
+        (whole | {name.format(99999999): whole[name.format(1)]}, "ffn.up.kernel lacks layer 2"),
+        (whole | {name.format("01"): whole[name.format(1)]}, "extra params.trunk.stack.block.01.ffn.up.kernel"),
+        (whole | {name.format("9" * 5000): whole[name.format(1)]}, r"extra params.trunk.stack.block.9999.*\.\.\."),
         (whole | {name.format(2): whole[name.format(1)]}, r"ffn.up.kernel has shape \[3, 32, \d+\], wanted \[2,"),
     ):
         save_file(arrays, path)
@@ -112,29 +120,168 @@ def test_an_exported_model_has_one_step(tmp_path):
         sp.load(tmp_path / "out", step=3)
 
 
-def test_shards_are_read_and_missing_ones_named(tmp_path):
-    for i, name in enumerate("ab"):
-        save_file({name: np.full(2, i, np.float32)}, tmp_path / f"{name}.safetensors")
-    index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    found = tensors.Tensors(tmp_path)
-    assert found.shapes == {"a": (2,), "b": (2,)} and found.read("b").tolist() == [1, 1]
-    (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(UserError, match="lacks b.safetensors"):
-        tensors.Tensors(tmp_path)
-
-
-def test_half_precision_is_read_as_float32(tmp_path):
-    import ml_dtypes
-
-    save_file({"a": np.array([1.5, -2.0], ml_dtypes.bfloat16)}, tmp_path / "model.safetensors")
-    found = tensors.Tensors(tmp_path).read("a")
-    assert found.dtype == np.float32 and found.tolist() == [1.5, -2.0]
-
-
 def test_an_exported_model_is_spread_over_devices(tmp_path):
     lm = sp.init(tiny.config(), seed=3)
     sp.export(lm, tmp_path / "out")
     found = sp.load(tmp_path / "out", devices=4).weights
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {4}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(lm.weights))
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return sp.init(tiny.config())
+
+
+@pytest.fixture
+def exported(lm, tmp_path):
+    sp.export(lm, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def refused(folder, words):
+    with pytest.raises(UserError, match=words) as error:
+        sp.load(folder)
+    assert str(folder) in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_files_have_the_modes_of_the_umask(lm, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        sp.export(lm, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "out").iterdir()} == {"model.safetensors": mode, "config.json": mode}
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "module, function, fault",
+    [
+        (tensors, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        (tensors.os, "fsync", FULL),
+        (export, "replace_text", FULL),
+    ],
+)
+@pytest.mark.parametrize("made", [True, False])
+def test_a_full_disk_is_one_line_and_leaves_nothing(lm, tmp_path, monkeypatch, module, function, fault, made):
+    out = tmp_path / "out"
+    if not made:
+        out.mkdir()
+
+    def fail(*_, **__):
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, fail)
+        with pytest.raises(UserError, match=f"cannot write into {out}: .*No space left on device"):
+            sp.export(lm, out)
+    assert out.exists() != made and (made or not any(out.iterdir()))
+    sp.export(lm, out)
+    assert sp.load(out).step == 0
+
+
+@pytest.mark.parametrize("module, function", [(tensors, "save_file"), (tensors.os, "replace"), (export, "replace_text")])
+def test_what_a_kill_leaves_is_no_model(lm, tmp_path, monkeypatch, module, function):
+    whole, left = getattr(module, function), tmp_path / "left"
+
+    def seen(*arguments, **named):
+        if not left.exists():
+            shutil.copytree(tmp_path / "out", left)
+        whole(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, seen)
+        sp.export(lm, tmp_path / "out")
+    assert sp.load(tmp_path / "out").step == 0
+    refused(left, "has no config.json")
+    with pytest.raises(UserError, match="holds something: name a new folder"):
+        sp.export(lm, left)
+
+
+def test_two_exports_at_once_are_one(lm, tmp_path, monkeypatch):
+    save = tensors.save_file
+
+    def other_first(*arguments, **named):
+        # While this one writes, another starts; its model would stand beside this one's config.
+        with pytest.raises(UserError, match="holds something"):
+            sp.export(lm, tmp_path / "out")
+        monkeypatch.setattr(export, "vacant", lambda _: None)
+        with pytest.raises(UserError, match="holds something"):
+            sp.export(lm, tmp_path / "out")
+        save(*arguments, **named)
+
+    monkeypatch.setattr(tensors, "save_file", other_first)
+    sp.export(lm, tmp_path / "out")
+    with pytest.raises(UserError, match="holds something"):
+        sp.export(lm, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_weights_that_are_not_finite_are_named_and_not_exported(lm, tmp_path):
+    weights = jax.tree.map(np.array, lm.weights)
+    weights["params"]["decoder"]["null"][3] = np.nan
+    weights["params"]["encoder"]["embedding"]["embedding"][0, 0] = np.inf
+    with pytest.raises(UserError, match="not finite, in params.decoder.null; params.encoder.embedding.embedding: export an earlier"):
+        sp.export(lm.with_weights(weights, 3), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"step": "3"}, "config.json: step: Expected int, got str"),
+        ({"step": None}, "config.json: step: Expected int, got null"),
+        ({"step": -1}, "config.json: step: Expected int >= 0"),
+        ({"step": 1.5}, "config.json: step: Expected int, got float"),
+        ({"step": 10**400}, "config.json: step: "),
+        ({"config": []}, "config.json: config: Expected object, got array"),
+        ({"config": {"model.d_byte": "16"}}, "config.json: config field model.d_byte takes a value of type int"),
+        ({"config": {"model.d_byte": -16}}, "config.json: config: model.d_byte = -16"),
+        ({"config": {"optimizer.learning_rate": 10**400}}, "config.json: "),
+        ({"schema": "2"}, "config.json: it has schema '2'"),
+        ({"schema": 99}, "config.json: it has schema 99"),
+    ],
+)
+def test_a_config_of_another_shape_is_one_line_that_names_the_field(exported, change, words):
+    path = exported / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    refused(exported, words)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [("", "no JSON"), ("null", "Expected object"), ("{}", "required field config"), ("[" * 5000 + "]" * 5000, "nested"), ("\xff", "no UTF-8")],
+)
+def test_a_config_that_is_none_is_one_line(exported, text, words):
+    (exported / "config.json").write_text(text, encoding="latin-1")
+    refused(exported, f"config.json: .*{words}")
+
+
+def test_an_export_through_links_and_from_another_folder(exported, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(exported)
+    shutil.move(exported / "model.safetensors", tmp_path / "large")
+    (exported / "model.safetensors").symlink_to(tmp_path / "large")
+    monkeypatch.chdir(tmp_path)
+    assert sp.load("link").step == 0
+
+
+def test_a_file_that_is_not_what_was_exported_is_refused(tmp_path):
+    sp.export(sp.init(tiny.config()), tmp_path / "out")
+    path, about = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "config.json"
+    data = bytearray(path.read_bytes())
+    # The last byte is of a number, and no header tells what that was.
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="model.safetensors is not what was exported .* take `checksum` out of config.json"):
+        sp.load(tmp_path / "out")
+    document = json.loads(about.read_text())
+    about.write_text(json.dumps(document | {"checksum": [1, "2"]}))
+    with pytest.raises(UserError, match="config.json: checksum"):
+        sp.load(tmp_path / "out")
+    del document["checksum"]
+    about.write_text(json.dumps(document))
+    assert sp.load(tmp_path / "out").step == 0

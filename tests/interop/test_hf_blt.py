@@ -57,6 +57,41 @@ def test_every_unsupported_field_is_named(tmp_path):
         assert words in str(error.value)
 
 
+def test_tensors_that_are_not_finite_are_named(tmp_path):
+    def change(found):
+        found["lm_head.weight"][5, 5] = np.nan
+        found["model.patcher.layers.1.mlp.up_proj.weight"][0, 0] = -np.inf
+
+    with pytest.raises(UserError, match="not finite, in lm_head.weight; model.patcher.layers.1.mlp.up_proj.weight: fetch it again"):
+        load(tmp_path, change=change)
+
+
+def test_doubles_are_read_by_their_value_and_integers_refused(tmp_path):
+    def doubles(found):
+        found |= {name: x.astype(np.float64) for name, x in found.items()}
+
+    text = b"as it was"
+    assert np.array_equal(load(tmp_path / "doubles", change=doubles).score(text), load(tmp_path / "floats").score(text))
+
+    def integers(found):
+        found["lm_head.weight"] = found["lm_head.weight"].view(np.int32)
+
+    with pytest.raises(UserError, match="arrays of other types than F64, F32, F16, BF16: lm_head.weight is I32"):
+        load(tmp_path / "integers", change=integers)
+
+
+@pytest.mark.parametrize("name", ["../outside/model.safetensors", "{folder}/outside/model.safetensors", "link.safetensors"])
+def test_an_index_that_leads_outside_is_refused_before_anything_is_read(tmp_path, name):
+    folders.write(tmp_path / "outside", folders.settings())
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "config.json").write_text(json.dumps(folders.settings()))
+    (inside / "link.safetensors").symlink_to("../outside/model.safetensors")
+    (inside / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name.format(folder=tmp_path)}}))
+    with pytest.raises(UserError, match="index.json: weight_map.lm_head.weight: .*(no plain relative path|not followed)"):
+        load_hf_blt(inside)
+
+
 @pytest.mark.parametrize(
     "fields, kind, jump", [({"monotonicity": True}, "entropy_jump", 0.0), ({"patching_threshold_add": 0.3}, "entropy_and_jump", 0.3)]
 )

@@ -59,3 +59,21 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert [line.split(":")[0] for line in said] == ["scratchpatch"] * 5
     assert "no such folder" in said[0] and "no config.json" in said[1] and "needs --out=DIR" in said[2] and "needs --out=DIR" in said[3]
     assert "--layout goes with checkpoint export alone" in said[4]
+
+
+def test_a_folder_that_cannot_be_trusted_is_one_line_and_nothing_is_written(tmp_path, capsys):
+    hostile = tmp_path / "hostile"
+    folders.write(hostile, folders.settings())
+    (hostile / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "../../etc/passwd"}}')
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    (deep / "config.json").write_text('{"model_type": "blt", "encoder_config": ' + "[" * 5000 + "]" * 5000 + "}")
+    for folder in (hostile, deep):
+        assert cli.main(["import", f"--folder={folder}", f"--out={tmp_path}/out"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and not (tmp_path / "out").exists()
+    assert "weight_map.lm_head.weight: '../../etc/passwd' is no plain relative path" in said[0]
+    assert "deep/config.json: it is nested" in said[1]
+    # Where the model cannot be written, none is read.
+    assert cli.main(["import", f"--folder={deep}", f"--out={hostile}"]) == 1
+    assert "hostile holds something" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """What transformers' BLT says about a checkpoint folder, and the file that keeps some of it.
 
-    PYTHONPATH=. .venv/bin/python -m tests.interop.theirs      writes golden.json anew (needs the extra `peer`)
+    PYTHONPATH=. .venv/bin/python -m tests.interop.theirs      writes them anew (needs the extra `peer`)
 
-So the parity is tested where neither torch nor transformers is installed, too.
+golden.json has what it says, written.json a config.json that it writes. So the parity is tested where neither torch nor transformers is installed, too.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.interop import folders
 
-GOLDEN = Path(__file__).with_name("golden.json")
+GOLDEN, WRITTEN = (Path(__file__).with_name(name) for name in ("golden.json", "written.json"))
 VARIANTS = {
     "k2": {},
     "k1": {"k": 1},
@@ -30,13 +30,22 @@ POSITIONS, IDS = (1, 2, 17, 40, 98), (0, 1, 2, 3, 36, 101, 259)
 _LENGTH = 100
 
 
-def run(folder, config: dict, seed: int) -> dict:
+def write_config(folder) -> tuple[dict, dict]:
+    """The config of `folders.settings()` as transformers writes it: into a checkpoint, and with all its fields."""
+    import transformers
+
+    config = transformers.BltConfig(**{k: v for k, v in folders.settings().items() if k != "model_type"})
+    config.save_pretrained(folder)
+    return json.loads((Path(folder) / "config.json").read_text()), json.loads(config.to_json_string(use_diff=False))
+
+
+def run(folder, config: dict, seed: int, length: int = _LENGTH) -> dict:
     """Two documents through transformers' model: threshold, patch lengths [B, P], entropies [B, L], logits [B, L, 260]."""
     import torch
     import transformers
 
     model = transformers.BltForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    tokens_BL = folders.documents(2, _LENGTH, seed)
+    tokens_BL = folders.documents(2, length, seed)
     ids_BL = torch.as_tensor(np.where(tokens_BL < 256, tokens_BL + 4, 1)).long()
     with torch.no_grad():
         entropy_BL, _, _ = model.model.patcher(ids_BL, patch_size=4, threshold=0.0)
@@ -66,6 +75,8 @@ def main() -> None:
         logits = said["logits"][:, POSITIONS][..., IDS]
         found[name] = said | {"entropy": said["entropy"].round(6).tolist(), "logits": logits.round(6).tolist()}
     GOLDEN.write_text(json.dumps(found) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        WRITTEN.write_text(json.dumps(write_config(folder)[0], indent=1) + "\n")
 
 
 if __name__ == "__main__":
