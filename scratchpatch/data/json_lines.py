@@ -4,7 +4,7 @@ Python's own parser reads a line wherever it can. Where it gives up over what
 no one asked for (an integer of more than 4,300 digits, nesting beyond its
 stack, bytes in another field that are no UTF-8), the line is read token by
 token: as strictly, but without a value for anything except the field. So is a
-line of a million values or more, which could take twenty times its size in memory.
+line of two million values or more, which could take twenty times its size in memory.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 
-# Values of a line, at most, that Python's parser reads: one may take a hundred bytes.
-_VALUES = 1 << 20
+# Values of a line, at most, that Python's parser reads: one may take seventy bytes.
+_VALUES = 1 << 21
 # Fields that an error names.
 _NAMED = 8
 _SPACE = re.compile(r"[ \t\n\r]*")
