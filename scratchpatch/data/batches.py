@@ -60,8 +60,7 @@ class Batches:
         self.streams = streams_for(config, split)
         if 0 in each:  # of several processes, which may share the disk, one is enough
             for stream, _ in self.streams:
-                if stream.check is not None:
-                    stream.check.start()
+                stream.watch()
         self.rows = len(each) * parts
         self.window = config.data.window
         self.bytes_per_epoch = sum(stream.bytes for stream, _ in self.streams)

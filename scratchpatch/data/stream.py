@@ -54,6 +54,11 @@ class Stream(abc.ABC):
     def __len__(self) -> int:
         return self._positions
 
+    def watch(self) -> None:
+        """Have a thread compare with their checksums what files are too large for that at opening; reading raises what it finds."""
+        if self.check is not None:
+            self.check.start()
+
     def windows(self, window: int) -> int:
         """Windows of `window` inputs (and as many targets) that cover the stream once."""
         return -(-(len(self) - 1) // window)
