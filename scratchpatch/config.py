@@ -183,6 +183,7 @@ FIELDS = (
     Field("data.window", 1024, "bytes", "Length of one row of the stream.", _between(8, 1 << 18)),
     Field("data.entropies", False, "", "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the train step. They see text before the row, so near a row's start they may differ from the step's own.", _any),
     Field("data.on_bad_record", "error", "", "A record that cannot be read: error names it and stops before training; skip counts and reports it.", _one_of("error", "skip")),
+    Field("data.record_bytes", 1 << 26, "bytes", "The most that one record may hold: a line of JSON, a row, a record or an example; and what a compressed text file may unpack to, unless that is less than 100 times its size. A larger one is a bad record. Plain text files may have any size.", _between(1, 1 << 40), free=True),
     Field("data.cache_dir", "", "", "Folder of the stream indexes; empty: $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch.", _path, free=True, path=True),
     Field("data.threads", 1, "threads", "Threads that read batches ahead of the loop.", _between(1, 512), free=True),
     Field("data.prefetch", 4, "batches", "Batches held ready for the loop.", _between(1, 1024), free=True),

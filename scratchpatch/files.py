@@ -40,15 +40,26 @@ def below(folder: P, name: str) -> P:
     Raises:
       ValueError: the name is no plain relative path (absolute, '..', empty parts, NUL), or a part of it is a link.
     """
-    parts = name.split("/") if isinstance(name, str) else []
-    if not parts or any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
-        raise ValueError(f"{name!r} is no plain relative path below {folder}")
     path = folder
-    for part in parts:
+    for part in plain_parts(folder, name):
         path = path / part
         if "://" not in str(path) and os.path.islink(path):
             raise ValueError(f"{name!r} leads through the link {path}, which is not followed")
     return path
+
+
+def plain_parts(folder: object, name: str) -> list[str]:
+    """The parts of a plain relative name; `folder` is for the message. Raises ValueError where it is another."""
+    parts = name.split("/") if isinstance(name, str) else []
+    if not parts or any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
+        raise ValueError(f"{name!r} is no plain relative path below {folder}")
+    return parts
+
+
+def irregular(mode: int) -> str | None:
+    """What a file of this st_mode is, in words; None where it is a regular file."""
+    kind = stat.S_IFMT(mode)
+    return None if kind == stat.S_IFREG else _KINDS.get(kind, "something else")
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
@@ -59,10 +70,9 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     """
     # Without O_NONBLOCK, opening a pipe waits for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    if kind != stat.S_IFREG:
+    what = irregular(os.fstat(descriptor).st_mode)
+    if what:
         os.close(descriptor)
-        what = _KINDS.get(kind, "something else")
         raise OSError(errno.EINVAL, f"it is {what}, and only regular files are read", os.fspath(path))
     os.set_blocking(descriptor, True)
     return open(descriptor, "rb")

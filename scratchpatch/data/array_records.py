@@ -26,12 +26,15 @@ def read_array_record(name: str, path: str, bad: BadRecords) -> Iterator[Documen
                 for first in range(0, count, _RECORDS):
                     for data in reader.read(list(range(first, min(first + _RECORDS, count)))):
                         read += 1
-                        yield Document(f"{name}#{read}", data)
+                        if len(data) > bad.record_bytes:
+                            bad.add_too_large(f"{path}:{read}", len(data))
+                        else:
+                            yield Document(f"{name}#{read}", data)
             finally:
                 reader.close()
     except OSError as error:
         bad.add(path, explain(error), records=count - read if count else None)
-    except (RuntimeError, ValueError, IndexError) as error:  # what the reader makes of damage
+    except (RuntimeError, ValueError, IndexError, MemoryError, OverflowError) as error:  # what the reader makes of damage
         problem = f"not a whole ArrayRecord file ({' '.join(str(error).split())[:200]})"
         bad.add(f"{path}:{read + 1}", problem, records=count - read if count else None)
 
@@ -40,7 +43,7 @@ def read_array_record(name: str, path: str, bad: BadRecords) -> Iterator[Documen
 def _local(path: str) -> Iterator[str]:
     """The file on this machine: the reader of ArrayRecord knows no URLs."""
     if not paths.is_url(path):
-        with open(path, "rb"):  # the system's own words where it cannot be read
+        with paths.open_read(path):  # the system's own words where it cannot be read
             yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -58,6 +58,9 @@ class Batches:
             (part * (total // parts) + int(run[0]), len(run)) for part in range(parts) for run in np.split(each, breaks)
         ]
         self.streams = streams_for(config, split)
+        if 0 in each:  # of several processes, which may share the disk, one is enough
+            for stream, _ in self.streams:
+                stream.watch()
         self.rows = len(each) * parts
         self.window = config.data.window
         self.bytes_per_epoch = sum(stream.bytes for stream, _ in self.streams)

@@ -19,6 +19,7 @@ when it is written (`preparation.shards`).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,6 +28,8 @@ BLOCK = 1 << 16
 WRITER_OPTIONS = "group_size:1,uncompressed"
 RECORDS, STARTS = ".array_record", ".starts"
 FIRST, PLACE = np.dtype("<u4"), np.dtype("<u2")
+# Blocks whose checksum is computed together.
+_CHECKED = 64
 _PAGE, _PAGE_HEADER, _FILE_HEADER, _RECORD_HEADER = 1 << 16, 24, 40, 45
 
 
@@ -40,6 +43,15 @@ def pieces(start: int, end: int) -> Iterator[tuple[int, int, int]]:
         length = min(end - start, BLOCK - within, _PAGE - _PAGE_HEADER - offset)
         yield start, page * _PAGE + _PAGE_HEADER + offset, length
         start += length
+
+
+def checksum(data: np.ndarray, count: int) -> int:
+    """CRC-32 of the positions of all blocks in a shard's file, uint8."""
+    found = 0
+    for first in range(0, count, _CHECKED):
+        for _, begin, length in pieces(first * BLOCK, min(first + _CHECKED, count) * BLOCK):
+            found = zlib.crc32(data[begin : begin + length], found)
+    return found
 
 
 def pack_starts(starts: np.ndarray, blocks: int) -> bytes:

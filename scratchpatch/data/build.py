@@ -2,59 +2,156 @@
 
     stream.bin   uint8: every document, a placeholder before it where its BOS stands
     starts.npy   int64: the position of each document's BOS, counted from its part's first
-    meta.json    sizes, checksum, the parts' places, and the bad records skipped
+    meta.json    {"meta": sizes, checksums, the parts' places, and the bad records skipped; "checksum": of that}
+    right.json   which states of the first two files were compared with their checksums (see `checks`)
+    seen.json    which states of the sources this is the text of (see `same_text`)
 
-The checksum is that of stream.bin; where documents were dealt by their bytes, it
-knows their parts too.
+`checksum` in the meta is that of stream.bin; where documents were dealt by their
+bytes, it knows their parts too. `digests` are those of the files.
 
 The folder is written beside its final place and renamed into it: a reader sees
 all of it or nothing, and of two processes that build at once the first one's
 is kept. The sources are read once, in order; what the split needs to know of all
 documents (how many, which sizes) is known only then, so they are copied into
-their parts afterwards.
+their parts afterwards. Of a long document a piece is in memory at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import shutil
 import time
-import uuid
 from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from absl import logging
 
-from scratchpatch.data import splits
-from scratchpatch.data.records import BadRecords, Document, skipped
+from scratchpatch import files as local_files
+from scratchpatch import json_files
+from scratchpatch.data import checks, same_text, splits, work_folder
+from scratchpatch.data.records import RECORD_BYTES, BadRecords, Broken, Document, skipped
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
+from scratchpatch.json_files import Count
 
-FORMAT = 2
-STREAM, STARTS, META = "stream.bin", "starts.npy", "meta.json"
+FORMAT = 3
+STREAM, STARTS, META, RIGHT, SEEN = "stream.bin", "starts.npy", "meta.json", "right.json", "seen.json"
 SECONDS_BETWEEN_LINES = 5
 _PLACEHOLDER = b"\0"
 _COPY_BYTES = 1 << 24
 
 
+class _Part(TypedDict):
+    position: Count
+    positions: Count
+    document: Count
+    documents: Count
+
+
+class _Meta(TypedDict):
+    spec: str
+    documents: Count
+    skipped: Count
+    broken: Count
+    bad: list[str]
+    least_share: NotRequired[float | None]
+    checksum: str
+    digests: dict[str, str]
+    sizes: dict[str, Count]
+    parts: dict[str, _Part]
+    probe: str
+
+
+class _Sealed(TypedDict):
+    meta: _Meta
+    checksum: str
+
+
 def intact(place: Path) -> dict | None:
-    """The index's meta, or None where the index is missing or its files are not the size they were."""
-    if not place.exists():
+    """The meta of an index; see `look`."""
+    found = look(place)
+    return found and found[0]
+
+
+def look(place: Path) -> tuple[dict, checks.Check] | None:
+    """The index's meta and what is still to be compared, or None where the index is missing or damaged."""
+    if not os.path.lexists(place):
         return None
     try:
-        meta = json.loads((place / META).read_text())
+        sealed = json_files.read(place / META, _Sealed)
+        meta = sealed["meta"]
+        if sealed["checksum"] != _seal(meta):
+            raise ValueError(f"the checksum of {place / META} is wrong")
         sizes = _file_sizes(place)
-    except (OSError, ValueError) as error:
+        if sizes != meta["sizes"]:
+            raise ValueError(f"sizes {sizes}, wanted {meta['sizes']}")
+        _check_bounds(meta, len(_starts(place)))
+        parts = [_checked(place / name, meta) for name in (STARTS, STREAM)]
+        return meta, checks.Check(parts, place / RIGHT, lambda path: _forget(place, path))
+    except (OSError, ValueError, KeyError, checks.Damaged) as error:
         logging.warning("%s is damaged (%s): building it again", place, error)
         return None
-    if sizes != meta["sizes"]:
-        logging.warning("%s is damaged (sizes %s, wanted %s): building it again", place, sizes, meta["sizes"])
-        return None
-    return meta
+
+
+def arrays(place: Path, part: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8 [positions], int64 [documents]) of a part of an intact index, memory-mapped. Raises OSError, ValueError."""
+    # Plain views of the maps: a np.memmap costs more per slice than a window does.
+    data, starts = np.asarray(np.memmap(place / STREAM, np.uint8, "r")), _starts(place)
+    first, document = part["position"], part["document"]
+    return data[first : first + part["positions"]], starts[document : document + part["documents"]]
+
+
+def _starts(place: Path) -> np.ndarray:
+    found = np.asarray(np.load(place / STARTS, mmap_mode="r"))
+    if found.dtype != np.int64 or found.ndim != 1:
+        raise ValueError(f"{place / STARTS} holds {found.dtype} of {found.ndim} dimensions, wanted a row of int64")
+    return found
+
+
+def _check_bounds(meta: dict, documents: int) -> None:
+    """Raise ValueError unless the parts divide the stream and its documents."""
+    if tuple(meta["parts"]) not in (("all",), splits.PARTS):
+        raise ValueError(f"it has the parts {', '.join(meta['parts'])}")
+    ends = {"position": 0, "document": 0}
+    for part in meta["parts"].values():
+        if any(part[first] != end for first, end in ends.items()):
+            raise ValueError("its parts do not lie one after the other")
+        ends = {first: part[first] + part[f"{first}s"] for first in ends}
+    if list(ends.values()) != [meta["sizes"][STREAM], documents]:
+        raise ValueError("its parts are not the whole stream")
+
+
+def _checked(path: Path, meta: dict) -> checks.Checked:
+    wanted = meta["digests"][path.name]
+    return checks.Checked(str(path), meta["sizes"][path.name], lambda: _digest(path) == wanted)
+
+
+def _digest(path: Path) -> str:
+    with local_files.open_regular(path) as file:
+        return hashlib.file_digest(file, _hash).hexdigest()
+
+
+def _hash() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _seal(meta: dict) -> str:
+    found = _hash()
+    found.update(json.dumps(meta, sort_keys=True).encode())
+    return found.hexdigest()
+
+
+def _forget(place: Path, path: str) -> str:
+    """Let an index that is damaged be built again at the next start; what to tell the user."""
+    with contextlib.suppress(OSError):
+        (place / META).unlink()
+    return f"the checksum of {path} is wrong, the stream index is damaged: start again, and it is built anew"
 
 
 def _file_sizes(place: Path) -> dict[str, int]:
@@ -62,9 +159,15 @@ def _file_sizes(place: Path) -> dict[str, int]:
 
 
 def build(
-    place: Path, source: Source, layout: str, files: list[tuple[str, str]], on_bad_record: str, share: float = splits.SHARE
+    place: Path,
+    source: Source,
+    layout: str,
+    files: list[tuple[str, str]],
+    on_bad_record: str,
+    share: float = splits.SHARE,
+    record_bytes: int = RECORD_BYTES,
 ) -> None:
-    """Read `files` and leave their index at `place`, in place of a damaged one.
+    """Read `files` and leave their index at `place`, in place of a damaged one, or one of another text.
 
     `share` of the documents validate, and as many test (see `splits`).
 
@@ -72,51 +175,66 @@ def build(
         UserError: a bad record (unless skipped), or no bytes at all.
         OSError: the index cannot be written.
     """
-    work = place.parent / f".building-{uuid.uuid4().hex}"
-    work.mkdir(parents=True)
-    spill = work / "spill"
-    try:
-        bad = BadRecords(on_bad_record)
+    with work_folder.work_folder(place.parent) as work:
+        seen, probe = same_text.state(files), same_text.probe(files)
+        spill, bad = work / "spill", BadRecords(on_bad_record, record_bytes)
         sizes, places = _spill(spill, source, files, bad)
         if not sizes.sum():
             left_out = f" ({skipped(bad.count, bad.broken)}, first: {bad.messages[0]})" if bad.count else ""
             raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{left_out}")
         meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
+        meta["probe"] = probe
         if layout == "whole":
             names, parts = ("all",), np.zeros(len(sizes), np.int8)
+            runs, before = _runs(sizes, parts), b""
         elif len(sizes) == 1 and not source.standard:
-            names, (sizes, parts) = splits.PARTS, _cut(spill)
+            pieces = splits.cut(int(sizes[0]))
+            names, sizes, parts = splits.PARTS, np.array([end - start for start, end in pieces], np.int64), np.arange(3, dtype=np.int8)
+            runs, before = [(start + 1, end + 1) for start, end in pieces], _PLACEHOLDER
         else:
             names, parts = splits.PARTS, splits.assign(places, share)
             meta["least_share"] = splits.least_share(places, sizes)
-        checksum = _copy(spill, work / STREAM, sizes, parts)
+            runs, before = _runs(sizes, parts), b""
+        checksum = _copy(spill, work / STREAM, runs, before)
+        spill.unlink()
+        whole = checksum.hexdigest()
         if "least_share" in meta and not source.standard:
             checksum.update(np.bincount(parts, minlength=len(names)).astype("<i8"))
         meta["checksum"] = checksum.hexdigest()
-        spill.unlink()
         meta["parts"] = _write_starts(work / STARTS, sizes, parts, names)
+        meta["digests"] = {STREAM: whole, STARTS: _digest(work / STARTS)}
         meta["sizes"] = _file_sizes(work)
         with open(work / META, "w") as file:
-            json.dump(meta, file, indent=1)
+            json.dump({"meta": meta, "checksum": _seal(meta)}, file, indent=1)
             _sync(file)
-        _publish(work, place)
+        same_text.remember(work / SEEN, seen)
+        if _publish(work, place, probe):
+            checks.remember(place / RIGHT, [str(place / name) for name in (STARTS, STREAM)])
         logging.info("indexed %s: %d documents, %d bytes", source.spec, meta["documents"], sizes.sum())
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _spill(spill: Path, source: Source, files: list[tuple[str, str]], bad: BadRecords) -> tuple[np.ndarray, np.ndarray]:
     """Write every document as it comes; returns their sizes in bytes (int64) and places (uint64, see `splits.place`)."""
     sizes, places, total = array("q"), array("Q"), 0
-    place_of = _StandardPlaces() if source.standard else lambda document: splits.place(splits.digest(document.data))
+    place_of = _StandardPlaces() if source.standard else lambda document, digest: splits.place(digest)
     next_line = time.monotonic() + SECONDS_BETWEEN_LINES
     with open(spill, "wb") as out:
         for document in source.documents(files, bad):
+            begin, size, digest = out.tell(), 0, splits.hasher()
             out.write(_PLACEHOLDER)
-            out.write(document.data)
-            sizes.append(len(document.data))
-            places.append(place_of(document))
-            total += len(document.data)
+            try:
+                for piece in document.pieces:
+                    out.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+            except Broken as broken:
+                out.seek(begin)
+                out.truncate()
+                bad.add(*broken.args)
+                continue
+            sizes.append(size)
+            places.append(place_of(document, digest.digest()))
+            total += size
             if time.monotonic() > next_line:
                 logging.info("indexing %s: %d documents, %.0f MB so far", source.spec, len(sizes), total / 1e6)
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
@@ -132,35 +250,34 @@ class _StandardPlaces:
     def __init__(self):
         self._known: dict[bytes, int] = {}
 
-    def __call__(self, document: Document) -> int:
-        return self._known.setdefault(splits.digest(document.data), splits.name_place(document.name))
+    def __call__(self, document: Document, digest: bytes) -> int:
+        return self._known.setdefault(digest, splits.name_place(document.name))
 
 
-def _cut(spill: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rewrite the spill's one document as a document per part; returns their sizes and parts."""
-    data = np.fromfile(spill, np.uint8)[1:]
-    pieces = [data[start:end] for start, end in splits.cut(len(data))]
-    with open(spill, "wb") as out:
-        for piece in pieces:
-            out.write(_PLACEHOLDER)
-            out.write(piece)
-    return np.array([len(piece) for piece in pieces], np.int64), np.arange(len(pieces), dtype=np.int8)
-
-
-def _copy(spill: Path, stream: Path, sizes: np.ndarray, parts: np.ndarray) -> hashlib.blake2b:
-    """Copy the documents part by part, in their order within each; returns the hash of what was written."""
-    checksum = hashlib.blake2b(digest_size=16)
-    data = np.memmap(spill, np.uint8, "r")
+def _runs(sizes: np.ndarray, parts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """[first, end) in the spill of neighbours that stay neighbours, part by part, in their order within each."""
     ends = np.cumsum(sizes + 1)
     order = np.argsort(parts, kind="stable")
     breaks = np.flatnonzero(np.diff(order) != 1) + 1
-    with open(stream, "wb") as out:
-        for run in np.split(order, breaks):
-            first, end = int(ends[run[0]] - sizes[run[0]] - 1), int(ends[run[-1]])
-            for position in range(first, end, _COPY_BYTES):
-                piece = data[position : min(position + _COPY_BYTES, end)]
+    for run in np.split(order, breaks):
+        yield int(ends[run[0]] - sizes[run[0]] - 1), int(ends[run[-1]])
+
+
+def _copy(spill: Path, stream: Path, runs: Iterable[tuple[int, int]], before: bytes) -> hashlib.blake2b:
+    """Copy runs of the spill, each after `before`; returns the hash of what was written."""
+    checksum = _hash()
+    with open(spill, "rb") as found, open(stream, "wb") as out:
+        for first, end in runs:
+            checksum.update(before)
+            out.write(before)
+            found.seek(first)
+            while first < end:
+                piece = found.read(min(_COPY_BYTES, end - first))
+                if not piece:
+                    raise OSError(errno.EIO, "it ends before what was written to it", str(spill))
                 checksum.update(piece)
                 out.write(piece)
+                first += len(piece)
         _sync(out)
     return checksum
 
@@ -191,18 +308,17 @@ def _sync(file) -> None:
     os.fsync(file.fileno())
 
 
-def _publish(work: Path, place: Path) -> None:
-    """Rename `work` to `place`, unless another process has put an intact index there meanwhile."""
+def _publish(work: Path, place: Path, probe: str) -> bool:
+    """Rename `work` to `place`, unless another process has put an intact index of the same text there meanwhile: then False."""
     while True:
+        found = intact(place)
+        if found and found["probe"] == probe:
+            return False
+        if os.path.lexists(place):
+            work_folder.move_away(place)
         try:
             os.rename(work, place)
-            return
+            return True
         except OSError:
-            if intact(place):
-                return
-            if not place.exists():
+            if not os.path.lexists(place):
                 raise
-        damaged = place.parent / f".damaged-{uuid.uuid4().hex}"
-        with contextlib.suppress(FileNotFoundError):  # another process moved it first
-            os.rename(place, damaged)
-        shutil.rmtree(damaged, ignore_errors=True)

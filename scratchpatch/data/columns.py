@@ -132,10 +132,12 @@ def _read(name: str, path: str, field: str, bad: BadRecords, opened: Callable[[A
             for batch in batches([".".join(names)]):
                 for value in _bytes_of(batch, names):
                     row += 1
-                    data = value.as_py()
-                    if data is None:
+                    if not value.is_valid:
                         bad.add(f"{path}:{row}", f"column {field!r} holds null, wanted text")
+                    elif (size := value.as_buffer().size) > bad.record_bytes:
+                        bad.add_too_large(f"{path}:{row}", size)
                     else:
-                        yield Document(f"{name}#{row}", data)
-    except (pa.ArrowException, OSError) as error:
+                        yield Document(f"{name}#{row}", value.as_py())
+    # What pyarrow makes of damage: besides its own, numbers that are too large for Python or the memory.
+    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, IndexError) as error:
         bad.add(f"{path}:{row + 1}", explain(error), None if rows is None else rows - row)

@@ -6,7 +6,8 @@
 The number at position t is the entropy in nats of the byte after t, given the
 bytes of its document up to t. KEY names the text, where its documents begin,
 and the model, so a file is right wherever it is found; it lies beside the
-stream's index. A finished file has its name at once, by a rename.
+stream's index. A finished file has its name at once, by a rename. What nobody has
+gone on with for a month is removed when the next is written.
 
 Legend: R rows, L positions of a row.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.places import cache_folder
 
 _DTYPE = np.dtype("<f4")
+_PARTIAL, _KEPT_SECONDS = ".partial", 30 * 86_400
 
 
 class Entropies:
@@ -110,9 +113,10 @@ def writer(path: Path) -> Iterator[Writer]:
     Raises:
         UserError: another process writes it, or it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(path.name + _PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(partial)
         with open(partial, "r+b" if partial.exists() else "w+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,3 +125,13 @@ def writer(path: Path) -> Iterator[Writer]:
             yield Writer(file, path)
     except OSError as error:
         raise UserError(f"cannot write {partial} ({error.strerror}); free space there, or set data.cache_dir") from error
+
+
+def _sweep(mine: Path) -> None:
+    """Remove the other beginnings that have no writer, and had none for long."""
+    for partial in mine.parent.glob(f"*{_PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if partial != mine and time.time() - partial.stat().st_mtime > _KEPT_SECONDS:
+                with open(partial, "r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    partial.unlink()

@@ -9,11 +9,25 @@ of them is named as the DIR.
 
 from __future__ import annotations
 
-import json
 import re
+from typing import Any, TypedDict
 
 from scratchpatch.data import paths
 from scratchpatch.errors import UserError
+from scratchpatch.files import plain_parts
+
+
+class _Splits(TypedDict):
+    splits: list[str]
+
+
+class _File(TypedDict):
+    filename: str
+
+
+class _State(TypedDict):
+    _data_files: list[_File]
+
 
 _SPLIT_FOLDER = re.compile(r"(?:partial-)?(?:train|validation|valid|dev|test)")
 _SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
@@ -42,19 +56,30 @@ def files(spec: str, folder: str, split: str) -> list[tuple[str, str]]:
 def _saved(spec: str, folder: str) -> dict[str, list[str]]:
     """Split to files of what `save_to_disk` wrote; empty where it did not."""
     if paths.is_file(paths.join(folder, "dataset_dict.json")):
-        names = _json(spec, paths.join(folder, "dataset_dict.json"))["splits"]
-        return {name: _saved(spec, paths.join(folder, name)).get("", []) for name in names}
+        about = paths.join(folder, "dataset_dict.json")
+        names = _json(spec, about, _Splits)["splits"]
+        return {name: _saved(spec, _below(spec, about, folder, name)).get("", []) for name in names}
     if not paths.is_file(paths.join(folder, "state.json")):
         return {}
-    entries = _json(spec, paths.join(folder, "state.json"))["_data_files"]
-    return {"": [paths.join(folder, entry["filename"]) for entry in entries]}
+    about = paths.join(folder, "state.json")
+    entries = _json(spec, about, _State)["_data_files"]
+    return {"": [_below(spec, about, folder, entry["filename"]) for entry in entries]}
 
 
-def _json(spec: str, path: str) -> dict:
+def _json(spec: str, path: str, shape: Any) -> dict:
     try:
-        return json.loads(paths.read_text(path))
+        return paths.read_json(path, shape)
     except (OSError, ValueError) as error:
-        raise UserError(f"{spec}: {path} cannot be read ({error})") from error
+        said = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{spec}: {path} cannot be read ({said})") from error
+
+
+def _below(spec: str, about: str, folder: str, name: str) -> str:
+    """The path of a name that a file holds. A link is followed: in the hub's cache every file is one."""
+    try:
+        return paths.join(folder, *plain_parts(folder, name))
+    except ValueError as error:
+        raise UserError(f"{spec}: {about} cannot be used ({error})") from error
 
 
 def _snapshot(spec: str, folder: str) -> dict[str, list[str]]:

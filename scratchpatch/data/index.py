@@ -1,8 +1,9 @@
 """A source's stream on disk: built once, then memory-mapped.
 
 The index's name is a key of the source, the layout and the (path, size,
-modification time) of every file read, and of the held-out share: where a file
-changes, a new index is built. Layout 'whole' holds all documents in the order
+modification time) of every file read, of the held-out share and the most bytes
+of a record: where a file changes, a new index is built; where one changes
+without a change of these, the index is built again (`same_text`). Layout 'whole' holds all documents in the order
 of the source; layout 'split' holds train, validation and test one after the
 other. `build` says what lies in the folder.
 """
@@ -11,21 +12,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
-import numpy as np
 from absl import logging
 
-from scratchpatch.data import build, paths, prepared, sources, splits
-from scratchpatch.data.records import FIX, skipped
+from scratchpatch.data import build, paths, prepared, same_text, sources, splits
+from scratchpatch.data.records import FIX, RECORD_BYTES, skipped
 from scratchpatch.data.stream import IndexedStream, Stream
 from scratchpatch.errors import UserError
 from scratchpatch.places import cache_folder
 
 
 def open_stream(
-    spec: str, split: str, cache_dir: str = "", on_bad_record: str = "error", held_out: float = splits.SHARE
+    spec: str,
+    split: str,
+    cache_dir: str = "",
+    on_bad_record: str = "error",
+    held_out: float = splits.SHARE,
+    record_bytes: int = RECORD_BYTES,
 ) -> Stream:
-    """The stream of one split of a source; its index is built where it is missing or damaged.
+    """The stream of one split of a source; its index is built where it is missing, damaged, or of another text.
 
     Args:
         spec: see `sources`.
@@ -33,6 +39,7 @@ def open_stream(
         cache_dir: see `places.cache_folder`.
         on_bad_record: 'error' or 'skip'.
         held_out: share of the documents that validate, and that test (see `splits`); the standard library has its own.
+        record_bytes: the most that one record may hold (see `records`).
 
     Raises:
         UserError: an unknown spec or split, no file, a bad record (unless skipped), no bytes, no room on disk.
@@ -43,33 +50,39 @@ def open_stream(
         return prepared.open_stream(source, split, cache_folder(cache_dir))
     files = source.files()
     layout, share = "whole" if split == "all" else "split", splits.STANDARD_SHARE if source.standard else held_out
-    place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{_key(source, layout, files, share)}"
-    meta = build.intact(place)
-    if meta is None:
-        try:
-            build.build(place, source, layout, files, on_bad_record, share)
-            meta = build.intact(place)
-        except OSError as error:
-            raise UserError(f"cannot keep the stream index in {place.parent} ({error}); set data.cache_dir") from error
+    place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{_key(source, layout, files, share, record_bytes)}"
+    try:
+        found = build.look(place)
+        if found is None or not _same_text(place, found[0], files):
+            build.build(place, source, layout, files, on_bad_record, share, record_bytes)
+            found = build.look(place)
+        if found is None:
+            raise OSError("what was written there does not read as it was written")
+        meta, check = found
+        part = meta["parts"][split]
+        data, starts = build.arrays(place, part)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot keep the stream index in {place.parent} ({error}); set data.cache_dir") from error
     if meta["skipped"]:
         if on_bad_record != "skip":
             raise UserError(meta["bad"][0] + FIX)
         logging.warning("%s: %s: %s", spec, skipped(meta["skipped"], meta["broken"]), "; ".join(meta["bad"][:3]))
-    part = meta["parts"][split]
     if part["positions"] == part["documents"]:
         raise UserError(_empty(spec, split, share, meta))
-    # Plain views of the maps: a np.memmap costs more per slice than a window does.
-    data = np.asarray(np.memmap(place / build.STREAM, np.uint8, "r"))
-    starts = np.asarray(np.load(place / build.STARTS, mmap_mode="r"))
-    return IndexedStream(
-        spec=spec,
-        split=split,
-        data=data[part["position"] : part["position"] + part["positions"]],
-        starts=starts[part["document"] : part["document"] + part["documents"]],
-        skipped=meta["skipped"],
-        checksum=meta["checksum"],
-        broken=meta["broken"],
-    )
+    about = {"skipped": meta["skipped"], "checksum": meta["checksum"], "broken": meta["broken"]}
+    return IndexedStream(spec=spec, split=split, data=data, starts=starts, check=check, **about)
+
+
+def _same_text(place: Path, meta: dict, files: list[tuple[str, str]]) -> bool:
+    """Whether an index has the text that the files hold now."""
+    now = same_text.state(files)
+    if same_text.is_seen(place / build.SEEN, now):
+        return True
+    if same_text.probe(files) != meta["probe"]:
+        logging.warning("%s is of another text of the same names, sizes and times: building it again", place)
+        return False
+    same_text.remember(place / build.SEEN, now)
+    return True
 
 
 def _empty(spec: str, split: str, share: float, meta: dict) -> str:
@@ -82,7 +95,7 @@ def _empty(spec: str, split: str, share: float, meta: dict) -> str:
     return said + f"with bytes falls into its {share:.1%}: {fix}give it more documents, or name data.validation_sources"
 
 
-def _key(source: sources.Source, layout: str, files: list[tuple[str, str]], share: float) -> str:
+def _key(source: sources.Source, layout: str, files: list[tuple[str, str]], share: float, record_bytes: int) -> str:
     state = []
     for name, path in files:
         try:
@@ -90,5 +103,5 @@ def _key(source: sources.Source, layout: str, files: list[tuple[str, str]], shar
         except OSError:
             state.append((name, path))  # reading it says what is wrong
     dealt = [share] if layout == "split" else []
-    text = json.dumps([build.FORMAT, source.identity, layout, *dealt, state])
+    text = json.dumps([build.FORMAT, source.identity, layout, *dealt, record_bytes, state])
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

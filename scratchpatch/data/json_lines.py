@@ -3,7 +3,8 @@
 Python's own parser reads a line wherever it can. Where it gives up over what
 no one asked for (an integer of more than 4,300 digits, nesting beyond its
 stack, bytes in another field that are no UTF-8), the line is read token by
-token: as strictly, but without a value for anything except the field.
+token: as strictly, but without a value for anything except the field. So is a
+line of two million values or more, which could take twenty times its size in memory.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from __future__ import annotations
 import json
 import re
 
+# Values of a line, at most, that Python's parser reads: one may take seventy bytes.
+_VALUES = 1 << 21
+# Fields that an error names.
+_NAMED = 8
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TOKEN = re.compile(
     r"(?P<mark>[{}\[\],:])"
-    r'|(?P<str>"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*")'
+    # Without a way back, which for a long string would be remembered at every step.
+    r'|(?P<str>"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+")'
     r"|(?P<float>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)|NaN|-?Infinity)"
     r"|(?P<int>-?(?:0|[1-9][0-9]*))"
     r"|(?P<bool>true|false)|(?P<NoneType>null)"
@@ -29,6 +35,8 @@ class Problem(str):
 
 def text_of(line: bytes, field: str) -> str:
     """The string in a field of the object that a line holds, or the Problem."""
+    if len(line) > _VALUES and sum(map(line.count, (b",", b"[", b"{"))) > _VALUES:
+        return _scanned(line, field)
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -48,7 +56,7 @@ def _no_object(kind: str, field: str) -> Problem:
 
 
 def _no_field(names: list[str], field: str) -> Problem:
-    has = ", ".join(map(repr, names[:8])) or "no fields at all"
+    has = ", ".join(map(repr, names[:_NAMED])) or "no fields at all"
     return Problem(f"has no field {field!r} (it has {has}; another one is named by jsonl:GLOB#FIELD)")
 
 
@@ -64,7 +72,7 @@ def _scanned(line: bytes, field: str) -> str:
     except UnicodeDecodeError:
         text = line.decode("utf-8", "surrogateescape")
     try:
-        kind, members = _members(text)
+        kind, members = _members(text, field)
     except ValueError as error:
         return Problem(f"not JSON ({error})")
     if kind != "dict":
@@ -80,10 +88,10 @@ def _scanned(line: bytes, field: str) -> str:
     return found
 
 
-def _members(text: str) -> tuple[str, dict[str, tuple[str, str]]]:
-    """The kind of the value that a text is and, of an object, by name the kind and token of each member's value.
+def _members(text: str, field: str) -> tuple[str, dict[str, tuple[str, str]]]:
+    """The kind of the value that a text is and, of an object, by name the kind and token of the field's value.
 
-    Raises ValueError where the text is no JSON.
+    Of some more members the names are there, for an error. Raises ValueError where the text is no JSON.
     """
     open_marks, members, top, name = [], {}, "", ""
     at, wanted = 0, "value"
@@ -109,7 +117,10 @@ def _members(text: str) -> tuple[str, dict[str, tuple[str, str]]]:
             if not open_marks:
                 top = kind
             elif len(open_marks) == 1 and inside == "{":
-                members[name] = kind, token
+                if name == field:
+                    members[name] = kind, token
+                elif len(members) < _NAMED:
+                    members[name] = kind, ""
             if token in _KINDS:
                 open_marks.append(token)
             wanted = "first" if token in _KINDS else "next"

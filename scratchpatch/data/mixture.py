@@ -47,4 +47,4 @@ def evaluation_stream(config, spec: str, split: str) -> Stream:
 
 
 def _open(config, spec: str, split: str) -> Stream:
-    return open_stream(spec, split, config.data.cache_dir, config.data.on_bad_record, config.data.held_out)
+    return open_stream(spec, split, config.data.cache_dir, config.data.on_bad_record, config.data.held_out, config.data.record_bytes)

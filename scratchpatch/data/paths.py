@@ -7,18 +7,25 @@ package gcsfs, s3:// s3fs), with the credentials that it finds.
 
 from __future__ import annotations
 
+import contextlib
 import glob as system_glob
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from scratchpatch import places
+from scratchpatch import files as local_files
+from scratchpatch import json_files, places
 from scratchpatch.errors import UserError
+
+_FILE = "file://"
+# A copy that was begun so long ago has no writer any more.
+_ABANDONED_SECONDS = 86_400
 
 
 def is_url(path: str) -> bool:
@@ -35,8 +42,29 @@ def absolute(path: str) -> str:
 
 
 def join(folder: str, *names: str) -> str:
-    """A path below a folder."""
+    """A path below a folder, by names of this package's own; those that a file holds go through `below`."""
     return "/".join([folder, *names]) if is_url(folder) else os.path.join(folder, *names)
+
+
+def below(folder: str, name: str) -> str:
+    """A path below a folder, by a name that a file holds.
+
+    Raises ValueError where the name is no plain relative path, or leads through a link of this machine.
+    """
+    if not is_url(folder):
+        return str(local_files.below(Path(folder), name))
+    return join(folder, *local_files.plain_parts(folder, name))
+
+
+def irregular(path: str) -> str | None:
+    """What a path of this machine is, in words, where it is no regular file; None where it is one, a URL, or not seen."""
+    path = path.removeprefix(_FILE)
+    if is_url(path):
+        return None
+    try:
+        return local_files.irregular(os.stat(path).st_mode)
+    except OSError:  # reading it says what is wrong
+        return None
 
 
 def system(url: str) -> fsspec.AbstractFileSystem:
@@ -159,15 +187,30 @@ def state(path: str) -> list:
     return [stat.st_size, stat.st_mtime_ns, os.access(path, os.R_OK)]
 
 
+def changed(path: str) -> list[int]:
+    """What no program can keep as it was where it changes a file of this machine; empty for a URL. Raises OSError."""
+    if is_url(path):
+        return []
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
 def open_read(path: str) -> BinaryIO:
-    """The file opened for its bytes. Raises OSError."""
-    return system(path).open(path, "rb") if is_url(path) else open(path, "rb")
+    """The file opened for its bytes; of this machine, only a regular one. Raises OSError."""
+    path = path.removeprefix(_FILE)
+    return system(path).open(path, "rb") if is_url(path) else local_files.open_regular(path)
 
 
-def read_text(path: str) -> str:
-    """A whole file of UTF-8. Raises OSError."""
+def read_json(path: str, shape: Any) -> Any:
+    """The value of a JSON file, see `json_files`. Raises OSError, or Malformed, which names the file."""
+    if not is_url(path):
+        return json_files.read(path, shape)
     with open_read(path) as file:
-        return file.read().decode()
+        text = file.read()
+    try:
+        return json_files.parse(text, shape)
+    except json_files.Malformed as error:
+        raise json_files.Malformed(f"{path}: {error}") from None
 
 
 def write_text(path: str, text: str) -> None:
@@ -175,9 +218,7 @@ def write_text(path: str, text: str) -> None:
     if is_url(path):
         system(path).pipe_file(path, text.encode())
         return
-    temporary = f"{path}.{uuid.uuid4().hex}"
-    Path(temporary).write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    local_files.replace_text(Path(path), text)
 
 
 def make_folder(path: str) -> None:
@@ -217,7 +258,19 @@ def fetched(path: str, folder: Path) -> str:
     copy = folder / path.rpartition("/")[2]
     if not copy.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         partial = folder / f".{uuid.uuid4().hex}"
-        system(path).get_file(path, str(partial))
-        os.replace(partial, copy)
+        try:
+            system(path).get_file(path, str(partial))
+            os.replace(partial, copy)
+        finally:
+            partial.unlink(missing_ok=True)
     return str(copy)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove copies that killed processes have begun."""
+    with contextlib.suppress(OSError):
+        for partial in folder.glob(".*"):
+            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+                partial.unlink(missing_ok=True)

@@ -9,18 +9,19 @@ import bisect
 import functools
 import hashlib
 import itertools
-import json
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from scratchpatch.data import blocks, paths, splits
+from scratchpatch.data import blocks, checks, paths, splits
 from scratchpatch.data.records import BadRecords, Document, explain
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
+from scratchpatch.json_files import Count
 from scratchpatch.vocabulary import BOS
 
 if TYPE_CHECKING:
@@ -32,18 +33,88 @@ META = "meta.json"
 _STRETCH = 1 << 22
 
 
+# By the end of a file's name: its checksum, and its size.
+_OfFiles = TypedDict("_OfFiles", {blocks.RECORDS: Count, blocks.STARTS: Count})
+
+
+class ShardEntry(TypedDict):
+    """What meta.json holds of a shard."""
+
+    name: str
+    documents: Count
+    bytes: Count
+    positions: Count
+    blocks: Count
+    digests: str
+    checksums: _OfFiles
+    sizes: _OfFiles
+
+
+class _Split(TypedDict):
+    documents: Count
+    bytes: Count
+    checksum: str
+    shards: list[ShardEntry]
+
+
+class _Counts(TypedDict):
+    documents: Count
+    bytes: Count
+    duplicates: Count
+    duplicate_bytes: Count
+    skipped: Count
+    broken: NotRequired[Count]
+
+
+_Splits = TypedDict("_Splits", dict.fromkeys(splits.PARTS, _Split))
+
+
+class _Meta(TypedDict):
+    plan: dict[str, str]
+    counts: _Counts
+    bad: list[str]
+    splits: _Splits
+
+
+class _Format(TypedDict):
+    format: int
+    block: int
+
+
 def read_meta(folder: str) -> dict | None:
     """What is written about a finished folder; None where it is not finished. Raises UserError where it is damaged."""
     path = paths.join(folder, META)
     try:
         if not paths.is_file(path):
             return None
-        meta = json.loads(paths.read_text(path))
+        form = paths.read_json(path, _Format)
+        if form["format"] != FORMAT or form["block"] != blocks.BLOCK:
+            raise UserError(f"{path} is of format {form['format']}, not {FORMAT}: prepare the folder anew")
+        meta = paths.read_json(path, _Meta)
+        for part in meta["splits"].values():
+            check_split(folder, part)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); prepare the folder anew") from error
-    if meta["format"] != FORMAT or meta["block"] != blocks.BLOCK:
-        raise UserError(f"{path} is of format {meta['format']}, not {FORMAT}: prepare the folder anew")
+        said = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path} cannot be read ({said}); prepare the folder anew") from error
     return meta
+
+
+def check_split(folder: str, part: dict) -> None:
+    """Raise ValueError where a split's numbers disagree, or a shard's name leads out of the folder."""
+    for shard in part["shards"]:
+        name, positions = shard["name"], shard["positions"]
+        if "/" in name:
+            raise ValueError(f"{name!r} is no name of a shard")
+        for suffix in (blocks.RECORDS, blocks.STARTS):
+            paths.below(folder, name + suffix)
+        starts = (shard["blocks"] + 1) * blocks.FIRST.itemsize + shard["documents"] * blocks.PLACE.itemsize
+        if positions != shard["bytes"] + shard["documents"] or shard["blocks"] != -(-positions // blocks.BLOCK):
+            raise ValueError(f"the numbers of {name} disagree")
+        if shard["sizes"][blocks.STARTS] != starts or shard["sizes"][blocks.RECORDS] < positions:
+            raise ValueError(f"the sizes of {name} are not those of its documents")
+    for count in ("documents", "bytes"):
+        if part[count] != sum(shard[count] for shard in part["shards"]):
+            raise ValueError(f"the {count} of a split are not those of its shards")
 
 
 def _finished(spec: str, folder: str) -> dict:
@@ -58,7 +129,7 @@ def files(spec: str, folder: str) -> list[tuple[str, str]]:
     """(name, path) of the shards of all splits. Raises UserError where the folder is not finished."""
     parts = _finished(spec, folder)["splits"].values()
     names = [shard["name"] + blocks.RECORDS for part in parts for shard in part["shards"]]
-    return [(name, paths.join(folder, name)) for name in names]
+    return [(name, paths.below(folder, name)) for name in names]
 
 
 def read(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
@@ -69,9 +140,12 @@ def read(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
     number = 0
     try:
         with tempfile.TemporaryDirectory() as cache:
-            for number, data in enumerate(Shard(folder, about, Path(cache)).documents(), 1):
+            shard = Shard(folder, about, Path(cache))
+            if not shard.starts_right():
+                raise checks.Damaged(f"the checksum of {shard.starts_path} is wrong")
+            for number, data in enumerate(shard.documents(), 1):
                 yield Document(f"{name}#{number}", data)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError, checks.Damaged) as error:
         bad.add(path, explain(error), records=about["documents"] - number)
 
 
@@ -95,8 +169,30 @@ def open_stream(source: Source, split: str, cache: Path) -> Stream:
             "prepare it with a larger --held_out, or name data.validation_sources"
         )
     check_sizes(folder, shards)
+    check = _check(folder, shards, cache)
     checksum = hashlib.blake2b("/".join(part["checksum"] for part in parts).encode(), digest_size=16).hexdigest()
-    return PreparedStream(source.spec, split, folder, shards, meta["counts"], checksum, cache)
+    return PreparedStream(source.spec, split, folder, shards, meta["counts"], checksum, cache, check)
+
+
+def _check(folder: str, shards: list[dict], cache: Path) -> checks.Check | None:
+    """The comparison of a folder of this machine with its checksums (`prepare` reads one behind a URL whole).
+
+    Raises UserError where a file that is read at once is damaged.
+    """
+    if paths.is_url(folder):
+        return None
+    opened = [Shard(folder, shard, cache) for shard in shards]
+    parts = [checks.Checked(shard.starts_path, about["sizes"][blocks.STARTS], shard.starts_right) for shard, about in zip(opened, shards, strict=True)]
+    parts += [checks.Checked(shard.path, about["sizes"][blocks.RECORDS], shard.right) for shard, about in zip(opened, shards, strict=True)]
+    named = hashlib.blake2b(repr((folder, shards)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    try:
+        return checks.Check(parts, cache / "right" / f"{named}.json", lambda path: _damaged(f"the checksum of {path} is wrong"))
+    except (checks.Damaged, OSError) as error:
+        raise UserError(_damaged(str(error))) from error
+
+
+def _damaged(what: str) -> str:
+    return f"{what}: copy the folder anew, or remove it and prepare it anew"
 
 
 def check_sizes(folder: str, shards: list[dict]) -> None:
@@ -117,11 +213,21 @@ def check_sizes(folder: str, shards: list[dict]) -> None:
 class PreparedStream(Stream):
     """A stream over shards; the same positions, tokens and windows for any number of them."""
 
-    def __init__(self, spec: str, split: str, folder: str, shards: list[dict], counts: dict, checksum: str, cache: Path):
+    def __init__(
+        self,
+        spec: str,
+        split: str,
+        folder: str,
+        shards: list[dict],
+        counts: dict,
+        checksum: str,
+        cache: Path,
+        check: checks.Check | None = None,
+    ):
         """`shards`: their entries in meta.json, in the order of the stream; `counts`: there; `cache`: see `open_stream`."""
         positions = [shard["positions"] for shard in shards]
         documents = sum(shard["documents"] for shard in shards)
-        super().__init__(spec, split, sum(positions), documents, counts["skipped"], checksum, counts.get("broken", 0))
+        super().__init__(spec, split, sum(positions), documents, counts["skipped"], checksum, counts.get("broken", 0), check)
         self._shards = [Shard(folder, shard, cache / "prepared") for shard in shards]
         self._firsts = [0, *itertools.accumulate(positions)]
 
@@ -155,14 +261,16 @@ class Shard:
 
     Attributes:
         path: of its blocks.
+        starts_path: of its other file.
         positions: of the stream in it.
     """
 
     def __init__(self, folder: str, about: dict, cache: Path):
         """`about`: its entry in meta.json; `cache`: where a copy of its .starts goes."""
-        self.path = paths.join(folder, about["name"] + blocks.RECORDS)
+        self.path = paths.below(folder, about["name"] + blocks.RECORDS)
         self.positions = about["positions"]
-        self._starts_path = paths.join(folder, about["name"] + blocks.STARTS)
+        self.starts_path = paths.below(folder, about["name"] + blocks.STARTS)
+        self._checksums = about["checksums"]
         self._blocks = about["blocks"]
         # Folders may have shards of one name.
         self._cache = cache / "-".join(f"{checksum:08x}" for checksum in about["checksums"].values())
@@ -174,7 +282,21 @@ class Shard:
 
     @functools.cached_property
     def starts(self) -> blocks.Starts:
-        return blocks.Starts(_mapped(paths.fetched(self._starts_path, self._cache)), self._blocks)
+        if paths.is_url(self.starts_path) and not self.starts_right():
+            Path(paths.fetched(self.starts_path, self._cache)).unlink(missing_ok=True)
+            raise UserError(_damaged(f"the checksum of {self.starts_path} is wrong"))
+        return blocks.Starts(self._mapped_starts(), self._blocks)
+
+    def _mapped_starts(self) -> np.ndarray:
+        return _mapped(paths.fetched(self.starts_path, self._cache))
+
+    def starts_right(self) -> bool:
+        """Read the file of starts; whether it is what its checksum says."""
+        return zlib.crc32(self._mapped_starts()) == self._checksums[blocks.STARTS]
+
+    def right(self) -> bool:
+        """Read the file of blocks, on this machine; whether it is what its checksum says."""
+        return blocks.checksum(_mapped(self.path), self._blocks) == self._checksums[blocks.RECORDS]
 
     def documents(self) -> Iterator[bytes]:
         """The raw bytes of each document, some megabytes read together."""

@@ -83,6 +83,15 @@ class Source:
         return self.scheme in ("stdlib", "prepared")
 
     def files(self) -> list[tuple[str, str]]:
+        """(name, path) of every file, in a fixed order. Raises UserError where there is none, or one that is no regular file."""
+        found = self._files()
+        for _, path in found:
+            what = paths.irregular(path)
+            if what:
+                raise UserError(f"{self.spec}: {path} is {what}, and only regular files are read: leave it out of the source")
+        return found
+
+    def _files(self) -> list[tuple[str, str]]:
         """(name, path) of every file, in a fixed order. Raises UserError where there is none."""
         if self.scheme == "tfds":
             return tfds.files(self.spec, self.target, self.split)

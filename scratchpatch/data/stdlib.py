@@ -14,6 +14,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 
+from scratchpatch.data import paths
 from scratchpatch.data.records import UNREADABLE, BadRecords, Document, explain, read_text
 from scratchpatch.errors import UserError
 
@@ -57,10 +58,10 @@ def read_prose(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
         yield from _topics()
         return
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with paths.open_read(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             text = ast.get_docstring(ast.parse(file.read()))
-    except (*UNREADABLE, SyntaxError, ValueError) as error:
+    except (*UNREADABLE, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         bad.add(path, explain(error))
         return
     if text:

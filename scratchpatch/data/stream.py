@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from scratchpatch.data.checks import Check
 from scratchpatch.data.records import skipped
 from scratchpatch.vocabulary import BOS, PAD
 
@@ -28,10 +29,19 @@ class Stream(abc.ABC):
         skipped: bad records of the whole source that were left out.
         broken: files of it that break off, so that more records are left out than were counted.
         checksum: of the source; it tells two states of the same files apart.
+        check: the comparison of its files with their checksums, which may be under way (see `checks`); None: there is none.
     """
 
     def __init__(
-        self, spec: str, split: str, positions: int, documents: int, skipped: int, checksum: str, broken: int = 0
+        self,
+        spec: str,
+        split: str,
+        positions: int,
+        documents: int,
+        skipped: int,
+        checksum: str,
+        broken: int = 0,
+        check: Check | None = None,
     ):
         self.spec, self.split = spec, split
         self._positions = positions
@@ -39,16 +49,22 @@ class Stream(abc.ABC):
         self.bytes = positions - documents
         self.skipped, self.broken = skipped, broken
         self.checksum = checksum
+        self.check = check
 
     def __len__(self) -> int:
         return self._positions
+
+    def watch(self) -> None:
+        """Have a thread compare with their checksums what files are too large for that at opening; reading raises what it finds."""
+        if self.check is not None:
+            self.check.start()
 
     def windows(self, window: int) -> int:
         """Windows of `window` inputs (and as many targets) that cover the stream once."""
         return -(-(len(self) - 1) // window)
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """int32 [length]: the tokens from position `start` on, PAD beyond the end."""
+        """int32 [length]: the tokens from position `start` on, PAD beyond the end. Raises UserError where `check` found damage."""
         return self._rows([start], length)[0]
 
     def read_windows(self, windows_R: np.ndarray, window: int) -> np.ndarray:
@@ -56,6 +72,8 @@ class Stream(abc.ABC):
         return self._rows([int(w) * window for w in windows_R], window + 1)
 
     def _rows(self, starts_R: list[int], length: int) -> np.ndarray:
+        if self.check is not None:
+            self.check.raise_found()
         tokens_RW = np.full((len(starts_R), length), PAD, np.int32)
         self._fill(tokens_RW, starts_R)
         return tokens_RW
@@ -86,10 +104,18 @@ class IndexedStream(Stream):
     """A stream in an index of its own (see `index`), memory-mapped."""
 
     def __init__(
-        self, spec: str, split: str, data: np.ndarray, starts: np.ndarray, skipped: int, checksum: str, broken: int = 0
+        self,
+        spec: str,
+        split: str,
+        data: np.ndarray,
+        starts: np.ndarray,
+        skipped: int,
+        checksum: str,
+        broken: int = 0,
+        check: Check | None = None,
     ):
         """`data` is uint8 [positions] with any value where a BOS stands; `starts` int64 [documents], their BOS."""
-        super().__init__(spec, split, len(data), len(starts), skipped, checksum, broken)
+        super().__init__(spec, split, len(data), len(starts), skipped, checksum, broken, check)
         self._data, self._starts = data, starts
 
     def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:

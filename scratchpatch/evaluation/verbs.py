@@ -61,6 +61,8 @@ def evaluate(
         streams = [stream for stream, _ in own_streams(workdir, lm.config, split, overrides)]
     else:
         streams = [evaluation_stream(lm.config, source, split)]
+    for stream in streams:
+        stream.watch()
     names = [stream.spec for stream in streams]
     if max_bytes is not None:
         streams = [Head(stream, max_bytes + 1) for stream in streams]

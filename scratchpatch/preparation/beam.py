@@ -16,7 +16,7 @@ from scratchpatch.data.extras import need
 from scratchpatch.errors import UserError
 from scratchpatch.preparation import shards
 from scratchpatch.preparation.plan import Plan, shard_of
-from scratchpatch.preparation.tasks import Reader
+from scratchpatch.preparation.tasks import Counts, Reader
 
 Task = tuple[int, list[tuple[str, str]]]
 
@@ -56,7 +56,7 @@ def run(plan: Plan, missing: list[int], runner: str, runner_flags: tuple[str, ..
     # A shard that no document falls into has no group.
     for shard in shards.missing(plan):
         shards.write(plan, shard, ())
-    return [json.loads(paths.read_text(_counts_path(plan, task))) for task in range(len(groups))]
+    return [paths.read_json(_counts_path(plan, task), Counts) for task in range(len(groups))]
 
 
 def read(task: Task, plan: Plan, missing: frozenset[int]) -> Iterator[tuple[int, tuple[bytes, bytes]]]:

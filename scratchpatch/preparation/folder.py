@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
+import os
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +28,14 @@ import numpy as np
 from absl import logging
 
 from scratchpatch.data import blocks, paths, prepared, sources, splits
-from scratchpatch.data.records import skipped
+from scratchpatch.data.records import RECORD_BYTES, skipped
 from scratchpatch.errors import UserError
-from scratchpatch.places import cache_folder
+from scratchpatch.json_files import Malformed
 from scratchpatch.preparation import local, plan, shards
 
 LOCAL = "local"
+# So long a preparation that was stopped may be gone on with, where its work lies in the cache.
+_KEPT_SECONDS = 30 * 86_400
 
 
 def prepare(
@@ -44,6 +47,7 @@ def prepare(
     workers: int = 1,
     runner: str = LOCAL,
     runner_flags: tuple[str, ...] = (),
+    record_bytes: int = RECORD_BYTES,
 ) -> dict:
     """Prepare `out`, or go on with it; a folder that is finished is read and compared with its checksums.
 
@@ -56,13 +60,14 @@ def prepare(
         workers: processes of the local runner.
         runner: 'local', or the name of a runner of Apache Beam.
         runner_flags: of Beam, such as '--project=NAME'.
+        record_bytes: the most that one record may hold (see `data.records`).
 
     Returns:
         out, shards, counts and per split documents and bytes, of what JSON has.
     Raises:
         UserError: a bad source or record, a folder of another preparation, no room, or damage.
     """
-    made = plan.make(sources.parse(spec), out, shard_count, held_out, on_bad_record)
+    made = plan.make(sources.parse(spec), out, shard_count, held_out, on_bad_record, record_bytes)
     try:
         meta = prepared.read_meta(made.out)
         if meta is not None:
@@ -73,6 +78,9 @@ def prepare(
         paths.remove(paths.join(made.out, shards.STATE))
     except OSError as error:
         raise UserError(f"cannot write {made.out} ({error}); free space there, or use another --out") from error
+    except Malformed as error:
+        state = paths.join(made.out, shards.STATE)
+        raise UserError(f"{error}; remove {state} and run the same command again") from error
     if meta["bad"]:
         left_out = skipped(meta["counts"]["skipped"], meta["counts"].get("broken", 0))
         logging.warning("%s: %s: %s", spec, left_out, "; ".join(meta["bad"][:3]))
@@ -83,20 +91,21 @@ def prepare(
 def _prepare(made: plan.Plan, workers: int, runner: str, runner_flags: tuple[str, ...]) -> dict:
     state = paths.join(made.out, shards.STATE)
     paths.make_folder(paths.join(state, "shards"))
-    work = Path(state)
+    work = shards.work_folder(made)
     if paths.is_url(state):
-        work = cache_folder() / "prepare" / hashlib.blake2b(made.out.encode(), digest_size=8).hexdigest()
+        _sweep(work)
     with _locked(work):
         known = paths.join(state, "plan.json")
         if paths.is_file(known):
-            _same(made, json.loads(paths.read_text(known)))
+            _same(made, paths.read_json(known, dict[str, str]))
         else:
             # Runs of a preparation whose folder was removed.
             paths.remove(str(work / "tasks"))
             paths.write_text(known, json.dumps(made.identity(), indent=1))
         # What a killed attempt was writing.
-        for partial in (*work.glob("tasks/.*"), *work.glob("shard-*")):
-            paths.remove(str(partial))
+        for partial in ("tasks/.*", "shard-*", "*.tmp", "shards/*.tmp", f"../{prepared.META}.*.tmp"):
+            for path in work.glob(partial):
+                paths.remove(str(path))
         missing = shards.missing(made)
         if runner == LOCAL:
             counts = local.run(made, missing, work, workers)
@@ -112,6 +121,7 @@ def _prepare(made: plan.Plan, workers: int, runner: str, runner_flags: tuple[str
 
 def _same(made: plan.Plan, known: dict[str, str]) -> None:
     """Raise UserError unless the folder is this plan's own."""
+    known = {"record_bytes": str(RECORD_BYTES)} | known
     changes = [f"{name}: {known.get(name)} -> {value}" for name, value in made.identity().items() if known.get(name) != value]
     if changes:
         raise UserError(
@@ -121,7 +131,7 @@ def _same(made: plan.Plan, known: dict[str, str]) -> None:
 
 def _meta(made: plan.Plan, counts: list[dict]) -> dict:
     """meta.json, from the counts of the tasks and the summaries of the shards."""
-    summaries = [json.loads(paths.read_text(shards.summary_path(made, shard))) for shard in range(made.shards)]
+    summaries = [paths.read_json(shards.summary_path(made, shard), dict[str, prepared.ShardEntry]) for shard in range(made.shards)]
     parts = {}
     for split in splits.PARTS:
         own = [summary[split] for summary in summaries if split in summary]
@@ -131,6 +141,10 @@ def _meta(made: plan.Plan, counts: list[dict]) -> dict:
             "checksum": f"{sum(int(shard['digests'], 16) for shard in own) % 2**128:032x}",
             "shards": own,
         }
+        try:
+            prepared.check_split(made.out, parts[split])
+        except ValueError as error:
+            raise Malformed(f"{paths.join(made.out, shards.STATE, 'shards')}: {error}") from error
     read = {name: sum(count.get(name, 0) for count in counts) for name in ("documents", "bytes", "skipped", "broken")}
     if not sum(part["bytes"] for part in parts.values()):
         raise UserError(f"{made.source.spec}: the source is empty, its {len(made.files)} file(s) hold no bytes")
@@ -164,9 +178,18 @@ def _verify(folder: str, shard: dict) -> None:
                 data = np.frombuffer(stack.enter_context(paths.open_read(path)).read(), np.uint8)
             else:
                 data = np.memmap(path, np.uint8, "r")
-            found = shards.checksum(data, shard["blocks"]) if suffix == blocks.RECORDS else zlib.crc32(data)
+            found = blocks.checksum(data, shard["blocks"]) if suffix == blocks.RECORDS else zlib.crc32(data)
         if found != wanted:
             raise UserError(f"the checksum of {path} is wrong: remove the folder and prepare it anew")
+
+
+def _sweep(work: Path) -> None:
+    """Remove what other preparations have left beside `work` that nobody has gone on with for a month."""
+    for other in work.parent.glob("*/lock"):
+        with contextlib.suppress(OSError), open(other, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - max(os.stat(path).st_mtime for path in (other, other.parent, *other.parent.glob("tasks"))) > _KEPT_SECONDS:
+                paths.remove(str(other.parent))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import hashlib
 import json
 
 from scratchpatch.data import blocks, paths, prepared
+from scratchpatch.data.records import RECORD_BYTES
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
 
@@ -39,6 +40,7 @@ class Plan:
         shards: of each split.
         held_out: share of the documents that validate, and that test.
         on_bad_record: 'error' or 'skip'.
+        record_bytes: the most that one record may hold.
     """
 
     source: Source
@@ -49,6 +51,7 @@ class Plan:
     shards: int
     held_out: float
     on_bad_record: str
+    record_bytes: int = RECORD_BYTES
 
     def tasks(self) -> list[list[tuple[str, str]]]:
         """Files in groups of about TASK_BYTES, in order."""
@@ -76,6 +79,7 @@ class Plan:
             "shards": str(self.shards),
             "held_out": str(self.held_out),
             "on_bad_record": self.on_bad_record,
+            "record_bytes": str(self.record_bytes),
         }
 
     def name(self, split: str, shard: int) -> str:
@@ -83,7 +87,9 @@ class Plan:
         return f"{split}-{shard:05}-of-{self.shards:05}"
 
 
-def make(source: Source, out: str, shards: int | None, held_out: float, on_bad_record: str) -> Plan:
+def make(
+    source: Source, out: str, shards: int | None, held_out: float, on_bad_record: str, record_bytes: int = RECORD_BYTES
+) -> Plan:
     """The plan for the source as it is now. Raises UserError where it has no files, or they cannot be seen."""
     files = source.files()
     try:
@@ -92,4 +98,5 @@ def make(source: Source, out: str, shards: int | None, held_out: float, on_bad_r
     except OSError as error:
         raise UserError(f"{source.spec}: a file cannot be read ({error})") from error
     shards = shards or max(-(-sum(sizes) // SHARD_BYTES), 1)
-    return Plan(source, tuple(files), tuple(states), tuple(sizes), paths.absolute(out), shards, held_out, on_bad_record)
+    place = paths.absolute(out)
+    return Plan(source, tuple(files), tuple(states), tuple(sizes), place, shards, held_out, on_bad_record, record_bytes)

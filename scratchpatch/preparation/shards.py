@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -13,12 +15,11 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from scratchpatch.data import blocks, paths, splits
+from scratchpatch.data.index import cache_folder
 from scratchpatch.preparation.plan import Plan
 
 # Folder in the prepared one of what goes on after a kill; gone when all is done.
 STATE = ".preparing"
-# Blocks checked together.
-_CHECKED = 64
 
 
 def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> dict:
@@ -32,10 +33,11 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> d
     Returns:
         Split to the shard's entry in meta.json; a split without documents has none.
     Raises:
-        OSError: the files cannot be written.
-        RuntimeError: a file does not read as what was written.
+        OSError: the files cannot be written, or one does not read as what was written.
     """
-    local = None if paths.is_url(plan.out) else paths.join(plan.out, STATE)
+    work = work_folder(plan)
+    # Another machine's worker has no work folder, and a temporary one of its own.
+    local = work if work.is_dir() else None
     with tempfile.TemporaryDirectory(dir=local, prefix="shard-") as folder:
         writers = {split: _Writer(Path(folder, plan.name(split, shard))) for split in splits.PARTS}
         for found, data in documents:
@@ -50,6 +52,13 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> d
                     paths.publish(os.path.join(folder, name), paths.join(plan.out, name))
     paths.write_text(summary_path(plan, shard), json.dumps(summary))
     return summary
+
+
+def work_folder(plan: Plan) -> Path:
+    """The folder of this machine that a preparation works in."""
+    if not paths.is_url(plan.out):
+        return Path(plan.out) / STATE
+    return cache_folder() / "prepare" / hashlib.blake2b(plan.out.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def missing(plan: Plan) -> list[int]:
@@ -87,19 +96,28 @@ class _Writer:
 
     def _write(self, data: bytearray) -> None:
         self._checksum = zlib.crc32(data, self._checksum)
-        for start in range(0, len(data), blocks.BLOCK):
-            self._writer.write(bytes(data[start : start + blocks.BLOCK]))
+        try:
+            for start in range(0, len(data), blocks.BLOCK):
+                self._writer.write(bytes(data[start : start + blocks.BLOCK]))
+        except (RuntimeError, ValueError) as error:
+            raise self._unwritable(error) from error
         self._blocks += len(data) // blocks.BLOCK
+
+    def _unwritable(self, reason: object) -> OSError:
+        return OSError(errno.EIO, " ".join(str(reason).split())[:200], self._records)
 
     def finish(self) -> dict:
         """The shard's entry in meta.json, without its name."""
         if self._buffer:
             self._write(self._buffer.ljust(blocks.BLOCK, b"\0"))
-        self._writer.close()
+        try:
+            self._writer.close()
+        except (RuntimeError, ValueError) as error:
+            raise self._unwritable(error) from error
         packed = blocks.pack_starts(np.array(self._starts, np.int64), self._blocks)
         Path(f"{self._path}{blocks.STARTS}").write_bytes(packed)
-        if self._blocks and checksum(np.memmap(self._records, np.uint8, "r"), self._blocks) != self._checksum:
-            raise RuntimeError(f"{self._records} does not read as it was written: the disk, or array_record's file format")
+        if self._blocks and blocks.checksum(np.memmap(self._records, np.uint8, "r"), self._blocks) != self._checksum:
+            raise self._unwritable("it does not read as it was written: the disk, or array_record's file format")
         return {
             "documents": len(self._starts),
             "bytes": self._bytes,
@@ -109,12 +127,3 @@ class _Writer:
             "checksums": {blocks.RECORDS: self._checksum, blocks.STARTS: zlib.crc32(packed)},
             "sizes": {blocks.RECORDS: os.path.getsize(self._records), blocks.STARTS: len(packed)},
         }
-
-
-def checksum(data: np.ndarray, count: int) -> int:
-    """CRC-32 of the positions of all blocks in a shard's file, uint8."""
-    found = 0
-    for first in range(0, count, _CHECKED):
-        for _, begin, length in blocks.pieces(first * blocks.BLOCK, min(first + _CHECKED, count) * blocks.BLOCK):
-            found = zlib.crc32(data[begin : begin + length], found)
-    return found

@@ -17,12 +17,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from absl import logging
 
-from scratchpatch.data.records import BadRecords
+from scratchpatch import json_files
+from scratchpatch.data.records import BadRecords, Broken
 from scratchpatch.data.splits import digest
+from scratchpatch.errors import UserError
+from scratchpatch.json_files import Count
 from scratchpatch.preparation.plan import Plan, first_of
 
 # The two halves of the digest as numbers, and where the bytes lie.
@@ -31,6 +35,16 @@ RUN_BYTES = 1 << 27
 SECONDS_BETWEEN_LINES = 10
 # What a document in memory costs beside its bytes.
 _OVERHEAD = 200
+
+
+class Counts(TypedDict):
+    """What `Reader` counts, as a file has it."""
+
+    documents: Count
+    bytes: Count
+    skipped: Count
+    broken: NotRequired[Count]
+    bad: list[str]
 
 
 class Reader:
@@ -42,7 +56,7 @@ class Reader:
     """
 
     def __init__(self, plan: Plan, files: list[tuple[str, str]]):
-        self._bad = BadRecords(plan.on_bad_record)
+        self._bad = BadRecords(plan.on_bad_record, plan.record_bytes)
         self._documents = plan.source.documents(files, self._bad)
         self._first = files[0][0]
         self._count = self._bytes = 0
@@ -50,9 +64,14 @@ class Reader:
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         for document in self._documents:
+            try:
+                data = b"".join(document.pieces)
+            except Broken as broken:
+                self._bad.add(*broken.args)
+                continue
             self._count += 1
-            self._bytes += len(document.data)
-            yield digest(document.data), document.data
+            self._bytes += len(data)
+            yield digest(data), data
             if time.monotonic() > next_line:
                 logging.info("reading from %s on: %d documents, %.0f MB so far", self._first, self._count, self._bytes / 1e6)
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
@@ -113,11 +132,14 @@ def folder(work: Path, task: int) -> Path:
 
 def counts(work: Path, task: int) -> dict:
     """What was counted by a finished task."""
-    return json.loads((folder(work, task) / "task.json").read_text())
+    return json_files.read(folder(work, task) / "task.json", Counts)
 
 
 def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, bytes]]:
-    """(digest, bytes) of a shard's documents from the runs of all tasks, each once, in the order of the digests."""
+    """(digest, bytes) of a shard's documents from the runs of all tasks, each once, in the order of the digests.
+
+    Raises UserError where a run is damaged.
+    """
     low, high = first_of(shard, plan.shards), first_of(shard + 1, plan.shards)
     parts, texts = [], []
     for path in sorted(work.glob("tasks/[0-9]*/*.index")):
@@ -141,4 +163,7 @@ def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, by
         first, second, start, size = entries[at].tolist()
         if (first, second) != before:
             before = first, second
-            yield first.to_bytes(8, "big") + second.to_bytes(8, "big"), texts[of_N[at]][start : start + size]
+            found, data = first.to_bytes(8, "big") + second.to_bytes(8, "big"), texts[of_N[at]][start : start + size]
+            if digest(data) != found:
+                raise UserError(f"what was read into {work / 'tasks'} is damaged: remove {work} and run the same command again")
+            yield found, data

@@ -6,6 +6,7 @@ from absl import flags
 
 from scratchpatch import output
 from scratchpatch.data import sources, splits
+from scratchpatch.data.records import RECORD_BYTES
 from scratchpatch.errors import UserError
 from scratchpatch.verbs.verb import Flags, Verb, folder_flag, json_flag, to_stderr
 
@@ -22,6 +23,13 @@ def _define_prepare(values: Flags) -> None:
     )
     flags.DEFINE_enum(
         "on_bad_record", "error", ("error", "skip"), "What a record that cannot be read does: stop, or be counted.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "record_bytes",
+        RECORD_BYTES,
+        "Bytes that one record may hold, or a compressed text file unpack to (see the field data.record_bytes).",
+        lower_bound=1,
+        flag_values=values,
     )
     flags.DEFINE_integer("workers", None, "Processes; none: one per core.", lower_bound=1, upper_bound=1024, flag_values=values)
     flags.DEFINE_string(
@@ -59,6 +67,7 @@ def _prepare(values: Flags) -> int:
             workers=values.workers or cores,
             runner=values.runner,
             runner_flags=tuple(values.runner_flag),
+            record_bytes=values.record_bytes,
         )
     print(output.as_json(result) if values.json else table(result))
     return 0

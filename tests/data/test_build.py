@@ -1,10 +1,14 @@
+import gzip
 import hashlib
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 
-from scratchpatch.data import build, sources
+from scratchpatch.data import build, records, sources
+from scratchpatch.data.index import open_stream
 from scratchpatch.errors import UserError
 
 
@@ -55,7 +59,7 @@ def test_it_leaves_nothing_beside_the_index(tmp_path, write_texts):
     place = tmp_path / "cache" / "index"
     run(place, write_texts([b"a", b"b"]))
     assert [p.name for p in place.parent.iterdir()] == ["index"]
-    assert sorted(p.name for p in place.iterdir()) == [build.META, build.STARTS, build.STREAM]
+    assert sorted(p.name for p in place.iterdir()) == sorted([build.META, build.STARTS, build.STREAM, build.RIGHT, build.SEEN])
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, write_lines):
@@ -75,17 +79,73 @@ def test_an_intact_index_of_another_process_is_kept(tmp_path, write_texts):
     assert [p.name for p in place.parent.iterdir()] == ["index"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "no meta", "half a meta", "no starts"])
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+
+def reseal(place, **changes):
+    """A meta that has other values, and the checksum of those."""
+    meta = json.loads((place / build.META).read_text())["meta"] | changes
+    (place / build.META).write_text(json.dumps({"meta": meta, "checksum": build._seal(meta)}))
+
+
+def as_link(place):
+    shutil.rmtree(place)
+    place.symlink_to(place.parent / "nowhere")
+
+
+def as_file(place):
+    shutil.rmtree(place)
+    place.write_text("")
+
+
+def as_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def all_part(**changes):
+    return {"all": {"position": 0, "positions": 6, "document": 0, "documents": 2} | changes}
+
+
+DAMAGE = {
+    "cut": lambda place: (place / build.STREAM).write_bytes(b"\0a"),
+    "no meta": lambda place: (place / build.META).unlink(),
+    "no starts": lambda place: (place / build.STARTS).unlink(),
+    "half a meta": lambda place: (place / build.META).write_text((place / build.META).read_text()[:40]),
+    "a byte of the stream": lambda place: flip(place / build.STREAM),
+    "a byte of the starts": lambda place: flip(place / build.STARTS),
+    "a byte of the meta": lambda place: (place / build.META).write_text((place / build.META).read_text().replace('"documents": 2', '"documents": 3')),
+    "zeroed starts": lambda place: (place / build.STARTS).write_bytes(bytes((place / build.STARTS).stat().st_size)),
+    "starts of another type": lambda place: np.save(place / build.STARTS, np.zeros(2)),
+    "starts of objects": lambda place: np.save(place / build.STARTS, np.array([None, 1], object)),
+    "null": lambda place: (place / build.META).write_text("null"),
+    "a list": lambda place: (place / build.META).write_text("[]"),
+    "deep": lambda place: (place / build.META).write_text("[" * 5000 + "]" * 5000),
+    "no UTF-8": lambda place: (place / build.META).write_bytes(b'{"meta": "\xff"}'),
+    "retyped": lambda place: reseal(place, parts=3),
+    "sizes without the stream": lambda place: reseal(place, sizes={}),
+    "negative": lambda place: reseal(place, parts=all_part(position=-1)),
+    "beyond the stream": lambda place: reseal(place, parts=all_part(positions=7)),
+    "more documents": lambda place: reseal(place, parts=all_part(documents=3)),
+    "no parts": lambda place: reseal(place, parts={}),
+    "no digests": lambda place: reseal(place, digests={}),
+    "a dangling link": as_link,
+    "a file": as_file,
+    "the meta is a pipe": lambda place: as_pipe(place / build.META),
+    "the stream is a pipe": lambda place: as_pipe(place / build.STREAM),
+    "unreadable": lambda place: place.chmod(0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_index_is_not_intact_and_is_replaced(tmp_path, write_texts, damage):
     spec, place = write_texts([b"abc", b"b"]), tmp_path / "cache" / "index"
     meta = run(place, spec)
-    if damage == "cut":
-        (place / build.STREAM).write_bytes(b"\0a")
-    elif damage == "half a meta":
-        (place / build.META).write_text(json.dumps(meta)[:40])
-    else:
-        (place / (build.META if damage == "no meta" else build.STARTS)).unlink()
-    assert build.intact(place) is None
+    DAMAGE[damage](place)
+    assert build.intact(place) is None or os.geteuid() == 0 and damage == "unreadable"
     assert run(place, spec) == meta
     assert [p.name for p in place.parent.iterdir()] == ["index"]
 
@@ -100,6 +160,42 @@ def test_a_source_without_bytes_is_an_error(tmp_path, write_texts, write_lines):
     spec, path = write_lines([b"?", b"!"])
     with pytest.raises(UserError, match=rf"empty.*2 bad record\(s\) skipped, first: {path}:1"):
         run(tmp_path / "index", spec, mode="skip")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, write_texts, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    spec, cache = write_texts([b"abc"]), tmp_path / "cache"
+    for name in ("_copy", "_write_starts", "_sync", "_spill"):
+        with monkeypatch.context() as patch:
+            patch.setattr(build, name, fail)
+            with pytest.raises(UserError, match=rf"cannot keep the stream index in {cache}/index \(.*No space left.*set data.cache_dir"):
+                open_stream(spec, "all", str(cache))
+        assert list((cache / "index").iterdir()) == []
+
+
+def test_a_long_document_is_kept_piece_by_piece(tmp_path, monkeypatch):
+    """Cut or whole, packed or plain: the same index; and one that breaks off leaves the others."""
+    text = np.random.default_rng(0).bytes(50_000)
+    for name, data in (("plain", text), ("packed", gzip.compress(text))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0").write_bytes(data)
+    wanted = {layout: run(tmp_path / "i" / layout, f"text:{tmp_path}/plain/*", layout) for layout in ("whole", "split")}
+    monkeypatch.setattr(records, "_FIRST", 1000)
+    monkeypatch.setattr(records, "_PIECE", 1000)
+    monkeypatch.setattr(build, "_COPY_BYTES", 777)
+    for name in ("plain", "packed"):
+        for layout in ("whole", "split"):
+            meta = run(tmp_path / name / layout / "index", f"text:{tmp_path}/{name}/0", layout)
+            same = ("checksum", "digests", "parts", "sizes", "documents")
+            assert {key: meta[key] for key in same} == {key: wanted[layout][key] for key in same}
+    (tmp_path / "packed/1").write_bytes(gzip.compress(text)[:-20])
+    (tmp_path / "packed/2").write_bytes(b"after")
+    with pytest.raises(UserError, match="packed/1: not a whole compressed file"):
+        run(tmp_path / "bad", f"text:{tmp_path}/packed/[012]")
+    meta = run(tmp_path / "bad", f"text:{tmp_path}/packed/[012]", mode="skip")
+    assert (tmp_path / "bad" / build.STREAM).read_bytes() == b"\0" + text + b"\0after" and meta["skipped"] == 1
 
 
 def test_a_long_build_says_how_far_it_is(tmp_path, write_texts, monkeypatch):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 
 import fsspec
@@ -207,6 +208,56 @@ def test_what_save_to_disk_writes_is_read(tmp_path):
         texts(f"hf:{tmp_path}/set@test")
 
 
+STATE, DICT = "saved/state.json", "dataset_dict.json"
+
+
+@pytest.mark.parametrize(
+    "file, text, says",
+    [
+        (STATE, "null", "Expected object, got null"),
+        (STATE, "[" * 5000, "nested too deep|no JSON"),
+        (STATE, '{"_data_files": 3}', "_data_files: Expected array, got int"),
+        (STATE, '{"_data_files": [{"filename": 3}]}', r"_data_files\[0\].filename: Expected str, got int"),
+        (STATE, '{"_data_files": [{}]}', "missing required field filename"),
+        (STATE, '{"_data_files": [{"filename": "../a.arrow"}]}', "'../a.arrow' is no plain relative path below"),
+        (STATE, '{"_data_files": [{"filename": "/etc/passwd"}]}', "'/etc/passwd' is no plain relative path below"),
+        (DICT, '{"splits": {"train": 1}}', "splits: Expected array, got object"),
+        (DICT, '{"splits": ["saved", "../saved"]}', "'../saved' is no plain relative path below"),
+        (DICT, "{", "it is no JSON"),
+    ],
+)
+def test_a_hugging_face_folder_that_lies_is_named(tmp_path, file, text, says):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / STATE).write_text('{"_data_files": []}')
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=f"{tmp_path}/{file} .*{says}") as caught:
+        texts(f"hf:{tmp_path}" if file == DICT else f"hf:{tmp_path}/saved")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_snapshot_of_the_hubs_cache_is_links_into_blobs(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    write_parquets(tmp_path / "blobs", "0123.parquet")
+    snapshot = tmp_path / "snapshots/4567"
+    snapshot.mkdir(parents=True)
+    (snapshot / "train.parquet").symlink_to("../../blobs/0123.parquet")
+    write_arrow(tmp_path / "blobs/89ab", ["a"])
+    (snapshot / "saved").mkdir()
+    (snapshot / "saved/data.arrow").symlink_to("../../../blobs/89ab")
+    (snapshot / "saved/state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    assert len(texts(f"hf:{snapshot}@train#content")) > 0 and texts(f"hf:{snapshot}/saved") == [b"a"]
+
+
+def test_a_row_or_record_that_holds_too_much_is_named_or_skipped(tmp_path):
+    pyarrow.parquet.write_table(pa.table({"text": ["a", "b" * 50, None, "c"]}), tmp_path / "a.parquet")
+    write_records(tmp_path / "a.array_record", [b"a", b"b" * 50, b"c"])
+    for spec, left_out in ((f"parquet:{tmp_path}/a.parquet", 2), (f"array_record:{tmp_path}/a.array_record", 1)):
+        source, bad = sources.parse(spec), BadRecords("skip", 49)
+        assert [d.data for d in source.documents(source.files(), bad)] == [b"a", b"c"] and bad.count == left_out
+        assert ":2: holds 50 bytes, data.record_bytes = 49 allows no more than that: raise it" in bad.messages[0]
+        assert len(texts(spec, "skip")) == 3
+
+
 def test_a_snapshot_with_parquet_files_is_read(tmp_path):
     train = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
     write_parquets(tmp_path / "set", *train, "data/test-0.parquet", "data/train_sft-00000-of-00001-0a1b.parquet", "data/valid/part-00000-of-00001.parquet")
@@ -276,6 +327,33 @@ def test_a_data_set_of_tfds_is_read_without_tensorflow(tmp_path, kind, capfd):
         texts(f"tfds:{folder}#nested.n")
     with pytest.raises(UserError, match="Dataset nothing_of_this_name not found"):
         texts("tfds:nothing_of_this_name")
+
+
+def test_a_data_set_of_tfds_that_lies_is_named(tmp_path):
+    Tiny(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    folder = tmp_path / "tiny/1.0.0"
+    path = folder / "dataset_info.json"
+    about, outside = path.read_text(), str(tmp_path / "outside-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
+    lies = ["null", "[]", "[" * 5000, "{", '{"splits": 3}', about.replace('"20"', '"-3"'), about.replace('"shardLengths"', '"numBytes"')]
+    for text in lies:
+        assert text != about
+        path.write_text(text)
+        try:
+            texts(f"tfds:{folder}")
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+    for template in (outside, "../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"):
+        info = json.loads(about)
+        for split in info["splits"]:
+            split["filepathTemplate"] = template
+        path.write_text(json.dumps(info))
+        with pytest.raises(UserError, match=f"dataset_info.json names the file .*, which is not in {folder}"):
+            texts(f"tfds:{folder}")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"{path} is a named pipe, and only regular files are read"):
+        texts(f"tfds:{folder}")
+
 
 
 @pytest.mark.parametrize("package, spec, extra", [

@@ -117,6 +117,19 @@ def test_a_standard_library_docstring_is_held_out_with_its_code_and_equal_docume
             assert not set(found[kind, split].documents_iter()) & set(found[kind, "train"].documents_iter())
 
 
+def test_the_text_of_a_run_has_the_checksum_and_key_that_it_had(write_texts, cache):
+    """Numbers of before indexes were sealed: a run refuses other checksums, and entropies are found by the keys."""
+    many = write_texts([b"document %d " % i * (i * i) for i in range(40)])
+    one = write_texts([bytes(range(200)) * 500], "one")
+    found = [open_stream(spec, split, cache, held_out=0.2) for spec in (many, one) for split in ("train", "all")]
+    assert [(len(stream), stream.documents, stream.checksum, stream.key()) for stream in found] == [
+        (99170, 21, "2013ebb2144c7cc7800c8a71ea163cec", "3e1fef7e1cfd0d7412cbc367"),
+        (246235, 40, "93a6813836f57d25da0eac8959d5b5e1", "3d4e840acfac4e37820e0043"),
+        (90001, 1, "ae2896d251fa082ea643a8b514cc7348", "43f3d128be69b265820ed778"),
+        (100001, 1, "ce5ea28132135c47814af9e03b7d94e1", "4f614dc43b7889230925bc10"),
+    ]
+
+
 def test_an_index_is_built_once_and_read_again(write_texts, cache, monkeypatch):
     spec = write_texts([b"%d" % i for i in range(200)])
     first = open_stream(spec, "train", cache)

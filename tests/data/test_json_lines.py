@@ -29,6 +29,14 @@ def test_the_last_of_two_fields_of_one_name_counts_as_in_python():
     assert text_of(line.encode(), "text") == "last"
 
 
+@pytest.mark.parametrize("inner, wanted", [('"text": "a"', "a"), ('"text": 3', "field 'text' holds a int"), ('"b": "text"', "has no field 'text' (it has 'f0', 'f1', 'f2', 'f3', 'f4', 'f5', 'f6', 'f7';")])
+def test_many_values_are_passed_over(monkeypatch, inner, wanted):
+    monkeypatch.setattr(json_lines, "_VALUES", 50)
+    line = "{" + ", ".join(f'"f{i}": [{i}, {{}}]' for i in range(100)) + f", {inner}}}"
+    monkeypatch.setattr(json_lines.json, "loads", lambda token: token.strip('"') if len(token) < 9 else pytest.fail("parsed whole"))
+    assert text_of(line.encode(), "text").startswith(wanted)
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "a", "\u00e9\"\\"]), inner, max_size=3),

@@ -1,10 +1,12 @@
 """Prepared folders as sources of a config."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
+from scratchpatch.data import checks
 from scratchpatch.data import prepared as prepared_lib
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.entropies import open_entropies, place
@@ -117,4 +119,103 @@ def test_a_folder_of_another_format_is_refused(prepared, tmp_path, monkeypatch, 
         open_stream(prepared, "train", cache)
     (tmp_path / "prepared/meta.json").write_text("{")
     with pytest.raises(UserError, match="meta.json cannot be read"):
+        open_stream(prepared, "train", cache)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 8] ^= 1
+    path.write_bytes(data)
+
+
+def swap(one, other):
+    one.rename(one.with_suffix(".tmp")), other.rename(one), one.with_suffix(".tmp").rename(other)
+
+
+def test_damage_is_found_at_opening(prepared, tmp_path, cache):
+    """A byte of a shard or of its starts; two shards of one size in each other's place."""
+    folder = tmp_path / "prepared"
+    open_stream(prepared, "train", cache)
+    for name in ("train-00001-of-00004.array_record", "train-00002-of-00004.starts"):
+        before = (folder / name).read_bytes()
+        flip(folder / name)
+        with pytest.raises(UserError, match=f"the checksum of .*{name} is wrong: copy the folder anew, or remove it and prepare it anew"):
+            open_stream(prepared, "train", cache)
+        open_stream(prepared, "test", cache)
+        (folder / name).write_bytes(before)
+    sizes = {path.stat().st_size: path for path in folder.glob("train-*.array_record")}
+    one, other = next((path, sizes[path.stat().st_size]) for path in folder.glob("train-*.array_record") if sizes[path.stat().st_size] != path)
+    swap(one, other)
+    with pytest.raises(UserError, match=f"the checksum of .*({one.name}|{other.name}) is wrong"):
+        open_stream(prepared, "train", cache)
+
+
+def test_a_large_folder_is_read_once_and_meanwhile(prepared, tmp_path, make_config, monkeypatch):
+    monkeypatch.setattr(checks, "EACH_TIME", 0)
+    monkeypatch.setattr(checks, "AT_ONCE", 10_000)  # the starts
+    config = make_config([(prepared, 1.0)])
+    (stream, _), = Batches(config).streams
+    stream.check._thread.join()
+    (stream, _), = Batches(config).streams
+    assert stream.check._thread is None
+    flip(tmp_path / "prepared/train-00001-of-00004.array_record")
+    batches = Batches(config)
+    batches.streams[0][0].check._thread.join()
+    for read in (lambda: next(iter(batches.iterate())), lambda: batches.streams[0][0].read(0, 5)):
+        with pytest.raises(UserError, match="the checksum of .*train-00001-of-00004.array_record is wrong: copy the folder anew"):
+            read()
+    assert not list(tmp_path.glob("prepared/right*"))
+
+
+def test_starts_behind_a_url_are_compared_where_they_are_copied(prepared, tmp_path, cache):
+    flip(tmp_path / "prepared/train-00000-of-00004.starts")
+    for _ in range(2):
+        with pytest.raises(UserError, match="the checksum of file://.*train-00000-of-00004.starts is wrong"):
+            open_stream(prepared.replace("prepared:", "prepared:file://"), "train", cache).read(0, 100)
+    assert not list((tmp_path / "cache/prepared").rglob("*.starts"))
+
+
+def changed(meta, *path, to):
+    at = meta
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = to
+    return json.dumps(meta)
+
+
+SHARD = ("splits", "train", "shards", 0)
+LIES = {
+    "null": (lambda m: "null", "Expected object, got null"),
+    "deep": (lambda m: '{"splits": ' + "[" * 5000, "nested|no JSON"),
+    "no counts": (lambda m: changed(m, "counts", to=None), "counts: Expected object, got null"),
+    "a split less": (lambda m: json.dumps(m | {"splits": {}}), "splits: Object missing required field"),
+    "a retyped size": (lambda m: changed(m, *SHARD, "sizes", ".starts", to="9"), "Expected int, got str"),
+    "negative": (lambda m: changed(m, *SHARD, "documents", to=-1), "documents: Expected int >= 0"),
+    "too many": (lambda m: changed(m, *SHARD, "documents", to=10**30), "documents"),
+    "other positions": (lambda m: changed(m, *SHARD, "positions", to=1), "the numbers of train-00000-of-00004 disagree"),
+    "other blocks": (lambda m: changed(m, *SHARD, "blocks", to=1 << 40), "the numbers of train-00000-of-00004 disagree"),
+    "other totals": (lambda m: changed(m, "splits", "train", "bytes", to=5), "the bytes of a split are not those of its shards"),
+    "above": (lambda m: changed(m, *SHARD, "name", to="../x"), "'../x' is no name of a shard"),
+    "absolute": (lambda m: changed(m, *SHARD, "name", to="/etc/x"), "'/etc/x' is no name of a shard"),
+}
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_a_meta_that_lies_is_named(prepared, tmp_path, cache, url):
+    path = tmp_path / "prepared/meta.json"
+    spec, meta = prepared.replace("prepared:", "prepared:file://") if url else prepared, path.read_text()
+    for lying, says in LIES.values():
+        path.write_text(lying(json.loads(meta)))
+        with pytest.raises(UserError, match=f"{path} .*({says})") as caught:
+            open_stream(spec, "train", cache)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+        with pytest.raises(UserError, match=says):
+            prepare(spec, str(tmp_path / "again"))
+
+
+def test_links_in_a_folder_are_not_followed(prepared, tmp_path, cache):
+    path = tmp_path / "prepared/train-00001-of-00004.array_record"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"leads through the link {path}, which is not followed"):
         open_stream(prepared, "train", cache)

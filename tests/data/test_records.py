@@ -1,8 +1,9 @@
-import builtins
 import gzip
+import random
 
 import pytest
 
+from scratchpatch.data import records
 from scratchpatch.data.records import BadRecords, read_jsonl, read_text
 from scratchpatch.errors import UserError
 
@@ -67,6 +68,45 @@ def test_a_bad_line_is_named_or_skipped(write_lines, line, problem):
     assert bad.count == 1 and bad.messages[0].startswith(f"{path}:3: ")
 
 
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+def test_a_long_line_is_passed_over_piece_by_piece(tmp_path, monkeypatch, where):
+    short, long = [b'{"text": "a"}', b'{"text": "b"}'], b'{"text": "' + b"x" * 5000 + b'"}'
+    lines = {"first": [long, *short], "middle": [short[0], long, short[1]], "last": [*short, long]}[where]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    monkeypatch.setattr(records, "_PIECE", 100)
+    bad = BadRecords("skip", record_bytes=1000)
+    found = list(read_jsonl("n", str(tmp_path / "a.jsonl"), "text", bad))
+    assert [d.data for d in found] == [b"a", b"b"] and bad.count == 1
+    number = lines.index(long) + 1
+    assert [d.name for d in found] == [f"n#{i}" for i in (1, 2, 3) if i != number]
+    assert bad.messages == [
+        f"{tmp_path}/a.jsonl:{number}: is longer, data.record_bytes = 1000 allows no more than that: "
+        "raise it (prepare: --record_bytes) where it is meant to be so long"
+    ]
+    assert [len(d.data) for d in read_jsonl("n", str(tmp_path / "a.jsonl"), "text", BadRecords("error", len(long)))] == [
+        1 if line in short else 5000 for line in lines
+    ]
+
+
+def test_a_packed_text_may_be_a_hundred_times_its_size_or_as_large_as_a_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_FIRST", 1000)
+    monkeypatch.setattr(records, "_PIECE", 1000)
+    path = tmp_path / "bomb"
+    path.write_bytes(gzip.compress(bytes(3_000_000)))
+
+    def whole(most):
+        return b"".join(piece for document in read_text("n", str(path), BadRecords("error", most)) for piece in document.pieces)
+
+    for most in (1000, 2_999_999):
+        with pytest.raises((UserError, records.Broken), match=f"unpacks to more, data.record_bytes = {most} allows no more"):
+            whole(most)
+    assert whole(3_000_000) == bytes(3_000_000)
+    data = random.Random(0).randbytes(200) * 200
+    path.write_bytes(gzip.compress(data))
+    assert len(data) > 40 * path.stat().st_size
+    assert whole(10) == data
+
+
 def test_many_bad_records_are_counted_but_not_all_kept(write_lines):
     _, path = write_lines([b"?"] * 50)
     _, bad = texts(path, "skip")
@@ -86,7 +126,7 @@ def test_a_forbidden_file_is_named(tmp_path, monkeypatch):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(builtins, "open", forbidden)
+    monkeypatch.setattr("scratchpatch.files.os.open", forbidden)
     with pytest.raises(UserError, match="no permission to read"):
         list(read_text("n", str(tmp_path / "a.txt"), BadRecords("error")))
 
@@ -102,8 +142,8 @@ def test_a_damaged_gz_is_named(tmp_path, damage):
         packed = bytearray(b"no gzip at all")
     path = tmp_path / "a.gz"
     path.write_bytes(packed)
-    with pytest.raises(UserError, match=r"a\.gz.*not a whole compressed file"):
-        list(read_text("n", str(path), BadRecords("error")))
+    with pytest.raises((UserError, records.Broken), match=r"a\.gz.*not a whole compressed file"):
+        [list(document.pieces) for document in read_text("n", str(path), BadRecords("error"))]
     with pytest.raises(UserError, match=r"a\.gz:\d+: not a whole compressed file"):
         texts(path)
     documents, bad = texts(path, "skip")

@@ -1,8 +1,11 @@
 import os
+import socket
+from pathlib import Path
 
 import pytest
 
 from scratchpatch.data import sources
+from scratchpatch.data.index import open_stream
 from scratchpatch.data.records import BadRecords
 from scratchpatch.errors import UserError
 
@@ -145,3 +148,42 @@ def test_a_file_that_vanishes_after_the_glob_is_named_or_skipped(tmp_path):
         list(source.documents(files, BadRecords("error")))
     bad = BadRecords("skip")
     assert list(source.documents(files, bad)) == [("b", b"b")] and bad.count == 1
+
+
+def as_pipe(path):
+    os.mkfifo(path)
+
+
+def as_socket(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def as_link_to_a_device(path):
+    path.symlink_to("/dev/zero")
+
+
+KINDS = {"a named pipe": as_pipe, "a socket": as_socket, "a device": as_link_to_a_device}
+
+
+@pytest.mark.parametrize("what", KINDS)
+@pytest.mark.parametrize(
+    "spec",
+    ["text:{}/*", "text:{}/b", "text:file://{}/*", "jsonl:{}/b", "jsonl:file://{}/b#t", "parquet:{}/*", "array_record:{}/**", "hf:{}", "hf:{}/saved"],
+)
+def test_what_is_no_regular_file_is_named_before_it_is_opened(tmp_path, monkeypatch, spec, what):
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    (tmp_path / "a").write_text("text")
+    KINDS[what](Path("b"))
+    if spec.startswith("hf:"):
+        (tmp_path / "saved").mkdir()
+        Path("b").rename("train-00000-of-00001.parquet" if spec == "hf:{}" else "saved/data.arrow")
+        if spec != "hf:{}":
+            (tmp_path / "saved/state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    with pytest.raises(UserError, match=rf"{tmp_path}/.* is {what}, and only regular files are read: leave it out"):
+        open_stream(spec.format(tmp_path), "all", str(tmp_path / "cache"), "skip")
+
+
+def test_a_device_by_its_own_name_is_none(tmp_path):
+    with pytest.raises(UserError, match="text:/dev/zero: /dev/zero is a device, and only regular files are read"):
+        open_stream("text:/dev/zero", "all", str(tmp_path))

@@ -1,7 +1,10 @@
 """Prepared folders: what they hold, that nothing but content decides it, and that a kill costs nothing."""
 
+import fcntl
 import json
+import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +142,108 @@ def test_damage_is_named(spec, tmp_path, suffix):
     path.unlink()
     with pytest.raises(UserError, match=f"{path.name} is missing: prepare the folder anew"):
         open_stream(f"prepared:{out}", "train")
+
+
+def fail(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.fixture
+def stopped(spec, tmp_path, monkeypatch):
+    """The state of a preparation whose documents are read, and whose first shard is written."""
+    write = shards.write
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write", lambda made, shard, found: write(made, shard, found) if shard < 1 else fail())
+        with pytest.raises(UserError, match="No space left"):
+            prepare(spec, str(tmp_path / "out"), 3, 0.1)
+    return tmp_path / "out/.preparing"
+
+
+@pytest.mark.parametrize("file", ["plan.json", "tasks/00000/task.json", "shards/00000.json"])
+def test_a_state_that_lies_is_named(spec, tmp_path, stopped, file):
+    for text in ("null", "[]", "{", "[" * 5000, '{"documents": "3", "plan": 3, "train": []}'):
+        (stopped / file).write_text(text)
+        with pytest.raises(UserError, match=f"{stopped}/{file}: .*; remove {stopped} and run the same command again") as caught:
+            prepare(spec, str(tmp_path / "out"), 3, 0.1)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_summary_that_leads_elsewhere_is_named(spec, tmp_path, stopped):
+    path = stopped / "shards/00000.json"
+    path.write_text(path.read_text().replace("train-00000-of-00003", "../../x"))
+    with pytest.raises(UserError, match="'../../x' is no name of a shard; remove"):
+        prepare(spec, str(tmp_path / "out"), 3, 0.1)
+    assert not (tmp_path / "out/meta.json").exists()
+
+
+def test_damage_of_what_was_read_is_found(spec, tmp_path, stopped):
+    path = stopped / "tasks/00000/0.data"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match=f"what was read into {stopped}/tasks is damaged: remove {stopped} and run"):
+        prepare(spec, str(tmp_path / "out"), 3, 0.1)
+
+
+def test_what_a_killed_attempt_was_writing_is_removed(folder, spec, tmp_path, stopped):
+    (stopped / "tasks/.00001-x").mkdir()
+    (stopped / "shard-x").mkdir()
+    for path in (stopped / "shards/00001.json.x.tmp", stopped / "plan.json.x.tmp", tmp_path / "out/meta.json.x.tmp"):
+        path.write_text("")
+    prepare(spec, str(tmp_path / "out"), 3, 0.1)
+    assert contents(tmp_path / "out") == contents(folder[0])
+
+
+def test_work_of_a_folder_behind_a_url_is_kept_for_a_month(spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "cache"))
+    for name in ("old", "held", "young"):
+        folder = tmp_path / "cache/prepare" / name
+        (folder / "tasks").mkdir(parents=True)
+        (folder / "lock").write_text("")
+        for path in (folder / "lock", folder / "tasks", folder) if name != "young" else ():
+            os.utime(path, (time.time() - 40 * 86_400,) * 2)
+    with open(tmp_path / "cache/prepare/held/lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepare(spec, f"memory://{tmp_path}/out", 1)
+    assert sorted(path.name for path in (tmp_path / "cache/prepare").iterdir()) == ["held", "young"]
+
+
+class Full:
+    """A writer of ArrayRecord on a full disk."""
+
+    def __init__(self, path, options):
+        Path(path).write_bytes(b"")
+
+    def write(self, data):
+        raise RuntimeError("No space left\non device")
+
+    close = write
+
+
+def test_a_disk_that_is_full_for_the_writer_of_records_is_named(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ArrayRecordWriter", Full)
+    with pytest.raises(UserError, match=r"cannot write .*/out \(.*No space left on device.*\); free space there") as caught:
+        prepare(spec, str(tmp_path / "out"), 3, 0.1)
+    assert "\n" not in str(caught.value) and not list((tmp_path / "out/.preparing").glob("shard-*"))
+
+
+def test_a_record_that_holds_too_much_is_named_skipped_or_allowed(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "%s"}\n' % ("b" * 500))
+    spec = f"jsonl:{tmp_path}/a.jsonl"
+    with pytest.raises(UserError, match=r"a.jsonl:2: is longer, data.record_bytes = 100 .*\(prepare: --record_bytes\)"):
+        prepare(spec, str(tmp_path / "out"), record_bytes=100)
+    said = prepare(spec, str(tmp_path / "skipped"), on_bad_record="skip", record_bytes=100)
+    assert (said["documents"], said["skipped"]) == (1, 1)
+    with pytest.raises(UserError, match="holds another preparation: record_bytes: 100 -> 67108864"):
+        prepare(spec, str(tmp_path / "skipped"), on_bad_record="skip")
+    assert prepare(spec, str(tmp_path / "whole"))["documents"] == 2
+
+
+def test_a_folder_from_before_there_was_a_limit_is_gone_on_with(folder, spec):
+    path = folder[0] / "meta.json"
+    meta, before = json.loads(path.read_text()), path.read_text()
+    del meta["plan"]["record_bytes"]
+    path.write_text(json.dumps(meta))
+    assert prepare(spec, str(folder[0]), 3, 0.1)["documents"] == folder[1]["documents"]
+    path.write_text(before)
 
 
 def test_a_folder_of_another_preparation_is_refused(folder, spec):

@@ -5,7 +5,9 @@ Legend: T positions of a stream, B rows, L positions of a row.
 
 import itertools
 import json
+import os
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -224,6 +226,30 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         with pytest.raises(UserError, match="another process writes .*x.f32.partial: wait"):
             with entropies.writer(tmp_path / "x.f32"):
                 pass
+
+
+def test_beginnings_that_nobody_goes_on_with_are_removed_after_a_month(tmp_path):
+    old, young, held = (tmp_path / f"{name}.f32.partial" for name in ("old", "young", "held"))
+    for path in (old, young):
+        path.write_bytes(b"1234")
+    with entropies.writer(tmp_path / "held.f32"):
+        for path in (old, held):
+            os.utime(path, (time.time() - 40 * 86_400,) * 2)
+        with entropies.writer(tmp_path / "x.f32"):
+            assert sorted(path.name for path in tmp_path.iterdir()) == [held.name, "x.f32.partial", young.name]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with entropies.writer(tmp_path / "x.f32") as out:
+        out.append(np.ones(3))
+    monkeypatch.setattr(entropies.os, "fsync", fail)
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/x.f32.partial .No space left on device.; free space there, or set data.cache_dir"):
+        with entropies.writer(tmp_path / "x.f32") as out:
+            assert out.written == 3
+            out.append(np.ones(3))
 
 
 def test_text_that_falls_into_other_documents_is_other_text():
