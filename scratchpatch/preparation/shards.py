@@ -15,7 +15,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from scratchpatch.data import blocks, paths, splits
-from scratchpatch.data.index import cache_folder
+from scratchpatch.places import cache_folder
 from scratchpatch.preparation.plan import Plan
 
 # Folder in the prepared one of what goes on after a kill; gone when all is done.
