@@ -23,7 +23,9 @@ def hold(path: Path, who: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        # Through a link, what it leads to would be written over.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = open(os.open(path, flags, 0o666), "r+", errors="replace")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
     with file:
@@ -32,7 +34,7 @@ def hold(path: Path, who: str) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"workdir {path.parent} is in use by another {who} (process {file.read().strip() or 'unknown'}); "
+                f"workdir {path.parent} is in use by another {who} (process {file.read(20).strip() or 'unknown'}); "
                 "wait for it, stop it, or use another --workdir"
             ) from error
         file.truncate(0)

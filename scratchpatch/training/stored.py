@@ -5,16 +5,17 @@ Nothing here reads an array: about.json describes a step, and its checksums prov
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
 from scratchpatch.errors import UserError
 from scratchpatch.training import manifest
 from scratchpatch.training.checkpoint_reader import CheckpointReader
-from scratchpatch.training.checkpoints import remove, score
+from scratchpatch.training.checkpoints import discard, remove, score
 from scratchpatch.training.durable import Tier
 from scratchpatch.training.manifest import Damaged, Unreadable
 from scratchpatch.training.progress import Progress
@@ -40,6 +41,8 @@ def listing(reader: CheckpointReader | Tier) -> dict[str, Any]:
       STEP.damaged, STEP.partial and STEP.deleted.
     """
     abouts, damaged, unread = _abouts(reader)
+    written = {step: when for step in abouts if (when := _written(reader.folder / str(step))) is not None}
+    abouts = {step: abouts[step] for step in written}
     ranked = _ranked(abouts)
     steps = [
         {
@@ -47,7 +50,7 @@ def listing(reader: CheckpointReader | Tier) -> dict[str, Any]:
             "damaged": None,
             "bytes": _bytes_described(about),
             "arrays": len(about["arrays"]),
-            "written": _written(reader.folder / str(step)),
+            "written": written[step],
             "version": about["version"],
             "validation_bpb": about["metrics"].get("validation_bpb"),
             "validation_bytes": about["metrics"].get("validation_bytes"),
@@ -92,6 +95,8 @@ def verify(reader: CheckpointReader, step: int | None = None) -> dict[str, Any]:
         if (reader.folder / str(each)).exists():
             whole = None if isinstance(bad, Unreadable) else bad is None
             rows.append({"step": each, "whole": whole, "reason": bad and str(bad)})
+        elif step is not None:
+            reader.path(step)
     if not rows:
         raise UserError(f"{reader.folder} holds no checkpoint: train first")
     newest = {"newest_whole": max((row["step"] for row in rows if row["whole"]), default=None)}
@@ -135,7 +140,7 @@ def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
     with lock_workdir(workdir):
         kept, damaged, unread = _to_keep(reader, keep_last)
         # Leftovers first: `remove` reuses the name STEP.deleted.
-        doomed = [(path, "leftover", shutil.rmtree) for path in _leftovers(reader)]
+        doomed = [(path, "leftover", discard) for path in _leftovers(reader)]
         for step in reader.steps():
             if step not in kept and step not in unread:
                 why = f"damaged: {damaged[step]}" if step in damaged else "older"
@@ -202,12 +207,10 @@ def _abouts(reader: CheckpointReader | Tier) -> tuple[dict[int, dict[str, Any]],
         path = reader.folder / str(step)
         try:
             abouts[step] = manifest.read(path)
-        except Unreadable as error:
-            unread[step] = str(error)
-        except Damaged as error:
+        except (Damaged, Unreadable) as error:
             # A trainer at work may have pruned it meanwhile.
             if path.exists():
-                damaged[step] = str(error)
+                (unread if isinstance(error, Unreadable) else damaged)[step] = str(error)
     return abouts, damaged, unread
 
 
@@ -269,10 +272,21 @@ def _bytes_described(about: dict[str, Any]) -> int:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Of the files of a folder that are still there; what a link leads to does not count."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
-def _written(path: Path) -> str:
-    """When a step was finished, by the clock of its file system."""
-    seconds = manifest.finished(path)
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+def _written(path: Path) -> str | None:
+    """When a step was finished, by the clock of its file system; None: it is gone by now."""
+    try:
+        seconds = manifest.finished(path)
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except FileNotFoundError:
+        return None
+    except (ValueError, OverflowError, OSError):
+        return "?"
