@@ -18,6 +18,7 @@ from absl import logging
 from scratchpatch import config as config_lib
 from scratchpatch import json_files, schema
 from scratchpatch.errors import UserError
+from scratchpatch.json_files import Count
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
 from scratchpatch.training import goodput, mixture, settings
@@ -25,7 +26,7 @@ from scratchpatch.training.metrics import read_metrics
 
 # What can be drawn; an evaluation writes None for what is no number.
 _Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)] | None
-_Count = Annotated[int, msgspec.Meta(ge=0, le=10**30)] | None
+_Count = Count | None
 
 
 class _Config(TypedDict):
@@ -47,12 +48,12 @@ class _Result(TypedDict, total=False):
     bytes_per_patch: _Number
     flops_per_byte: _Number
     kv_bytes_per_byte: _Number
-    bpb_by_offset: list[_Number]
-    bytes_by_offset: list[_Count]
+    bpb_by_offset: list[_Number] | None
+    bytes_by_offset: list[_Count] | None
     compressors: dict[str, _Number] | None
     compressed_bytes: _Count
-    source: str
-    split: str
+    source: str | None
+    split: str | None
     step: _Count
     max_bytes: _Count
 
@@ -70,7 +71,7 @@ class _Point(TypedDict, total=False):
 class _Results(TypedDict, total=False):
     validation: _Result | None
     without_scratchpads: _Result | None
-    sweep: list[_Point]
+    sweep: list[_Point] | None
 
 
 class _Passage(TypedDict):
@@ -123,7 +124,7 @@ class RunFolder:
         known = {field.name for field in config_lib.FIELDS}
         try:
             stored = {name: value for name, value in schema.fields(document).items() if name in known} if document else {}
-            config_lib.check(config_lib.from_flat(stored))
+            config_lib.from_flat(stored)
         except schema.Newer as error:
             raise UserError(f"cannot read {self.path / 'config.json'}: {error}") from error
         except UserError as error:
@@ -164,7 +165,8 @@ class RunFolder:
     def bytes_per_step(self) -> int:
         """Bytes of the windows that one optimizer step reads."""
         values = config_lib.flat(config_lib.default()) | self.config
-        return math.prod(values[name] for name in ("training.batch_rows", "data.window"))
+        found = math.prod(values[name] for name in ("training.batch_rows", "data.window"))
+        return min(max(found, 1), 1 << 62)
 
 
 def evaluation_file(workdir: str | os.PathLike, kind: str = "") -> Path:
