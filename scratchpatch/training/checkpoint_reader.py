@@ -2,8 +2,8 @@
 
 Orbax restores a flipped bit without a word, and wants no files but whole ones; so it is shown no others.
 
-The run that owns the folder may be at work, and remove a step while it is read. Nothing holds it up: a lock would have to
-be one that every network disk and every user of it can take. What is asked for the newest step goes on with a newer one.
+The run that owns the folder may be at work, and remove steps. It leaves one that is being read (see `lock.reading`) until its
+next save, where the disk has locks. Who asked for the newest step and loses it all the same goes on with a newer one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from absl import logging
 from scratchpatch import config as config_lib
 from scratchpatch import schema
 from scratchpatch.errors import UserError
-from scratchpatch.training import manifest, stored_arrays
+from scratchpatch.training import lock, manifest, stored_arrays
 from scratchpatch.training.anchor import anchored
 from scratchpatch.training.manifest import Damaged, Unreadable
 
@@ -231,10 +231,12 @@ class CheckpointReader:
         """
         path = self.folder / str(step)
         try:
-            about = manifest.read(path)
-            self._proven.setdefault(step, about)
-            state = _arrays(path, about, abstract)
-        except (Damaged, Unreadable, _Failed) as error:
+            with lock.reading(path / manifest.ABOUT):
+                about = manifest.read(path)
+                if self._proven.setdefault(step, about) != about:
+                    raise Damaged("it is another one now")
+                state = _arrays(path, about, abstract)
+        except (Damaged, Unreadable, _Failed, OSError) as error:
             if not self.removed(step):
                 raise UserError(f"checkpoint {path} cannot be read: {error}") from error
         else:

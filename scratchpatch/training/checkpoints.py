@@ -31,7 +31,7 @@ from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import plain
 from scratchpatch.parallel import processes
-from scratchpatch.training import manifest, stored_arrays
+from scratchpatch.training import lock, manifest, stored_arrays
 from scratchpatch.training.checkpoint_reader import CheckpointReader, Restored
 from scratchpatch.training.durable import Mirror, Tier
 from scratchpatch.training.manifest import Damaged, Unreadable
@@ -252,7 +252,7 @@ class Checkpoints(CheckpointReader):
             kept.add(best)
         for step in steps:
             if step not in kept:
-                self._try(remove, self.folder / str(step))
+                self._try(_remove_unread, self.folder / str(step))
         for leftover in self.beside("deleted"):
             self._try(discard, leftover)
 
@@ -265,6 +265,8 @@ class Checkpoints(CheckpointReader):
         """Delete, or say once that it cannot be: a network disk keeps what another program has open, and it is tried again."""
         try:
             delete(path)
+        except BlockingIOError:
+            pass  # somebody reads it
         except OSError as error:
             if path.name not in self._stuck:
                 logging.warning("cannot remove %s now: %s", path, manifest.first_line(error))
@@ -289,6 +291,11 @@ def remove(path: Path) -> None:
     discard(doomed)
     path.rename(doomed)
     discard(doomed)
+
+
+def _remove_unread(path: Path) -> None:
+    with lock.unread(path / manifest.ABOUT):
+        remove(path)
 
 
 def discard(path: Path) -> None:

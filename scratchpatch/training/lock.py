@@ -1,4 +1,4 @@
-"""One owner at a time, by a file that the system unlocks when its owner dies, however it dies. Free of JAX."""
+"""Who owns a folder, and who reads one, by files that the system unlocks when a process dies, however it dies. Free of JAX."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from scratchpatch import files
 from scratchpatch.errors import UserError
 
 
@@ -41,3 +42,46 @@ def hold(path: Path, who: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Ask whoever would remove the folder of this file to wait until it was read: see `unread`.
+
+    That is all that a reader may do to another one's folder, and on a disk without locks it is nothing.
+
+    Raises:
+      OSError: the file is not there, or its folder is being removed.
+    """
+    with files.open_regular(path) as file:
+        _take(file.fileno(), fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def unread(path: Path) -> Iterator[None]:
+    """Keep readers from the folder of this file, which may be missing, while it is removed.
+
+    Raises:
+      BlockingIOError: one reads it now.
+    """
+    try:
+        # Network disks want it open for writing.
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield
+        return
+    try:
+        _take(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, kind: int) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # no locks on this disk

@@ -27,7 +27,7 @@ from scratchpatch import json_files
 from scratchpatch.json_files import Count
 
 STATE = "state"
-_ABOUT = "about.json"
+ABOUT = "about.json"
 _CHUNK_BYTES = 1 << 20
 # Of about.json; the rest of a longer one is cut off, and what is left is no JSON.
 _MOST_BYTES = 1 << 28
@@ -92,7 +92,7 @@ def write(step: Path, about: dict[str, Any], known: Files | None = None) -> None
     """
     known = known or {}
     found = known | files(step, lambda name: name not in known)
-    files_lib.replace_text(step / _ABOUT, _sealed(about | {"files": dict(sorted(found.items()))}))
+    files_lib.replace_text(step / ABOUT, _sealed(about | {"files": dict(sorted(found.items()))}))
 
 
 def number(name: str) -> int | None:
@@ -107,35 +107,35 @@ def read(step: Path) -> dict[str, Any]:
 
     Raises Damaged or Unreadable.
     """
-    text = _patiently(_ABOUT, lambda: _text(_part(step, _ABOUT)))
+    text = _patiently(ABOUT, lambda: _text(_part(step, ABOUT)))
     try:
         about = json_files.parse(text, _Sealed)["about"]
     except json_files.Malformed as error:
-        raise Damaged(f"{_ABOUT} cannot be read: {error}") from error
+        raise Damaged(f"{ABOUT} cannot be read: {error}") from error
     if _sealed(about).encode() != text:
-        raise Damaged(f"the checksum of {_ABOUT} is wrong")
+        raise Damaged(f"the checksum of {ABOUT} is wrong")
     if number(step.name.partition(".")[0]) != about["step"]:
         raise Damaged(f"it holds step {about['step']}, which is not its folder's name")
     for name, array in about["arrays"].items():
         if not _is_dtype(array["dtype"]):
-            raise Damaged(f"{_ABOUT}: about.arrays: {name} has dtype {array['dtype']!r}, which does not exist")
+            raise Damaged(f"{ABOUT}: about.arrays: {name} has dtype {array['dtype']!r}, which does not exist")
     return about
 
 
 def parts(step: Path) -> Iterator[Path]:
     """The files that a step consists of, about.json first: it says what the others are. Raises Damaged or Unreadable."""
-    yield step / _ABOUT
+    yield step / ABOUT
     yield from (_part(step, f"{STATE}/{name}") for name in read(step)["files"])
 
 
 def revoke(step: Path) -> None:
     """Take away what makes a step whole, before its files go."""
-    (step / _ABOUT).unlink(missing_ok=True)
+    (step / ABOUT).unlink(missing_ok=True)
 
 
 def finished(step: Path) -> float:
     """When `write` was done, in seconds since the epoch. Raises OSError."""
-    return epath.Path(step / _ABOUT).stat().mtime
+    return epath.Path(step / ABOUT).stat().mtime
 
 
 def check(
@@ -187,7 +187,7 @@ def copy(step: Path, into: Path, moved: Callable[[int], None]) -> None:
                 raise
         if found != wanted:
             raise Damaged(f"the size or checksum of {STATE}/{name} is wrong")
-    (into / _ABOUT).write_text(_sealed(about))
+    (into / ABOUT).write_text(_sealed(about))
     check(into, read(into), skipped=(), seen=moved)
 
 

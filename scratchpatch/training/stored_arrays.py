@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging as standard_logging
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,17 @@ def _keep(record: standard_logging.LogRecord) -> bool:
 logging.get_absl_logger().addFilter(_keep)
 # Orbax drops its coroutines where writing fails; the failure itself is raised.
 warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+standard_logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+_said = sys.unraisablehook
+
+
+def _say(unraisable: Any) -> None:
+    # Where reading fails, files that are still being read report to a loop that orbax has closed.
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        _said(unraisable)
+
+
+sys.unraisablehook = _say
 
 
 def write(path: Path, arrays: dict[str, Any]):

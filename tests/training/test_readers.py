@@ -16,7 +16,7 @@ import scratchpatch as sp
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.training import checkpoint_reader, manifest, stored, stored_arrays, workdir
+from scratchpatch.training import checkpoint_reader, lock, manifest, stored, stored_arrays, workdir
 from scratchpatch.training.checkpoint_reader import CheckpointReader, Removed
 from scratchpatch.training.checkpoints import Checkpoints
 from tests import runs
@@ -132,6 +132,40 @@ def test_a_step_that_vanishes_in_the_middle_of_a_read_is_no_error_but_where_it_w
     removing(monkeypatch, folder, range(99))
     with pytest.raises(UserError, match="removed before it was read, 3 times, by the run at work"):
         CheckpointReader(folder).restore_latest(ABSTRACT)
+
+
+def test_a_step_that_is_being_read_stays_until_the_next_save(tmp_path, monkeypatch, caplog):
+    run, read = Checkpoints(tmp_path, CONFIG, 1), stored_arrays.read
+    run.save(1, state(1))
+    run.wait()
+
+    def slow(path, targets):
+        for step in (2, 3):
+            run.save(step, state(step))
+            run.wait()
+            assert run.steps() == [1, step]
+        return read(path, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_arrays, "read", slow)
+        assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), 1)
+    run.save(4, state(4))
+    run.close()
+    assert os.listdir(tmp_path) == ["4"] and "cannot remove" not in caplog.text
+
+
+def test_a_disk_without_locks_is_read_and_pruned_without(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    run = Checkpoints(tmp_path, CONFIG, 1)
+    for step in (1, 2):
+        run.save(step, state(step))
+        run.wait()
+        assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), step)
+    run.close()
+    assert os.listdir(tmp_path) == ["2"]
 
 
 def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, monkeypatch):
