@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests import faults, runs
+from tests import faults, readers, runs
 from tests.faults import Failed, Supervised
 
 EVERY = 4
@@ -95,6 +95,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("faults", 20), ("steps", 200), ("seed", 0), ("processes", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--readers", type=float, default=60, help="seconds of readers beside a writer, after the faults")
     parser.add_argument("--kinds", help=f"these in this order, with commas: {', '.join(faults.KINDS)}")
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     given = parser.parse_args()
@@ -113,6 +114,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             drill(folder, kinds, given.steps, given.processes, given.seed)
+            print(readers.beside_a_writer(folder, given.readers), flush=True)
         except Failed as error:
             print(f"FAILED: {error}")
             return 1

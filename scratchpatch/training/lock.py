@@ -20,7 +20,7 @@ def hold(path: Path, who: str) -> Iterator[None]:
       who: what its owners are, for the message, such as 'trainer'.
 
     Raises:
-      UserError: another one holds it: names its process; or it cannot be written.
+      UserError: another one holds it: names its process; or it cannot be written, or not locked.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +38,8 @@ def hold(path: Path, who: str) -> Iterator[None]:
                 f"workdir {path.parent} is in use by another {who} (process {file.read(20).strip() or 'unknown'}); "
                 "wait for it, stop it, or use another --workdir"
             ) from error
+        except OSError as error:
+            raise UserError(f"cannot lock {path}: {error.strerror}; use a --workdir on a disk that has locks") from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

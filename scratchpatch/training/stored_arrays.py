@@ -61,7 +61,9 @@ def _keep(record: standard_logging.LogRecord) -> bool:
 logging.get_absl_logger().addFilter(_keep)
 # Orbax drops its coroutines where writing fails; the failure itself is raised.
 warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-standard_logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+standard_logging.getLogger("asyncio").addFilter(
+    lambda record: not any(name in record.getMessage() for name in ("orbax", "tensorstore_spec"))
+)
 _said = sys.unraisablehook
 
 

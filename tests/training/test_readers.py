@@ -163,6 +163,8 @@ def test_a_disk_without_locks_is_read_and_pruned_without(tmp_path, monkeypatch):
         assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), step)
     run.close()
     assert os.listdir(tmp_path) == ["2"]
+    with pytest.raises(UserError, match="cannot lock .*lock: No locks available; use a --workdir on"), workdir.lock_workdir(tmp_path):
+        pass
 
 
 def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, monkeypatch):
