@@ -61,15 +61,14 @@ def _keep(record: standard_logging.LogRecord) -> bool:
 logging.get_absl_logger().addFilter(_keep)
 # Orbax drops its coroutines where writing fails; the failure itself is raised.
 warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-standard_logging.getLogger("asyncio").addFilter(
-    lambda record: not any(name in record.getMessage() for name in ("orbax", "tensorstore_spec"))
-)
+# Where reading fails, so do the reads that have begun beside it, of which nobody asks any more.
+_BESIDE = ("orbax", "tensorstore", "TensorStore", "Event loop is closed")
+standard_logging.getLogger("asyncio").addFilter(lambda record: not any(name in record.getMessage() for name in _BESIDE))
 _said = sys.unraisablehook
 
 
 def _say(unraisable: Any) -> None:
-    # Where reading fails, files that are still being read report to a loop that orbax has closed.
-    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+    if not any(name in f"{unraisable.exc_value} {unraisable.object!r}" for name in _BESIDE):
         _said(unraisable)
 
 
