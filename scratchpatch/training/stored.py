@@ -14,7 +14,7 @@ from typing import Any
 
 from scratchpatch.errors import UserError
 from scratchpatch.training import manifest
-from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.checkpoint_reader import TRIES, CheckpointReader
 from scratchpatch.training.checkpoints import discard, remove, score
 from scratchpatch.training.durable import Tier
 from scratchpatch.training.manifest import Damaged, Unreadable
@@ -88,19 +88,27 @@ def verify(reader: CheckpointReader, step: int | None = None) -> dict[str, Any]:
     """
     if step is not None:
         reader.path(step)
-    rows = []
-    for each in reader.steps() if step is None else [step]:
-        bad = _damage(reader.folder / str(each))
-        # A trainer at work may have pruned it meanwhile.
-        if (reader.folder / str(each)).exists():
-            whole = None if isinstance(bad, Unreadable) else bad is None
-            rows.append({"step": each, "whole": whole, "reason": bad and str(bad)})
-        elif step is not None:
+    for _ in range(TRIES):
+        rows = _verdicts(reader, reader.steps() if step is None else [step])
+        if rows or not reader.steps():
+            break
+        if step is not None:
             reader.path(step)
     if not rows:
-        raise UserError(f"{reader.folder} holds no checkpoint: train first")
+        raise reader.outrun() if reader.steps() else UserError(f"{reader.folder} holds no checkpoint: train first")
     newest = {"newest_whole": max((row["step"] for row in rows if row["whole"]), default=None)}
     return {"steps": rows} | (newest if step is None else {})
+
+
+def _verdicts(reader: CheckpointReader, steps: list[int]) -> list[dict[str, Any]]:
+    """Of those of the steps that a trainer at work has not pruned meanwhile."""
+    rows = []
+    for step in steps:
+        bad = _damage(reader.folder / str(step))
+        if (reader.folder / str(step)).exists():
+            whole = None if isinstance(bad, Unreadable) else bad is None
+            rows.append({"step": step, "whole": whole, "reason": bad and str(bad)})
+    return rows
 
 
 def complaint(verdicts: dict[str, Any]) -> str | None:

@@ -185,6 +185,19 @@ def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, mo
     assert found.step == 2 and all((np.asarray(x) == 7).all() for x in jax.tree.leaves(found.state))
 
 
+def test_verification_starts_over_where_all_steps_were_removed_meanwhile(tmp_path, monkeypatch):
+    folder, check = store(tmp_path / "checkpoints", 1), manifest.check
+
+    def late(step, about, skipped, seen=None):
+        if step.name == "1":
+            store(folder, 2)
+            shutil.rmtree(step)
+        check(step, about, skipped, seen)
+
+    monkeypatch.setattr(manifest, "check", late)
+    assert stored.verify(CheckpointReader(folder)) == {"steps": [{"step": 2, "whole": True, "reason": None}], "newest_whole": 2}
+
+
 def test_a_step_that_vanishes_while_it_is_examined(tmp_path, monkeypatch, caplog):
     folder, check = store(tmp_path / "checkpoints", 1, 2, 3), manifest.check
 
