@@ -59,6 +59,7 @@ class CheckpointReader:
         """
         self.folder = Path(folder).absolute()
         self._experiment = None if config is None else anchored(config)
+        self._relative = [] if config is None else config_lib.changed(config, self._experiment)
         # What described the steps that were proven.
         self._proven: dict[int, dict[str, Any]] = {}
 
@@ -214,13 +215,19 @@ class CheckpointReader:
     def _unlike(self, path: Path, about: dict[str, Any]) -> list[str]:
         """Lines 'field: there -> here' of what makes a step another experiment's. Raises Damaged where its config is none."""
         try:
-            values = schema.fields(about)
-            theirs = anchored(config_lib.from_flat(values)) if self._experiment is not None else None
+            stored = schema.fields(about)
+            if self._experiment is None:
+                return []
+            found = config_lib.from_flat(stored)
+            theirs = anchored(found)
         except schema.Newer as error:
             raise UserError(f"cannot read {path}: {error}") from error
         except UserError as error:
             raise Damaged(f"about.json: {error}") from error
-        return config_lib.difference(theirs, self._experiment) if theirs is not None else []
+        # Older versions kept relative paths as they were, and nobody knows from which folder.
+        for name in (*self._relative, *config_lib.changed(found, theirs)):
+            config_lib.set_field(theirs, name, config_lib.get(self._experiment, name))
+        return config_lib.difference(theirs, self._experiment)
 
     def read(self, step: int, abstract: dict[str, Any]) -> Restored:
         """The arrays of some top-level keys of a step that `examine` or `whole` has proven; the others are not read.

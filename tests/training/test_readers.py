@@ -278,6 +278,16 @@ def test_what_may_change_when_a_run_resumes_may_differ(tmp_path):
     assert_is(CheckpointReader(folder, CONFIG).restore_latest(ABSTRACT), 10)
 
 
+def test_relative_paths_of_an_older_version_are_not_another_experiment(tmp_path):
+    """Neither in the step nor in the run's config."""
+    older, now = (another(data__sources=((f"text:{where}data/*.txt", 1.0),)) for where in ("", "/project/"))
+    assert_is(CheckpointReader(store(tmp_path / "old", 1, config=now), older).restore_latest(ABSTRACT), 1)
+    folder = store(tmp_path / "older", 1, config=now)
+    about = manifest.read(folder / "1")
+    seal(folder / "1", about | {"config": config_lib.flat(older)})
+    assert_is(CheckpointReader(folder, now).restore_latest(ABSTRACT), 1)
+
+
 @pytest.mark.parametrize(
     "config, reason",
     [
