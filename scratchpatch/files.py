@@ -92,7 +92,10 @@ def size_and_checksum(file: BinaryIO, seen: Callable[[bytes], None] | None = Non
 def replace_text(path: Path, text: str) -> None:
     """Write a file such that readers, and a kill at any moment, see the old text or the new one.
 
-    Of several writers at once the last one's text stays, whole. Raises OSError; then the old text is still there.
+    Of several writers at once the last one's text stays, whole.
+
+    Raises:
+      OSError: with this path; the old text is still there.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -101,11 +104,27 @@ def replace_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     _sweep(path)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a file that a user named: replaced as `replace_text` does, links followed; a pipe or a device is written into.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    # Of /dev/stdout, a link may lead to a regular file that the shell has opened.
+    if os.path.abspath(path).startswith(("/dev/", "/proc/")) or os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        replace_text(Path(os.path.realpath(path)), text)
 
 
 def _sweep(path: Path) -> None:

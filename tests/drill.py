@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests import disks, faults, runs
+from tests import disks, faults, readers, runs
 from tests.faults import Failed, Supervised
 
 EVERY = 4
@@ -114,6 +114,7 @@ def main() -> int:
     for name, default in (("faults", 20), ("steps", 200), ("seed", 0), ("processes", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--full_disks", action="store_true", help=f"the disks of writers fill instead: {', '.join(disks.KINDS)}")
+    parser.add_argument("--readers", type=float, default=60, help="seconds of readers beside a writer, after the faults")
     parser.add_argument("--kinds", help=f"these in this order, with commas: {', '.join(faults.KINDS)}")
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     given = parser.parse_args()
@@ -137,6 +138,7 @@ def main() -> int:
                 full_disks(folder, kinds, given.steps)
             else:
                 drill(folder, kinds, given.steps, given.processes, given.seed)
+                print(readers.beside_a_writer(folder, given.readers), flush=True)
         except Failed as error:
             print(f"FAILED: {error}")
             return 1

@@ -55,9 +55,10 @@ def test_a_text_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
 def test_a_failed_write_leaves_the_old_text_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     files.replace_text(path, "one")
-    with monkeypatch.context() as patch, pytest.raises(OSError):
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         files.replace_text(path, "two")
+    assert (caught.value.errno, caught.value.filename) == (28, str(path))
     assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
 
 
@@ -79,3 +80,20 @@ def test_of_writers_at_once_the_last_whole_one_stays(tmp_path):
     for thread in threads:
         thread.join()
     assert path.read_text() in texts and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_a_user_named_is_replaced_and_a_pipe_is_written_into(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    files.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+    files.write_text(tmp_path / "first", "new")
+    assert (tmp_path / "first").read_text() == "new" and len(list(tmp_path.iterdir())) == 3
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    files.write_text(tmp_path / "pipe", "new")
+    reader.join()
+    files.write_text("/dev/null", "new")
+    assert got == ["new"] and not Path("/dev/null").is_file()

@@ -1,12 +1,17 @@
 """`scratchpatch eval`: numbers of a run, and what its report shows."""
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from absl import logging
 
+from scratchpatch import output
 from scratchpatch.accounting.account import account
 from scratchpatch.data.mixture import evaluation_stream
+from scratchpatch.errors import UserError
 from scratchpatch.evaluation import compressors
 from scratchpatch.evaluation.bpb import evaluate as evaluate_streams
 from scratchpatch.files import replace_text
@@ -14,7 +19,7 @@ from scratchpatch.inference.language_model import LanguageModel, load
 from scratchpatch.inference.windows import Head
 from scratchpatch.report.page import write_report
 from scratchpatch.report.passage import Passage
-from scratchpatch.report.run_folder import evaluation_file, read_evaluation
+from scratchpatch.report.run_folder import evaluation_file, read_evaluation, report_file
 from scratchpatch.training.mixture import own_streams
 from scratchpatch.vocabulary import BOS
 
@@ -35,6 +40,7 @@ def evaluate(
     max_bytes=None,
     devices=1,
     compressor_bytes=compressors.BYTES,
+    tell: Callable[[dict], None] | None = None,
 ) -> dict:
     """Evaluate a run's checkpoint; see `bpb.evaluate` for what the result holds.
 
@@ -42,7 +48,8 @@ def evaluate(
     `evaluation.json`, with the same model without scratchpads, a sweep of
     trigger thresholds and a passage of text, and the report is written anew;
     beside those that are there, where they tell of another step than the one
-    that is named, or of more of the text (see `_kind`).
+    that is named, or of more of the text (see `_kind`). What cannot be written
+    there is a warning. Of two evaluations at once the last one's files stay.
 
     Args:
       workdir: folder of the run.
@@ -53,6 +60,7 @@ def evaluate(
       max_bytes: read the first so many bytes of each source; all where None.
       devices: that the weights are spread over.
       compressor_bytes: of the text that gzip, bzip2 and xz read; 0: they are left out.
+      tell: is given the result as soon as it is known, before what is made of it for the report.
     """
     lm = load(workdir, step, devices)
     if overrides:
@@ -68,13 +76,28 @@ def evaluate(
         streams = [Head(stream, max_bytes + 1) for stream in streams]
     about = {"source": ", ".join(names), "split": split, "max_bytes": max_bytes, "overrides": overrides or {}}
     result = evaluate_streams(lm, streams, compressor_bytes) | about
+    if tell is not None:
+        tell(result)
     if source is None and split == "validation" and not overrides:
         found = {"step": lm.step, "max_bytes": max_bytes, "results": _comparisons(lm, streams, result)}
         found |= {"passage": _passage(lm, streams[0]).to_json(), "account": account(lm.config)}
         kind = _kind(read_evaluation(workdir), lm.step, step is not None, max_bytes)
-        replace_text(evaluation_file(workdir, kind), json.dumps(found, indent=1) + "\n")
-        logging.info("report: %s", write_report(workdir, kind=kind))
+        path = evaluation_file(workdir, kind)
+        with _as_a_warning(path):
+            replace_text(path, json.dumps(output.plain(found), indent=1, allow_nan=False) + "\n")
+            with _as_a_warning(report_file(workdir, kind)):
+                logging.info("report: %s", write_report(workdir, kind=kind))
     return result
+
+
+@contextlib.contextmanager
+def _as_a_warning(path: Path) -> Iterator[None]:
+    """That a file cannot be written costs nothing of the result."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        logging.warning("%s is not written: %s; the result is none the worse", path, reason)
 
 
 def _kind(kept: dict, step: int, named: bool, max_bytes: int | None) -> str:

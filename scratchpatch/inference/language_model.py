@@ -245,10 +245,12 @@ def init(config, seed: int = 0) -> LanguageModel:
 def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
     """The model of a run's checkpoint: the newest good one, or that of `step`; or of an exported folder.
 
+    A run that is at work there may go on: where it removes a checkpoint while it is read, the next newer one is read.
+
     Args:
       devices: that the weights are spread over; each reads its share.
     Raises:
-      UserError: no run, no checkpoint, none that is whole, or weights that the devices cannot share.
+      UserError: no run, no checkpoint, none that is whole, weights that the devices cannot share, or that are not finite.
     """
     from scratchpatch.training import trained
 
@@ -257,4 +259,5 @@ def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
     if devices > 1:
         placed = weights_lib.shardings(source.config, mesh_lib.over(source.config, devices))
         abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
-    return LanguageModel(source.config, source.read(abstract), source.step)
+    weights = source.read(abstract)
+    return LanguageModel(source.config, weights, source.step)

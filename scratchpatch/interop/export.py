@@ -25,6 +25,7 @@ from scratchpatch import config as config_lib
 from scratchpatch import json_files, schema
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
+from scratchpatch.inference import finite
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import layers, tensors
 from scratchpatch.model import weights as weights_lib
@@ -59,9 +60,7 @@ def export(lm: LanguageModel, folder: str | Path, layout: str = "stacked") -> No
     folder = Path(folder)
     vacant(folder)
     about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
-    arrays = {name: np.asarray(x) for name, x in weights_lib.named(lm.weights, ".").items()}
-    if bad := tensors.not_finite(arrays):
-        raise UserError(f"the model holds numbers that are not finite, in {tensors.several(bad)}: export an earlier step")
+    arrays = {name: np.asarray(x) for name, x in weights_lib.named(finite.checked(lm.weights, "the model"), ".").items()}
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)

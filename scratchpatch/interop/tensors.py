@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes  # noqa: F401 (gives NumPy the half-precision types that the files may hold)
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -208,11 +206,6 @@ def size_and_checksum(folder: Path) -> list[int]:
             return files.size_and_checksum(file)
     except OSError as error:
         raise UserError(f"cannot read {folder / FILE}: {error.strerror}") from error
-
-
-def not_finite(arrays: Mapping[str, np.ndarray | jax.Array]) -> list[str]:
-    """Names of the arrays that hold a NaN or an infinite number."""
-    return [name for name, x in arrays.items() if not (jnp if isinstance(x, jax.Array) else np).isfinite(x).all()]
 
 
 def problems(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html as html_lib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from scratchpatch import files
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import load
 from scratchpatch.report import page, passage
@@ -18,12 +20,14 @@ def inspect(
     text_file: str | os.PathLike,
     html: str | os.PathLike | None = None,
     overrides: dict | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> str:
     """The text of a file with its patches and scratchpads, and a line of numbers, for a terminal.
 
-    Also writes a page to `html` where that is given. `overrides` maps dotted
-    config fields to values, such as {"trigger.threshold": 1.0}. Raises
-    UserError when the file cannot be read or the page cannot be written.
+    Also writes a page to `html` where that is given, once `tell` was given the
+    text. `overrides` maps dotted config fields to values, such as
+    {"trigger.threshold": 1.0}. Raises UserError when the file cannot be read
+    or the page cannot be written.
     """
     try:
         data = Path(text_file).read_bytes()
@@ -35,16 +39,19 @@ def inspect(
     found = model.segment(data)
     shown = passage.Passage(data, found.entropy, found.commit, found.scratchpad)
     line = summary(shown, -float(np.mean(model.score(data))) if data else None)
+    text = f"{passage.to_text(shown)}\n\n│ a patch ends   · a scratchpad\n{line}"
+    if tell is not None:
+        tell(text)
     if html is not None:
         title = f"{Path(text_file).name} in patches"
         body = f'<h1>{html_lib.escape(title)}</h1><p class="note">{line}</p>{passage.to_html(shown)}'
         try:
-            Path(html).write_text(page.document(title, body), encoding="utf-8")
+            files.write_text(html, page.document(title, body))
         except OSError as error:
             raise UserError(
                 f"--html={html} cannot be written: {error.strerror}; name a file in a folder that exists"
             ) from error
-    return f"{passage.to_text(shown)}\n\n│ a patch ends   · a scratchpad\n{line}"
+    return text
 
 
 def summary(shown: passage.Passage, bpb: float | None) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from scratchpatch import config as config_lib
 from scratchpatch import vocabulary
 from scratchpatch.errors import UserError
+from scratchpatch.files import replace_text
 from scratchpatch.output import quantity
 from scratchpatch.report import figures, passage
 from scratchpatch.report.figures import Series
-from scratchpatch.report.run_folder import RunFolder, command
+from scratchpatch.report.run_folder import RunFolder, command, report_file
 from scratchpatch.training import goodput
 
 RARE = 0.002  # an offset inside the patch that holds a smaller share of the bytes is noise, and not drawn
@@ -83,17 +84,16 @@ def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None 
 
     kind: of the evaluation that it shows, see `run_folder.evaluation_file`; the page's name has it too.
 
-    Raises UserError when a folder does not exist, or when the baseline has no
-    evaluation.
+    Raises:
+      UserError: a folder does not exist, the baseline has no evaluation, or metrics cannot be read.
+      OSError: the page cannot be written; the one that is there stays.
     """
     run = RunFolder(workdir, kind)
     other = RunFolder(baseline) if baseline is not None else None
     if other and not other.result("validation"):
         raise UserError(f"the baseline {baseline} has no evaluation: run `{command('eval', baseline)}` first")
-    path = run.path / f"report{kind}.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(document(f"{run.name}: scratchpatch report", _body(run, other)), encoding="utf-8")
-    partial.replace(path)
+    path = report_file(workdir, kind)
+    replace_text(path, document(f"{run.name}: scratchpatch report", _body(run, other)))
     return path
 
 

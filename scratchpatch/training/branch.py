@@ -72,9 +72,9 @@ def restore(config, abstract_state: dict[str, Any]) -> Restored | None:
     if found is None:
         return None
     run, step = found
-    reader = CheckpointReader(run / "checkpoints")
+    reader = CheckpointReader(run / "checkpoints", processes.together(lambda: load_config(run)))
     processes.first(lambda: reader.examine(step, abstract_state))
-    return reader.read(step, abstract_state)
+    return processes.together(lambda: reader.read(step, abstract_state))
 
 
 def lines(config) -> list[dict[str, Any]]:

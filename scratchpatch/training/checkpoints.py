@@ -18,6 +18,7 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from scratchpatch import schema
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import plain
 from scratchpatch.parallel import processes
-from scratchpatch.training import manifest, stored_arrays
+from scratchpatch.training import lock, manifest, stored_arrays
 from scratchpatch.training.checkpoint_reader import CheckpointReader, Restored
 from scratchpatch.training.durable import Mirror, Tier
 from scratchpatch.training.manifest import Damaged, Unreadable
@@ -49,7 +50,7 @@ class Checkpoints(CheckpointReader):
     """
 
     def __init__(self, folder: str | Path, config, keep_last: int):
-        super().__init__(folder)
+        super().__init__(folder, config)
         self._config = config_lib.flat(config)
         self._keep_last = keep_last
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
@@ -60,11 +61,12 @@ class Checkpoints(CheckpointReader):
         self._tier = Tier(durable) if durable else None
         self._mirror = Mirror(self._tier, self.folder, config.training.durable_keep) if durable else None
         self._scores: dict[int, float] = {}
+        self._stuck: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._clean()
         except OSError as error:
             raise self._unwritable(error) from error
+        self._clean()
         for step in self.steps() if jax.process_index() == 0 else ():
             try:
                 self._scores[step] = score(manifest.read(self.folder / str(step))["metrics"])
@@ -164,8 +166,11 @@ class Checkpoints(CheckpointReader):
             self._refuse(bad)
         for each in (each for each, error in bad.items() if isinstance(error, Damaged)):
             aside = self.folder / f"{each}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(each)).rename(aside)
+            try:
+                discard(aside)
+                (self.folder / str(each)).rename(aside)
+            except OSError as error:
+                raise self._unwritable(error) from error
             logging.warning("step %d (%s) is set aside as %s, which nothing reads: remove it when you like", each, bad[each], aside)
             self._scores.pop(each, None)
         self._unread = {each for each, error in bad.items() if isinstance(error, Unreadable)}
@@ -185,7 +190,7 @@ class Checkpoints(CheckpointReader):
         try:
             for step in (step for step in reversed(self._tier.steps()) if step > newest):
                 try:
-                    self._guard_experiment(manifest.read(self._tier.folder / str(step)))
+                    self._guard_experiment(step)
                     self._tier.fetch(step, self._partial(step))
                     return step
                 except Damaged as error:
@@ -202,9 +207,9 @@ class Checkpoints(CheckpointReader):
             logging.warning("%s; going on from step %d of the workdir", reason, newest)
         return None
 
-    def _guard_experiment(self, about: dict[str, Any]) -> None:
-        changes = config_lib.difference(config_lib.from_flat(schema.fields(about)), config_lib.from_flat(self._config))
-        if changes:
+    def _guard_experiment(self, step: int) -> None:
+        path = self._tier.folder / str(step)
+        if changes := self._unlike(path, manifest.read(path)):
             raise UserError(
                 f"training.durable_dir {self._tier.folder} holds another experiment: {'; '.join(changes)}; "
                 "name a folder of this run alone"
@@ -264,12 +269,25 @@ class Checkpoints(CheckpointReader):
             kept.add(best)
         for step in steps:
             if step not in kept:
-                remove(self.folder / str(step))
+                self._try(_remove_unread, self.folder / str(step))
+        for leftover in self.beside("deleted"):
+            self._try(discard, leftover)
 
     def _clean(self) -> None:
         for path in self.beside("partial", "deleted") if jax.process_index() == 0 else ():
             logging.info("removing %s, which a killed run left behind", path)
-            shutil.rmtree(path)
+            self._try(discard, path)
+
+    def _try(self, delete: Callable[[Path], None], path: Path) -> None:
+        """Delete, or say once that it cannot be: a network disk keeps what another program has open, and it is tried again."""
+        try:
+            delete(path)
+        except BlockingIOError:
+            pass  # somebody reads it
+        except OSError as error:
+            if path.name not in self._stuck:
+                logging.warning("cannot remove %s now: %s", path, manifest.first_line(error))
+            self._stuck.add(path.name)
 
     def _unwritable(self, error: Exception) -> UserError:
         return UserError(
@@ -285,8 +303,21 @@ def score(metrics: dict[str, Any]) -> float:
 
 
 def remove(path: Path) -> None:
-    """Delete a step such that a kill in between leaves a leftover, not half a step."""
+    """Delete a step such that a kill in between leaves a leftover, not half a step. Raises OSError."""
     doomed = path.with_name(f"{path.name}.deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
+    discard(doomed)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    discard(doomed)
+
+
+def _remove_unread(path: Path) -> None:
+    with lock.unread(path / manifest.ABOUT):
+        remove(path)
+
+
+def discard(path: Path) -> None:
+    """Delete what lies at a path, if anything does: a folder, a file, or a link, not what it leads to. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

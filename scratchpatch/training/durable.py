@@ -10,7 +10,8 @@ about.json and its checksums still are the proof of a step: no half step is ever
 
 from __future__ import annotations
 
-import shutil
+import functools
+import os
 import threading
 import time
 from pathlib import Path
@@ -41,11 +42,12 @@ class Tier:
 
     def steps(self) -> list[int]:
         """The stored steps, oldest first, damaged ones included."""
-        return [int(name) for name in sorted(self._names(), key=lambda n: (len(n), n)) if name.isdecimal()]
+        return sorted(step for name in self._names() if (step := manifest.number(name)) is not None)
 
     def beside(self, *kinds: str) -> list[epath.Path]:
         """The folders STEP.KIND that lie beside the steps."""
-        return [self.folder / name for name in sorted(self._names()) if name.partition(".")[2] in kinds]
+        found = [(name, *name.partition(".")[::2]) for name in sorted(self._names())]
+        return [self.folder / name for name, step, kind in found if kind in kinds and manifest.number(step) is not None]
 
     def store(self, step: Path, keep: int, moved=lambda count: None) -> None:
         """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it.
@@ -69,17 +71,18 @@ class Tier:
 
     def fetch(self, step: int, into: Path) -> None:
         """Copy a step to the new local folder `into`, verified. Raises Damaged, Unreadable."""
-        shutil.rmtree(into, ignore_errors=True)
+        _remove(into)
         manifest.copy(self.folder / str(step), into, lambda count: None)
 
     def store_files(self, workdir: Path) -> None:
         """Copy the small files of a run."""
         for name in _FILES:
             if (workdir / name).exists():
-                (self.folder / _RUN).mkdir(parents=True, exist_ok=True)
-                temporary = self.folder / _RUN / f"{name}.partial"
-                temporary.write_bytes((workdir / name).read_bytes())
-                temporary.replace(self.folder / _RUN / name)
+                target = self.folder / _RUN / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                text = (workdir / name).read_text(errors="replace")
+                # A bucket shows an object once it is whole.
+                (target.write_text if "://" in str(target) else functools.partial(replace_text, target))(text)
 
     def fetch_files(self, workdir: Path) -> None:
         """Copy those of them that the workdir lacks."""
@@ -98,7 +101,10 @@ class Tier:
         return True
 
     def _names(self) -> list[str]:
-        return [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+        try:
+            return [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+        except FileNotFoundError:  # since then
+            return []
 
 
 class Mirror:
@@ -191,8 +197,10 @@ def fetch_files(config, workdir: Path) -> None:
         logging.warning("cannot read %s: %s", config.training.durable_dir, manifest.first_line(error))
 
 
-def _remove(step: epath.Path) -> None:
-    """Delete a step where it is; a kill in between leaves none that looks whole."""
-    if step.exists():
+def _remove(step: Path) -> None:
+    """Delete a step where it is, or a link to one; a kill in between leaves none that looks whole."""
+    if "://" not in str(step) and os.path.islink(step):
+        os.unlink(step)
+    elif step.exists():
         manifest.revoke(step)
-        step.rmtree()
+        epath.Path(step).rmtree()

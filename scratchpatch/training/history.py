@@ -29,9 +29,9 @@ def before(known: History[T], step: int) -> History[T]:
     return [(first, values) for first, values in known if first < step]
 
 
-def read(lines) -> History:
-    """As JSON has it, back. Raises ValueError, TypeError or IndexError where it is none."""
-    found = [(int(first), values) for first, values in lines]
-    if found[0][0] != 0 or [first for first, _ in found] != sorted({first for first, _ in found}):
+def read(lines: list[list]) -> History:
+    """As JSON has it, [[first step, values], ...], back. Raises ValueError where it is none."""
+    steps = [first for first, _ in lines]
+    if steps[:1] != [0] or steps != sorted(set(steps)):
         raise ValueError("its steps must begin at 0 and rise")
-    return found
+    return [(first, values) for first, values in lines]

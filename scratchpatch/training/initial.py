@@ -10,7 +10,6 @@ from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.interop import tensors
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import processes
 from scratchpatch.training import trained
 
 # What an entropy model computes depends on these, and no shape of an array tells all of them.
@@ -48,7 +47,7 @@ def _all(config, shardings) -> dict:
     named = config_lib.changed(source.config, config)
     _, wanted = weights_lib.redefine(config, source.abstract, named=named)
     parts = {part: _placed(x, shardings[part]) for part, x in source.abstract.items() if part in shardings}
-    weights = processes.together(lambda: source.read(parts))
+    weights = source.read(parts)
     for name, value in wanted["thresholds"].items() if "thresholds" in weights else ():
         if not isinstance(value, jax.ShapeDtypeStruct):
             everywhere = shardings["thresholds"][name]
@@ -79,9 +78,10 @@ def _entropy_model(config, shardings) -> dict:
         raise UserError(f"{workdir} is not the entropy model that model.entropy_model describes: {'; '.join(bad)}")
     if source.step < source.config.training.steps:
         logging.warning("%s is not finished: step %d of %d", workdir, source.step, source.config.training.steps)
-    logging.info("entropy model of %s, step %d", workdir, source.step)
     params = {"params": _placed(source.abstract["params"], shardings)}
-    return processes.together(lambda: source.read(params))["params"]
+    found = source.read(params)["params"]
+    logging.info("entropy model of %s, step %d", workdir, source.step)
+    return found
 
 
 def _placed(abstract, shardings):

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
+import msgspec
 from absl import logging
 
+from scratchpatch import json_files
 from scratchpatch.data import mixture, sources
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
+from scratchpatch.json_files import Count
 from scratchpatch.training import history
 from scratchpatch.training.history import History
 
@@ -31,6 +34,14 @@ FILE = "data.json"
 Weights = History[list[float]]
 Streams = list[tuple[Stream, float]]
 _TRAIN, _VALIDATION = "checksums", "validation_checksums"
+
+
+class _Data(TypedDict):
+    checksums: dict[str, str]
+    validation_checksums: NotRequired[dict[str, str]]
+    weights: list[tuple[Count, list[Annotated[float, msgspec.Meta(ge=0, le=1e300)]]]]
+
+
 # Overrides of these name other text than the run's own.
 _TEXT_FIELDS = ("data.sources", "data.validation_sources", "data.held_out")
 
@@ -124,12 +135,17 @@ def weights(workdir: Path, now: list[float], step: int) -> Weights:
 
 def read(workdir: Path) -> dict:
     """The checksums of the text, by part, and the weights that are there. Raises UserError where they cannot be read."""
+    path = workdir / FILE
     try:
-        found = json.loads((workdir / FILE).read_text())
-        checksums = {part: dict(found[part]) for part in (_TRAIN, _VALIDATION) if part in found or part == _TRAIN}
-        return checksums | {"weights": history.read(found["weights"])}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"cannot read {workdir / FILE} ({error}); restore it, or use another --workdir") from error
+        found = json_files.read(path, _Data)
+        known = history.read(found["weights"])
+        if len({len(each) for _, each in known}) > 1 or not all(sum(each) > 0 for _, each in known):
+            raise ValueError("weights: each must hold one for every source, and not only zeros")
+    except json_files.Malformed as error:
+        raise UserError(f"cannot read {error}; restore it, or use another --workdir") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); restore it, or use another --workdir") from error
+    return {part: found[part] for part in (_TRAIN, _VALIDATION) if part in found} | {"weights": known}
 
 
 def write(workdir: Path, text: dict[str, Any]) -> None:

@@ -17,13 +17,16 @@ import numpy as np
 from absl import logging
 
 from scratchpatch import config as config_lib
+from scratchpatch import json_files
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
+from scratchpatch.json_files import Count
 from scratchpatch.training import history, optimizer
 from scratchpatch.training.history import History
 
 FILE = "settings.json"
 _NAMES = tuple(field.name for field in config_lib.FIELDS if field.later)
+_SHAPE = list[tuple[Count, dict[str, Any]]]
 
 
 def begin(workdir: Path, config) -> None:
@@ -52,11 +55,18 @@ def read(workdir: Path) -> History[dict[str, Any]]:
     Raises:
       UserError: it cannot be read.
     """
-    defaults = of(config_lib.default())
+    defaults, path = of(config_lib.default()), workdir / FILE
     try:
-        return [(step, defaults | values) for step, values in history.read(json.loads((workdir / FILE).read_text()))]
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"cannot read {workdir / FILE} ({error}); restore it, or use another --workdir") from error
+        known = history.read(json_files.read(path, _SHAPE, constants=True))
+        for step, values in known:
+            if unknown := values.keys() - defaults.keys():
+                raise ValueError(f"from step {step} on: {min(unknown)} is no setting that may change")
+            config_lib.check(config_lib.from_flat(values))
+    except json_files.Malformed as error:
+        raise UserError(f"cannot read {error}; restore it, or use another --workdir") from error
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"cannot read {path} ({error}); restore it, or use another --workdir") from error
+    return [(step, defaults | values) for step, values in known]
 
 
 def write(workdir: Path, known: History[dict[str, Any]]) -> None:

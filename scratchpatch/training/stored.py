@@ -5,16 +5,17 @@ Nothing here reads an array: about.json describes a step, and its checksums prov
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
 from scratchpatch.errors import UserError
 from scratchpatch.training import manifest
-from scratchpatch.training.checkpoint_reader import CheckpointReader
-from scratchpatch.training.checkpoints import remove, score
+from scratchpatch.training.checkpoint_reader import TRIES, CheckpointReader
+from scratchpatch.training.checkpoints import discard, remove, score
 from scratchpatch.training.durable import Tier
 from scratchpatch.training.manifest import Damaged, Unreadable
 from scratchpatch.training.progress import Progress
@@ -40,6 +41,8 @@ def listing(reader: CheckpointReader | Tier) -> dict[str, Any]:
       STEP.damaged, STEP.partial and STEP.deleted.
     """
     abouts, damaged, unread = _abouts(reader)
+    written = {step: when for step in abouts if (when := _written(reader.folder / str(step))) is not None}
+    abouts = {step: abouts[step] for step in written}
     ranked = _ranked(abouts)
     steps = [
         {
@@ -47,7 +50,7 @@ def listing(reader: CheckpointReader | Tier) -> dict[str, Any]:
             "damaged": None,
             "bytes": _bytes_described(about),
             "arrays": len(about["arrays"]),
-            "written": _written(reader.folder / str(step)),
+            "written": written[step],
             "version": about["version"],
             "validation_bpb": about["metrics"].get("validation_bpb"),
             "validation_bytes": about["metrics"].get("validation_bytes"),
@@ -85,17 +88,27 @@ def verify(reader: CheckpointReader, step: int | None = None) -> dict[str, Any]:
     """
     if step is not None:
         reader.path(step)
-    rows = []
-    for each in reader.steps() if step is None else [step]:
-        bad = _damage(reader.folder / str(each))
-        # A trainer at work may have pruned it meanwhile.
-        if (reader.folder / str(each)).exists():
-            whole = None if isinstance(bad, Unreadable) else bad is None
-            rows.append({"step": each, "whole": whole, "reason": bad and str(bad)})
+    for _ in range(TRIES):
+        rows = _verdicts(reader, reader.steps() if step is None else [step])
+        if rows or not reader.steps():
+            break
+        if step is not None:
+            reader.path(step)
     if not rows:
-        raise UserError(f"{reader.folder} holds no checkpoint: train first")
+        raise reader.outrun() if reader.steps() else UserError(f"{reader.folder} holds no checkpoint: train first")
     newest = {"newest_whole": max((row["step"] for row in rows if row["whole"]), default=None)}
     return {"steps": rows} | (newest if step is None else {})
+
+
+def _verdicts(reader: CheckpointReader, steps: list[int]) -> list[dict[str, Any]]:
+    """Of those of the steps that a trainer at work has not pruned meanwhile."""
+    rows = []
+    for step in steps:
+        bad = _damage(reader.folder / str(step))
+        if (reader.folder / str(step)).exists():
+            whole = None if isinstance(bad, Unreadable) else bad is None
+            rows.append({"step": step, "whole": whole, "reason": bad and str(bad)})
+    return rows
 
 
 def complaint(verdicts: dict[str, Any]) -> str | None:
@@ -135,7 +148,7 @@ def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
     with lock_workdir(workdir):
         kept, damaged, unread = _to_keep(reader, keep_last)
         # Leftovers first: `remove` reuses the name STEP.deleted.
-        doomed = [(path, "leftover", shutil.rmtree) for path in _leftovers(reader)]
+        doomed = [(path, "leftover", discard) for path in _leftovers(reader)]
         for step in reader.steps():
             if step not in kept and step not in unread:
                 why = f"damaged: {damaged[step]}" if step in damaged else "older"
@@ -202,12 +215,10 @@ def _abouts(reader: CheckpointReader | Tier) -> tuple[dict[int, dict[str, Any]],
         path = reader.folder / str(step)
         try:
             abouts[step] = manifest.read(path)
-        except Unreadable as error:
-            unread[step] = str(error)
-        except Damaged as error:
+        except (Damaged, Unreadable) as error:
             # A trainer at work may have pruned it meanwhile.
             if path.exists():
-                damaged[step] = str(error)
+                (unread if isinstance(error, Unreadable) else damaged)[step] = str(error)
     return abouts, damaged, unread
 
 
@@ -269,10 +280,21 @@ def _bytes_described(about: dict[str, Any]) -> int:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Of the files of a folder that are still there; what a link leads to does not count."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
-def _written(path: Path) -> str:
-    """When a step was finished, by the clock of its file system."""
-    seconds = manifest.finished(path)
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+def _written(path: Path) -> str | None:
+    """When a step was finished, by the clock of its file system; None: it is gone by now."""
+    try:
+        seconds = manifest.finished(path)
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except FileNotFoundError:
+        return None
+    except (ValueError, OverflowError, OSError):
+        return "?"

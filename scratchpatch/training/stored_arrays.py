@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging as standard_logging
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,18 @@ def _keep(record: standard_logging.LogRecord) -> bool:
 logging.get_absl_logger().addFilter(_keep)
 # Orbax drops its coroutines where writing fails; the failure itself is raised.
 warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+# Where reading fails, so do the reads that have begun beside it, of which nobody asks any more.
+_BESIDE = ("orbax", "tensorstore", "TensorStore", "Event loop is closed")
+standard_logging.getLogger("asyncio").addFilter(lambda record: not any(name in record.getMessage() for name in _BESIDE))
+_said = sys.unraisablehook
+
+
+def _say(unraisable: Any) -> None:
+    if not any(name in f"{unraisable.exc_value} {unraisable.object!r}" for name in _BESIDE):
+        _said(unraisable)
+
+
+sys.unraisablehook = _say
 
 
 def write(path: Path, arrays: dict[str, Any]):

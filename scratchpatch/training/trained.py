@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from scratchpatch.errors import UserError
+from scratchpatch.inference import finite
 from scratchpatch.interop.export import Exported
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.parallel import processes
 from scratchpatch.training import workdir as workdir_lib
-from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training.checkpoint_reader import TRIES, CheckpointReader
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Trained:
     """The weights of a checkpoint, or of an exported folder.
 
-    config: of the model. step: optimizer steps behind the weights. abstract: the weights as jax.ShapeDtypeStructs.
+    config: of the model. abstract: the weights as jax.ShapeDtypeStructs. step: optimizer steps behind the weights; where
+      they are a checkpoint's that was removed before `read` had it, those behind the newer one that it gave instead.
     read: gives arrays in place of the leaves of some of the top-level keys of `abstract`, each where the leaf's sharding
-      says, so that a device reads its share alone; a leaf without one goes to the first device of this process.
+      says, so that a device reads its share alone; a leaf without one goes to the first device of this process. Of several
+      processes all must ask. Raises UserError in all of them, also where a number is not finite (see `finite`).
     """
 
     config: Any
@@ -43,9 +46,25 @@ def find(folder: str | Path, step: int | None = None) -> Trained:
             raise UserError(f"{folder} is an exported model: it has no other steps, leave step out")
         exported = processes.together(lambda: Exported(folder))
         processes.first(exported.prove)
-        return Trained(exported.config, exported.step, exported.abstract, exported.read)
+        read = lambda part: finite.checked(processes.together(lambda: exported.read(part)), str(folder))  # noqa: E731
+        return Trained(exported.config, exported.step, exported.abstract, read)
     config = processes.together(lambda: workdir_lib.load_config(folder))
     _, abstract = weights_lib.abstract(config)
-    reader = CheckpointReader(Path(folder) / "checkpoints")
+    reader = CheckpointReader(Path(folder) / "checkpoints", config)
     chosen = processes.first(lambda: reader.whole(step, abstract))
-    return Trained(config, chosen, abstract, lambda part: reader.read(chosen, part).state)
+
+    def read(part: dict[str, Any]) -> dict[str, Any]:
+        for _ in range(TRIES):
+            try:
+                state = processes.together(lambda: reader.read(found.step, part).state)
+            except UserError:
+                # Another process may have met it.
+                if step is not None or not processes.first(lambda: reader.removed(found.step)):
+                    raise
+                found.step = processes.first(lambda: reader.whole(None, abstract))
+            else:
+                return finite.checked(state, f"{folder}, step {found.step}")
+        raise reader.outrun()
+
+    found = Trained(config, chosen, abstract, read)
+    return found

@@ -4,7 +4,7 @@ from absl import flags
 
 from scratchpatch import output
 from scratchpatch.errors import UserError
-from scratchpatch.verbs.verb import Flags, Verb, existing, folder_flag, json_flag, to_stderr, workdir_flag
+from scratchpatch.verbs.verb import Flags, Verb, existing, folder_flag, json_flag, say, to_stderr, workdir_flag
 
 # Flag to the actions that read it.
 _GO_WITH = {
@@ -53,8 +53,7 @@ def _list(workdir: str, values: Flags) -> int:
     from scratchpatch.training.stored import durable_listing, listing, listing_table, reader_of
 
     result = listing(reader_of(workdir)) | {"durable": durable_listing(workdir)}
-    print(output.as_json(result) if values.json else listing_table(result))
-    return 0
+    return say(output.as_json(result) if values.json else listing_table(result))
 
 
 def _verify(workdir: str, values: Flags) -> int:
@@ -62,7 +61,7 @@ def _verify(workdir: str, values: Flags) -> int:
 
     with to_stderr():
         result = verify(reader_of(workdir), values.step)
-    print(output.as_json(result) if values.json else verify_table(result))
+    say(output.as_json(result) if values.json else verify_table(result))
     if problem := complaint(result):
         raise UserError(problem)
     return 0
@@ -77,8 +76,7 @@ def _prune(workdir: str, values: Flags) -> int:
     jax.config.update("jax_platforms", "cpu")
     with to_stderr():
         result = prune(workdir, values.keep_last, values.dry_run)
-    print(output.as_json(result) if values.json else prune_table(result))
-    return 0
+    return say(output.as_json(result) if values.json else prune_table(result))
 
 
 def _export(workdir: str, values: Flags) -> int:
@@ -86,8 +84,7 @@ def _export(workdir: str, values: Flags) -> int:
     from scratchpatch.interop.export import export
 
     export(load(workdir, values.step), values.out, values.layout)
-    print(values.out)
-    return 0
+    return say(values.out)
 
 
 VERBS = {

@@ -12,6 +12,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.evaluation import compressors
 from scratchpatch.verbs.verb import (
     Flags,
+    Told,
     Verb,
     existing,
     folder_flag,
@@ -19,6 +20,7 @@ from scratchpatch.verbs.verb import (
     override_flag,
     overrides,
     path_flag,
+    say,
     source_flag,
     split_flag,
     step_flag,
@@ -65,8 +67,15 @@ def _eval(values: Flags) -> int:
     compilation_cache.enable()
     from scratchpatch.evaluation.verbs import evaluate
 
+    told = Told()
+
+    def tell(result: dict) -> None:
+        told.line(output.as_json(result) if values.json else output.as_table(result))
+        if values.output:
+            told.file(values.output, output.as_json(result) + "\n")
+
     with to_stderr():
-        result = evaluate(
+        evaluate(
             workdir,
             source=values.source,
             split=values.split,
@@ -75,11 +84,9 @@ def _eval(values: Flags) -> int:
             max_bytes=values.max_bytes,
             devices=values.devices,
             compressor_bytes=values.compressor_bytes,
+            tell=tell,
         )
-    if values.output:
-        Path(values.output).write_text(output.as_json(result) + "\n", encoding="utf-8")
-    print(output.as_json(result) if values.json else output.as_table(result))
-    return 0
+    return told.end()
 
 
 def _define_calibrate(values: Flags) -> None:
@@ -127,8 +134,7 @@ def _calibrate(values: Flags) -> int:
             step=values.step,
             overrides=overrides(values),
         )
-    print(output.as_json(result) if values.json else table(result, workdir))
-    return 0
+    return say(output.as_json(result) if values.json else table(result, workdir))
 
 
 def _define_inspect(values: Flags) -> None:
@@ -149,10 +155,10 @@ def _inspect(values: Flags) -> int:
     compilation_cache.enable()
     from scratchpatch.report.inspect import inspect
 
+    told = Told()
     with to_stderr():
-        shown = inspect(workdir, text, html=values.html, overrides=overrides(values))
-    print(shown)
-    return 0
+        inspect(workdir, text, html=values.html, overrides=overrides(values), tell=told.line)
+    return told.end()
 
 
 def _define_generate(values: Flags) -> None:
@@ -210,8 +216,7 @@ def _report(values: Flags) -> int:
 
     with to_stderr():
         path = write_report(workdir, baseline=baseline)
-    print(path)
-    return 0
+    return say(str(path))
 
 
 VERBS = {
@@ -231,6 +236,7 @@ VERBS = {
             "Every raw byte of every document counts exactly once; gzip, bzip2 and xz of its beginning stand beside it.",
             "The run's own validation split on the unchanged model also makes evaluation.json and report.html. With --step, or",
             "with --max_bytes, they are named after it (report_step_200.html) where the others tell of another step, or of more.",
+            "The result is printed first: a folder that cannot be written is a warning. The run may be at work meanwhile.",
         ),
     ),
     "calibrate": Verb(

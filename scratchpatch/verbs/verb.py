@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from scratchpatch import places
+from scratchpatch import files, places
 from scratchpatch.config_flags import parse_override
 from scratchpatch.data.sources import SPECS
 from scratchpatch.errors import UserError
@@ -44,6 +44,45 @@ class Verb:
 
 def to_stderr() -> contextlib.AbstractContextManager:
     return contextlib.redirect_stdout(sys.stderr)
+
+
+class Told:
+    """What a verb has found, said as soon as it is known, while all else that is printed goes to standard error.
+
+    What cannot be said keeps the verb from nothing: `end` raises it.
+    """
+
+    def __init__(self):
+        self._out = sys.stdout
+        self._failed: OSError | UserError | None = None
+
+    def line(self, text: str) -> None:
+        """On standard output."""
+        try:
+            print(text, file=self._out, flush=True)
+        except BrokenPipeError as error:
+            self._failed = error
+        except OSError as error:
+            self._failed = UserError(f"standard output cannot be written: {error.strerror}")
+
+    def file(self, path: str, text: str) -> None:
+        try:
+            files.write_text(path, text)
+        except OSError as error:
+            self._failed = UserError(f"{path} cannot be written: {error.strerror}; standard output has the result")
+
+    def end(self) -> int:
+        """The exit code of success. Raises what could not be said."""
+        if self._failed is not None:
+            raise self._failed
+        return 0
+
+
+def say(text: str) -> int:
+    """Print a result; the exit code. Raises UserError where standard output cannot be written."""
+    told = Told()
+    told.line(text)
+    return told.end()
 
 
 def existing(path: str, flag: str, folder: bool = False) -> str:

@@ -1,16 +1,22 @@
 """`evaluate` on a workdir: what it returns, and what it keeps for the report. Its weights are random."""
 
 import base64
+import contextlib
+import errno
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
+from scratchpatch import cli
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import verbs
 from scratchpatch.evaluation.verbs import evaluate
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.report import page
 from scratchpatch.training.checkpoints import Checkpoints
 from tests import runs
 
@@ -132,6 +138,79 @@ def test_a_report_says_what_was_read_and_no_lesser_one_takes_its_place(tmp_path)
     assert files() == before.keys() | {"evaluation_step_0_first_200_bytes.json", "report_step_0_first_200_bytes.html"}
     assert {name: (workdir / name).read_bytes() for name in before} == before
     assert "at step 0 on" in (workdir / "report_step_0_first_200_bytes.html").read_text()
+
+
+@pytest.fixture
+def small(tmp_path):
+    return runs.untrained(tmp_path, BYTE_LEVEL)[1]
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+
+def test_the_result_is_told_before_it_is_written_and_a_full_disk_is_a_warning(small, monkeypatch, caplog):
+    told = []
+    monkeypatch.setattr(verbs, "replace_text", lambda *_: told.append("written") or full())
+    result = evaluate(small, max_bytes=200, tell=told.append)
+    assert told == [result, "written"] and result["bytes"] > 0
+    assert "evaluation.json is not written: No space left on device; the result is none the worse" in caplog.text
+    assert not (small / "evaluation.json").exists() and not (small / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_costs_nothing_else(small, monkeypatch, caplog):
+    monkeypatch.setattr(page, "replace_text", full)
+    result = evaluate(small, max_bytes=200)
+    assert json.loads((small / "evaluation.json").read_text())["results"]["validation"] == result
+    assert "report.html is not written: No space left on device" in caplog.text
+    monkeypatch.undo()
+    (small / "metrics.jsonl").write_text("what\n")
+    (small / "evaluation.json").write_text('{"step": "x"}')
+    assert evaluate(small, max_bytes=200)["bpb"] == result["bpb"]
+    assert "metrics.jsonl:1" in caplog.text and "evaluation.json: step: Expected" in caplog.text
+
+
+def test_a_workdir_that_is_removed_meanwhile_is_a_warning(small, caplog):
+    result = evaluate(small, max_bytes=200, tell=lambda _: shutil.rmtree(small))
+    assert result["bytes"] > 0 and not small.exists()
+    assert "evaluation.json is not written: No such file or directory" in caplog.text
+
+
+def test_the_verb_prints_first_and_then_says_what_it_could_not_write(small, tmp_path, monkeypatch, capsys):
+    """In the end the report is there, the result on standard output, and the exit code 1."""
+    monkeypatch.setattr("scratchpatch.files.replace_text", full)
+    arguments = ["eval", f"--workdir={small}", "--max_bytes=200", "--json", f"--output={tmp_path}/out.json"]
+    assert cli.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["bytes"] > 0 and out.count("\n") == 1
+    assert f"scratchpatch: {tmp_path}/out.json cannot be written: No space left on device; standard output has the result\n" in err
+    assert (small / "evaluation.json").exists() and (small / "report.html").exists() and not (tmp_path / "out.json").exists()
+    monkeypatch.undo()
+    assert cli.main(arguments) == 0
+    assert json.loads((tmp_path / "out.json").read_text()) == json.loads(capsys.readouterr().out)
+
+
+def test_a_standard_output_that_cannot_be_written_is_one_line(small, monkeypatch, capsys):
+    with open("/dev/full", "w") as nowhere:
+        monkeypatch.setattr("sys.stdout", nowhere)
+        code = cli.main(["eval", f"--workdir={small}", "--max_bytes=200"])
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            nowhere.close()
+    assert code == 1 and "scratchpatch: standard output cannot be written: No space left on device" in capsys.readouterr().err
+    assert (small / "evaluation.json").exists()
+
+
+def test_weights_that_are_not_finite_are_no_result(tmp_path, capsys):
+    def spoilt(made):
+        weights = weights_lib.random(made, 0)
+        return weights | {"params": jax.tree.map(lambda x: x.at[..., 0].set(np.nan), weights["params"])}
+
+    _, workdir = runs.untrained(tmp_path, BYTE_LEVEL, spoilt)
+    assert cli.main(["eval", f"--workdir={workdir}"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "hold NaN or infinite numbers, in params." in err and "more arrays" in err
+    assert not (workdir / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize(

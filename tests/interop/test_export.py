@@ -225,9 +225,15 @@ def test_weights_that_are_not_finite_are_named_and_not_exported(lm, tmp_path):
     weights = jax.tree.map(np.array, lm.weights)
     weights["params"]["decoder"]["null"][3] = np.nan
     weights["params"]["encoder"]["embedding"]["embedding"][0, 0] = np.inf
-    with pytest.raises(UserError, match="not finite, in params.decoder.null; params.encoder.embedding.embedding: export an earlier"):
+    with pytest.raises(UserError, match="the model hold NaN or infinite numbers, in params.decoder.null, params.encoder.embedding.embedding: use"):
         sp.export(lm.with_weights(weights, 3), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_threshold_that_never_fires_is_exported(lm, tmp_path):
+    weights = {**lm.weights, "thresholds": jax.tree.map(lambda x: np.full_like(x, np.inf), lm.weights["thresholds"])}
+    sp.export(lm.with_weights(weights, 3), tmp_path / "out")
+    assert np.isinf(sp.load(tmp_path / "out").weights["thresholds"]["trigger_threshold"])
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_decoder_that_reads_its_context_once(tmp_path, value):
         ("vocab_size", [0] * 10**5, r"vocab_size = \[0, 0.*\.\.\. \(only 260\)"),
         ("patching_threshold", "low", "patching_threshold: Expected float.*, got str"),
         ("patching_threshold", 10**400, "patching_threshold: "),
-        ("max_patch_length", 10**6, "patching.max_patch_bytes = 1000000 does not fit"),
+        ("max_patch_length", 10**6, "patching.max_patch_bytes = 1000000 must lie between"),
         ("local_attention_window_len", 0, "local_attention_window_len: Expected int >= 1"),
         ("encoder_hash_byte_group_size", 3, "encoder_hash_byte_group_size: Expected array.*, got int"),
         ("encoder_hash_byte_group_size", [3, "4"], r"encoder_hash_byte_group_size\[1\]: Expected int, got str"),

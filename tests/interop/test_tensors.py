@@ -173,19 +173,6 @@ def test_a_file_that_shrank_since_it_was_opened_is_one_line(tmp_path):
         stored.read("a")
 
 
-def test_what_is_not_finite_is_named():
-    import jax.numpy as jnp
-
-    arrays = {
-        "a": np.ones(3, np.float32),
-        "b": np.array([1, np.nan], np.float32),
-        "c": jnp.array([1.0, jnp.inf]),
-        "d": jnp.ones(2, jnp.bfloat16),
-        "e": np.array([-np.inf, 0], ml_dtypes.bfloat16),
-    }
-    assert tensors.not_finite(arrays) == ["b", "c", "e"]
-
-
 def test_a_long_list_of_faults_is_cut():
     said = tensors.several([f"missing {i}" for i in range(1000)])
     assert said.startswith("missing 0; missing 1; ") and said.endswith("; and 980 more") and len(said) < 300

@@ -1,9 +1,15 @@
+import copy
+import functools
+import json
+import os
+
 import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.report import page
 from scratchpatch.report.run_folder import RunFolder, command
-from tests.report.pages import evaluation, passage, write_run
+from tests.report.pages import evaluation, passage, sweep, write_run
 
 
 def test_reads_what_a_run_left(tmp_path):
@@ -49,6 +55,73 @@ def test_files_that_are_no_objects_count_as_absent(tmp_path, torn):
 def test_a_passage_that_does_not_fit_is_none(tmp_path, broken):
     run = RunFolder(write_run(tmp_path / "r", {}, passage=passage(b"abcd") | broken))
     assert run.passage() is None
+
+
+WRONG = ("x", -1, 2.5, True, [], {"total": "x"}, 10**400, "1e999", None)
+
+
+@pytest.mark.parametrize("value", WRONG, ids=str)
+def test_no_value_of_an_evaluation_keeps_the_page_from_being_written(tmp_path, value, caplog):
+    """Each field in turn holds it: it is drawn, or the whole file counts as missing and is named."""
+    results = {"validation": evaluation(), "without_scratchpads": evaluation(), "sweep": sweep(None, 1.5, -1.0)}
+    whole = {"step": 40, "max_bytes": None, "results": results, "passage": passage(b"abcd"), "account": {"parameters": {"total": 3}}}
+    folder = write_run(tmp_path / "r", results)
+    paths = [(name,) for name in whole] + [("results", name) for name in results] + [("results", "validation", name) for name in evaluation()]
+    paths += [("results", "sweep", 1, name) for name in results["sweep"][1]] + [("passage", name) for name in whole["passage"]] + [("account", "parameters")]
+    taken, refused = copy.deepcopy(whole), 0
+
+    def change(document, path):
+        functools.reduce(lambda at, key: at[key], path[:-1], document)[path[-1]] = value
+
+    def read(document):
+        (folder / "evaluation.json").write_text(json.dumps(document).replace('"1e999"', "1e999"))
+        caplog.clear()
+        run = RunFolder(folder)
+        assert (run.evaluation == {}) == ("evaluation.json: " in caplog.text and "counts as missing" in caplog.text)
+        return run
+
+    for path in paths:
+        changed = copy.deepcopy(whole)
+        change(changed, path)
+        run = read(changed)
+        refused += run.evaluation == {}
+        if run.evaluation and len(path) < 3:
+            assert "report" in page._body(run, None)
+        elif run.evaluation:
+            change(taken, path)
+    # All that is let through, in one page: to draw is what takes time.
+    assert read(taken).evaluation and "report" in page._body(read(taken), None)
+    assert refused or value is None
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"step":' * 5000, '{"step": NaN}', '{"results": ' + "[" * 40 + "]" * 40 + "}", "\xff"])
+def test_an_evaluation_that_is_no_json_is_named(tmp_path, text, caplog):
+    folder = write_run(tmp_path / "r")
+    (folder / "evaluation.json").write_bytes(text.encode("latin-1"))
+    assert RunFolder(folder).evaluation == {} and f"{folder}/evaluation.json: it is n" in caplog.text
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, caplog):
+    folder = write_run(tmp_path / "r")
+    for name in ("config.json", "evaluation.json"):
+        os.mkfifo(folder / name)
+    run = RunFolder(folder)
+    assert (run.config, run.evaluation) == ({}, {}) and caplog.text.count("it is a named pipe") == 2
+
+
+@pytest.mark.parametrize("config", [{"training.batch_rows": "x"}, {"data.window": None}, {"seed": [1]}])
+def test_a_config_of_wrong_types_is_named_and_counts_as_missing(tmp_path, config, caplog):
+    folder = write_run(tmp_path / "r")
+    (folder / "config.json").write_text(json.dumps({"config": config}))
+    run = RunFolder(folder)
+    assert run.config == {} and run.bytes_per_step() > 0 and "config.json counts as missing" in caplog.text
+
+
+def test_sizes_that_cannot_be_are_drawn_somehow(tmp_path):
+    folder = write_run(tmp_path / "r", metrics=[{"step": 1, "bpb": 8.0}, {"step": 2, "bpb": 7.0}])
+    for rows in (-1, 0, 10**400):
+        (folder / "config.json").write_text(json.dumps({"config": {"training.batch_rows": rows}}))
+        assert "<svg" in page._body(RunFolder(folder), None)
 
 
 def test_a_field_that_is_no_more_is_left_out(tmp_path):

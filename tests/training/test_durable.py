@@ -130,9 +130,9 @@ Tier(sys.argv[1]).store(pathlib.Path(sys.argv[2]), 2, moved=lambda count: os.kil
 
 
 def test_a_kill_during_the_copy_leaves_no_half_step(made, tmp_path):
-    train(made, tmp_path, 10)
+    train(made, tmp_path, 10, 20)
     tier, local = Tier(str(tmp_path / "durable")), tmp_path / "run" / "checkpoints"
-    shutil.copytree(local / "10", local / "20")
+    shutil.rmtree(tmp_path / "durable" / "20")
     done = subprocess.run([sys.executable, "-c", _COPY, str(tier.folder), str(local / "20")], check=False)
     assert done.returncode == -signal.SIGKILL
     assert tier.steps() == [10] and names(tmp_path / "durable") == ["10", "20.partial"]

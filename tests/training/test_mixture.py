@@ -117,7 +117,18 @@ def test_weights_hold_from_where_the_run_goes_on(tmp_path):
     assert stored(tmp_path)["weights"] == [[0, c]]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"text:a": "ca"}'])
+def data(checksums='{"text:a": "ca", "text:b": "cb"}', weights="[[0, [1.0, 2.0]]]", more=""):
+    return f'{{"checksums": {checksums}, "weights": {weights}{more}}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "null", '{"text:a": "ca"}', data("[]"), data('{"text:a": 3}'), data(more=', "validation_checksums": 3')),
+        *(data(weights=each) for each in ("[]", "{}", "null", "[[0, 1.0]]", '[[0, ["x"]]]', "[[0, [-1.0, 2.0]]]", "[[0, [NaN, 1.0]]]")),
+        *(data(weights=each) for each in ("[[1, [1.0, 2.0]]]", "[[0, [1.0, 2.0]], [5, [1.0]]]", "[[0, [0.0, 0.0]]]", "[" * 5000, "[[0, [1e999, 1.0]]]")),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(UserError, match=f"cannot read {tmp_path}/data.json"):

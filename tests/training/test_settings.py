@@ -104,7 +104,14 @@ def test_the_report_tells_what_changed(folder):
     assert "Changes" not in write_report(folder / "whole").read_text()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "[[3, {}]]", "[[0, {}], [0, {}]]", "[[0]]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "null", "[[3, {}]]", "[[0, {}], [0, {}]]", "[[0]]", "[[0, {}, 1]]", "[[-1, {}]]", "[[0, {}], [1.5, {}]]", "[[0, []]]"),
+        *('[[0, {"training.steps": "x"}]]', '[[0, {"training.steps": null}]]', '[[0, {"optimizer.learning_rate": NaN}]]'),
+        *('[[0, {"seed": 1}]]', '[[0, {"training.colour": 1}]]', "[" * 5000, "[[0, {}], [" + "9" * 5000 + ", {}]]"),
+    ],
+)
 def test_a_history_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(UserError, match=f"cannot read {tmp_path}/settings.json"):

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +215,7 @@ def test_a_damaged_step_takes_no_place_among_the_kept(folder, tmp_path, damage, 
 def failing(monkeypatch):
     """Makes every read below a folder fail as a disk or a network does."""
     monkeypatch.setattr(manifest, "_PAUSES", (0.0, 0.0))
-    size_and_checksum, read_text, tries = manifest._size_and_checksum, Path.read_text, []
+    opened, tries = manifest._open, []
 
     def fail_below(folder, number, times=10**9):
         def at(path):
@@ -224,8 +223,7 @@ def failing(monkeypatch):
                 tries.append(path)
                 raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(manifest, "_size_and_checksum", lambda path, seen=None: at(path) or size_and_checksum(path, seen))
-        monkeypatch.setattr(Path, "read_text", lambda path, *rest, **more: at(path) or read_text(path, *rest, **more))
+        monkeypatch.setattr(manifest, "_open", lambda path: at(path) or opened(path))
         return tries
 
     return fail_below
