@@ -32,10 +32,22 @@ settings.load_profile("scratchpatch")
 _SEED = os.environ.setdefault("SCRATCHPATCH_HYPOTHESIS_SEED", str(secrets.randbelow(1 << 32)))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz_minutes", type=float, default=0, help="Let tests/test_fuzz.py go on for so long; 0: for some examples.")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     if "CI" not in os.environ and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = _SEED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Names that are no UTF-8, in a log, would end pytest-xdist."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 def pytest_terminal_summary(terminalreporter, config):
