@@ -6,6 +6,7 @@ list[X], X | None, Annotated[int, Meta(ge=0)]. Fields that a shape does not name
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import Annotated, Any
@@ -68,6 +69,11 @@ def read(path: Any, shape: Any, constants: bool = False) -> Any:
         return parse(text, shape, constants)
     except Malformed as error:
         raise Malformed(f"{path}: {error}") from None
+
+
+def seal(value: Any) -> str:
+    """A checksum of a JSON value, for the document that holds it."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def plain(value: Any) -> float | int | str | bool | None:

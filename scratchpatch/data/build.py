@@ -86,7 +86,7 @@ def look(place: Path) -> tuple[dict, checks.Check] | None:
     try:
         sealed = json_files.read(place / META, _Sealed)
         meta = sealed["meta"]
-        if sealed["checksum"] != _seal(meta):
+        if sealed["checksum"] != json_files.seal(meta):
             raise ValueError(f"the checksum of {place / META} is wrong")
         sizes = _file_sizes(place)
         if sizes != meta["sizes"]:
@@ -108,7 +108,13 @@ def arrays(place: Path, part: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _starts(place: Path) -> np.ndarray:
-    found = np.asarray(np.load(place / STARTS, mmap_mode="r"))
+    try:
+        found = np.asarray(np.load(place / STARTS, mmap_mode="r"))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        # NumPy reads a header as Python reads a program.
+        raise ValueError(f"{place / STARTS} cannot be read: {error}") from error
     if found.dtype != np.int64 or found.ndim != 1:
         raise ValueError(f"{place / STARTS} holds {found.dtype} of {found.ndim} dimensions, wanted a row of int64")
     return found
@@ -139,12 +145,6 @@ def _digest(path: Path) -> str:
 
 def _hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16)
-
-
-def _seal(meta: dict) -> str:
-    found = _hash()
-    found.update(json.dumps(meta, sort_keys=True).encode())
-    return found.hexdigest()
 
 
 def _forget(place: Path, path: str) -> str:
@@ -205,7 +205,7 @@ def build(
         meta["digests"] = {STREAM: whole, STARTS: _digest(work / STARTS)}
         meta["sizes"] = _file_sizes(work)
         with open(work / META, "w") as file:
-            json.dump({"meta": meta, "checksum": _seal(meta)}, file, indent=1)
+            json.dump({"meta": meta, "checksum": json_files.seal(meta)}, file, indent=1)
             _sync(file)
         same_text.remember(work / SEEN, seen)
         if _publish(work, place, probe):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from scratchpatch import json_files
 from scratchpatch.data import blocks, checks, paths, splits
 from scratchpatch.data.records import BadRecords, Document, explain
 from scratchpatch.data.stream import Stream
@@ -70,6 +71,8 @@ _Splits = TypedDict("_Splits", dict.fromkeys(splits.PARTS, _Split))
 
 
 class _Meta(TypedDict):
+    # Of all the rest; older folders have none.
+    seal: NotRequired[str]
     plan: dict[str, str]
     counts: _Counts
     bad: list[str]
@@ -91,12 +94,25 @@ def read_meta(folder: str) -> dict | None:
         if form["format"] != FORMAT or form["block"] != blocks.BLOCK:
             raise UserError(f"{path} is of format {form['format']}, not {FORMAT}: prepare the folder anew")
         meta = paths.read_json(path, _Meta)
+        if "seal" in meta and sealed(meta) != meta:
+            raise ValueError("its seal is wrong")
         for part in meta["splits"].values():
             check_split(folder, part)
     except (OSError, ValueError) as error:
         said = str(error).removeprefix(f"{path}: ")
         raise UserError(f"{path} cannot be read ({said}); prepare the folder anew") from error
     return meta
+
+
+def sealed(meta: dict) -> dict:
+    """The same with its seal."""
+    rest = {name: value for name, value in meta.items() if name != "seal"}
+    return rest | {"seal": json_files.seal(rest)}
+
+
+def checksum(shards: list[ShardEntry]) -> str:
+    """Of a split, by what its documents hold, whatever their order. Raises ValueError where a shard has none."""
+    return f"{sum(int(shard['digests'], 16) for shard in shards) % 2**128:032x}"
 
 
 def check_split(folder: str, part: dict) -> None:
@@ -115,6 +131,8 @@ def check_split(folder: str, part: dict) -> None:
     for count in ("documents", "bytes"):
         if part[count] != sum(shard[count] for shard in part["shards"]):
             raise ValueError(f"the {count} of a split are not those of its shards")
+    if part["checksum"] != checksum(part["shards"]):
+        raise ValueError("the checksum of a split is not that of its shards")
 
 
 def _finished(spec: str, folder: str) -> dict:

@@ -138,7 +138,7 @@ def _meta(made: plan.Plan, counts: list[dict]) -> dict:
         parts[split] = {
             "documents": sum(shard["documents"] for shard in own),
             "bytes": sum(shard["bytes"] for shard in own),
-            "checksum": f"{sum(int(shard['digests'], 16) for shard in own) % 2**128:032x}",
+            "checksum": prepared.checksum(own),
             "shards": own,
         }
         try:
@@ -157,9 +157,8 @@ def _meta(made: plan.Plan, counts: list[dict]) -> dict:
         "broken": read["broken"],
     }
     bad = [message for count in counts for message in count["bad"]][:20]
-    return {
-        "format": prepared.FORMAT, "block": blocks.BLOCK, "plan": made.identity(), "counts": found, "bad": bad, "splits": parts
-    }  # fmt: skip
+    meta = {"format": prepared.FORMAT, "block": blocks.BLOCK, "plan": made.identity(), "counts": found, "bad": bad, "splits": parts}
+    return prepared.sealed(meta)
 
 
 def verify(folder: str, meta: dict, workers: int = 1) -> None:

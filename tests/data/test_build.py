@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from scratchpatch import json_files
 from scratchpatch.data import build, records, sources
 from scratchpatch.data.index import open_stream
 from scratchpatch.errors import UserError
@@ -88,7 +89,7 @@ def flip(path):
 def reseal(place, **changes):
     """A meta that has other values, and the checksum of those."""
     meta = json.loads((place / build.META).read_text())["meta"] | changes
-    (place / build.META).write_text(json.dumps({"meta": meta, "checksum": build._seal(meta)}))
+    (place / build.META).write_text(json.dumps({"meta": meta, "checksum": json_files.seal(meta)}))
 
 
 def as_link(place):

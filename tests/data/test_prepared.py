@@ -180,7 +180,7 @@ def changed(meta, *path, to):
     for key in path[:-1]:
         at = at[key]
     at[path[-1]] = to
-    return json.dumps(meta)
+    return json.dumps(prepared_lib.sealed(meta))
 
 
 SHARD = ("splits", "train", "shards", 0)
@@ -196,6 +196,8 @@ LIES = {
     "other blocks": (lambda m: changed(m, *SHARD, "blocks", to=1 << 40), "the numbers of train-00000-of-00004 disagree"),
     "other totals": (lambda m: changed(m, "splits", "train", "bytes", to=5), "the bytes of a split are not those of its shards"),
     "above": (lambda m: changed(m, *SHARD, "name", to="../x"), "'../x' is no name of a shard"),
+    "other digests": (lambda m: changed(m, *SHARD, "digests", to="ab"), "the checksum of a split is not that of its shards"),
+    "a seal of its own": (lambda m: json.dumps(m | {"block": 65536, "bad": ["x"]}), "its seal is wrong"),
     "absolute": (lambda m: changed(m, *SHARD, "name", to="/etc/x"), "'/etc/x' is no name of a shard"),
 }
 
