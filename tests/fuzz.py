@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ from scratchpatch.evaluation import verbs
 from scratchpatch.interop.hf_blt import load_hf_blt
 from scratchpatch.preparation.folder import prepare
 from scratchpatch.report.page import write_report
-from scratchpatch.training import loop, mixture, workdir
+from scratchpatch.training import durable, loop, mixture, workdir
 from scratchpatch.training.checkpoints import Checkpoints
 from tests import runs
 from tests.interop import folders
@@ -146,9 +147,10 @@ class _Compiling(Exception):
 
 def _resume(folder: Path) -> tuple[int, str] | str:
     """(step, digest of the state) that `train` goes on from; also where it finds the run finished."""
-    found, restore, start = [], Checkpoints.restore_latest, loop.background.start
+    found, opened, restore = [], [], Checkpoints.restore_latest
 
     def restoring(self, abstract):
+        opened.append(self)
         restored = restore(self, abstract)
         found.append("anew" if restored is None else (restored.step, digest(restored.state)))
         return restored
@@ -156,13 +158,15 @@ def _resume(folder: Path) -> tuple[int, str] | str:
     def compiling(_):
         raise _Compiling
 
-    Checkpoints.restore_latest, loop.background.start = restoring, compiling
-    try:
-        loop.train(_config(folder), folder / "run")
-    except _Compiling:
-        pass
-    finally:
-        Checkpoints.restore_latest, loop.background.start = restore, start
+    with mock.patch.object(Checkpoints, "restore_latest", restoring), mock.patch.object(loop.background, "start", compiling):
+        # What fails is tried again at once.
+        with mock.patch.object(durable, "_PAUSES", ()), contextlib.suppress(_Compiling):
+            try:
+                loop.train(_config(folder), folder / "run")
+            finally:
+                # Its copies go on beside the next damage else.
+                for each in opened:
+                    each.close()
     return found[0]
 
 

@@ -10,7 +10,7 @@ import time
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from tests import damages, fuzz
@@ -60,6 +60,8 @@ def test_damage_is_repaired_or_named(subject, request):
     check = settings(
         max_examples=_ROUND if minutes else _EXAMPLES[kind.name],
         database=None,
+        # A damage is told in a line; to find a smaller one takes minutes.
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )(given(data=st.data())(lambda data: _damage(data, *subject)))

@@ -209,6 +209,7 @@ class Supervisor:
 
 
 def _say(text: str) -> None:
+    keep = "\n\t"
     # Where standard error is a file on a full disk, the run goes on.
     with contextlib.suppress(OSError):
-        print(f"supervise: {output.escaped(text)}", file=sys.stderr, flush=True)
+        print(f"supervise: {output.escaped(text, keep)}", file=sys.stderr, flush=True)

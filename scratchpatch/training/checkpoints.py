@@ -187,6 +187,7 @@ class Checkpoints(CheckpointReader):
 
     def _fetch(self, newest: int) -> int | None:
         """Copy the newest whole step of the durable tier to STEP.partial, where it is newer than `newest`."""
+        damaged = []
         try:
             for step in (step for step in reversed(self._tier.steps()) if step > newest):
                 try:
@@ -195,6 +196,7 @@ class Checkpoints(CheckpointReader):
                     return step
                 except Damaged as error:
                     logging.warning("durable step %s is damaged (%s) and not used", self._tier.folder / str(step), error)
+                    damaged.append(f"step {step}: {error}")
         except UserError:
             raise
         except Exception as error:  # file systems raise their own kinds
@@ -205,6 +207,11 @@ class Checkpoints(CheckpointReader):
                     "try again, or start from scratch with --config.training.durable_dir=''"
                 ) from error
             logging.warning("%s; going on from step %d of the workdir", reason, newest)
+        if damaged and newest < 0:
+            raise UserError(
+                f"every checkpoint in {self._tier.folder} is damaged ({'; '.join(damaged)}), and the workdir has no whole one: "
+                "restore one of the folders from a copy, or name another training.durable_dir to start again from scratch"
+            )
         return None
 
     def _guard_experiment(self, step: int) -> None:

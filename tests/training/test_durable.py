@@ -101,6 +101,15 @@ def test_a_damaged_durable_step_is_named_and_the_one_before_is_used(made, tmp_pa
     manifest.check(tmp_path / "durable" / "20", about, skipped=())
 
 
+def test_a_lost_workdir_whose_durable_steps_are_all_damaged_does_not_begin_anew(made, tmp_path):
+    train(made, tmp_path, 10, 20)
+    shutil.rmtree(tmp_path / "run")
+    for step in ("10", "20"):
+        flip(tmp_path / "durable" / step)
+    with pytest.raises(UserError, match="every checkpoint in .*durable is damaged .step 20: .*; step 10: .*, and the workdir has no whole one: restore"):
+        assert_restores(made, tmp_path, 10)
+
+
 def test_damaged_steps_take_no_place_among_the_kept(made, tmp_path):
     train(made, tmp_path, 30, 40)
     shutil.rmtree(tmp_path / "run")

@@ -230,7 +230,7 @@ def test_what_fails_in_the_first_process_ends_all_with_its_message(tmp_path):
     """Here its audit, while every process compiles its step for an hour."""
     found = ends(start(tmp_path, "run", devices=1, processes=2, program=["-c", FAILING]))
     assert [code for code, _ in found] == [1, 1], found
-    assert "OSError: [Errno 5] it broke" in found[0][1]
+    assert "scratchpatch: it broke" in found[0][1]
     assert "scratchpatch: process 0 failed: OSError: [Errno 5] it broke; its own output says where" in found[1][1]
     # What was begun for a run that never trained is free again.
     assert not (tmp_path / "run" / "config.json").exists()
