@@ -322,15 +322,25 @@ def read(path: str | Path) -> ml_collections.ConfigDict:
       UserError: it is missing, cannot be read, is of a newer version, or holds unknown fields or bad values.
     """
     try:
-        # Thresholds may be infinite.
-        found = from_flat(schema.fields(json_files.read(path, Document, constants=True)))
-        check(found)
+        return document(path, Document)[0]
     except schema.Newer as error:
         raise UserError(f"cannot read {path}: {error}") from error
     except (OSError, json_files.Malformed, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path}: ")
         raise UserError(f"cannot read {path}: {reason}; restore it or train anew") from error
-    return found
+
+
+def document(path: str | Path, shape: Any) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+    """The checked config in a config.json of a shape (see `json_files`), also of an older version, and all that stands there.
+
+    Raises:
+      OSError, json_files.Malformed: it cannot be read. UserError: it is of a newer version, or holds unknown fields or bad values.
+    """
+    # Thresholds may be infinite.
+    found = json_files.read(path, shape, constants=True)
+    config = from_flat(schema.fields(found))
+    check(config)
+    return config, found
 
 
 def _tuples(value):

@@ -259,5 +259,6 @@ def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
     if devices > 1:
         placed = weights_lib.shardings(source.config, mesh_lib.over(source.config, devices))
         abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
+    # It may come from a newer step than was found: the step is known afterwards.
     weights = source.read(abstract)
     return LanguageModel(source.config, weights, source.step)

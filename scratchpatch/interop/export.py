@@ -145,16 +145,14 @@ class Exported:
 def _read_about(path: Path) -> tuple[Any, int, tuple[int, int] | None]:
     """(config, step, checksum) of an exported folder's config.json."""
     try:
-        about = json_files.read(path, _About)
-        config = config_lib.from_flat(schema.fields(about))
-        config_lib.check(config)
+        config, about = config_lib.document(path, _About)
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no config.json: its export was cut off, or a part of it is missing; export anew") from error
     except json_files.Malformed as error:
         raise UserError(f"cannot read {tensors.shown(error)}; export the model anew") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (UserError, OverflowError) as error:
+    except UserError as error:
         raise UserError(f"cannot read {path}: {tensors.shown(error)}; export the model anew") from error
     # Folders of older versions, and configs that people write for arrays of theirs, have no checksum.
     return config, about.get("step", 0), about.get("checksum")

@@ -291,3 +291,8 @@ def test_a_file_that_is_not_what_was_exported_is_refused(tmp_path):
     del document["checksum"]
     about.write_text(json.dumps(document))
     assert sp.load(tmp_path / "out").step == 0
+
+
+def test_a_config_whose_threshold_is_infinite_comes_back(tmp_path):
+    sp.export(sp.init(tiny.config({"trigger.threshold": float("inf")})), tmp_path / "out")
+    assert sp.load(tmp_path / "out").config.trigger.threshold == float("inf")
