@@ -120,7 +120,7 @@ class RunFolder:
 
     def _config(self) -> dict[str, Any]:
         """Those of the fields that there are now. Raises UserError where a newer version wrote them."""
-        document = _read(self.path / "config.json", _Config)
+        document = _read(self.path / "config.json", _Config, constants=True)
         known = {field.name for field in config_lib.FIELDS}
         try:
             stored = {name: value for name, value in schema.fields(document).items() if name in known} if document else {}
@@ -189,10 +189,10 @@ def command(verb: str, workdir: str | os.PathLike, *more: str) -> str:
     return " ".join(["scratchpatch", verb, *more, f"--workdir={shlex.quote(os.fspath(workdir))}"])
 
 
-def _read(path: Path, shape: Any) -> dict:
-    """A JSON object, {} where there is none that can be read."""
+def _read(path: Path, shape: Any, constants: bool = False) -> dict:
+    """A JSON object (see `json_files.read`), {} where there is none that can be read."""
     try:
-        return json_files.read(path, shape)
+        return json_files.read(path, shape, constants)
     except FileNotFoundError:
         return {}
     except OSError as error:

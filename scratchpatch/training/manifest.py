@@ -109,7 +109,8 @@ def read(step: Path) -> dict[str, Any]:
     """
     text = _patiently(ABOUT, lambda: _text(_part(step, ABOUT)))
     try:
-        about = json_files.parse(text, _Sealed)["about"]
+        # Thresholds may be infinite.
+        about = json_files.parse(text, _Sealed, constants=True)["about"]
     except json_files.Malformed as error:
         raise Damaged(f"{ABOUT} cannot be read: {error}") from error
     if _sealed(about).encode() != text:

@@ -388,3 +388,8 @@ def test_a_lock_is_not_written_through_a_link(tmp_path):
     with pytest.raises(UserError, match="cannot write .*lock: Too many levels of symbolic links"), workdir.lock_workdir(tmp_path):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_run_whose_threshold_is_infinite_has_checkpoints(tmp_path):
+    runs.untrained(tmp_path, {"trigger.threshold": float("inf")})
+    assert sp.load(tmp_path / "run").config.trigger.threshold == float("inf")
