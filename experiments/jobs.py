@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scratchpatch.training.progress import Progress
+from scratchpatch.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)

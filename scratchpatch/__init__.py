@@ -18,9 +18,9 @@ _PUBLIC = {
     "LanguageModel": "inference.language_model",
     "Segmentation": "inference.language_model",
     "export": "interop.export",
-    "init": "inference.language_model",
-    "load": "inference.language_model",
-    "load_hf_blt": "interop.hf_blt",
+    "init": "inference.loading",
+    "load": "inference.loading",
+    "load_hf_blt": "inference.loading",
 }
 __all__ = ["UserError", "__version__", *_PUBLIC]
 

@@ -19,8 +19,9 @@ from typing import Any, TypedDict
 
 import ml_collections
 
-from scratchpatch import json_files, places, schema, vocabulary
+from scratchpatch import json_files, places, schema
 from scratchpatch.errors import UserError
+from scratchpatch.vocabulary import BYTES, Vocabulary
 
 Check = Callable[[Any], str | None]
 
@@ -191,7 +192,7 @@ FIELDS = (
     Field("model.ffn_multiplier", 8 / 3, "", "Width of a SwiGLU block over the model width, rounded up to a multiple of 16.", _between(0.25, 16)),
     Field("model.rope_theta", 10000.0, "", "Base of the rotary position embedding.", _ROPE),
     Field("model.norm_eps", 1e-6, "", "Added to the mean square in every RMSNorm.", _between(0.0, 1.0)),
-    Field("model.target_rows", vocabulary.BOS + 1, "rows", "Rows of the logits that share the probability: the bytes and the document's end; 260 counts BLT's other special tokens.", _between(vocabulary.BOS + 1, vocabulary.ROWS)),
+    Field("model.target_rows", BYTES.bos + 1, "rows", "Rows of the logits that share the probability: the bytes and the document's end; 260 counts BLT's other special tokens.", _between(BYTES.bos + 1, BYTES.rows)),
     Field("model.cross_residual", 1, "times", "How often max_query pooling and the decoder's cross-attention add their input; 2 as in BLT's code.", _between(1, 2)),
     Field("model.encoder.ngrams", (), "bytes", "Sizes of the hashed n-grams whose embeddings are added to a byte's; BLT: (3, 4, 5, 6, 7, 8).", _sizes),
     Field("model.encoder.ngram_rows", 50_000, "rows", "Rows of the embedding table of one n-gram size and hash function.", _between(1, 2_000_000)),
@@ -455,6 +456,11 @@ def _between_fields(c) -> list[str]:
     if commit_capacity(c) * c.data.window < 1:
         bad.append(f"patching.capacity allows no commit in data.window = {c.data.window}: raise one of them")
     return bad
+
+
+def vocabulary(config) -> Vocabulary:
+    """The token ids of the model: those of bytes."""
+    return BYTES
 
 
 def reads_entropy(config) -> bool:

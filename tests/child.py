@@ -75,7 +75,7 @@ def _after_validation(step: int, strike) -> None:
 
 def _while_saving(step: int, strike) -> None:
     """The arrays of a checkpoint are being written."""
-    from scratchpatch.training.checkpoints import Checkpoints
+    from scratchpatch.checkpoints.writer import Checkpoints
 
     finish = Checkpoints._finish
 
@@ -89,7 +89,7 @@ def _while_saving(step: int, strike) -> None:
 
 def _before_renaming(step: int, strike) -> None:
     """All files of a checkpoint are written, but it does not have its name yet."""
-    from scratchpatch.training import manifest
+    from scratchpatch.checkpoints import format as manifest
 
     write = manifest.write
 
@@ -103,7 +103,7 @@ def _before_renaming(step: int, strike) -> None:
 
 def _while_copying(step: int, strike) -> None:
     """A piece of a checkpoint has been copied to the durable tier."""
-    from scratchpatch.training import manifest
+    from scratchpatch.checkpoints import format as manifest
 
     copy = manifest.copy
 
@@ -115,7 +115,7 @@ def _while_copying(step: int, strike) -> None:
 
 def _while_removing(step: int, strike) -> None:
     """A checkpoint that is not kept is half removed."""
-    from scratchpatch.training import checkpoints
+    from scratchpatch.checkpoints import writer as checkpoints
 
     remove = checkpoints.shutil.rmtree
 

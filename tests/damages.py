@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from scratchpatch.training import manifest
+from scratchpatch.checkpoints import format as manifest
 
 DEEP = "[" * 5000 + "]" * 5000
 # Beside and above the folder that is damaged; nothing may follow them.

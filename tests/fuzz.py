@@ -23,14 +23,15 @@ import numpy as np
 
 import scratchpatch as sp
 from scratchpatch import cli
+from scratchpatch.checkpoints import durable, run_text, workdir
+from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.data import index
 from scratchpatch.errors import UserError
-from scratchpatch.evaluation import verbs
-from scratchpatch.interop.hf_blt import load_hf_blt
+from scratchpatch.evaluation import evaluate as verbs
+from scratchpatch.inference.loading import load_hf_blt
 from scratchpatch.preparation.folder import prepare
 from scratchpatch.report.page import write_report
-from scratchpatch.training import durable, loop, mixture, workdir
-from scratchpatch.training.checkpoints import Checkpoints
+from scratchpatch.training import loop
 from tests import runs
 from tests.interop import folders
 
@@ -183,7 +184,7 @@ def _load(folder: Path) -> tuple[int, str]:
 
 def _text(folder: Path) -> list[str]:
     config = workdir.load_config(folder / "run")
-    return [stream.checksum for stream, _ in mixture.own_streams(folder / "run", config, "validation")]
+    return [stream.checksum for stream, _ in run_text.own_streams(folder / "run", config, "validation")]
 
 
 def _command(*argv: str) -> Reader:

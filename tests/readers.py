@@ -115,7 +115,7 @@ def _read(name: str, seconds: float, folder: Path) -> dict:
     """What this process's reads of one kind gave."""
     import scratchpatch as sp
     from scratchpatch import cli
-    from scratchpatch.training import checkpoint_reader
+    from scratchpatch.checkpoints import reader as checkpoint_reader
 
     found = {"results": 0, "lines": collections.Counter(), "raw": [], "retries": 0}
     removed = checkpoint_reader.Removed.__init__

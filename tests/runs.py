@@ -10,12 +10,12 @@ import numpy as np
 from jax._src import compiler
 
 from scratchpatch import config as config_lib
+from scratchpatch.checkpoints import workdir as workdir_lib
+from scratchpatch.checkpoints.reader import CheckpointReader
+from scratchpatch.checkpoints.writer import Checkpoints
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.evaluation import audit
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.training import workdir as workdir_lib
-from scratchpatch.training.checkpoint_reader import CheckpointReader
-from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.training.step import Trainer
 from tests import tiny
 

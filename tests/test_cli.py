@@ -235,7 +235,7 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
         absl_logging.warning("a warning")
         tell({"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]})
 
-    calls = stand_in("scratchpatch.evaluation.verbs", evaluate=evaluate)
+    calls = stand_in("scratchpatch.evaluation.evaluate", evaluate=evaluate)
     output = tmp_path / "out.json"
     argv = [
         "eval",
@@ -258,7 +258,7 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
 
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
-    stand_in("scratchpatch.evaluation.verbs", evaluate=lambda *_, tell, **__: tell({"bpb": 2.5, "split": "validation"}))
+    stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, tell, **__: tell({"bpb": 2.5, "split": "validation"}))
     assert cli.main(["eval", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out == "bpb    2.5\nsplit  validation\n"
 
@@ -514,7 +514,7 @@ def test_a_tilde_without_a_home_is_wrong_usage(capsys, monkeypatch):
 
 
 def test_json_of_a_failure_is_empty(capsys, stand_in, workdir):
-    stand_in("scratchpatch.evaluation.verbs", evaluate=raises(UserError("no checkpoint")))
+    stand_in("scratchpatch.evaluation.evaluate", evaluate=raises(UserError("no checkpoint")))
     assert cli.main(["eval", f"--workdir={workdir}", "--json"]) == 1
     assert capsys.readouterr() == ("", "scratchpatch: no checkpoint\n")
 

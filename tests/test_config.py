@@ -5,7 +5,7 @@ import pytest
 
 from scratchpatch import config
 from scratchpatch.errors import UserError
-from scratchpatch.inference import language_model
+from scratchpatch.inference import loading
 
 
 def changed(**values):
@@ -77,7 +77,7 @@ def test_set_field_refuses_another_type(name, value, kind):
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
     with pytest.raises(UserError, match=f"seed = {seed} must lie between 0 and 4294967295"):
-        language_model.init(config.default(), seed)
+        loading.init(config.default(), seed)
 
 
 @pytest.mark.parametrize(

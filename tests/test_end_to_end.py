@@ -9,7 +9,7 @@ import pytest
 
 import scratchpatch
 from scratchpatch import cli
-from scratchpatch.parallel import mesh
+from scratchpatch.distributed import mesh
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import Trainer
 from tests import runs

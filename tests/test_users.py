@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from scratchpatch import cli
-from scratchpatch.parallel import ahead_of_time
+from scratchpatch.planning import ahead_of_time
 from scratchpatch.report import page
 
 # Bytes that are no UTF-8, that steer a terminal, and that mean something in HTML.

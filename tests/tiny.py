@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
+from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
-from scratchpatch.training import loss as loss_lib
 from scratchpatch.vocabulary import BOS, PAD
 
 WINDOW = 72

@@ -19,7 +19,7 @@ from experiments.jobs import Job
 from scratchpatch import compilation_cache
 from scratchpatch.evaluation.calibrate import calibrate
 from scratchpatch.files import replace_text
-from scratchpatch.inference import language_model
+from scratchpatch.inference import loading
 from scratchpatch.interop.export import export
 from scratchpatch.training.loop import train
 
@@ -68,8 +68,8 @@ def threshold(corpus: str, workdir: Path) -> dict:
     if not path.exists():
         shutil.rmtree(folder, ignore_errors=True)
         config = get_config(f"entropy-{corpus}")
-        lm = language_model.init(config)
-        lm.weights["frozen"] = {"entropy_model": language_model.load(small.ENTROPY_RUN).weights["params"]}
+        lm = loading.init(config)
+        lm.weights["frozen"] = {"entropy_model": loading.load(small.ENTROPY_RUN).weights["params"]}
         export(lm, folder)
         found = calibrate(folder, bytes_per_patch=config.patching.patch_bytes, sample_bytes=_SAMPLE_BYTES)
         replace_text(path, json.dumps(found) + "\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scratchpatch.errors import UserError
 from scratchpatch.output import quantity
-from scratchpatch.parallel import plan, topology
+from scratchpatch.planning import plan, topology
 
 _HERE = Path(__file__).parent
 _MARKS = "<!-- {} of table.py -->"

@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from scratchpatch import config as config_lib
 from scratchpatch.data.batches import Batches
-from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.training import fingerprint, initial, optimizer
 from scratchpatch.training.step import Trainer
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from scratchpatch import compilation_cache, vocabulary
 from scratchpatch import config as config_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import window_xla
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
-from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import controller
 
 STAGES = ("encoder", "entropy head", "entropy model", "patchifier", "trigger", "pooling", "trunk", "decoder")

@@ -13,7 +13,7 @@ from scratchpatch import vocabulary
 from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.evaluation import compressors
 from scratchpatch.inference.language_model import LanguageModel, Positions
-from scratchpatch.training.progress import Progress
+from scratchpatch.progress import Progress
 
 # Positions of a stream that are in memory at once for the compressors.
 _CHUNK = 1 << 16

@@ -22,15 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
+from scratchpatch.checkpoints.run_text import own_streams
 from scratchpatch.data.mixture import evaluation_stream
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.inference.entropies import Entropies
-from scratchpatch.inference.language_model import LanguageModel, load
+from scratchpatch.inference.language_model import LanguageModel
+from scratchpatch.inference.loading import load
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
-from scratchpatch.training.mixture import own_streams
-from scratchpatch.training.progress import Progress
+from scratchpatch.progress import Progress
 from scratchpatch.vocabulary import BOS, PAD
 
 # Beyond every entropy and jump, in nats: at most ln of the vocabulary, 5.6.

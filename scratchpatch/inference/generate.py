@@ -1,6 +1,6 @@
 """Continue a prompt with a run's newest checkpoint."""
 
-from scratchpatch.inference.language_model import load
+from scratchpatch.inference.loading import load
 
 
 def generate_text(workdir, prompt: bytes, max_bytes: int, temperature: float = 0.0, seed: int = 0) -> bytes:

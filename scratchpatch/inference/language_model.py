@@ -19,12 +19,12 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch import vocabulary
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
+from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import documents
-from scratchpatch.training import loss as loss_lib
 
 # Tokens of one call of the compiled pass: enough to keep the cores busy.
 _TOKENS_PER_CALL = 8192
@@ -229,36 +229,3 @@ def _choose(logits: np.ndarray, temperature: float, rng: np.random.Generator) ->
         return int(logits.argmax())
     p = np.exp((logits - logits.max()) / temperature)
     return int(rng.choice(len(p), p=p / p.sum()))
-
-
-def init(config, seed: int = 0) -> LanguageModel:
-    """A model with random weights.
-
-    Raises:
-      UserError: a config or seed that cannot be.
-    """
-    config_lib.check(config)
-    config_lib.check_seed(seed)
-    return LanguageModel(config, weights_lib.random(config, seed))
-
-
-def load(workdir, step: int | None = None, devices: int = 1) -> LanguageModel:
-    """The model of a run's checkpoint: the newest good one, or that of `step`; or of an exported folder.
-
-    A run that is at work there may go on: where it removes a checkpoint while it is read, the next newer one is read.
-
-    Args:
-      devices: that the weights are spread over; each reads its share.
-    Raises:
-      UserError: no run, no checkpoint, none that is whole, weights that the devices cannot share, or that are not finite.
-    """
-    from scratchpatch.training import trained
-
-    source = trained.find(workdir, step)
-    abstract = source.abstract
-    if devices > 1:
-        placed = weights_lib.shardings(source.config, mesh_lib.over(source.config, devices))
-        abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
-    # It may come from a newer step than was found: the step is known afterwards.
-    weights = source.read(abstract)
-    return LanguageModel(source.config, weights, source.step)

@@ -25,9 +25,8 @@ from scratchpatch import config as config_lib
 from scratchpatch import json_files, schema
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
-from scratchpatch.inference import finite
-from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import layers, tensors
+from scratchpatch.model import finite
 from scratchpatch.model import weights as weights_lib
 
 
@@ -47,13 +46,15 @@ def vacant(folder: str | Path) -> None:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from error
 
 
-def export(lm: LanguageModel, folder: str | Path, layout: str = "stacked") -> None:
+def export(lm, folder: str | Path, layout: str = "stacked") -> None:
     """Write a model into a new or empty folder.
 
     config.json comes last: a folder without one is no model, and is what a kill leaves. What fails leaves nothing.
 
-    layout: of its layers, 'stacked' or 'unstacked', see `layers`; `Exported` reads both.
-
+    Args:
+      lm: an `inference.LanguageModel`: its config, weights and step are written.
+      folder: for model.safetensors and config.json.
+      layout: of its layers, 'stacked' or 'unstacked', see `layers`; `Exported` reads both.
     Raises:
       UserError: the folder holds something, or cannot be written; or weights are not finite.
     """

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,6 @@ from absl import logging
 
 from scratchpatch import vocabulary
 from scratchpatch.errors import UserError
-from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import hf_config, tensors
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.layers import ffn_width
@@ -36,8 +36,8 @@ _FFN = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 Read = Callable[[str], np.ndarray]
 
 
-def load_hf_blt(folder: str | Path, window: int = 1024, max_patch_bytes: int = 128) -> LanguageModel:
-    """The model of a Hugging Face BLT checkpoint folder (config.json, safetensors), its patcher included.
+def read(folder: str | Path, window: int = 1024, max_patch_bytes: int = 128) -> tuple[Any, dict]:
+    """(config, weights) of a Hugging Face BLT checkpoint folder (config.json, safetensors), its patcher included.
 
     It patches as the paper says: local layers see `local_attention_window_len`
     bytes, and documents in one row do not see each other. The memory of a pass
@@ -60,15 +60,15 @@ def load_hf_blt(folder: str | Path, window: int = 1024, max_patch_bytes: int = 1
     logging.info("reading %d tensors of %s", len(stored.shapes), folder)
     odd = []
 
-    def read(name: str) -> np.ndarray:
+    def finite(name: str) -> np.ndarray:
         array = stored.read(name)
         odd.extend([] if np.isfinite(array).all() else [name])
         return array
 
-    weights = _weights(hf, read)
+    weights = _weights(hf, finite)
     if odd:
         raise UserError(f"{folder} holds numbers that are not finite, in {tensors.several(odd)}: fetch it again")
-    return LanguageModel(hf.config, weights)
+    return hf.config, weights
 
 
 def _wanted(hf: hf_config.HfConfig) -> dict[str, tuple[int, ...]]:

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from scratchpatch import sharding
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import ranges
-from scratchpatch.parallel import rules
 
 # Platform of each kernel, as JAX names it.
 _HOME = {"splash": "tpu", "pallas": "gpu"}
@@ -114,8 +114,8 @@ class _Shape:
         rows, queries, heads, width = q.shape
         if mesh is not None:
             try:
-                rules.spec((axes.rows, None, axes.heads, None), k.shape, mesh, "keys and values")
-                rows //= math.prod(mesh.shape.get(axis, 1) for axis in rules.TABLE[axes.rows])
+                sharding.spec((axes.rows, None, axes.heads, None), k.shape, mesh, "keys and values")
+                rows //= math.prod(mesh.shape.get(axis, 1) for axis in sharding.TABLE[axes.rows])
             except UserError as error:
                 divided = str(error)
         return _Shape(rows, queries, heads, width, k.shape[1], band, jnp.dtype(q.dtype).name, divided)

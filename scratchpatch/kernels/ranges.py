@@ -16,8 +16,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from scratchpatch import precision
-from scratchpatch.parallel import rules
+from scratchpatch import precision, sharding
 
 
 class Kernel(Protocol):
@@ -32,7 +31,7 @@ class Kernel(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Logical names (see `parallel.rules`) of an attention's rows and heads."""
+    """Logical names (see `sharding`) of an attention's rows and heads."""
 
     rows: str
     heads: str
@@ -127,7 +126,7 @@ def _spread(run, axes: Axes, arrays, results):
     if over is None:
         return run(*arrays)
     names = {2: (axes.rows, None), 3: (axes.rows, axes.heads, None), 4: (axes.rows, None, axes.heads, None)}
-    spec = lambda shape: rules.spec(names[len(shape)], shape, over, "attention")  # noqa: E731
+    spec = lambda shape: sharding.spec(names[len(shape)], shape, over, "attention")  # noqa: E731
     in_specs = tuple(spec(x.shape) for x in arrays)
     # Rows and heads do not read each other: nothing is there for it to check.
     return jax.shard_map(run, in_specs=in_specs, out_specs=tuple(map(spec, results)), check_vma=False)(*arrays)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from scratchpatch import sharding
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import ranges
-from scratchpatch.parallel import rules
 
 AXIS = "sequence"
 
@@ -64,6 +64,6 @@ def over_positions(run: Callable, q_BLHK, k_BLHK, v_BLHK, start_BL, window: int)
 
 
 def _map(run: Callable, names, result, *arrays) -> jax.Array:
-    spec = lambda names, x: rules.spec(names, x.shape, ranges.mesh(), "attention")  # noqa: E731
+    spec = lambda names, x: sharding.spec(names, x.shape, ranges.mesh(), "attention")  # noqa: E731
     in_specs = tuple(spec(n, x) for n, x in zip(names, arrays, strict=True))
     return jax.shard_map(run, in_specs=in_specs, out_specs=spec(result, arrays[0]), check_vma=False)(*arrays)

@@ -12,7 +12,7 @@ from scratchpatch.model import layers, local
 from scratchpatch.model.logits import Logits
 from scratchpatch.model.pooling import take
 from scratchpatch.model.stack import Stack
-from scratchpatch.parallel.rules import constrain
+from scratchpatch.sharding import constrain
 
 
 class CrossAttention(nnx.Module):

@@ -6,7 +6,7 @@ from flax import nnx
 from scratchpatch import vocabulary
 from scratchpatch.model import layers, local
 from scratchpatch.model.ngrams import NGrams
-from scratchpatch.parallel.rules import constrain
+from scratchpatch.sharding import constrain
 
 
 class Encoder(nnx.Module):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch.model.linear import Linear
-from scratchpatch.parallel.rules import constrain
+from scratchpatch.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,7 @@ import functools
 import jax
 from flax import nnx
 
-from scratchpatch import precision
-from scratchpatch.parallel import rules
+from scratchpatch import precision, sharding
 
 
 class Linear(nnx.Linear):
@@ -18,13 +17,13 @@ class Linear(nnx.Linear):
     Left to itself, XLA gathers a matrix that is spread over fsdp once for each of its uses, may reduce its gradient
     where scattering sends half as much, and adds up the devices' shares of the gradient in the type of the
     activations. Here the matrix is gathered in the activations' type, and the product that is its gradient comes out
-    in the type of `rules.summing`: what the devices then add up, and what the parts of an accumulated step are added in.
+    in the type of `sharding.summing`: what the devices then add up, and what the parts of an accumulated step are added in.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., o] in `preferred_element_type`, or else in `dtype`."""
-        places = rules.places_of(self.kernel)
-        how = (places, self.dtype, rules.gradient_dtype(), self.precision, self.preferred_element_type)
+        places = sharding.places_of(self.kernel)
+        how = (places, self.dtype, sharding.gradient_dtype(), self.precision, self.preferred_element_type)
         return _product(x.astype(self.dtype), self.kernel.get_value(), how)
 
 

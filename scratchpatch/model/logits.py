@@ -7,7 +7,7 @@ from flax import nnx
 
 from scratchpatch import vocabulary
 from scratchpatch.model import layers
-from scratchpatch.parallel.rules import constrain
+from scratchpatch.sharding import constrain
 
 
 class Logits(nnx.Module):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from scratchpatch import config as config_lib
 from scratchpatch.model import layers, local
-from scratchpatch.parallel.rules import constrain
+from scratchpatch.sharding import constrain
 
 
 def take(x_BLd: jax.Array, index_BN: jax.Array) -> jax.Array:

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
-from scratchpatch import compilation_cache
+from scratchpatch import compilation_cache, sharding
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold
-from scratchpatch.parallel import rules
 
 PARTS = ("params", "thresholds", "frozen")
 
@@ -73,7 +72,7 @@ def shardings(config, mesh):
       UserError: an axis that the mesh does not divide.
     """
     _, states = _shape(without_thresholds(config))
-    return {part: nnx.to_pure_dict(rules.state_shardings(state, mesh)) for part, state in states.items()}
+    return {part: nnx.to_pure_dict(sharding.state_shardings(state, mesh)) for part, state in states.items()}
 
 
 def without_thresholds(config) -> FrozenConfigDict:

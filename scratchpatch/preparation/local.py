@@ -15,7 +15,7 @@ from scratchpatch import log_lines
 from scratchpatch.errors import UserError
 from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.plan import Plan
-from scratchpatch.training.progress import Progress
+from scratchpatch.progress import Progress
 
 
 def run(plan: Plan, missing: list[int], work: Path, workers: int) -> list[dict]:

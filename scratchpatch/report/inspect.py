@@ -11,7 +11,7 @@ import numpy as np
 
 from scratchpatch import files
 from scratchpatch.errors import UserError
-from scratchpatch.inference.language_model import load
+from scratchpatch.inference.loading import load
 from scratchpatch.report import page, passage
 
 

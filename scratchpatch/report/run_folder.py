@@ -17,11 +17,12 @@ from absl import logging
 
 from scratchpatch import config as config_lib
 from scratchpatch import json_files, schema
+from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
-from scratchpatch.training import goodput, mixture, settings
+from scratchpatch.training import goodput
 from scratchpatch.training.metrics import read_metrics
 
 # What can be drawn; an evaluation writes None for what is no number.
@@ -138,7 +139,7 @@ class RunFolder:
         with contextlib.suppress(UserError):
             found += settings.described(settings.read(self.path))
         with contextlib.suppress(UserError):
-            weights = [(step, {"weights of data.sources": each}) for step, each in mixture.read(self.path)["weights"]]
+            weights = [(step, {"weights of data.sources": each}) for step, each in run_text.read(self.path)["weights"]]
             found += settings.described(weights)
         return sorted(found, key=lambda change: change[0])
 

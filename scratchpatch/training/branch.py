@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from scratchpatch import config as config_lib
+from scratchpatch.checkpoints import history, run_text, settings
+from scratchpatch.checkpoints.reader import CheckpointReader, Restored
+from scratchpatch.checkpoints.workdir import load_config
+from scratchpatch.data.anchor import anchored
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
-from scratchpatch.parallel import processes
-from scratchpatch.training import history, mixture, settings
-from scratchpatch.training.anchor import anchored
-from scratchpatch.training.checkpoint_reader import CheckpointReader, Restored
 from scratchpatch.training.metrics import read_all
-from scratchpatch.training.workdir import load_config
 
 # Where a run starts is the one thing that its branches do not share.
 _OWN = ("training.init_from", "training.continue_from")
@@ -53,9 +53,9 @@ def begin(config, workdir: Path) -> None:
         )
     if step >= config.training.steps:
         raise UserError(f"training.steps = {config.training.steps} leaves nothing to do after step {step} of {run}: raise it")
-    data = mixture.read(run)
-    if not (workdir / mixture.FILE).exists():
-        mixture.write(workdir, data | {"weights": history.before(data["weights"], max(step, 1))})
+    data = run_text.read(run)
+    if not (workdir / run_text.FILE).exists():
+        run_text.write(workdir, data | {"weights": history.before(data["weights"], max(step, 1))})
     if not (workdir / settings.FILE).exists():
         # A run of an older version has none: its settings never changed.
         known = settings.read(run) if (run / settings.FILE).exists() else [(0, settings.of(theirs))]

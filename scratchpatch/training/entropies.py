@@ -10,13 +10,13 @@ from scratchpatch import config as config_lib
 from scratchpatch.data import entropies as entropies_lib
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.data.stream import Stream
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.inference.entropies import Entropies
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.progress import Progress
 from scratchpatch.training import fingerprint, initial
-from scratchpatch.training.progress import Progress
 
 SPLITS = ("train", "validation")
 # Positions of a part, about: what a kill loses at most.

@@ -8,9 +8,9 @@ from absl import logging
 
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.inference import loading as trained
 from scratchpatch.interop import tensors
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.training import trained
 
 # What an entropy model computes depends on these, and no shape of an array tells all of them.
 _FIELDS = (

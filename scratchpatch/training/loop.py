@@ -13,33 +13,34 @@ import scratchpatch
 from scratchpatch import background
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account
+from scratchpatch.checkpoints import durable, run_text, settings
+from scratchpatch.checkpoints import workdir as workdir_lib
+from scratchpatch.checkpoints.writer import Checkpoints
+from scratchpatch.data.anchor import anchored
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
+from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit, bpb
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.windows import Head
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.parallel import processes
+from scratchpatch.progress import Progress
 from scratchpatch.report.page import write_report
 from scratchpatch.report.run_folder import command
-from scratchpatch.training import branch, durable, fingerprint, goodput, initial, mixture, settings
-from scratchpatch.training import workdir as workdir_lib
-from scratchpatch.training.anchor import anchored
-from scratchpatch.training.checkpoints import Checkpoints
+from scratchpatch.training import branch, fingerprint, goodput, initial, optimizer
 from scratchpatch.training.goodput import Goodput
 from scratchpatch.training.measures import Measures
 from scratchpatch.training.metrics import MetricsWriter, NoMetrics
 from scratchpatch.training.notices import Notices, Stopped
-from scratchpatch.training.progress import Progress
 from scratchpatch.training.step import SKIPPED, Trainer
 from scratchpatch.training.watchdog import Watchdog
 
 # Weights of so many bytes are copied to one device; see `_Run._ask`.
 _COPIED_BYTES = 1 << 30
 # What a start writes that says which run a workdir is.
-_FIRST_FILES = {"config.json", mixture.FILE, settings.FILE}
+_FIRST_FILES = {"config.json", run_text.FILE, settings.FILE}
 
 
 def train(config, workdir, began: float | None = None, notices: Notices | None = None) -> bool:
@@ -94,11 +95,11 @@ class _Run:
         parts = mesh_lib.parts(config, mesh)
         self.batches = processes.together(lambda: Batches(config, "train", self.trainer.rows_here, parts))
         _agree_on("data", self.batches.streams)
-        processes.first(lambda: mixture.guard_training(workdir, self.batches.streams))
+        processes.first(lambda: run_text.guard_training(workdir, self.batches.streams))
         validation = processes.together(lambda: streams_for(config, "validation"))
         _agree_on("validation data", validation)
         self.validation = [Head(stream, max(config.training.eval_bytes // len(validation), 2)) for stream, _ in validation]
-        processes.first(lambda: mixture.guard(workdir, self.batches.streams, validation))
+        processes.first(lambda: run_text.guard(workdir, self.batches.streams, validation))
         self.checkpoints = processes.together(lambda: Checkpoints(workdir / "checkpoints", config, config.training.keep_last))
         self.metrics = processes.together(lambda: MetricsWriter(workdir) if processes.is_first() else NoMetrics())
         self.goodput = Goodput(workdir if processes.is_first() else None, began)
@@ -126,10 +127,10 @@ class _Run:
         branched = None if restored else branch.restore(self.config, abstract)
         first = branched.step if branched else first
         now = [weight for _, weight in self.batches.streams]
-        weights = processes.first(lambda: mixture.weights(self.workdir, now, first))
+        weights = processes.first(lambda: run_text.weights(self.workdir, now, first))
         self.batches.follow(weights)
         known = processes.first(lambda: settings.follow(self.workdir, self.config, first))
-        self.settings = settings.Settings(self.config, known)
+        self.settings = optimizer.SettingsByStep(self.config, known)
         self.measures = Measures(self.config, self.settings.learning_rate, self.trainer.mesh.devices.flatten())
         # What was changed since may mend what was bad.
         changed = max(weights[-1][0], known[-1][0])

@@ -83,7 +83,7 @@ class Notices:
         """Whether to stop before this step; the same in every process."""
         if not self._several:
             return bool(self.stopped_by)
-        from scratchpatch.parallel import processes
+        from scratchpatch.distributed import processes
 
         return processes.stops_at(step)
 
@@ -92,7 +92,7 @@ class Notices:
         asked, self._save = self._save, False
         if not self._several:
             return asked
-        from scratchpatch.parallel import processes
+        from scratchpatch.distributed import processes
 
         saves = processes.reached(f"save {self._saves}", step, asked)
         self._saves += saves
@@ -100,7 +100,7 @@ class Notices:
 
     def reason(self) -> str:
         """The signal that stopped the run, whichever process it came to; the same in every process."""
-        from scratchpatch.parallel import processes
+        from scratchpatch.distributed import processes
 
         return processes.any_of([number.name for number in STOPPING], self.stopped_by) or signal.SIGTERM.name
 

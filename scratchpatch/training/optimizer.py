@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import optax
 
+from scratchpatch import config as config_lib
+
 
 class Settings(NamedTuple):
     """What one step is taken with, float32 scalars.
@@ -66,6 +68,26 @@ def schedule(config) -> Callable[[int], float]:
         return peak * (1 - share * (1 - o.final_ratio))
 
     return rate
+
+
+class SettingsByStep:
+    """What each step of a run is taken with, by the run's history of settings (see `checkpoints.settings`)."""
+
+    def __init__(self, config, known: list[tuple[int, dict]]):
+        values = config_lib.flat(config)
+        self._configs = [(start, config_lib.from_flat(values | changed)) for start, changed in known]
+
+    def config(self, index: int):
+        """The config that holds at the step with this index."""
+        return next(config for start, config in reversed(self._configs) if start <= index)
+
+    def at(self, index: int) -> np.ndarray:
+        """See `settings`."""
+        return settings(self.config(index), index)
+
+    def learning_rate(self, index: int) -> float:
+        """See `schedule`."""
+        return schedule(self.config(index))(index)
 
 
 def decayed(params):

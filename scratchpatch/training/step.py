@@ -16,12 +16,11 @@ import optax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
-from scratchpatch import compilation_cache
+from scratchpatch import compilation_cache, sharding
 from scratchpatch import config as config_lib
+from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.parallel import rules
-from scratchpatch.training import loss as loss_lib
 from scratchpatch.training import optimizer as optimizer_lib
 
 # A new document starts where documents lately ended: the carried threshold moves by this share of the way from where
@@ -67,7 +66,7 @@ class Trainer:
             **placed,
             "optimizer": optax.tree_utils.tree_map_params(
                 optimizer_lib.init,
-                lambda _, sharding: sharding,
+                lambda _, place: place,
                 moments,
                 placed["params"],
                 transform_non_params=lambda _: everywhere,
@@ -78,10 +77,10 @@ class Trainer:
         self.settings = jax.ShapeDtypeStruct((len(optimizer_lib.Settings._fields),), jnp.float32, sharding=everywhere)
         parts = mesh_lib.parts(config, mesh)
         rows = (parts, config.training.batch_rows // parts)
-        sharding = NamedSharding(mesh, rules.spec((None, "local_rows", None), (*rows, 1), mesh, "a part of training.batch_rows"))
-        self.batch = jax.ShapeDtypeStruct((*rows, config.data.window + 1), jnp.int32, sharding=sharding)
+        placed_rows = NamedSharding(mesh, sharding.spec((None, "local_rows", None), (*rows, 1), mesh, "a part of training.batch_rows"))
+        self.batch = jax.ShapeDtypeStruct((*rows, config.data.window + 1), jnp.int32, sharding=placed_rows)
         if config.data.entropies:
-            entropies = jax.ShapeDtypeStruct((*rows, config.data.window), jnp.float32, sharding=sharding)
+            entropies = jax.ShapeDtypeStruct((*rows, config.data.window), jnp.float32, sharding=placed_rows)
             self.batch = (self.batch, entropies)
         self._step = jax.jit(self._advance, donate_argnums=0, out_shardings=(self.shardings, everywhere))
 
@@ -92,7 +91,7 @@ class Trainer:
 
     def init(self, given=()):
         """The state before step 0, but for the parts that are given, on which nothing is spent; the same numbers on every mesh."""
-        wanted = {part: sharding for part, sharding in self.shardings.items() if part not in given}
+        wanted = {part: place for part, place in self.shardings.items() if part not in given}
 
         def parts(seed):
             state = self._initial(seed)
@@ -165,7 +164,7 @@ class Trainer:
 
         def part(gradient, rows):
             tokens_BM, entropy_BL = rows
-            with rules.summing(self.config.training.gradient_dtype):
+            with sharding.summing(self.config.training.gradient_dtype):
                 g, total = gradient_of(
                     params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight, entropy_BL
                 )

@@ -50,14 +50,14 @@ def _checkpoint(values: Flags) -> int:
 
 
 def _list(workdir: str, values: Flags) -> int:
-    from scratchpatch.training.stored import durable_listing, listing, listing_table, reader_of
+    from scratchpatch.checkpoints.housekeeping import durable_listing, listing, listing_table, reader_of
 
     result = listing(reader_of(workdir)) | {"durable": durable_listing(workdir)}
     return say(output.as_json(result) if values.json else listing_table(result))
 
 
 def _verify(workdir: str, values: Flags) -> int:
-    from scratchpatch.training.stored import complaint, reader_of, verify, verify_table
+    from scratchpatch.checkpoints.housekeeping import complaint, reader_of, verify, verify_table
 
     with to_stderr():
         result = verify(reader_of(workdir), values.step)
@@ -70,7 +70,7 @@ def _verify(workdir: str, values: Flags) -> int:
 def _prune(workdir: str, values: Flags) -> int:
     import jax
 
-    from scratchpatch.training.stored import prune, prune_table
+    from scratchpatch.checkpoints.housekeeping import prune, prune_table
 
     # The lock asks JAX which process this is. A trainer may hold the accelerator, and nothing here needs one.
     jax.config.update("jax_platforms", "cpu")
@@ -80,7 +80,7 @@ def _prune(workdir: str, values: Flags) -> int:
 
 
 def _export(workdir: str, values: Flags) -> int:
-    from scratchpatch.inference.language_model import load
+    from scratchpatch.inference.loading import load
     from scratchpatch.interop.export import export
 
     export(load(workdir, values.step), values.out, values.layout)

@@ -16,8 +16,8 @@ def _define_import(values: Flags) -> None:
 
 def _import(values: Flags) -> int:
     folder = existing(values.folder, "folder", folder=True)
+    from scratchpatch.inference.loading import load_hf_blt
     from scratchpatch.interop.export import export, vacant
-    from scratchpatch.interop.hf_blt import load_hf_blt
 
     # Reading takes minutes.
     vacant(values.out)

@@ -5,7 +5,7 @@ from absl import flags, logging
 from scratchpatch import output
 from scratchpatch.accounting import chips
 from scratchpatch.errors import UserError
-from scratchpatch.parallel import topology
+from scratchpatch.planning import topology
 from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr
 
 
@@ -38,7 +38,7 @@ def _plan(values: Flags) -> int:
 
     # The compiler runs in a child process, and nothing here needs a device.
     jax.config.update("jax_platforms", "cpu")
-    from scratchpatch.parallel import plan
+    from scratchpatch.planning import plan
 
     config = values.config.copy_and_resolve_references()
     pod = topology.parse(values.topology, values.slices) if values.topology else None

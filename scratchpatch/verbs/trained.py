@@ -65,7 +65,7 @@ def _check_eval(values: Flags) -> None:
 def _eval(values: Flags) -> int:
     workdir = existing(values.workdir, "workdir", folder=True)
     compilation_cache.enable()
-    from scratchpatch.evaluation.verbs import evaluate
+    from scratchpatch.evaluation.evaluate import evaluate
 
     told = Told()
 

@@ -6,8 +6,8 @@ import time
 from absl import flags
 
 from scratchpatch import compilation_cache, output
+from scratchpatch.distributed import heartbeat, rendezvous
 from scratchpatch.errors import UserError
-from scratchpatch.parallel import heartbeat, rendezvous
 from scratchpatch.training.notices import Notices, Stopped
 from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr, workdir_flag
 
@@ -47,7 +47,7 @@ def _train(values: Flags) -> int:
         try:
             heartbeat.start()
             compilation_cache.enable()
-            from scratchpatch.parallel import last_words, processes
+            from scratchpatch.distributed import last_words, processes
 
             processes.start(values.distributed)
             from scratchpatch.training.loop import train
@@ -61,7 +61,7 @@ def _train(values: Flags) -> int:
 
 def _entropies(values: Flags) -> int:
     compilation_cache.enable()
-    from scratchpatch.training.anchor import anchored
+    from scratchpatch.data.anchor import anchored
     from scratchpatch.training.entropies import compute, table
 
     with to_stderr():

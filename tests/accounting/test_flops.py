@@ -7,9 +7,8 @@ import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
-from scratchpatch.model import stack
+from scratchpatch.model import loss, stack
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.training import loss
 from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 

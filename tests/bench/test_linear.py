@@ -4,7 +4,7 @@ import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.bench import arrays, linear
-from scratchpatch.parallel import mesh as mesh_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.training.step import Trainer
 
 

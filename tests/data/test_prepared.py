@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from scratchpatch.checkpoints import run_text
 from scratchpatch.data import checks
 from scratchpatch.data import prepared as prepared_lib
 from scratchpatch.data.batches import Batches
@@ -14,7 +15,6 @@ from scratchpatch.data.index import open_stream
 from scratchpatch.data.mixture import evaluation_stream, streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.preparation.folder import prepare
-from scratchpatch.training import mixture
 from scratchpatch.vocabulary import BOS, PAD
 
 
@@ -94,12 +94,12 @@ def test_any_number_of_shards_gives_the_same_batches(prepared, texts, make_confi
 
 def test_a_run_is_guarded_against_another_text_in_the_folder(prepared, write_texts, make_config, tmp_path):
     config = make_config([(prepared, 1.0)])
-    mixture.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
-    mixture.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
+    run_text.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
+    run_text.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
     (tmp_path / "prepared").rename(tmp_path / "before")
     prepare(write_texts([b"other %d" % i for i in range(40)], "other"), str(tmp_path / "prepared"), 4, 0.1)
     with pytest.raises(UserError, match="the text of prepared:.* is not what"):
-        mixture.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
+        run_text.guard(tmp_path, streams_for(config, "train"), streams_for(config, "validation"))
 
 
 def test_entropies_are_named_by_the_text_and_not_by_its_shards(prepared, texts, cache, tmp_path):

@@ -27,12 +27,12 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
 from scratchpatch.kernels import staircase_xla
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
-from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import controller
 from scratchpatch.vocabulary import BOS
 from tests import tiny

@@ -15,7 +15,7 @@ from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import calibrate as module
 from scratchpatch.evaluation.calibrate import calibrate, table
-from scratchpatch.evaluation.verbs import evaluate
+from scratchpatch.evaluation.evaluate import evaluate
 from tests import runs, tiny
 
 # So few bytes that every window is in the sample.

@@ -10,13 +10,13 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
+from scratchpatch.checkpoints import workdir as workdir_lib
+from scratchpatch.checkpoints.writer import Checkpoints
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import language_model as module
-from scratchpatch.inference import windows
+from scratchpatch.inference import loading, windows
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.training import workdir as workdir_lib
-from scratchpatch.training.checkpoints import Checkpoints
 from scratchpatch.vocabulary import BOS
 from tests import runs, tiny
 from tests.inference.models import FIELDS, WINDOW, language_model, log2_p, some_bytes
@@ -291,9 +291,9 @@ def test_weights_spread_over_a_mesh_score_and_continue_as_on_one_device(sizes):
 
 def test_a_checkpoint_is_restored_over_several_devices_each_with_its_share(tmp_path):
     config, workdir = runs.untrained(tmp_path)
-    found = module.load(workdir, devices=4)
+    found = loading.load(workdir, devices=4)
     kernel = found.weights["params"]["trunk"]["stack"]["block"]["ffn"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
-    np.testing.assert_allclose(found.score(b"some text"), module.load(workdir).score(b"some text"), atol=1e-4)
+    np.testing.assert_allclose(found.score(b"some text"), loading.load(workdir).score(b"some text"), atol=1e-4)
     with pytest.raises(UserError, match="9 devices were asked for; there are 8"):
-        module.load(workdir, devices=9)
+        loading.load(workdir, devices=9)

@@ -7,7 +7,7 @@ import pytest
 import scratchpatch as sp
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
-from scratchpatch.interop.hf_blt import load_hf_blt
+from scratchpatch.inference.loading import load_hf_blt
 from scratchpatch.training.loop import train
 from tests.interop import folders
 

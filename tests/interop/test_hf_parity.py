@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from scratchpatch.interop.hf_blt import load_hf_blt
+from scratchpatch.inference.loading import load_hf_blt
 from scratchpatch.model import ngrams
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import documents as documents_lib

@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from scratchpatch import config as config_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import choice
-from scratchpatch.parallel import mesh as mesh_lib
 from tests import tiny
 
 

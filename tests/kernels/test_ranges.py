@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import pallas_gpu, splash, staircase, window
-from scratchpatch.parallel import mesh as mesh_lib
 from tests import tiny
 from tests.kernels.backends import using
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from scratchpatch.parallel import rendezvous
+from scratchpatch.distributed import rendezvous
 from tests.launch.stubs import Stubs
 
 SCHEMA = json.loads((Path(__file__).parent / "jobset.schema.json").read_text())

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import documents
-from scratchpatch.training import loss as loss_lib
 from tests import tiny
 
 

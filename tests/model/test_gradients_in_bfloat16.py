@@ -18,11 +18,11 @@ from experiments import quickstart
 from experiments.blt import small
 from experiments.scale import sizes
 from scratchpatch import config as config_lib
+from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import ngrams
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.pooling import take
 from scratchpatch.patching import documents
-from scratchpatch.training import loss as loss_lib
 from scratchpatch.vocabulary import BOS
 from tests import tiny
 

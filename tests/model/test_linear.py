@@ -9,8 +9,10 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from scratchpatch import sharding
+from scratchpatch.distributed import mesh
 from scratchpatch.model import layers
-from scratchpatch.parallel import hlo, mesh, rules
+from scratchpatch.planning import hlo
 from tests import tiny
 
 IN, OUT = 16, 32
@@ -32,10 +34,10 @@ def compiled(data: int, fsdp: int, summed_in: str):
     made = mesh.make(tiny.config({"mesh.data": data, "mesh.fsdp": fsdp, "training.batch_rows": 64}))
     definition, params = nnx.split(layer())
     rows = NamedSharding(made, PartitionSpec(("data", "fsdp")))
-    placed = (jax.device_put(params, rules.state_shardings(params, made)), *(jax.device_put(x, rows) for x in arrays()))
+    placed = (jax.device_put(params, sharding.state_shardings(params, made)), *(jax.device_put(x, rows) for x in arrays()))
 
     def run(params, x, g):
-        with rules.summing(summed_in):
+        with sharding.summing(summed_in):
             y, pull = jax.vjp(lambda params, x: nnx.merge(definition, params)(x), params, x)
             return y, *pull(g)
 

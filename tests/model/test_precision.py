@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.kernels import choice, staircase_xla
+from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.training import loss as loss_lib
 from scratchpatch.training import step
 from tests import tiny
 

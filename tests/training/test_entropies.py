@@ -21,10 +21,10 @@ from scratchpatch.data import entropies
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.data.stream import IndexedStream
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.patching import layout
 from scratchpatch.training import fingerprint, initial
 from scratchpatch.training.entropies import compute

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from scratchpatch.checkpoints import durable
+from scratchpatch.checkpoints import format as manifest
+from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.errors import UserError
-from scratchpatch.training import appended, durable, goodput, loop, manifest
-from scratchpatch.training.checkpoints import Checkpoints
+from scratchpatch.training import appended, goodput, loop
 from scratchpatch.training.loop import train
 from tests import runs
 from tests.full_disk import NO_SPACE, Disk

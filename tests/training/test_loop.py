@@ -12,14 +12,16 @@ import pytest
 from absl import logging as absl_logging
 
 from scratchpatch import cli
+from scratchpatch.checkpoints import settings
+from scratchpatch.checkpoints.housekeeping import listing, listing_table, reader_of
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
+from scratchpatch.model import loss
 from scratchpatch.patching import triggers
-from scratchpatch.training import loop, loss, optimizer, settings
+from scratchpatch.training import loop, optimizer
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
-from scratchpatch.training.stored import listing, listing_table, reader_of
 from tests import runs
 
 STEPS = 30

@@ -17,11 +17,12 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
+from scratchpatch.checkpoints import format as manifest
+from scratchpatch.checkpoints import lock
+from scratchpatch.checkpoints.reader import CheckpointReader
+from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.distributed import rendezvous
 from scratchpatch.errors import UserError
-from scratchpatch.parallel import mesh as mesh_lib
-from scratchpatch.parallel import rendezvous
-from scratchpatch.training import lock, manifest
-from scratchpatch.training.checkpoint_reader import CheckpointReader
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
 from tests import drill, tiny

@@ -11,11 +11,12 @@ import pytest
 import scratchpatch as sp
 from scratchpatch import config as config_lib
 from scratchpatch import schema
+from scratchpatch.checkpoints import workdir
+from scratchpatch.checkpoints.reader import CheckpointReader
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.parallel import mesh as mesh_lib
 from scratchpatch.report.run_folder import RunFolder
-from scratchpatch.training import optimizer, workdir
-from scratchpatch.training.checkpoint_reader import CheckpointReader
+from scratchpatch.training import optimizer
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
 from tests import runs, tiny

@@ -5,9 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from scratchpatch.model import weights
-from scratchpatch.parallel import mesh
-from scratchpatch.training import loss, optimizer
+from scratchpatch.distributed import mesh
+from scratchpatch.model import loss, weights
+from scratchpatch.training import optimizer
 from scratchpatch.training.step import MEAN_LEAST, SKIPPED, Trainer
 from scratchpatch.vocabulary import PAD
 from tests import tiny

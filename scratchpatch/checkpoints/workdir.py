@@ -1,0 +1,94 @@
+"""The folder of one run: whose experiment it is, and who writes there now.
+
+    workdir/config.json    the flat config of the latest start, its schema, and the package version that ran it
+    workdir/lock           held by the trainer that owns the workdir
+    workdir/supervisor     held by the supervisor that restarts it (launch/supervise)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import ml_collections
+
+import scratchpatch
+from scratchpatch import config as config_lib
+from scratchpatch import schema
+from scratchpatch.checkpoints import lock, settings
+from scratchpatch.data.anchor import anchored
+from scratchpatch.distributed import processes
+from scratchpatch.errors import UserError
+from scratchpatch.files import replace_text
+
+_CONFIG = "config.json"
+_LOCK = "lock"
+
+
+def refuse_foreign(workdir: str | Path) -> None:
+    """Raise UserError where a folder is no workdir and cannot become one: nothing is written there.
+
+    That is an exported model, or whatever has a config.json that is no run's. Other files of the user are no obstacle.
+    """
+    folder = Path(workdir)
+    arrays = next(iter(sorted(folder.glob("*.safetensors*"))), None)
+    if arrays and not (folder / "checkpoints").exists():
+        raise UserError(
+            f"workdir {workdir} holds a model ({arrays.name}) and no run: use another --workdir, and "
+            f"--config.training.init_from={workdir} to start from its weights"
+        )
+    if (folder / _CONFIG).exists():
+        try:
+            load_config(workdir)
+        except UserError as error:
+            raise UserError(f"{error}, or use another --workdir") from error
+
+
+def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
+    """Make the workdir this config's own, and write its config.json.
+
+    A workdir that holds the same experiment passes: fields that are free to change on resumption (config.Field.free)
+    may differ. Raises UserError where it holds another experiment, or cannot be written.
+    """
+    path = Path(workdir) / _CONFIG
+    if path.exists():
+        # Older versions kept relative paths as they were.
+        changes = config_lib.difference(anchored(load_config(workdir)), config)
+        if changes:
+            raise UserError(
+                f"workdir {workdir} holds another experiment: {'; '.join(changes)}; "
+                "use another --workdir, or undo these changes to resume"
+            )
+        # The fields that may change are about to be written over.
+        settings.begin(Path(workdir), load_config(workdir))
+    if jax.process_index() != 0:
+        return
+    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "config": config_lib.flat(config)}
+    text = json.dumps(about, indent=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
+
+
+def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The config that a workdir was trained with. Raises UserError where it is missing or cannot be read."""
+    path = Path(workdir) / _CONFIG
+    if not path.exists():
+        raise UserError(f"{workdir} is no workdir: it has no {_CONFIG}; train into it first")
+    return config_lib.read(path)
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: str | Path) -> Iterator[None]:
+    """Hold the workdir alone. Raises UserError, in every process of the run, where another trainer holds it.
+
+    The system drops the lock with the process, however it dies. Of a run's several processes the first one holds it.
+    """
+    with contextlib.ExitStack() as held:
+        processes.first(lambda: held.enter_context(lock.hold(Path(workdir) / _LOCK, "trainer")))
+        yield

@@ -1,1 +1,0 @@
-"""Meshes and the one table that maps logical axis names to them."""

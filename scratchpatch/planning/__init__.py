@@ -1,0 +1,1 @@
+"""What a train step would need and cost on chips that are not here."""

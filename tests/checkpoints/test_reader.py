@@ -1,0 +1,399 @@
+"""Who reads a run's steps while the run stores and removes them; and steps that are not the run's own."""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import scratchpatch as sp
+from scratchpatch import config as config_lib
+from scratchpatch.checkpoints import arrays as stored_arrays
+from scratchpatch.checkpoints import format as manifest
+from scratchpatch.checkpoints import housekeeping as stored
+from scratchpatch.checkpoints import lock, workdir
+from scratchpatch.checkpoints import reader as checkpoint_reader
+from scratchpatch.checkpoints.reader import CheckpointReader, Removed
+from scratchpatch.checkpoints.writer import Checkpoints
+from scratchpatch.errors import UserError
+from scratchpatch.model import weights as weights_lib
+from tests import runs
+from tests.checkpoints.test_format import seal
+
+# pytest resets the filter that stored_arrays.py sets.
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
+
+CONFIG = config_lib.default()
+READS = 12
+
+
+def state(step):
+    return {"params": {"w": jnp.full((3, 4), step, jnp.float32), "b": jnp.full(5, step, jnp.bfloat16)}, "step": jnp.int32(step)}
+
+
+ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state(0))
+
+
+def store(folder, *steps, config=CONFIG, keep_last=9):
+    checkpoints = Checkpoints(folder, config, keep_last)
+    for step in steps:
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    return folder
+
+
+def assert_is(found, step):
+    assert found.step == found.metadata["step"] == step
+    assert all((np.asarray(x) == step).all() for x in jax.tree.leaves(found.state))
+
+
+@contextlib.contextmanager
+def writer(checkpoints, make, first=1):
+    """A run at work: it stores step after step and keeps the newest alone."""
+    stop, failed = threading.Event(), []
+
+    def work():
+        step = first
+        try:
+            while not stop.is_set():
+                checkpoints.save(step, make(step))
+                step += 1
+            checkpoints.close()
+        except BaseException as error:  # noqa: BLE001
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed
+
+
+def test_whoever_reads_beside_a_writer_gets_a_whole_step_or_one_line(tmp_path):
+    folder = store(tmp_path / "checkpoints", 1)
+    steps, verified, refused = [], 0, 0
+    with writer(Checkpoints(folder, CONFIG, 1), state, first=2):
+        while len(steps) < READS or steps[-1] == steps[0]:
+            reader = CheckpointReader(folder, CONFIG)
+            found = reader.restore_latest(ABSTRACT)
+            assert_is(found, found.step)
+            steps.append(found.step)
+            assert not any(row["damaged"] for row in stored.listing(reader)["steps"])
+            try:
+                assert stored.complaint(stored.verify(reader)) is None
+                verified += 1
+                step = reader.steps()[-1]
+                assert_is(reader.restore(step, ABSTRACT), step)
+            except UserError:
+                refused += 1
+    assert steps == sorted(steps) and verified
+
+
+def test_a_model_is_loaded_beside_a_writer(tmp_path):
+    config, run = runs.untrained(tmp_path)
+    weights, loaded = weights_lib.random(config, 0), []
+    with writer(Checkpoints(run / "checkpoints", config, 1), lambda step: weights):
+        while len(loaded) < 3 or loaded[-1] == loaded[0]:
+            loaded.append(sp.load(run).step)
+    assert loaded == sorted(loaded)
+
+
+def removing(monkeypatch, folder, steps):
+    """Let each step of these vanish in the middle of its read, as the run stores the next one."""
+    read = stored_arrays.read
+
+    def late(path, targets):
+        step = int(path.parent.name)
+        if step in steps:
+            store(folder, step + 1)
+            shutil.rmtree(folder / str(step))
+        return read(path, targets)
+
+    monkeypatch.setattr(stored_arrays, "read", late)
+
+
+def test_a_step_that_vanishes_in_the_middle_of_a_read_is_no_error_but_where_it_was_named(tmp_path, monkeypatch):
+    folder = store(tmp_path / "checkpoints", 1, 2, 3)
+    removing(monkeypatch, folder, {3, 4})
+    assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 5)
+    removing(monkeypatch, folder, {5})
+    with pytest.raises(Removed, match="5 was removed while it was read"):
+        CheckpointReader(folder).restore(5, ABSTRACT)
+    with pytest.raises(UserError, match="no checkpoint of step 5; stored steps: 1, 2, 6"):
+        CheckpointReader(folder).restore(5, ABSTRACT)
+    monkeypatch.setattr(checkpoint_reader, "TRIES", 3)
+    removing(monkeypatch, folder, range(99))
+    with pytest.raises(UserError, match="removed before it was read, 3 times, by the run at work"):
+        CheckpointReader(folder).restore_latest(ABSTRACT)
+
+
+def test_a_step_that_is_being_read_stays_until_the_next_save(tmp_path, monkeypatch, caplog):
+    run, read = Checkpoints(tmp_path, CONFIG, 1), stored_arrays.read
+    run.save(1, state(1))
+    run.wait()
+
+    def slow(path, targets):
+        for step in (2, 3):
+            run.save(step, state(step))
+            run.wait()
+            assert run.steps() == [1, step]
+        return read(path, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_arrays, "read", slow)
+        assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), 1)
+    run.save(4, state(4))
+    run.close()
+    assert os.listdir(tmp_path) == ["4"] and "cannot remove" not in caplog.text
+
+
+def test_a_disk_without_locks_is_read_and_pruned_without(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    run = Checkpoints(tmp_path, CONFIG, 1)
+    for step in (1, 2):
+        run.save(step, state(step))
+        run.wait()
+        assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), step)
+    run.close()
+    assert os.listdir(tmp_path) == ["2"]
+    with pytest.raises(UserError, match="cannot lock .*lock: No locks available; use a --workdir on"), workdir.lock_workdir(tmp_path):
+        pass
+
+
+def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, monkeypatch):
+    """And what was stored anew under the same number is another step."""
+    folder, read = store(tmp_path / "checkpoints", 1, 2), stored_arrays.read
+
+    def early(path, targets):
+        found = read(path, targets)
+        monkeypatch.undo()
+        shutil.rmtree(path.parent)
+        other = Checkpoints(folder, CONFIG, 9)
+        other.save(2, state(7))
+        other.close()
+        return found
+
+    monkeypatch.setattr(stored_arrays, "read", early)
+    found = CheckpointReader(folder).restore_latest(ABSTRACT)
+    assert found.step == 2 and all((np.asarray(x) == 7).all() for x in jax.tree.leaves(found.state))
+
+
+def test_verification_starts_over_where_all_steps_were_removed_meanwhile(tmp_path, monkeypatch):
+    folder, check = store(tmp_path / "checkpoints", 1), manifest.check
+
+    def late(step, about, skipped, seen=None):
+        if step.name == "1":
+            store(folder, 2)
+            shutil.rmtree(step)
+        check(step, about, skipped, seen)
+
+    monkeypatch.setattr(manifest, "check", late)
+    assert stored.verify(CheckpointReader(folder)) == {"steps": [{"step": 2, "whole": True, "reason": None}], "newest_whole": 2}
+
+
+def test_a_step_that_vanishes_while_it_is_examined(tmp_path, monkeypatch, caplog):
+    folder, check = store(tmp_path / "checkpoints", 1, 2, 3), manifest.check
+
+    def late(step, about, skipped, seen=None):
+        if step.name == "3":
+            shutil.rmtree(step)
+        check(step, about, skipped, seen)
+
+    monkeypatch.setattr(manifest, "check", late)
+    assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 2)
+    assert "damaged" not in caplog.text
+    store(folder, 3)
+    with pytest.raises(UserError, match="no checkpoint of step 3; stored steps: 1, 2"):
+        CheckpointReader(folder).restore(3, ABSTRACT)
+    store(folder, 3)
+    with pytest.raises(UserError, match="no checkpoint of step 3; stored steps: 1, 2"):
+        stored.verify(CheckpointReader(folder), 3)
+
+
+def test_files_that_are_whole_but_no_arrays_are_one_line(tmp_path):
+    folder = store(tmp_path / "checkpoints", 1)
+    about = manifest.read(folder / "1")
+    for name in about["files"]:
+        if "/" in name:
+            (folder / "1" / "state" / name).write_bytes(b"nothing")
+    seal(folder / "1", about | {"files": manifest.files(folder / "1", lambda name: True)})
+    with pytest.raises(UserError, match=f"^checkpoint {folder}/1 cannot be read: "):
+        CheckpointReader(folder).restore_latest(ABSTRACT)
+
+
+def test_names_that_are_no_steps_are_none(tmp_path):
+    folder = store(tmp_path / "checkpoints", 7, 8)
+    for name in ("0008", "٩", "0009.partial", "0010.deleted"):
+        shutil.copytree(folder / "7", folder / name)
+    reader = CheckpointReader(folder)
+    assert reader.steps() == [7, 8] and reader.beside("partial", "deleted") == []
+    run = Checkpoints(folder, CONFIG, 1)
+    assert_is(run.restore_latest(ABSTRACT), 8)
+    run.save(9, state(9))
+    run.close()
+    assert sorted(os.listdir(folder)) == ["0008", "0009.partial", "0010.deleted", "9", "٩"]
+
+
+def test_a_step_under_another_number_is_damaged(tmp_path):
+    """As the newest, it would end the run."""
+    folder = store(tmp_path / "checkpoints", 10, 12)
+    (folder / "12").rename(folder / "99")
+    assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 10)
+    (row,) = (row for row in stored.listing(CheckpointReader(folder))["steps"] if row["step"] == 99)
+    assert row["damaged"] == "it holds step 12, which is not its folder's name"
+    run = Checkpoints(folder, CONFIG, 9)
+    assert_is(run.restore_latest(ABSTRACT), 10)
+    run.close()
+    assert sorted(os.listdir(folder)) == ["10", "99.damaged"]
+
+
+def another(**fields):
+    found = config_lib.default()
+    for name, value in fields.items():
+        config_lib.set_field(found, name.replace("__", "."), value)
+    return found
+
+
+def test_a_step_of_another_experiment_is_named(tmp_path):
+    """Its arrays have the same names and shapes."""
+    folder, other = store(tmp_path / "checkpoints", 10), another(seed=3, data__sources=(("text:/other/*.txt", 1.0),))
+    shutil.copytree(store(tmp_path / "other", 20, config=other) / "20", folder / "20")
+    for reader in (CheckpointReader(folder, CONFIG), Checkpoints(folder, CONFIG, 9)):
+        with pytest.raises(UserError, match="checkpoint .*/20 is of another experiment: seed: 3 -> 0; data.sources: .*text:/other.*; move it away"):
+            reader.restore_latest(ABSTRACT)
+        assert sorted(os.listdir(folder)) == ["10", "20"]
+        assert_is(reader.restore(10, ABSTRACT), 10)
+
+
+def test_what_may_change_when_a_run_resumes_may_differ(tmp_path):
+    later = another(training__steps=7, optimizer__learning_rate=1.0, training__keep_last=5, data__sources=(("stdlib:code", 9.0), ("stdlib:prose", 1.0)))
+    folder = store(tmp_path / "checkpoints", 10, config=later)
+    assert_is(CheckpointReader(folder, CONFIG).restore_latest(ABSTRACT), 10)
+
+
+def test_relative_paths_of_an_older_version_are_not_another_experiment(tmp_path):
+    """Neither in the step nor in the run's config."""
+    older, now = (another(data__sources=((f"text:{where}data/*.txt", 1.0),)) for where in ("", "/project/"))
+    assert_is(CheckpointReader(store(tmp_path / "old", 1, config=now), older).restore_latest(ABSTRACT), 1)
+    folder = store(tmp_path / "older", 1, config=now)
+    about = manifest.read(folder / "1")
+    seal(folder / "1", about | {"config": config_lib.flat(older)})
+    assert_is(CheckpointReader(folder, now).restore_latest(ABSTRACT), 1)
+
+
+@pytest.mark.parametrize(
+    "config, reason",
+    [
+        ({"training.colour": 1}, "config has no field 'training.colour'"),
+        ({"seed": "x"}, "config field seed takes a value of type int"),
+        ({"data.sources": [["nonsense:x", 1.0]]}, "nonsense"),
+    ],
+)
+def test_a_config_that_is_none_is_damage(tmp_path, config, reason, caplog):
+    folder = store(tmp_path / "checkpoints", 1, 2)
+    about = manifest.read(folder / "2")
+    seal(folder / "2", about | {"config": about["config"] | config})
+    assert_is(CheckpointReader(folder, CONFIG).restore_latest(ABSTRACT), 1)
+    assert f"2 is damaged (about.json: {reason}" in caplog.text or reason in caplog.text
+
+
+def test_a_step_of_a_later_version_is_named_with_its_folder(tmp_path):
+    folder = store(tmp_path / "checkpoints", 1)
+    seal(folder / "1", manifest.read(folder / "1") | {"schema": 99})
+    with pytest.raises(UserError, match=f"cannot read {folder}/1: it has schema 99, written by version"):
+        CheckpointReader(folder).restore_latest(ABSTRACT)
+
+
+def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path):
+    _, run = runs.untrained(tmp_path)
+    path = run / "config.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"config": found["config"] | {"patching.kind": "random"}}))
+    with pytest.raises(UserError, match="is of another experiment: patching.kind: 'fixed' -> 'random'"):
+        sp.load(run)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named_and_an_infinite_threshold_is_none(tmp_path, value):
+    def spoilt(made):
+        weights = weights_lib.random(made, 0)
+        kernel = weights["params"]["decoder"]["logits"]["projection"]["kernel"]
+        weights["params"]["decoder"]["logits"]["projection"]["kernel"] = kernel.at[3, 5].set(value)
+        return weights
+
+    _, run = runs.untrained(tmp_path / "a", weights=spoilt)
+    with pytest.raises(UserError, match="the weights of .*run, step 0 hold NaN or infinite numbers, in params.decoder.logits.projection.kernel: use"):
+        sp.load(run)
+    with pytest.raises(UserError, match="params.decoder.logits.projection.kernel"):
+        sp.load(run, devices=2)
+
+    def moved(made):
+        weights = weights_lib.random(made, 0)
+        return weights | {"thresholds": dict.fromkeys(weights["thresholds"], jnp.float32(value))}
+
+    _, run = runs.untrained(tmp_path / "b", weights=moved)
+    if np.isnan(value):
+        with pytest.raises(UserError, match="in thresholds.patching_threshold, thresholds.trigger_threshold"):
+            sp.load(run)
+    else:
+        assert np.isfinite(sp.load(run).score(b"abc")).all()
+
+
+def test_links_and_files_among_the_steps_are_removed_as_what_they_are(tmp_path):
+    folder = store(tmp_path / "checkpoints", 1, 2)
+    elsewhere = store(tmp_path / "elsewhere", 3) / "3"
+    (folder / "3").symlink_to(elsewhere)
+    assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 3)
+    (folder / "0").write_text("no folder")
+    (folder / "5.partial").symlink_to(elsewhere)
+    run = Checkpoints(folder, CONFIG, 1)
+    run.save(4, state(4))
+    run.close()
+    assert os.listdir(folder) == ["4"]
+    assert_is(CheckpointReader(tmp_path / "elsewhere").restore_latest(ABSTRACT), 3)
+
+
+def test_a_step_that_cannot_be_removed_is_a_warning_and_tried_again(tmp_path, monkeypatch, caplog):
+    """As on a network disk, where another program has a file of it open."""
+    run = Checkpoints(tmp_path, CONFIG, 1)
+    rmtree = shutil.rmtree
+
+    def busy(path, *rest, **more):
+        if str(path).endswith("1.deleted"):
+            raise OSError(39, "Directory not empty", str(path))
+        rmtree(path, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        for step in (1, 2, 3):
+            run.save(step, state(step))
+        run.wait()
+        assert sorted(os.listdir(tmp_path)) == ["1.deleted", "3"]
+        assert "Directory not empty" in caplog.text
+    run.save(4, state(4))
+    run.close()
+    assert os.listdir(tmp_path) == ["4"]
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot write .*lock: Too many levels of symbolic links"), workdir.lock_workdir(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_run_whose_threshold_is_infinite_has_checkpoints(tmp_path):
+    runs.untrained(tmp_path, {"trigger.threshold": float("inf")})
+    assert sp.load(tmp_path / "run").config.trigger.threshold == float("inf")
