@@ -81,12 +81,10 @@ def system(path: str) -> fsspec.AbstractFileSystem:
 
 
 def is_file(path: str) -> bool:
-    """Whether a file is there."""
     return system(path).isfile(path)
 
 
 def is_folder(path: str) -> bool:
-    """Whether a folder is there."""
     return system(path).isdir(path)
 
 

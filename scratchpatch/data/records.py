@@ -8,21 +8,16 @@ from typing import NamedTuple
 
 from scratchpatch.errors import UserError
 
-MOST_MESSAGES = 20
+_MESSAGES = 20
 # The most that one record may hold by default: a record is in memory several times while it is read.
 RECORD_BYTES = 1 << 26
 FIX = "; mend or remove it, or set data.on_bad_record=skip"
 
 
 class Document(NamedTuple):
-    """One document.
+    """One document. The data of a long text file is an iterator, to be taken before the next document is asked for."""
 
-    Attributes:
-        name: the same on every machine.
-        data: its raw bytes; of a long text file an iterator of pieces, to be taken before the next document is asked for.
-    """
-
-    name: str
+    name: str  # the same on every machine
     data: bytes | Iterator[bytes]
 
     @property
@@ -49,22 +44,15 @@ UNREADABLE = (OSError, EOFError, TooLarge)
 DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError)
 
 
+@dataclasses.dataclass
 class BadRecords:
-    """What happens to records that cannot be read: 'error' raises at once, 'skip' counts them.
+    """What happens to records that cannot be read: the mode 'error' raises at once, 'skip' counts them."""
 
-    Attributes:
-        count: records skipped.
-        broken: files that break off, so that nobody knows how many records after the bad one are lost.
-        messages: one line for each of the first MOST_MESSAGES problems.
-        record_bytes: the most that one record may hold.
-    """
-
-    def __init__(self, mode: str, record_bytes: int = RECORD_BYTES):
-        self.mode = mode
-        self.record_bytes = record_bytes
-        self.count = 0
-        self.broken = 0
-        self.messages: list[str] = []
+    mode: str
+    record_bytes: int = RECORD_BYTES  # the most that one record may hold
+    count: int = 0  # records skipped
+    broken: int = 0  # files that break off, so that nobody knows how many records after the bad one are lost
+    messages: list[str] = dataclasses.field(default_factory=list)  # of the first problems, one line each
 
     def add(self, place: str, problem: str, records: int | None = 1) -> None:
         """Count `records` of one problem; None: one, and nobody knows how many after it.
@@ -80,30 +68,21 @@ class BadRecords:
         elif records > 1:
             message += f"; {records:,} records"
         self.count += 1 if records is None else records
-        if len(self.messages) < MOST_MESSAGES:
+        if len(self.messages) < _MESSAGES:
             self.messages.append(message)
 
 
 @dataclasses.dataclass
 class Records:
-    """The records of one file, numbered from 1. As a context it counts what is lost where the file turns out damaged.
+    """The records of one file, numbered from 1. As a context it counts what is lost where the file turns out damaged."""
 
-    Attributes:
-        name, path: of the file.
-        bad: takes the records that cannot be read.
-        damage: what reading the file raises beside UNREADABLE.
-        says: what such an error means.
-        count: how many records the file says that it holds; None where it does not say.
-        number: of the last record.
-    """
-
-    name: str
+    name: str  # of the file
     path: str
-    bad: BadRecords
-    damage: tuple[type[Exception], ...] = ()
-    says: str = "cannot be read"
-    count: int | None = None
-    number: int = 0
+    bad: BadRecords  # takes the records that cannot be read
+    damage: tuple[type[Exception], ...] = ()  # what reading the file raises beside UNREADABLE
+    says: str = "cannot be read"  # what such an error means
+    count: int | None = None  # how many records the file says that it holds, if it does
+    number: int = 0  # of the last record
 
     def documents(self, record: bytes | Problem | None) -> Iterator[Document]:
         """The document of the next record, if it has one (any object with a length and the buffer protocol is bytes).

@@ -45,23 +45,21 @@ def read_arrow(name: str, path: str, field: str, bad: BadRecords) -> Iterator[Do
 
 def _documents(records: Records, field: str, schema, batches: Callable[[list[str]], Iterable]) -> Iterator[Document]:
     """The documents of a file, given its schema and how its batches of the named columns are read."""
-    try:
-        names = _located(schema, field)
-    except _WrongColumn as error:
+    names = _located(schema, field)
+    if isinstance(names, Problem):
         rows = sum(batch.num_rows for batch in batches([])) if records.count is None else records.count
-        raise Broken(records.path, str(error), rows) from error
+        raise Broken(records.path, names, rows)
     null = Problem(f"column {field!r} holds null, wanted text")
     for batch in batches([".".join(names)]):
         for value in _bytes_of(batch, names):
             yield from records.documents(value.as_buffer() if value.is_valid else null)
 
 
-class _WrongColumn(Exception):
-    """The column is missing, named twice, or holds no text."""
+def _located(schema, field: str) -> list[str] | Problem:
+    """The names that lead to the field: a column's, or a struct column's and those of fields in it.
 
-
-def _located(schema, field: str) -> list[str]:
-    """The names that lead to the field: a column's, or a struct column's and those of fields in it."""
+    A Problem where the column is missing, named twice, or holds no text.
+    """
     names = [field] if field in schema.names else field.split(".")
     fields = [*schema]
     for depth, name in enumerate(names, 1):
@@ -70,17 +68,17 @@ def _located(schema, field: str) -> list[str]:
         if not same:
             within = f"column {'.'.join(names[: depth - 1])!r} " if depth > 1 else ""
             has = ", ".join(repr(each.name) for each in fields[:8]) or "none at all"
-            raise _WrongColumn(f"{within}has no column {field!r} (it has {has}; another one is named after a #)")
+            return Problem(f"{within}has no column {field!r} (it has {has}; another one is named after a #)")
         if len(same) > 1:
-            raise _WrongColumn(f"has {len(same)} columns named {column!r}, and nobody can say which is meant: rename one")
+            return Problem(f"has {len(same)} columns named {column!r}, and nobody can say which is meant: rename one")
         kind = same[0].type
         holds = f"column {column!r} holds {str(kind)[:_TYPE_LETTERS]}, wanted"
         fields = list(kind) if str(kind).startswith("struct<") else []
         if depth < len(names) and not fields:
-            raise _WrongColumn(f"{holds} a struct with {names[depth]!r}")
+            return Problem(f"{holds} a struct with {names[depth]!r}")
     if not _is_text(kind):
         inside = f"; a field in it is named by a dot, such as #{field}.{fields[0].name}" if fields else ""
-        raise _WrongColumn(f"{holds} string or binary{inside}")
+        return Problem(f"{holds} string or binary{inside}")
     return names
 
 
@@ -105,12 +103,6 @@ def _bytes_of(batch, names: list[str]):
     values = batch.column(batch.schema.get_field_index(names[0]))
     for name in names[1:]:
         values = pyarrow.compute.struct_field(values, [name])
-    while True:
-        if isinstance(values, pa.ExtensionArray):
-            values = values.storage
-        elif pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        elif pa.types.is_run_end_encoded(values.type):
-            values = pyarrow.compute.run_end_decode(values)
-        else:
-            return values.cast(pa.large_binary())
+    if pa.types.is_run_end_encoded(values.type):
+        values = pyarrow.compute.run_end_decode(values)
+    return values.cast(pa.large_binary())

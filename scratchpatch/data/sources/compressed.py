@@ -40,40 +40,23 @@ def _zstd_member(path: str) -> Any:
 
 
 class _Format(NamedTuple):
-    """One way to compress.
-
-    Attributes:
-        name: as people know it.
-        suffixes: of the files' names.
-        head: matches the first bytes of a file of this format; no member is shorter than _HEAD.
-        member: makes a decompressor of one member; takes the path, for an error.
-        padded: whether zeros may stand between members and after the last.
-        piece: compressed bytes that are read at a time.
-        most: the arguments that tell `decompress` how many bytes to give.
-    """
+    """One way to compress."""
 
     name: str
-    suffixes: tuple[str, ...]
-    head: re.Pattern[bytes]
-    member: Callable[[str], Any]
-    padded: bool = False
-    piece: int = _PIECE
-    most: tuple[int, ...] = (_UNPACKED,)
+    suffixes: tuple[str, ...]  # of the files' names
+    head: bytes  # a pattern of a file's first bytes; no member is shorter than _HEAD
+    member: Callable[[str], Any]  # makes a decompressor of one member; takes the file's path, for an error
+    padded: bool = False  # whether zeros may stand between members and after the last
+    piece: int = _PIECE  # compressed bytes that are read at a time
+    most: tuple[int, ...] = (_UNPACKED,)  # what tells `decompress` how many bytes to give
 
 
 _FORMATS = (
-    _Format("gzip", (".gz",), re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"), lambda path: zlib.decompressobj(31), padded=True),
-    _Format(
-        "zstd",
-        (".zst", ".zstd"),
-        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
-        _zstd_member,
-        piece=_ZSTD_PIECE,
-        most=(),
-    ),
+    _Format("gzip", (".gz",), rb"\x1f\x8b\x08[\x00-\x1f]", lambda path: zlib.decompressobj(wbits=31), padded=True),
+    _Format("zstd", (".zst", ".zstd"), rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstd_member, False, _ZSTD_PIECE, ()),
     # After the name and the level a block begins, or a file without blocks ends.
-    _Format("bz2", (".bz2",), re.compile(rb"BZh[1-9](1AY&S|\x17rE8P)"), lambda path: bz2.BZ2Decompressor()),
-    _Format("xz", (".xz",), re.compile(rb"\xfd7zXZ\0"), lambda path: lzma.LZMADecompressor(lzma.FORMAT_XZ), padded=True),
+    _Format("bz2", (".bz2",), rb"BZh[1-9](1AY&S|\x17rE8P)", lambda path: bz2.BZ2Decompressor()),
+    _Format("xz", (".xz",), rb"\xfd7zXZ\0", lambda path: lzma.LZMADecompressor(lzma.FORMAT_XZ), padded=True),
 )
 
 
@@ -91,10 +74,10 @@ def open_bytes(path: str, most: int | None = None) -> BinaryIO:
     file = paths.open_read(path)
     try:
         head = file.read(_HEAD)
-        form = next((form for form in _FORMATS if len(head) == _HEAD and form.head.match(head)), None)
-        named = next((form for form in _FORMATS if head and path.lower().endswith(form.suffixes)), None)
-        if named and not form:
-            raise EOFError(f"its name says {named.name}, its first bytes do not")
+        form = next((form for form in _FORMATS if len(head) == _HEAD and re.match(form.head, head)), None)
+        for named in _FORMATS:
+            if head and not form and path.lower().endswith(named.suffixes):
+                raise EOFError(f"its name says {named.name}, its first bytes do not")
         if form or not file.seekable():
             pieces = itertools.chain([head], iter(lambda: file.read(form.piece if form else _PIECE), b""))
             return io.BufferedReader(_Pieces(_unpacked(pieces, form, path, most) if form else pieces, file), 1 << 18)

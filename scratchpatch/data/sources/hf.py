@@ -9,7 +9,7 @@ as the DIR.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypedDict
 
 from scratchpatch.data import paths
@@ -66,29 +66,27 @@ class HuggingFace(Source):
 
     def _saved(self, folder: str) -> dict[str, list[str]]:
         """Split to files of what `save_to_disk` wrote; empty where it did not. '' is the split of a folder without any."""
-        document = paths.join(folder, "dataset_dict.json")
-        if paths.is_file(document):
-            names = self._json(document, _Splits)["splits"]
-            return {name: self._saved(self._below(document, folder, name)).get("", []) for name in names}
-        document = paths.join(folder, "state.json")
-        if not paths.is_file(document):
+        splits = paths.join(folder, "dataset_dict.json")
+        if paths.is_file(splits):
+            folders = self._named(splits, _Splits, lambda document: document["splits"])
+            return {name: self._saved(path).get("", []) for name, path in folders}
+        state = paths.join(folder, "state.json")
+        if not paths.is_file(state):
             return {}
-        files = self._json(document, _State)["_data_files"]
-        return {"": [self._below(document, folder, file["filename"]) for file in files]}
+        files = self._named(state, _State, lambda document: [file["filename"] for file in document["_data_files"]])
+        return {"": [path for _, path in files]}
 
-    def _json(self, path: str, shape: Any) -> dict:
+    def _named(self, path: str, shape: Any, names: Callable[[Any], list[str]]) -> list[tuple[str, str]]:
+        """(name, path) of what a JSON document names beside itself.
+
+        A link is followed: in the hub's cache every file is one. Raises UserError.
+        """
+        folder = path.rpartition("/")[0]
         try:
-            return paths.read_json(path, shape)
+            return [(name, paths.join(folder, *plain_parts(folder, name))) for name in names(paths.read_json(path, shape))]
         except (OSError, ValueError) as error:
             said = str(error).removeprefix(f"{path}: ")
-            raise self.wrong(f"{path} cannot be read ({said})") from error
-
-    def _below(self, document: str, folder: str, name: str) -> str:
-        """The path of a name that a document holds. A link is followed: in the hub's cache every file is one."""
-        try:
-            return paths.join(folder, *plain_parts(folder, name))
-        except ValueError as error:
-            raise self.wrong(f"{document} cannot be used ({error})") from error
+            raise self.wrong(f"{path} cannot be used ({said})") from error
 
     def _snapshot(self) -> dict[str, list[str]]:
         """Split to parquet files, by their names below the folder. Raises UserError where configurations are merged."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import heapq
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -30,7 +32,9 @@ def distinct(files: list[str]) -> list[str]:
     names: dict[object, list[str]] = {}
     for path in files:
         names.setdefault(_identity(paths.local(path)) or path, []).append(path)
-    chosen = {same[0] if len(same) == 1 else min(same, key=lambda path: (_links(path), path)) for same in names.values()}
+    chosen = set()
+    for same in names.values():
+        chosen.add(same[0] if len(same) == 1 else min(same, key=lambda path: (_links(paths.local(path)), path)))
     return [path for path in files if path in chosen]
 
 
@@ -48,39 +52,35 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _folders(tops: list[str]) -> Iterator[str]:
-    """The folders from these down, without those whose names begin with a dot, each real one once."""
-    seen = set()
-    tops = sorted(tops, key=lambda top: (os.path.islink(top), top))
-    while tops:
-        links = []
-        for top in tops:
-            for folder, names, _ in os.walk(top):
-                identity = _identity(folder)
-                if identity is None or identity in seen:
-                    names.clear()
-                    continue
-                seen.add(identity)
-                yield folder
-                names[:] = sorted(name for name in names if not name.startswith("."))
-                links += [path for name in names if os.path.islink(path := os.path.join(folder, name))]
-        # A link to a folder that has its own name below the tops is no other folder, so links come last.
-        tops = sorted(links)
+    """The folders from these down, without those whose names begin with a dot, each real one once.
+
+    Those with fewer links on their way come first: a link to a folder that has its own name is no other folder.
+    """
+    seen = {None}
+    queue = [(os.path.islink(top), top) for top in tops]
+    heapq.heapify(queue)
+    while queue:
+        links, folder = heapq.heappop(queue)
+        if (identity := _identity(folder)) in seen:
+            continue
+        seen.add(identity)
+        for _, names, _ in itertools.islice(os.walk(folder), 1):  # as with glob, a folder that may not be read is none
+            yield folder
+            below = [os.path.join(folder, name) for name in names if not name.startswith(".")]
+            for path in below:
+                heapq.heappush(queue, (links + os.path.islink(path), path))
 
 
 def _identity(path: str) -> tuple[int, int] | None:
     """Equal for two names of one file or folder; None where it may not be seen (reading it says what is wrong)."""
     try:
         stat = os.stat(path)
+        return stat.st_dev, stat.st_ino
     except OSError:
         return None
-    return stat.st_dev, stat.st_ino
 
 
 def _links(path: str) -> int:
-    """How many of the folders on the way to a file, and the file, are links."""
-    path = paths.local(path)
-    count = 0
-    while path != (above := os.path.dirname(path)):
-        count += os.path.islink(path)
-        path = above
-    return count
+    """How many of the folders on the way to a file of this machine, and the file, are links."""
+    names = path.split(os.sep)
+    return sum(os.path.islink(os.sep.join(names[:depth])) for depth in range(2, len(names) + 1))

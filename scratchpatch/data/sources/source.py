@@ -17,28 +17,17 @@ from scratchpatch.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Source(abc.ABC):
-    """A parsed SPEC. Each kind is a class in a file of its own, which says how its files are found and read.
+    """A parsed SPEC. Each kind is a class in a file of its own, which says how its files are found and read."""
 
-    Attributes:
-        form: how its SPEC is written; what follows [@ or [# is a split or a field that it may name.
-        default_split: the split where the SPEC names none.
-        keeps_splits: whether its splits are its own, whatever else a config validates on.
-        standard: whether it is the standard library, whose splits never merge.
-        spec: as the user wrote it.
-        target: the absolute glob or folder; 'code' or 'prose' of stdlib, and the name of a registered tfds data set.
-        field: of the JSON object, row or example; empty for kinds without one.
-        split: of the data set; empty for kinds without one.
-    """
+    form: ClassVar[str]  # how a SPEC is written; what follows [@ or [# is a split or a field that it may name
+    default_split: ClassVar[str] = ""  # the split where the SPEC names none
+    keeps_splits: ClassVar[bool] = False  # whether its splits are its own, whatever else a config validates on
+    standard: ClassVar[bool] = False  # whether it is the standard library, whose splits never merge
 
-    form: ClassVar[str]
-    default_split: ClassVar[str] = ""
-    keeps_splits: ClassVar[bool] = False
-    standard: ClassVar[bool] = False
-
-    spec: str
-    target: str
-    field: str
-    split: str
+    spec: str  # as the user wrote it
+    target: str  # the absolute glob or folder; 'code' or 'prose' of stdlib; the name of a registered tfds data set
+    field: str  # of the JSON object, row or example; empty for kinds without one
+    split: str  # of the data set; empty for kinds without one
 
     @property
     def scheme(self) -> str:

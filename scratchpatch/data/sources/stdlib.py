@@ -63,13 +63,10 @@ def python_files(root: str) -> list[tuple[str, str]]:
     """(relative name, path) of every source file below a folder, ordered by name."""
     files = []
     for folder, folders, names in os.walk(root):
-        inside = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if inside == "." else inside + "/"
+        prefix = os.path.join(os.path.relpath(folder, root), "").removeprefix("./")
         folders[:] = [name for name in folders if not _skipped(prefix + name)]
-        for name in names:
-            path = os.path.join(folder, name)
-            if name.endswith(".py") and not _skipped(prefix + name) and os.path.isfile(path):
-                files.append((prefix + name, path))
+        modules = [name for name in names if name.endswith(".py") and not _skipped(prefix + name)]
+        files += [(prefix + name, path) for name in modules if os.path.isfile(path := os.path.join(folder, name))]
     return sorted(files)
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchpatch.data.records import Problem
-from scratchpatch.data.sources import json_field
-from scratchpatch.data.sources.json_field import text_of
+from scratchpatch.data.sources import jsonl
+from scratchpatch.data.sources.jsonl import text_of
 
 STRANGE_VALUES = [
     "9" * 5000,
@@ -53,9 +53,9 @@ def test_many_values_are_passed_over(monkeypatch, inner, wanted):
     def loads(token):
         return token.strip('"') if len(token) < 9 else pytest.fail("the line was parsed whole")
 
-    monkeypatch.setattr(json_field, "_VALUES", 50)
+    monkeypatch.setattr(jsonl, "_VALUES", 50)
     line = "{" + ", ".join(f'"f{i}": [{i}, {{}}]' for i in range(100)) + f", {inner}}}"
-    monkeypatch.setattr(json_field.json, "loads", loads)
+    monkeypatch.setattr(jsonl.json, "loads", loads)
     assert text_of(line.encode(), "text").startswith(wanted)
 
 
@@ -77,7 +77,7 @@ def test_token_by_token_is_as_strict_as_python(value, data):
         line = line[:at] + data.draw(LETTERS) + line[at + 1 :]
     raw = line.encode("utf-8", "surrogatepass")
     wanted = text_of(raw, "text")
-    with mock.patch.object(json_field, "_VALUES", -1):
+    with mock.patch.object(jsonl, "_VALUES", -1):
         scanned = text_of(raw, "text")
     assert type(scanned) is type(wanted)
     assert scanned == wanted or scanned.startswith("not JSON") and wanted.startswith("not JSON")
