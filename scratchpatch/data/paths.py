@@ -61,7 +61,7 @@ def below(folder: str, name: str) -> str:
 
 
 def irregular(path: str) -> str | None:
-    """What a path of this machine is, in words, where it is no regular file; None where it is one, a URL, or not seen."""
+    """What a path of this machine is, in words, where it is no regular file; None where it is one, or not seen."""
     path = local(path)
     try:
         return None if path is None else local_files.irregular(os.stat(path).st_mode)

@@ -15,7 +15,7 @@ FIX = "; mend or remove it, or set data.on_bad_record=skip"
 
 
 class Document(NamedTuple):
-    """One document. The data of a long text file is an iterator, to be taken before the next document is asked for."""
+    """One document. The data of a long text file is an iterator, to be used before the next document is asked for."""
 
     name: str  # the same on every machine
     data: bytes | Iterator[bytes]
@@ -74,7 +74,7 @@ class BadRecords:
 
 @dataclasses.dataclass
 class Records:
-    """The records of one file, numbered from 1. As a context it counts what is lost where the file turns out damaged."""
+    """The records of one file, numbered from 1. As a context it counts what is lost where the file is damaged."""
 
     name: str  # of the file
     path: str

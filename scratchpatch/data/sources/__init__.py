@@ -6,7 +6,7 @@
     jsonl:GLOB[#field]              a document per line, in `field`
     parquet:GLOB[#column]           a document per row
     array_record:GLOB               a document per record, byte for byte
-    tfds:NAME[@split][#field]       an example of TensorFlow Datasets (see `tfds`); the split is train where none is named
+    tfds:NAME[@split][#field]       an example of TensorFlow Datasets (see `tfds`); the default split is train
     hf:DIR[@split][#field]          a row of a Hugging Face data set on disk (see `hf`)
     prepared:DIR                    what `scratchpatch prepare` wrote, with its splits
 
@@ -38,10 +38,14 @@ from scratchpatch.data.sources.tfds import TensorFlowDatasets
 from scratchpatch.errors import UserError
 
 _KINDS: dict[str, type[Source]] = {
-    kind.form.partition(":")[0]: kind
-    for kind in (
-        StandardLibrary, Text, JsonLines, Parquet, ArrayRecord, TensorFlowDatasets, HuggingFace, Prepared
-    )
+    "stdlib": StandardLibrary,
+    "text": Text,
+    "jsonl": JsonLines,
+    "parquet": Parquet,
+    "array_record": ArrayRecord,
+    "tfds": TensorFlowDatasets,
+    "hf": HuggingFace,
+    "prepared": Prepared,
 }
 SPECS = ", ".join(kind.form for kind in _KINDS.values())
 _DEFAULT_FIELD = "text"
@@ -49,10 +53,12 @@ _DEFAULT_FIELD = "text"
 
 def parse(spec: str) -> Source:
     """The source that `spec` names. Raises UserError where it names none."""
-    kind, target, split, field = _divided(spec)
-    if field is None:
-        field = _DEFAULT_FIELD if "[#" in kind.form else ""
-    return kind(spec, target, field, kind.default_split if split is None else split)
+    kind, target, named = _divided(spec)
+    field = named.get("#", "")
+    split = named.get("@")
+    return kind(
+        spec, target, _DEFAULT_FIELD if field is None else field, kind.default_split if split is None else split
+    )
 
 
 def absolute(spec: str) -> str:
@@ -60,16 +66,19 @@ def absolute(spec: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "stdlib" or paths.is_url(rest):
         return spec
-    kind, text, split, field = _divided(spec)
+    _, text, named = _divided(spec)
+    for mark in named:
+        text = text.replace(mark, mark * 2)
     for mark in "@#":
-        text = text.replace(mark, mark * 2) if f"[{mark}" in kind.form else text
-    for mark, name in (("@", split), ("#", field)):
-        text += "" if name is None else mark + name.replace(mark, mark * 2)
+        text += "" if named.get(mark) is None else mark + named[mark].replace(mark, mark * 2)
     return f"{scheme}:{text}"
 
 
-def _divided(spec: str) -> tuple[type[Source], str, str | None, str | None]:
-    """(kind, absolute target, split, field), the last two None where the SPEC names none. Raises UserError as `parse`."""
+def _divided(spec: str) -> tuple[type[Source], str, dict[str, str | None]]:
+    """(kind, absolute target, split after @ and field after #) of a SPEC.
+
+    A kind without splits or fields has none of that mark; None is one that the SPEC does not name. Raises UserError.
+    """
     scheme, colon, target = spec.partition(":")
     if not colon or scheme not in _KINDS:
         near = difflib.get_close_matches(scheme, _KINDS, n=1, cutoff=0.0)[0]
@@ -80,15 +89,14 @@ def _divided(spec: str) -> tuple[type[Source], str, str | None, str | None]:
         if spec not in forms:
             near = difflib.get_close_matches(spec, forms, n=1, cutoff=0.0)[0]
             raise UserError(f"source {spec!r} is unknown; the nearest is {near}")
-        return kind, target, None, None
-    split = field = None
-    if "[#" in kind.form:
-        target, field = _divided_at("#", target)
-    if "[@" in kind.form:
-        target, split = _divided_at("@", target)
-    if not target or field == "":
+        return kind, target, {}
+    named = {}
+    for mark in "#@":
+        if f"[{mark}" in kind.form:
+            target, named[mark] = _divided_at(mark, target)
+    if not target or named.get("#") == "":
         raise UserError(f"source {spec!r} lacks its {'field' if target else 'path'}; a source is one of {SPECS}")
-    return kind, _anchored(kind, target), split, field
+    return kind, _anchored(kind, target), named
 
 
 def _divided_at(mark: str, text: str) -> tuple[str, str | None]:
@@ -104,8 +112,7 @@ def _anchored(kind: type[Source], target: str) -> str:
     path = paths.absolute(target)
     if kind is TensorFlowDatasets:
         return path if os.path.isdir(path) else target
-    here = os.getcwd()
     relative = not paths.is_url(target) and not os.path.isabs(os.path.expanduser(target))
-    if "GLOB" in kind.form and relative and glob.has_magic(here) and not os.path.lexists(path):
-        return os.path.normpath(os.path.join(glob.escape(here), target))
+    if "GLOB" in kind.form and relative and glob.has_magic(os.getcwd()) and not os.path.lexists(path):
+        return os.path.normpath(os.path.join(glob.escape(os.getcwd()), target))
     return path

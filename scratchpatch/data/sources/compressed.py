@@ -34,7 +34,7 @@ _USUAL_RATIO = 100
 _LARGEST_WINDOW = 1 << 31
 
 
-def _zstd_member(path: str) -> Any:
+def _zstd(path: str) -> Any:
     zstandard = need("zstandard", "data", f"reading {path}")
     return zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
 
@@ -53,7 +53,7 @@ class _Format(NamedTuple):
 
 _FORMATS = (
     _Format("gzip", (".gz",), rb"\x1f\x8b\x08[\x00-\x1f]", lambda path: zlib.decompressobj(wbits=31), padded=True),
-    _Format("zstd", (".zst", ".zstd"), rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstd_member, False, _ZSTD_PIECE, ()),
+    _Format("zstd", (".zst", ".zstd"), rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstd, False, _ZSTD_PIECE, ()),
     # After the name and the level a block begins, or a file without blocks ends.
     _Format("bz2", (".bz2",), rb"BZh[1-9](1AY&S|\x17rE8P)", lambda path: bz2.BZ2Decompressor()),
     _Format("xz", (".xz",), rb"\xfd7zXZ\0", lambda path: lzma.LZMADecompressor(lzma.FORMAT_XZ), padded=True),
@@ -78,11 +78,12 @@ def open_bytes(path: str, most: int | None = None) -> BinaryIO:
         for named in _FORMATS:
             if head and not form and path.lower().endswith(named.suffixes):
                 raise EOFError(f"its name says {named.name}, its first bytes do not")
-        if form or not file.seekable():
-            pieces = itertools.chain([head], iter(lambda: file.read(form.piece if form else _PIECE), b""))
-            return io.BufferedReader(_Pieces(_unpacked(pieces, form, path, most) if form else pieces, file), 1 << 18)
-        file.seek(0)
-        return file if isinstance(file, io.BufferedIOBase) else io.BufferedReader(file, 1 << 18)
+        if not form and isinstance(file, io.BufferedReader):
+            file.seek(0)
+            return file
+        # A file behind a URL may be read once, and a few bytes at a time.
+        pieces = itertools.chain([head], iter(lambda: file.read(form.piece if form else _PIECE), b""))
+        return io.BufferedReader(_Pieces(_unpacked(pieces, form, path, most) if form else pieces, file), 1 << 18)
     except BaseException:
         file.close()
         raise

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from scratchpatch.data import paths
 from scratchpatch.data.records import BadRecords, Document
-from scratchpatch.data.sources.columns import Parquet, read_arrow
+from scratchpatch.data.sources.columns import read_arrow, read_parquet
 from scratchpatch.data.sources.matching import distinct, matching
 from scratchpatch.data.sources.source import Source
 from scratchpatch.files import plain_parts
@@ -46,8 +46,8 @@ class HuggingFace(Source):
         """The data files of the split (the only one where none is named), named by their path below the folder."""
         folder = self.target
         if not paths.is_folder(folder):
-            either = "names one that save_to_disk wrote, or a snapshot with parquet files"
-            raise self.wrong(f"no such folder as {folder}; hf: {either}{self.doubled}")
+            either = "one that save_to_disk wrote, or a snapshot with parquet files"
+            raise self.wrong(f"no such folder as {folder}; hf: names {either}{self.doubled}")
         splits = self._saved(folder) or self._snapshot()
         if not splits:
             raise self.wrong(f"{folder} holds neither what save_to_disk writes nor parquet files")
@@ -62,10 +62,11 @@ class HuggingFace(Source):
         return [(path.removeprefix(folder).lstrip("/"), path) for path in files]
 
     def read(self, name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-        return read_arrow(name, path, self.field, bad) if path.endswith(".arrow") else Parquet.read(self, name, path, bad)
+        read = read_arrow if path.endswith(".arrow") else read_parquet
+        return read(name, path, self.field, bad)
 
     def _saved(self, folder: str) -> dict[str, list[str]]:
-        """Split to files of what `save_to_disk` wrote; empty where it did not. '' is the split of a folder without any."""
+        """Split to files of what `save_to_disk` wrote, '' where it wrote no splits; empty where it wrote nothing."""
         splits = paths.join(folder, "dataset_dict.json")
         if paths.is_file(splits):
             folders = self._named(splits, _Splits, lambda document: document["splits"])
@@ -83,10 +84,11 @@ class HuggingFace(Source):
         """
         folder = path.rpartition("/")[0]
         try:
-            return [(name, paths.join(folder, *plain_parts(folder, name))) for name in names(paths.read_json(path, shape))]
+            named = names(paths.read_json(path, shape))
+            return [(name, paths.join(folder, *plain_parts(folder, name))) for name in named]
         except (OSError, ValueError) as error:
             said = str(error).removeprefix(f"{path}: ")
-            raise self.wrong(f"{path} cannot be used ({said})") from error
+            raise self.wrong(f"{path} cannot be read ({said})") from error
 
     def _snapshot(self) -> dict[str, list[str]]:
         """Split to parquet files, by their names below the folder. Raises UserError where configurations are merged."""

@@ -134,7 +134,7 @@ def _members(text: str, field: str) -> tuple[str, dict[str, tuple[str, str]]]:
         elif kind == "str" and inside == "{" and wanted in ("first", "name"):
             name = json.loads(token) if len(open_marks) == 1 else name
             wanted = ":"
-        elif (wanted == "value" or (wanted, inside) == ("first", "[")) and (kind not in ("", "mark") or token in _KINDS):
+        elif (kind not in ("", "mark") or token in _KINDS) and (wanted == "value" or wanted + inside == "first["):
             kind = _KINDS.get(token, kind)
             if not open_marks:
                 top = kind

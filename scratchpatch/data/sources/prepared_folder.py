@@ -1,4 +1,4 @@
-"""The documents that `scratchpatch prepare` wrote, of all splits; what trains on them reads the shards (see `prepared`)."""
+"""The documents that `scratchpatch prepare` wrote, of all splits. What trains on them reads the shards: `prepared`."""
 
 from __future__ import annotations
 

@@ -71,12 +71,11 @@ def _bytes_of(example: dict, field: str) -> bytes | Problem:
     for name in field.split("."):
         if not isinstance(value, dict) or name not in value:
             has = ", ".join(map(repr, value)) if isinstance(value, dict) else "no parts"
-            return _problem(field, f"is missing (it has {has})")
+            what = f"is missing (it has {has})"
+            break
         value = value[name]
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
-    return value if isinstance(value, bytes) else _problem(field, f"holds a {type(value).__name__}, wanted text")
-
-
-def _problem(field: str, what: str) -> Problem:
+    else:
+        if isinstance(value, (str, bytes)):
+            return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+        what = f"holds a {type(value).__name__}, wanted text"
     return Problem(f"feature {field!r} {what}; another one is named by tfds:NAME#FIELD")
