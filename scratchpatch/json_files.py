@@ -55,17 +55,13 @@ def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     return value
 
 
-def read(
-    path: Any, shape: Any, constants: bool = False, open_read: Callable[[Any], BinaryIO] | None = None
-) -> Any:
-    """The value of a JSON file of this machine (or of an etils.epath.Path, or of any that `open_read` opens), see `parse`.
+def read(path: Any, shape: Any, constants: bool = False, open_read: Callable[..., BinaryIO] = files.open_regular) -> Any:
+    """The value of a JSON file, see `parse`; `open_read` opens one that is not of this machine.
 
     Raises:
       Malformed: as `parse`, after the path; or the file is larger than any document of this package.
       OSError: it cannot be read, or is no regular file.
     """
-    if open_read is None:
-        open_read = files.open_regular if "://" not in str(path) else lambda path: path.open("rb")
     with open_read(path) as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:

@@ -127,9 +127,9 @@ def open_read(path: str) -> BinaryIO:
     return system(path).open(path, "rb") if here is None else local_files.open_regular(here)
 
 
-def read_json(path: str, shape: Any) -> Any:
+def read_json(path: str, shape: Any, constants: bool = False) -> Any:
     """The value of a JSON file, see `json_files`. Raises OSError, or Malformed, which names the file."""
-    return json_files.read(path, shape, open_read=open_read)
+    return json_files.read(path, shape, constants, open_read)
 
 
 def write_text(path: str, text: str) -> None:
