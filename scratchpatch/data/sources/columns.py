@@ -24,19 +24,15 @@ class Parquet(Source):
     form = "parquet:GLOB[#column]"
 
     def read(self, name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-        return read_parquet(name, path, self.field, bad)
+        """The rows after one that cannot be read are bad records too."""
+        pa = need("pyarrow", "data", f"reading {path}")
+        import pyarrow.parquet
 
-
-def read_parquet(name: str, path: str, field: str, bad: BadRecords) -> Iterator[Document]:
-    """One document per row. The rows after one that cannot be read are bad records too."""
-    pa = need("pyarrow", "data", f"reading {path}")
-    import pyarrow.parquet
-
-    with Records(name, path, bad, (pa.ArrowException, *DAMAGE)) as records, paths.open_read(path) as file:
-        table = pyarrow.parquet.ParquetFile(file)
-        records.count = table.metadata.num_rows
-        batches = functools.partial(table.iter_batches, _ROWS, None)  # None: all groups of rows
-        yield from _documents(records, field, table.schema_arrow, batches)
+        with Records(name, path, bad, (pa.ArrowException, *DAMAGE)) as records, paths.open_read(path) as file:
+            table = pyarrow.parquet.ParquetFile(file)
+            records.count = table.metadata.num_rows
+            batches = functools.partial(table.iter_batches, _ROWS, None)  # None: all groups of rows
+            yield from _documents(records, self.field, table.schema_arrow, batches)
 
 
 def read_arrow(name: str, path: str, field: str, bad: BadRecords) -> Iterator[Document]:

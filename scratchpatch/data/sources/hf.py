@@ -14,9 +14,8 @@ from typing import Any, TypedDict
 
 from scratchpatch.data import paths
 from scratchpatch.data.records import BadRecords, Document
-from scratchpatch.data.sources.columns import read_arrow, read_parquet
+from scratchpatch.data.sources.columns import Parquet, read_arrow
 from scratchpatch.data.sources.matching import distinct, matching
-from scratchpatch.data.sources.source import Source
 from scratchpatch.files import plain_parts
 
 
@@ -39,7 +38,7 @@ _SPLITS = re.compile(r"(?:^|[/_.-])(train|validation|valid|dev|test)(?=[/_.-]|$)
 _NAMED = 8
 
 
-class HuggingFace(Source):
+class HuggingFace(Parquet):
     form = "hf:DIR[@split][#field]"
 
     def _listed(self) -> list[tuple[str, str]]:
@@ -62,8 +61,9 @@ class HuggingFace(Source):
         return [(path.removeprefix(folder).lstrip("/"), path) for path in files]
 
     def read(self, name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-        read = read_arrow if path.endswith(".arrow") else read_parquet
-        return read(name, path, self.field, bad)
+        if path.endswith(".arrow"):
+            return read_arrow(name, path, self.field, bad)
+        return super().read(name, path, bad)
 
     def _saved(self, folder: str) -> dict[str, list[str]]:
         """Split to files of what `save_to_disk` wrote, '' where it wrote no splits; empty where it wrote nothing."""
@@ -91,7 +91,7 @@ class HuggingFace(Source):
             raise self.wrong(f"{path} cannot be read ({said})") from error
 
     def _snapshot(self) -> dict[str, list[str]]:
-        """Split to parquet files, by their names below the folder. Raises UserError where configurations are merged."""
+        """Split to parquet files, by their names below the folder. Raises UserError for several configurations."""
         splits: dict[str, list[str]] = {}
         configurations: dict[str, None] = {}
         for path in matching(paths.join(self.target, "**", "*.parquet")):
