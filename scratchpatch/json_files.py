@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -54,14 +55,14 @@ def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     return value
 
 
-def read(path: Any, shape: Any, constants: bool = False) -> Any:
-    """The value of a JSON file of this machine (or of an etils.epath.Path), see `parse`.
+def read(path: Any, shape: Any, constants: bool = False, open_read: Callable[..., BinaryIO] = files.open_regular) -> Any:
+    """The value of a JSON file, see `parse`; `open_read` opens one that is not of this machine.
 
     Raises:
       Malformed: as `parse`, after the path; or the file is larger than any document of this package.
       OSError: it cannot be read, or is no regular file.
     """
-    with files.open_regular(path) if "://" not in str(path) else path.open("rb") as file:
+    with open_read(path) as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         raise Malformed(f"{path}: it is larger than {_MOST_BYTES >> 20} MiB, which no document of this kind is")

@@ -1,9 +1,13 @@
+"""The standard library as text: what belongs to it, as code and as prose."""
+
 import pydoc_data.topics
+import sys
 
 import pytest
 
-from scratchpatch.data import stdlib
+from scratchpatch.data import sources
 from scratchpatch.data.records import BadRecords
+from scratchpatch.data.sources import stdlib
 from scratchpatch.errors import UserError
 
 
@@ -30,8 +34,7 @@ def root(tmp_path):
 
 
 def test_files_are_ordered_and_without_tests_and_packages(root):
-    names = [name for name, _ in stdlib.files(root)]
-    assert names == [
+    assert [name for name, _ in stdlib.python_files(root)] == [
         "a/__init__.py",
         "a/c.py",
         "b.py",
@@ -42,31 +45,30 @@ def test_files_are_ordered_and_without_tests_and_packages(root):
 
 
 def test_code_is_the_file_and_not_the_reference(root):
-    bad = BadRecords("error")
-    found = {d.name: d.data for name, path in stdlib.files(root) for d in stdlib.read_code(name, path, bad)}
-    assert found["a/__init__.py"] == b"" and found["a/c.py"] == b"x = 1\n"
-    assert stdlib.TOPICS not in found and len(found) == 5
+    documents = dict(sources.parse("stdlib:code").documents(stdlib.python_files(root), BadRecords("error")))
+    assert documents["a/__init__.py"] == b"" and documents["a/c.py"] == b"x = 1\n"
+    assert stdlib.TOPICS not in documents and len(documents) == 5
 
 
 def test_prose_is_clean_docstrings_and_topics(root):
     bad = BadRecords("skip")
-    found = {d.name: d.data for name, path in stdlib.files(root) for d in stdlib.read_prose(name, path, bad)}
-    assert found["b.py"] == b"B does.\n\nIndented.\n"
-    assert found["lib2to3/main.py"] == b"main\n"
-    assert "a/c.py" not in found
+    documents = dict(sources.parse("stdlib:prose").documents(stdlib.python_files(root), bad))
+    assert documents["b.py"] == b"B does.\n\nIndented.\n"
+    assert documents["lib2to3/main.py"] == b"main\n"
+    assert "a/c.py" not in documents
     assert bad.count == 1 and "broken.py" in bad.messages[0]
-    topics = [name for name in found if name.startswith("topics/")]
+    topics = [name for name in documents if name.startswith("topics/")]
     assert len(topics) == len(pydoc_data.topics.topics)
-    assert found["topics/assert"].startswith(b'The "assert" statement\n***')
+    assert documents["topics/assert"].startswith(b'The "assert" statement\n***')
 
 
 def test_a_python_without_its_reference_is_named(monkeypatch):
-    monkeypatch.setitem(stdlib.importlib.sys.modules, "pydoc_data.topics", None)
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(UserError, match=r"stdlib:prose.*pydoc_data\.topics.*install"):
-        list(stdlib.read_prose(stdlib.TOPICS, "", BadRecords("skip")))
+        list(sources.parse("stdlib:prose").read(stdlib.TOPICS, "", BadRecords("skip")))
 
 
 def test_this_python_has_enough_of_it():
-    names = [name for name, _ in stdlib.files()]
+    names = [name for name, _ in sources.parse("stdlib:code").files()]
     assert "argparse.py" in names and "json/decoder.py" in names and names == sorted(names)
     assert not any(name.startswith(("test/", "site-packages/")) for name in names)
