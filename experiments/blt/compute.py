@@ -21,6 +21,7 @@ from scratchpatch.bench import timing
 from scratchpatch.model import stack
 from scratchpatch.model import weights as weights_lib
 
+MODELS = ("8B", "1B", "small")
 SIZES = (4, 6, 8)
 # Whole patches of each size.
 _WINDOW, _ROWS = 1536, 2
@@ -57,7 +58,7 @@ def config_of(name: str, patch_bytes: int):
 
 def rows() -> dict[str, list[dict]]:
     """Per model and patch size: FLOPs per byte of trunk and of all, analytic and XLA's."""
-    return {name: [row(config_of(name, p), p) for p in SIZES] for name in ("8B", "1B", "small")}
+    return {name: [row(config_of(name, p), p) for p in SIZES] for name in MODELS}
 
 
 def row(config, patch_bytes: int) -> dict:

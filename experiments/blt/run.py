@@ -1,4 +1,4 @@
-"""The first experiments that a reader of the BLT paper makes, small: trains, measures, writes README.md beside this file.
+"""The first experiments that a reader of the BLT paper makes, small: trains, measures, writes README.md beside it.
 
     .venv/bin/python -m experiments.blt.run [--seeds=0,1] [--steps=1000] [--workers=2]
 
