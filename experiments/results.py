@@ -1,4 +1,6 @@
-"""Measurements of a study's runs by variant and seed, and when a difference between two variants is a result."""
+"""Measurements of a study's runs by variant and seed, when a difference is a result, and how a page is written."""
+
+import textwrap
 
 import numpy as np
 
@@ -30,6 +32,20 @@ class Results:
 def within_noise(by_seed: np.ndarray) -> bool:
     """Whether differences are too small on average, or of two signs."""
     return abs(by_seed.mean()) < NOISE or bool((np.sign(by_seed) != np.sign(by_seed[0])).any())
+
+
+def markdown(lines: list[str]) -> str:
+    """A page of these paragraphs, items and rows of tables, at most 120 columns wide but for tables and pictures."""
+    wrapped = []
+    for line in lines:
+        whole = not line or line.startswith(("|", "#", "!"))
+        indent = "  " if line.startswith("- ") else ""
+        wrapped += (
+            [line]
+            if whole
+            else textwrap.wrap(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        )
+    return "\n".join(wrapped) + "\n"
 
 
 def mean_and_each(by_seed: np.ndarray) -> str:

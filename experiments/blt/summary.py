@@ -3,7 +3,7 @@
 from experiments.blt.difficulty import RULES
 from experiments.blt.entropy_corpora import CORPORA
 from experiments.blt.worker import CLASSES
-from experiments.results import Results
+from experiments.results import Results, markdown
 
 _NAMES = {"entropy": "entropy", "random": "random", "fixed": "every 4 bytes"}
 
@@ -35,7 +35,7 @@ def page(results: dict[tuple[str, int], dict], thresholds: dict[str, dict], cost
         "",
         "## (c) Cost at 4, 6 and 8 bytes per patch, same parameters",
         "",
-        costs.rstrip(),
+        *costs.splitlines(),
         "",
         "`python -m experiments.blt.compute`. In the program: with masked keys and values, forward pass, fixed patches "
         "(no entropy model). Inverse proportionality holds for the trunk alone. Encoder and decoder run at every byte, "
@@ -65,7 +65,7 @@ def page(results: dict[tuple[str, int], dict], thresholds: dict[str, dict], cost
         "The correlation says whether entropy finds the hard bytes; the differences say whether a boundary there helps "
         "a model of this size, whose n-grams and local layers do most of the work.",
     ]
-    return "\n".join([*lines, ""])
+    return markdown(lines)
 
 
 def _statistics(study: Results, variant: str, name: str) -> str:

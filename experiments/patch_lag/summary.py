@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.patch_lag.config import BASES, VARIANTS
-from experiments.results import NOISE, Results, mean_and_each, within_noise
+from experiments.results import NOISE, Results, markdown, mean_and_each, within_noise
 from scratchpatch.report import figures
 from scratchpatch.report.figures import Series
 
@@ -118,7 +118,7 @@ def page(study: Study) -> str:
         "",
         *_findings(study),
     ]
-    return "\n".join(lines) + "\n"
+    return markdown(lines)
 
 
 def _in_short(study: Study) -> list[str]:
