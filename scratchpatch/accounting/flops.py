@@ -13,7 +13,7 @@ import dataclasses
 
 from scratchpatch import config as config_lib
 from scratchpatch import vocabulary
-from scratchpatch.kernels import window_xla
+from scratchpatch.kernels import attention
 from scratchpatch.model.layers import ffn_width
 
 TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "pooling", "trunk", "decoder")
@@ -193,6 +193,6 @@ def _visible(window: int, length: int) -> float:
 
 def blocked(window_bytes: int, length: int) -> float:
     """Keys per byte that the blocked kernel multiplies with."""
-    size = window_xla.block_size(window_bytes, length)
+    size = attention.block_size(window_bytes, length)
     padded = -(-length // size) * size
     return padded / length * (size if padded == size else 2 * size)

@@ -20,7 +20,7 @@ from scratchpatch.accounting import chips as chips_lib
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import choice
+from scratchpatch.kernels import attention
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.output import quantity
 from scratchpatch.planning import ahead_of_time, hlo, topology
@@ -244,7 +244,7 @@ def _smallest(config, pod: Topology, result: dict, progress) -> str | None:
 def _cost(config, mesh: dict[str, int], parts: int, platform: str) -> StepCost:
     # On an accelerator attention runs in kernels, unless the config says otherwise.
     fused = "xla" not in (config.kernels.staircase, config.kernels.window)
-    with choice.platform(platform):
+    with attention.platform(platform):
         return step_cost(config, mesh, parts, fused)
 
 
