@@ -11,7 +11,8 @@ import numpy as np
 from absl import logging
 
 from experiments.blt.difficulty import get_config
-from scratchpatch import compilation_cache, load, vocabulary
+from scratchpatch import compilation_cache, load
+from scratchpatch import config as config_lib
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
 from scratchpatch.files import replace_text
@@ -33,10 +34,10 @@ def measure(lm, stream) -> dict:
     """BPB, patch statistics, and how the entropies go with the losses, on a stream."""
     tally, sizes, entropy, nats = Tally(), [], [], []
     starts, all_bytes = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
-    open_bytes = 0
+    open_bytes, bos = 0, config_lib.vocabulary(lm.config).bos
     for part in lm.positions(stream):
         tally.add(part)
-        is_byte = part.targets < vocabulary.BOS
+        is_byte = part.targets < bos
         entropy.append(part.entropy[is_byte])
         nats.append(part.nats[is_byte])
         # A patch ends at a commit, so the next one starts with the target there.

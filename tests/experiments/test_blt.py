@@ -3,6 +3,7 @@ import pytest
 
 from experiments.blt import compute, summary, worker
 from experiments.blt.difficulty import VARIANTS
+from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
 from scratchpatch.inference.language_model import Positions
 
@@ -23,6 +24,8 @@ def test_bytes_fall_into_classes():
 
 class Model:
     """BOS, then 'ab cd'; a patch ends with the BOS, with 'b' and with 'c'."""
+
+    config = config_lib.default()
 
     def positions(self, _):
         targets = np.frombuffer(b"ab cd", np.uint8).astype(np.int32)

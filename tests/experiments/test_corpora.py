@@ -87,6 +87,20 @@ def test_code_is_python_files_of_a_middle_size_without_the_tests_of_the_library(
     assert laid_out[-1]["license"] == "PSF-2.0"
 
 
+def test_a_poem_has_title_author_and_lines_and_a_twentieth_validates(folder):
+    def poems(name: str, *lines: str) -> list[dict]:
+        return [{"title": f"{name} {i}", "author": "杜甫", "paragraphs": list(lines)} for i in range(21)]
+
+    for number in range(58):
+        text = json.dumps(poems(f"{number}", "国破山河在") + [{"title": "空", "author": "杜甫", "paragraphs": []}])
+        put(folder, corpora.POEMS, f"全唐诗/poet.tang.{number * 1000}.json", text)
+    put(folder, corpora.POEMS, "元曲/yuanqu.json", json.dumps(poems("曲", "一", "二")))
+    validation, train = documents("zh_classics", "validation"), documents("zh_classics", "train")
+    assert len(validation) == 2 * 21 + 1 and len(train) == 56 * 21 + 20
+    assert validation[0] == {"text": "18 0\n杜甫\n国破山河在\n", "path": "全唐诗/poet.tang.18000.json"}
+    assert validation[-1] == {"text": "曲 10\n杜甫\n一\n二\n", "path": "元曲/yuanqu.json"}
+
+
 def test_what_was_laid_out_is_compared_with_the_text_behind_our_numbers(folder, monkeypatch, capsys):
     text = '{"text": "a"}\n'
     checksums = {"code": {"train": hashlib.sha256(text.encode()).hexdigest(), "validation": "0" * 64}}
