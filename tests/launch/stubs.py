@@ -109,7 +109,7 @@ _COMMANDS = {
     "sudo": _SUDO,
     "mountpoint": "exit 1",
     "mount.nfs": "",
-    "python3.11": "",
+    "python3": "",
 }
 
 
