@@ -55,6 +55,7 @@ fi
 if [[ "$installed" != "$state" ]]; then
     echo "setup: installing scratchpatch${extra:+[$extra]} (the first time a minute and 1 GB, or more with cuda)" >&2
     (cd "$root" && "$python" -m pip install -qq --disable-pip-version-check --no-input \
-        -c constraints.txt -e ".${extra:+[$extra]}") || fail "pip could not install the packages (its own words are above)"
+        -c constraints.txt -e ".${extra:+[$extra]}") ||
+        fail "pip could not install the packages (its own words are above)"
     echo "$state" >"$stamps/${extra:-base}"
 fi

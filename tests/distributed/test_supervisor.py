@@ -15,7 +15,7 @@ import pytest
 from scratchpatch.checkpoints import lock
 from scratchpatch.distributed.supervisor import Supervisor
 
-SCRIPT = Path(__file__).parents[1] / "launch" / "supervise"
+SCRIPT = Path(__file__).parents[2] / "launch" / "supervise"
 
 
 def python(code: str) -> list[str]:
