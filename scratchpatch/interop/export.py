@@ -124,8 +124,9 @@ class Exported:
         """
         if self._checksum and safetensors_folder.size_and_checksum(self._folder) != list(self._checksum):
             raise UserError(
-                f"{self._folder / safetensors_folder.FILE} is not what was exported (its size or checksum differs): export "
-                "the model anew, or, where you have changed its numbers yourself, take `checksum` out of config.json"
+                f"{self._folder / safetensors_folder.FILE} is not what was exported (its size or checksum differs): "
+                "export the model anew, or, where you have changed its numbers yourself, "
+                "take `checksum` out of config.json"
             )
 
     def read(self, part: dict[str, Any]) -> dict[str, Any]:
