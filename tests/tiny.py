@@ -14,9 +14,13 @@ from scratchpatch import config as config_lib
 from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.patching.rows import Rows
+from scratchpatch.patching.rows import pack as pack_rows
+from scratchpatch.patching.scores import Signals
+from scratchpatch.vocabulary import BYTES
 
 WINDOW = 72
+BOS, PAD = BYTES.bos, BYTES.pad
 
 
 def _known(options):
@@ -128,9 +132,9 @@ def _with_gradient(key: str):
 
     def value(params, w, tokens_BM):
         output = weights_lib.merge(definition, {**w, "params": params})(tokens_BM[:, :-1])
-        nats_BL = loss_lib.nats(output.logits_BLV, tokens_BM[:, 1:])
+        nats_BL = loss_lib.nats(output.logits_BLV, tokens_BM[:, 1:], BYTES)
         if output.head_logits_BLV is not None:
-            nats_BL += loss_lib.nats(output.head_logits_BLV, tokens_BM[:, 1:])
+            nats_BL += loss_lib.nats(output.head_logits_BLV, tokens_BM[:, 1:], BYTES)
         return nats_BL.mean(), output
 
     gradient = jax.grad(value, has_aux=True)
@@ -173,9 +177,15 @@ def with_thresholds(w, **thresholds):
     return {**w, "thresholds": {**w["thresholds"], **new}}
 
 
+def rows(tokens_BL) -> Rows:
+    """The rows of a batch of byte tokens."""
+    return pack_rows(jnp.asarray(tokens_BL), BYTES)
+
+
 def decide(made, tokens_BL, entropy_BL, **thresholds) -> layout.Layout:
     """The layout of a batch at the config's thresholds, or at others."""
     start = layout.initial_thresholds(made)
     patching = jnp.float32(thresholds.get("patching", start.patching))
     trigger = jnp.float32(thresholds.get("trigger", start.trigger))
-    return layout.decide(made, jnp.asarray(tokens_BL), jnp.asarray(entropy_BL), layout.Thresholds(patching, trigger))
+    signals = Signals(jnp.asarray(entropy_BL))
+    return layout.decide(made, rows(tokens_BL), signals, layout.Thresholds(patching, trigger))

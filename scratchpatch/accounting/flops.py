@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from scratchpatch import config as config_lib
-from scratchpatch.kernels import window_xla
+from scratchpatch.kernels import attention
 from scratchpatch.model.layers import ffn_width
 
 TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "pooling", "trunk", "decoder")
@@ -175,6 +175,6 @@ def _visible_keys(window: int, length: int) -> float:
 
 def multiplied_keys(window: int, length: int) -> float:
     """Keys that XLA's window attention multiplies a byte's query with: those of its block and of the one before."""
-    size = window_xla.block_size(window, length)
+    size = attention.block_size(window, length)
     padded = -(-length // size) * size
     return padded / length * (size if padded == size else 2 * size)

@@ -13,7 +13,7 @@ import numpy as np
 
 from scratchpatch.data.checks import Check
 from scratchpatch.data.records import skipped
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.vocabulary import BOS, BYTES, PAD
 
 
 class Stream(abc.ABC):
@@ -31,6 +31,8 @@ class Stream(abc.ABC):
         checksum: of the source; it tells two states of the same files apart.
         check: the comparison of its files with their checksums, which may be under way (see `checks`); None: there is none.
     """
+
+    vocabulary = BYTES
 
     def __init__(
         self,

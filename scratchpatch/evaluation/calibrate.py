@@ -31,6 +31,8 @@ from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.loading import load
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
+from scratchpatch.patching.rows import pack
+from scratchpatch.patching.scores import Signals
 from scratchpatch.progress import Progress
 from scratchpatch.vocabulary import BOS, PAD
 
@@ -257,7 +259,8 @@ def _count(config, section: str, arrays, thresholds: layout.Thresholds):
 
     def chunk(arrays):
         tokens_rL, entropy_rL, counts_rL = arrays
-        found = layout.decide(config, tokens_rL, entropy_rL, thresholds)
+        rows = pack(tokens_rL, config_lib.vocabulary(config))
+        found = layout.decide(config, rows, Signals(entropy_rL), thresholds)
         return ((found.commit_BL if section == "patching" else found.scratchpad_BL) & counts_rL).sum()
 
     return jax.lax.map(chunk, arrays).sum()

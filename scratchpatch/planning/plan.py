@@ -17,7 +17,7 @@ from scratchpatch import precision
 from scratchpatch.accounting.chips import GIB, Chip
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import choice
+from scratchpatch.kernels import attention
 from scratchpatch.output import quantity
 from scratchpatch.planning import ahead_of_time, hlo, topology
 from scratchpatch.planning.layout_warnings import gradient_bytes, layout_warnings, weight_bytes
@@ -110,7 +110,7 @@ def _mesh(config) -> dict[str, int]:
 def _cost(config, parts: int, platform: str) -> StepCost:
     # On an accelerator attention runs in kernels, unless the config says otherwise.
     fused = "xla" not in (config.kernels.staircase, config.kernels.window)
-    with choice.platform(platform):
+    with attention.platform(platform):
         return step_cost(config, parts, fused)
 
 

@@ -286,7 +286,7 @@ class _Run:
         Of several processes the first answers alone, from a copy, where the model is small: the others would compile
         the same programs once more. A larger one is asked where it lies, by all.
         """
-        weights = weights_lib.of(state)
+        weights = weights_lib.select(state)
         if jax.process_count() == 1 or sum(x.nbytes for x in jax.tree.leaves(weights)) > _COPIED_BYTES:
             return question(weights)
         copy = processes.local(weights, self.trainer.mesh)

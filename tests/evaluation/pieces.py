@@ -96,12 +96,11 @@ def _compile(name: str, fields: dict, plant=None):
         return jax.jit(decide, compiler_options=tiny.QUICK)
     definition, abstract = weights_lib.abstract(config)
 
-    def run(weights, *args, commits=None):
-        part = getattr(weights_lib.merge(definition, weights), name)
+    def run(weights, *args):
         with plant:
-            return part(*args) if commits is None else part(*args, commits)
+            return getattr(weights_lib.merge(definition, weights), name)(*args)
 
-    return functools.partial(jax.jit(run, static_argnames="commits"), random_weights(abstract))
+    return functools.partial(jax.jit(run), random_weights(abstract))
 
 
 @functools.lru_cache
@@ -125,8 +124,7 @@ class Model:
             else _shared(name, tuple((f, fields[f]) for f in read if f in fields))
             for name, read in reads(self.config).items()
         }
-        trunk, self._decide = parts.pop("trunk", None), parts.pop("decide", None)
-        parts["trunk"] = lambda x, slots, commits: trunk(x, slots, commits=commits)
+        self._decide = parts.pop("decide", None)
         self._parts = {"entropy_head": None, "entropy_model": None} | parts
         start = layout.initial_thresholds(self.config)
         self.weights = {"thresholds": {"patching_threshold": start.patching, "trigger_threshold": start.trigger}}

@@ -16,7 +16,7 @@ from scratchpatch.evaluation import bpb, compressors
 from scratchpatch.inference import windows
 from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.vocabulary import BOS, BYTES, PAD
 from tests import tiny
 from tests.evaluation.pieces import random_weights
 from tests.inference.models import WINDOW, language_model, some_bytes
@@ -25,7 +25,7 @@ DOCUMENTS = (some_bytes(11), b"", bytes(range(100)), b"\xff", some_bytes(70, see
 
 
 def stream(*documents: bytes) -> windows.Text:
-    return windows.Text(np.array([t for data in documents for t in (BOS, *data)], np.int32))
+    return windows.Text(np.array([t for data in documents for t in (BOS, *data)], np.int32), BYTES)
 
 
 @functools.lru_cache
@@ -144,7 +144,7 @@ def test_no_byte_has_no_rate():
 def test_a_head_is_a_shorter_stream():
     tokens = stream(*DOCUMENTS)
     head = bpb.evaluate(language_model(), [windows.Head(tokens, 60)])
-    cut = bpb.evaluate(language_model(), [windows.Text(tokens.read(0, 60))])
+    cut = bpb.evaluate(language_model(), [windows.Text(tokens.read(0, 60), BYTES)])
     for result in (head, cut):
         result.pop("seconds")
     assert head == cut and head["bytes"] == 57 and head["documents"] == 3

@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 
 from scratchpatch import config as config_lib
-from scratchpatch.kernels import staircase
+from scratchpatch.kernels import attention
 from scratchpatch.model import stack, weights
-from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 from tests.evaluation.pieces import random_weights
 from tests.model.reference import Reference
 from tests.patching.reference import spans
+from tests.tiny import BOS, PAD
 
 # Room for a scratchpad at every byte, so that one compiled program serves every threshold.
 BASE = {"trigger.capacity": 1.0}
@@ -259,17 +259,20 @@ def test_every_byte_reads_the_slot_that_stands_at_it_when_all_fire():
     assert (end_BL == np.arange(TOKENS_BL.shape[1]))[VALID_BL].all()
 
 
-def keys_and_values(trunk, pooled_BND, slots, commits):
+def keys_and_values(trunk, pooled_BND, slots):
     """What every layer of the trunk projects from its slots: [2, layers, B, N, G * K]."""
     definition, parameters = nnx.split(trunk.stack.block)
     x, keys, values = pooled_BND, [], []
-    attend = lambda q, k, v: staircase.attend(q, k, v, slots.first_BN, slots.commits_BN, commits)  # noqa: E731
+
+    def attend(q, k, v):
+        return attention.staircase(q, k, v, slots.seen_from_BN, slots.seen_to_BN, slots.commits)
+
     for i in range(trunk.stack.layers):
         layer = nnx.merge(definition, jax.tree.map(lambda p, i=i: p[i], parameters))
         y = layer.attention_norm(x)
         keys.append(layer.attention.k(y))
         values.append(layer.attention.v(y))
-        x = layer(x, slots.commits_BN - slots.first_BN, attend)
+        x = layer(x, slots.seen_to_BN - slots.seen_from_BN, attend)
     return jnp.stack([jnp.stack(keys), jnp.stack(values)])
 
 
@@ -283,7 +286,7 @@ def test_removing_every_scratchpad_leaves_the_commits_bit_identical(threshold):
     assert not np.allclose(with_.logits_BLV, without.logits_BLV, atol=1e-2)
 
     trunk = weights.merge(weights.abstract(config)[0], tiny.weights(config)).trunk
-    project = jax.jit(lambda output: keys_and_values(trunk, output.pooled_BND, output.layout.slots, commits))
+    project = jax.jit(lambda output: keys_and_values(trunk, output.pooled_BND, output.layout.slots))
     with_, without = project(with_), project(without)
     assert np.array_equal(with_[..., :commits, :], without[..., :commits, :])
     assert not np.array_equal(with_, without)

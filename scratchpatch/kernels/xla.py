@@ -1,7 +1,10 @@
-"""Staircase attention: each slot reads a prefix of commits, and itself.
+"""Attention in XLA, which runs anywhere and is what every other backend is tested against.
 
-Legend: B rows, N slots, P commits, n chunks of C slots, T commits of a block,
-G key-value heads, R query heads per key-value head, K head width.
+The staircase is dense for rows of few slots, and tiled for longer ones. The window is computed in blocks, never as
+[L x L].
+
+Legend: B rows, N slots, P commits, n chunks of C slots, T commits of a block, G key-value heads, R query heads per
+key-value head, K head width. Of windows: L byte positions, H heads, C bytes of a block, n = L / C blocks.
 """
 
 import jax
@@ -14,22 +17,24 @@ from scratchpatch import precision
 CHUNK = 512
 # Commits that a chunk meets at a time; blocks that none of it sees are left out.
 BLOCK = 128
+# Blocks of fewer bytes waste more time on their number than they save.
+_SMALLEST_BLOCK = 16
 
 
-def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN) -> jax.Array:
-    """Slot i reads commits j with first_i <= j < commits_i, and itself.
+def staircase(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN) -> jax.Array:
+    """Slot i reads commits j with begin_i <= j < end_i, and itself.
 
     Args:
       q_BNHK: queries, H = G * R heads.
       k_BPGK, v_BPGK: keys and values of the commits.
       own_k_BNGK, own_v_BNGK: those of each slot, which serve it alone.
-      first_BN, commits_BN: int32 [B, N], the range of commits that each sees.
+      begin_BN, end_BN: int32 [B, N], the range of commits that each sees.
     Returns:
       [B, N, H, K] in the dtype of v; softmax in float32.
     """
     (rows, slots, heads, width), commits = q_BNHK.shape, k_BPGK.shape[1]
     if slots <= CHUNK:
-        return dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN)
+        return dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN)
     q_BNGRK = q_BNHK.reshape(rows, slots, k_BPGK.shape[2], -1, width)
     chunks = -(-slots // CHUNK)
 
@@ -40,30 +45,30 @@ def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN)
     def blocks(x_BPGK):
         return jnp.pad(x_BPGK, ((0, 0), (0, -commits % BLOCK), (0, 0), (0, 0))).transpose(0, 2, 1, 3)
 
-    first_nBC, commits_nBC = split(first_BN), split(commits_BN)
+    begin_nBC, end_nBC = split(begin_BN), split(end_BN)
     # Blocks [from, to) that some slot of the chunk sees, in any row.
-    sees_nBC = commits_nBC > first_nBC
-    to_n = -(-jnp.where(sees_nBC, commits_nBC, 0).max(axis=(1, 2)) // BLOCK)
-    from_n = jnp.minimum(jnp.where(sees_nBC, first_nBC, commits).min(axis=(1, 2)) // BLOCK, to_n)
+    sees_nBC = end_nBC > begin_nBC
+    to_n = -(-jnp.where(sees_nBC, end_nBC, 0).max(axis=(1, 2)) // BLOCK)
+    from_n = jnp.minimum(jnp.where(sees_nBC, begin_nBC, commits).min(axis=(1, 2)) // BLOCK, to_n)
     out_nBGRCK = _tiled(
         split(q_BNGRK).transpose(0, 1, 3, 4, 2, 5),
         blocks(k_BPGK),
         blocks(v_BPGK),
         split(own_k_BNGK).transpose(0, 1, 3, 2, 4),
         split(own_v_BNGK).transpose(0, 1, 3, 2, 4),
-        (first_nBC, commits_nBC, from_n, to_n),
+        (begin_nBC, end_nBC, from_n, to_n),
     )
     return out_nBGRCK.transpose(1, 0, 4, 2, 3, 5).reshape(rows, -1, heads, width)[:, :slots]
 
 
-def dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN) -> jax.Array:
-    """`attend` with all logits [N, P] at once."""
+def dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN) -> jax.Array:
+    """`staircase` with all logits [N, P] at once."""
     q_BNGRK = q_BNHK.reshape(*q_BNHK.shape[:2], k_BPGK.shape[2], -1, q_BNHK.shape[3])
     scale = q_BNGRK.shape[-1] ** -0.5
     j_P = jnp.arange(k_BPGK.shape[1], dtype=jnp.int32)
     logits = jnp.einsum("bngrk,bpgk->bgrnp", q_BNGRK, k_BPGK, preferred_element_type=jnp.float32) * scale
     own = jnp.einsum("bngrk,bngk->bgrn", q_BNGRK, own_k_BNGK, preferred_element_type=jnp.float32) * scale
-    see_BNP = (j_P >= first_BN[..., None]) & (j_P < commits_BN[..., None])
+    see_BNP = (j_P >= begin_BN[..., None]) & (j_P < end_BN[..., None])
     logits = jnp.where(see_BNP[:, None, None], logits, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.maximum(logits.max(axis=-1), own))
     weights, own = jnp.exp(logits - top[..., None]), jnp.exp(own - top)
@@ -74,6 +79,51 @@ def dense(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, first_BN, commits_BN) 
     # Divided last: [N, K] is narrower than [N, P].
     out = out / jnp.einsum("bgrn->bngr", total)[..., None]
     return out.astype(v_BPGK.dtype).reshape(q_BNHK.shape)
+
+
+def block_size(window: int, length: int) -> int:
+    """Bytes of a block: with its predecessor it holds every window of its bytes."""
+    return min(max(window, _SMALLEST_BLOCK), length)
+
+
+def window(q_BLHK, k_BLHK, v_BLHK, start_BL, size: int) -> jax.Array:
+    """Position n reads positions m of its document with n - size < m <= n.
+
+    Args:
+      q_BLHK, k_BLHK, v_BLHK: queries, keys, values.
+      start_BL: int32 [B, L], document starts.
+      size: bytes that one byte sees, itself included.
+    Returns:
+      [B, L, H, K] in the dtype of v; softmax in float32.
+    """
+    rows, length, heads, width = q_BLHK.shape
+    block = block_size(size, length)
+    pad = -length % block
+    blocks = (length + pad) // block
+
+    def split(x):
+        x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+        return x.reshape(rows, blocks, block, *x.shape[2:])
+
+    def with_previous(x):
+        if blocks == 1:
+            return x
+        before = jnp.pad(x[:, :-1], ((0, 0), (1, 0)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.concatenate([before, x], axis=2)
+
+    q_BnCHK, k_BnTHK, v_BnTHK = split(q_BLHK), with_previous(split(k_BLHK)), with_previous(split(v_BLHK))
+    n_nC1 = jnp.arange(length + pad, dtype=jnp.int32).reshape(blocks, block, 1)
+    m_n1T = jnp.arange(k_BnTHK.shape[2], dtype=jnp.int32) + (jnp.arange(blocks) * block)[:, None, None]
+    m_n1T -= k_BnTHK.shape[2] - block
+    near_nCT = (m_n1T <= n_nC1) & (m_n1T > n_nC1 - size)
+    see_BnCT = near_nCT & (m_n1T >= split(start_BL)[..., None])
+
+    logits = jnp.einsum("bnchk,bnthk->bnhct", q_BnCHK, k_BnTHK, preferred_element_type=jnp.float32)
+    logits = jnp.where(see_BnCT[:, :, None], logits * width**-0.5, -jnp.inf)
+    # Every position sees itself, so no row of logits is empty; padding sees padding.
+    weights = jax.nn.softmax(logits, axis=-1).astype(v_BLHK.dtype)
+    out = jnp.einsum("bnhct,bnthk->bnchk", weights, v_BnTHK)
+    return out.reshape(rows, length + pad, heads, width)[:, :length]
 
 
 def _logits(q_BGRCK, k_BGTK):
@@ -90,9 +140,9 @@ def _block(x_BGPK, j):
     return jax.lax.dynamic_slice_in_dim(x_BGPK, j * BLOCK, BLOCK, 2)
 
 
-def _seen(logits, first_BC, commits_BC, j):
+def _seen(logits, begin_BC, end_BC, j):
     p_T = j * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
-    see_BCT = (p_T >= first_BC[..., None]) & (p_T < commits_BC[..., None])
+    see_BCT = (p_T >= begin_BC[..., None]) & (p_T < end_BC[..., None])
     return jnp.where(see_BCT[:, None, None], logits, -jnp.inf)
 
 
@@ -106,7 +156,7 @@ def _tiled(q, k, v, own_k, own_v, ranges):
 
     Args:
       q: [n, B, G, R, C, K]. k, v: [B, G, P, K]. own_k, own_v: [n, B, G, C, K].
-      ranges: first and commits, [n, B, C]; first block and end of blocks, [n].
+      ranges: begin and end, [n, B, C]; the blocks [from, to) that a chunk meets, [n].
     """
     return _forward(q, k, v, own_k, own_v, ranges)[0]
 
@@ -115,15 +165,17 @@ def _tiled(q, k, v, own_k, own_v, ranges):
 def _forward(q, k, v, own_k, own_v, ranges):
     # A column of ones adds up the weights in the order of the commits, as the
     # product does: where a document's commits stand in the row changes no bit.
-    with_one = lambda x: jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)  # noqa: E731
+    def with_one(x):
+        return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+
     v_one = with_one(v)
 
     def chunk(xs):
-        q, own_k, own_v, (first_BC, commits_BC, start, stop) = xs
+        q, own_k, own_v, (begin_BC, end_BC, start, stop) = xs
 
         def body(j, carry):
             top, out = carry
-            logits = _seen(_logits(q, _block(k, j)), first_BC, commits_BC, j)
+            logits = _seen(_logits(q, _block(k, j)), begin_BC, end_BC, j)
             new = jnp.maximum(top, logits.max(axis=-1))
             weights, old = jnp.exp(logits - new[..., None]), jnp.exp(top - new)
             more = jnp.einsum(
@@ -143,12 +195,12 @@ def _forward(q, k, v, own_k, own_v, ranges):
 
 
 @precision.of_arguments
-def _backward(kept, d_out):
-    q, k, v, own_k, own_v, ranges, out, normaliser = kept
+def _backward(residuals, d_out):
+    q, k, v, own_k, own_v, ranges, out, normaliser = residuals
     scale = q.shape[-1] ** -0.5
 
     def chunk(carry, xs):
-        q, own_k, own_v, (first_BC, commits_BC, start, stop), out, normaliser, d_out = xs
+        q, own_k, own_v, (begin_BC, end_BC, start, stop), out, normaliser, d_out = xs
         mean = jnp.einsum("bgrck,bgrck->bgrc", d_out, out, preferred_element_type=jnp.float32)
         own = jnp.exp(_own(q, own_k) * scale - normaliser)
         d_own = own * (_own(d_out, own_v) - mean) * scale
@@ -157,7 +209,7 @@ def _backward(kept, d_out):
 
         def body(j, carry):
             dq, dk, dv = carry
-            weights = jnp.exp(_seen(_logits(q, _block(k, j)), first_BC, commits_BC, j) - normaliser[..., None])
+            weights = jnp.exp(_seen(_logits(q, _block(k, j)), begin_BC, end_BC, j) - normaliser[..., None])
             d_weights = jnp.einsum("bgrck,bgtk->bgrct", d_out, _block(v, j), preferred_element_type=jnp.float32)
             d_logits = (weights * (d_weights - mean[..., None]) * scale).astype(k.dtype)
 

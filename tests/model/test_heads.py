@@ -6,7 +6,6 @@ import pytest
 
 from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.patching import documents
 from tests import tiny
 
 
@@ -18,9 +17,9 @@ def test_its_loss_alone_reaches_the_encoder_only_where_its_gradient_is_not_stopp
 
     def head_nats(params):
         model = weights_lib.merge(definition, {**weights, "params": params})
-        start_BL = documents.starts(tokens_BM[:, :-1])
-        logits_BLV = model.entropy_head(model.encoder(tokens_BM[:, :-1], start_BL), start_BL)
-        return loss_lib.nats(logits_BLV, tokens_BM[:, 1:]).sum()
+        rows = tiny.rows(tokens_BM[:, :-1])
+        logits_BLV = model.entropy_head(model.encoder(rows), rows)
+        return loss_lib.nats(logits_BLV, tokens_BM[:, 1:], rows.vocabulary).sum()
 
     gradient = jax.jit(jax.grad(head_nats), compiler_options=tiny.QUICK)(weights["params"])
     some = functools.partial(jax.tree.map, lambda g: bool((np.abs(g) > 0).any()))

@@ -11,19 +11,17 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratchpatch.model import ngrams
-from scratchpatch.patching import documents
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.model import encoder
 from tests import tiny
 from tests.model.reference import PRIMES, ngram_row
 from tests.patching.reference import spans
+from tests.tiny import BOS, PAD
 
 TABLES = (1, 2, 255, 4096, 50_000, 65_536, 500_002, 1_999_993, 2_000_000)
 
 
 def rows(tokens_BL, n: int, prime: int, table: int) -> np.ndarray:
-    tokens_BL = jnp.asarray(tokens_BL)
-    return np.asarray(ngrams.rows(tokens_BL, documents.starts(tokens_BL), n, prime, table))
+    return np.asarray(encoder.table_rows(tiny.rows(tokens_BL), n, prime, table))
 
 
 def wanted(tokens_BL, n: int, prime: int, table: int) -> list[list[int]]:
@@ -35,12 +33,11 @@ def wanted(tokens_BL, n: int, prime: int, table: int) -> list[list[int]]:
 
 
 def test_primes_are_those_of_published_weights():
-    assert ngrams.PRIMES == PRIMES
+    assert encoder.PRIMES == PRIMES
 
 
 def test_ids_are_blts():
-    tokens_BL = jnp.array([[0, 97, 255, BOS, PAD]])
-    assert ngrams.blt_ids(tokens_BL).tolist() == [[4, 101, 259, 1, 0]]
+    assert encoder.blt_ids(tiny.rows([[0, 97, 255, BOS, PAD]])).tolist() == [[4, 101, 259, 1, 0]]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -99,11 +96,11 @@ def test_embeddings_add_up_over_tables_by_function_then_size():
     config = tiny.config(
         {"model.encoder.ngrams": (5, 2), "model.encoder.ngram_rows": 30, "model.encoder.ngram_functions": 3}
     )
-    module = ngrams.NGrams(config, nnx.Rngs(params=0))
+    module = encoder.NGrams(config, nnx.Rngs(params=0))
     table = np.asarray(module.embedding.embedding.get_value())
     assert table.shape == (6 * 30, 16)
     tokens_BL = jnp.asarray(tiny.batch())
-    got_BLd = jax.jit(module, compiler_options=tiny.QUICK)(tokens_BL, documents.starts(tokens_BL))
+    got_BLd = jax.jit(module, compiler_options=tiny.QUICK)(tiny.rows(tokens_BL))
     kinds = [(n, prime) for prime in PRIMES[:3] for n in (5, 2)]
     total_BLd = sum(
         table[30 * k : 30 * (k + 1)].astype(np.float64)[np.array(wanted(tokens_BL, n, prime, 30))]
