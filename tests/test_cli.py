@@ -308,7 +308,7 @@ def test_generate_keeps_every_byte(capfdbinary, stand_in, workdir, tmp_path):
 
 
 def test_account_prints_its_table_or_json(capsys, stand_in, config_file):
-    stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, table=lambda d: f"seed {d['seed']}")
+    stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, text=lambda d: f"seed {d['seed']}")
     argv = ["account", f"--config={config_file}", "--config.seed=3"]
     assert cli.main(argv) == 0
     assert cli.main([*argv, "--json"]) == 0
@@ -472,7 +472,7 @@ def test_standard_output_that_is_full_is_one_line(capsys, monkeypatch, stand_in,
         def flush(self):
             raise OSError(28, "No space left on device")
 
-    stand_in("scratchpatch.accounting.account", account=lambda c: {}, table=lambda d: "a table")
+    stand_in("scratchpatch.accounting.account", account=lambda c: {}, text=lambda d: "a table")
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert cli.main(["account", f"--config={config_file}"]) == 1
@@ -501,7 +501,7 @@ def test_a_tilde_means_home_in_every_flag_that_takes_a_path(monkeypatch):
 
 def test_a_tilde_means_home_in_config(capsys, monkeypatch, stand_in, tmp_path, config_file):
     monkeypatch.setenv("HOME", str(tmp_path))
-    calls = stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, table=lambda d: "")
+    calls = stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, text=lambda d: "")
     assert cli.main(["account", "--config=~/experiment.py", "--config.seed=3"]) == 0
     assert len(calls) == 2 and capsys.readouterr().out == "\n"
     assert f"config file {tmp_path}/no.py does not exist" in wrong(capsys, "account", "--config=~/no.py")

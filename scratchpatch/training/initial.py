@@ -9,7 +9,7 @@ from absl import logging
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import loading as trained
-from scratchpatch.interop import tensors
+from scratchpatch.interop import safetensors_folder
 from scratchpatch.model import weights as weights_lib
 
 # What an entropy model computes depends on these, and no shape of an array tells all of them.
@@ -68,7 +68,7 @@ def _entropy_model(config, shardings) -> dict:
     if source.config.model.trunk.kind != "none":
         raise UserError(f"model.entropy_model.workdir: {workdir} holds a model with a trunk; wanted one of model.trunk.kind = 'none'")
     _, wanted = weights_lib.abstract(config_lib.entropy_model(config))
-    bad = tensors.problems(weights_lib.shapes(wanted["params"]), weights_lib.shapes(source.abstract["params"]))
+    bad = safetensors_folder.mismatches(weights_lib.shapes(wanted["params"]), weights_lib.shapes(source.abstract["params"]))
     mine, its = config_lib.entropy_model(config).model, source.config.model
     for name in _FIELDS:
         have, want = config_lib.get(its, name), config_lib.get(mine, name)

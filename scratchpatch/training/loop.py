@@ -277,7 +277,7 @@ class _Run:
 
     def _describe(self, state) -> None:
         """What is about to be trained, and whether it is causal."""
-        logging.info("\n%s", account.table(account.account(self.config)))
+        logging.info("\n%s", account.text(account.account(self.config)))
         self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
 
     def _ask(self, state, question):

@@ -83,11 +83,11 @@ def _audit(values: Flags) -> int:
 
 
 def _account(values: Flags) -> int:
-    from scratchpatch.accounting.account import account, table
+    from scratchpatch.accounting.account import account, text
 
     with to_stderr():
         result = account(values.config)
-    print(output.as_json(result) if values.json else table(result))
+    print(output.as_json(result) if values.json else text(result))
     return 0
 
 

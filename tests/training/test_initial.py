@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import scratchpatch as sp
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.interop import tensors
+from scratchpatch.interop.safetensors_folder import SafetensorsFolder
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.training import initial
 from scratchpatch.training.loop import train
@@ -140,14 +140,14 @@ def test_each_device_reads_its_share_and_no_more(stored, tmp_path, monkeypatch):
     folder, weights = stored
     made = runs.config(tmp_path, SEPARATE | SHARDED | {"training.init_from": str(folder)})
     shardings = weights_lib.shardings(made, mesh_lib.make(made, jax.devices()[:4]))
-    read, pieces = tensors.Tensors.read, []
+    read, pieces = SafetensorsFolder.read, []
 
     def counting(self, *arguments):
         found = read(self, *arguments)
         pieces.append(found.nbytes)
         return found
 
-    monkeypatch.setattr(tensors.Tensors, "read", counting)
+    monkeypatch.setattr(SafetensorsFolder, "read", counting)
     found = initial.load(made, shardings)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), weights)
     for array, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):

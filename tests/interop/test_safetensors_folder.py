@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from scratchpatch.errors import UserError
-from scratchpatch.interop import tensors
+from scratchpatch.interop import safetensors_folder
+from scratchpatch.interop.safetensors_folder import SafetensorsFolder
 
 INDEX = "model.safetensors.index.json"
 
@@ -25,7 +26,7 @@ def shards(folder, weight_map=None, **arrays):
 
 def refused(folder, words):
     with pytest.raises(UserError, match=words) as error:
-        tensors.Tensors(folder)
+        SafetensorsFolder(folder)
     said = str(error.value)
     assert said.isprintable() and len(said) < 4000
     return said
@@ -66,7 +67,7 @@ def test_a_snapshot_of_the_hub_is_a_folder_of_links(tmp_path, name):
         path.symlink_to(f"../../blobs/blob{i}")
     (tmp_path / "mine").symlink_to(snapshot)
     for folder in (snapshot, tmp_path / "mine"):
-        assert tensors.Tensors(folder).read("a").tolist() == [0, 0]
+        assert SafetensorsFolder(folder).read("a").tolist() == [0, 0]
     if name == INDEX:
         # Out of the blobs, or through a link among them, nothing is followed.
         (hub / "blobs" / "blob1").rename(tmp_path / "elsewhere")
@@ -152,7 +153,7 @@ def test_only_regular_files_are_read(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 def test_floats_are_read_by_their_value(tmp_path, dtype):
     save_file({"a": np.array([[1.5, -2.0], [0.25, 3.0]], dtype)}, tmp_path / "model.safetensors")
-    stored = tensors.Tensors(tmp_path)
+    stored = SafetensorsFolder(tmp_path)
     assert stored.read("a").dtype == np.float32 and stored.read("a").tolist() == [[1.5, -2.0], [0.25, 3.0]]
     assert stored.read("a", (slice(1, 2), slice(0, 2))).tolist() == [[0.25, 3.0]]
     assert stored.read("a", dtype=ml_dtypes.bfloat16).astype(float).tolist() == [[1.5, -2.0], [0.25, 3.0]]
@@ -167,20 +168,20 @@ def test_other_types_are_named_and_never_read_as_bits(tmp_path, dtype, size):
 
 def test_a_file_that_shrank_since_it_was_opened_is_one_line(tmp_path):
     save_file({"a": np.zeros(1 << 16, np.float32)}, tmp_path / "model.safetensors")
-    stored = tensors.Tensors(tmp_path)
+    stored = SafetensorsFolder(tmp_path)
     os.truncate(tmp_path / "model.safetensors", 1000)
     with pytest.raises(UserError, match="cannot read .*model.safetensors: it is shorter than it was"):
         stored.read("a")
 
 
 def test_a_long_list_of_faults_is_cut():
-    said = tensors.several([f"missing {i}" for i in range(1000)])
+    said = safetensors_folder.summary([f"missing {i}" for i in range(1000)])
     assert said.startswith("missing 0; missing 1; ") and said.endswith("; and 980 more") and len(said) < 300
 
 
 def test_shards_are_read_and_missing_ones_named(tmp_path):
     shards(tmp_path)
-    found = tensors.Tensors(tmp_path)
+    found = SafetensorsFolder(tmp_path)
     assert found.shapes == {"a": (2,), "b": (2,)} and found.read("b").tolist() == [1, 1]
     (tmp_path / "b.safetensors").unlink()
     refused(tmp_path, "lacks b.safetensors, which model.safetensors.index.json names: fetch the rest")
