@@ -1,19 +1,18 @@
-"""Writing a source's stream index.
+"""Writing the stream index of a source, and opening it again.
 
-    stream.bin   uint8: every document, a placeholder before it where its BOS stands
-    starts.npy   int64: the position of each document's BOS, counted from its part's first
-    meta.json    {"meta": sizes, checksums, the parts' places, and the bad records skipped; "checksum": of that}
-    right.json   which states of the first two files were compared with their checksums (see `checks`)
-    seen.json    which states of the sources this is the text of (see `same_text`)
+    stream.bin   one element of the vocabulary's dtype per position: every document, and a 0 before it where its BOS
+    stands starts.npy   int64: the position of each document's BOS, counted from the first position of its split
+    meta.json    {"meta": sizes, checksums, where each split lies, the bad records skipped; "checksum": of that}
+    right.json   which states of the first two files were compared with their checksums (see `checks`) seen.json
+    which states of the source's files this is the text of (see `same_text`)
 
-`checksum` in the meta is that of stream.bin; where documents were dealt by their
-bytes, it knows their parts too. `digests` are those of the files.
+`checksum` in the meta is that of stream.bin; where documents were dealt to splits, it also knows how. `digests` are
+those of the files.
 
-The folder is written beside its final place and renamed into it: a reader sees
-all of it or nothing, and of two processes that build at once the first one's
-is kept. The sources are read once, in order; what the split needs to know of all
-documents (how many, which sizes) is known only then, so they are copied into
-their parts afterwards. Of a long document a piece is in memory at a time.
+The folder is written beside its final place and renamed into it, so that a reader sees all of it or nothing. Where two
+processes build at once, the index of the one that is first stays. The sources are read once, in order. What the splits
+need to know of all documents (how many, which sizes) is known only then, so the documents are copied into their splits
+afterwards. Of a long document, one piece at a time is in memory.
 """
 
 from __future__ import annotations
@@ -27,27 +26,33 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import BinaryIO, NotRequired, TypedDict
 
 import numpy as np
 from absl import logging
 
-from scratchpatch import files as local_files
 from scratchpatch import json_files
 from scratchpatch.data import checks, same_text, splits, work_folder
-from scratchpatch.data.records import RECORD_BYTES, BadRecords, Broken, Document, skipped
+from scratchpatch.data.records import RECORD_BYTES, BadRecords, Broken, Document
 from scratchpatch.data.sources import Source
+from scratchpatch.data.stream import skipped_in_words
 from scratchpatch.errors import UserError
+from scratchpatch.files import open_regular
 from scratchpatch.json_files import Count
+from scratchpatch.vocabulary import BYTES
 
 FORMAT = 3
 STREAM, STARTS, META, RIGHT, SEEN = "stream.bin", "starts.npy", "meta.json", "right.json", "seen.json"
+# Documents are bytes, so the ids of an index are bytes.
+VOCABULARY = BYTES
 SECONDS_BETWEEN_LINES = 5
-_PLACEHOLDER = b"\0"
+_PLACEHOLDER = bytes(VOCABULARY.dtype.itemsize)
 _COPY_BYTES = 1 << 24
 
 
-class _Part(TypedDict):
+class _Stretch(TypedDict):
+    """Where a split lies: its first position and its first document, and how many it has of both."""
+
     position: Count
     positions: Count
     document: Count
@@ -64,7 +69,7 @@ class _Meta(TypedDict):
     checksum: str
     digests: dict[str, str]
     sizes: dict[str, Count]
-    parts: dict[str, _Part]
+    parts: dict[str, _Stretch]
     probe: str
 
 
@@ -73,14 +78,14 @@ class _Sealed(TypedDict):
     checksum: str
 
 
-def intact(place: Path) -> dict | None:
-    """The meta of an index; see `look`."""
-    found = look(place)
-    return found and found[0]
+def intact_meta(place: Path) -> dict | None:
+    """The meta of the index at `place`; None where it is missing or damaged."""
+    index = open_index(place)
+    return index and index[0]
 
 
-def look(place: Path) -> tuple[dict, checks.Check] | None:
-    """The index's meta and what is still to be compared, or None where the index is missing or damaged."""
+def open_index(place: Path) -> tuple[dict, checks.Check] | None:
+    """The index's meta and the comparison that is left to do; None where the index is missing or damaged."""
     if not os.path.lexists(place):
         return None
     try:
@@ -92,44 +97,47 @@ def look(place: Path) -> tuple[dict, checks.Check] | None:
         if sizes != meta["sizes"]:
             raise ValueError(f"sizes {sizes}, wanted {meta['sizes']}")
         _check_bounds(meta, len(_starts(place)))
-        parts = [_checked(place / name, meta) for name in (STARTS, STREAM)]
-        return meta, checks.Check(parts, place / RIGHT, lambda path: _forget(place, path))
+        checked = [_checked(place / name, meta) for name in (STARTS, STREAM)]
+        return meta, checks.Check(checked, place / RIGHT, lambda path: _forget(place, path))
     except (OSError, ValueError, KeyError, checks.Damaged) as error:
         logging.warning("%s is damaged (%s): building it again", place, error)
         return None
 
 
 def arrays(place: Path, part: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [positions], int64 [documents]) of a part of an intact index, memory-mapped. Raises OSError, ValueError."""
-    # Plain views of the maps: a np.memmap costs more per slice than a window does.
-    data, starts = np.asarray(np.memmap(place / STREAM, np.uint8, "r")), _starts(place)
-    first, document = part["position"], part["document"]
-    return data[first : first + part["positions"]], starts[document : document + part["documents"]]
+    """A split of an intact index, memory-mapped: its ids [positions], and int64 [documents], its BOS.
+
+    `part` is the split's entry in the meta. Raises OSError, ValueError.
+    """
+    # Plain views of the maps, because slicing a np.memmap costs more than copying a window does.
+    ids, starts = np.asarray(np.memmap(place / STREAM, VOCABULARY.dtype, "r")), _starts(place)
+    position, document = part["position"], part["document"]
+    return ids[position : position + part["positions"]], starts[document : document + part["documents"]]
 
 
 def _starts(place: Path) -> np.ndarray:
     try:
-        found = np.asarray(np.load(place / STARTS, mmap_mode="r"))
+        starts = np.asarray(np.load(place / STARTS, mmap_mode="r"))
     except (OSError, ValueError):
         raise
     except Exception as error:
         # NumPy reads a header as Python reads a program.
         raise ValueError(f"{place / STARTS} cannot be read: {error}") from error
-    if found.dtype != np.int64 or found.ndim != 1:
-        raise ValueError(f"{place / STARTS} holds {found.dtype} of {found.ndim} dimensions, wanted a row of int64")
-    return found
+    if starts.dtype != np.int64 or starts.ndim != 1:
+        raise ValueError(f"{place / STARTS} holds {starts.dtype} of {starts.ndim} dimensions, wanted a row of int64")
+    return starts
 
 
 def _check_bounds(meta: dict, documents: int) -> None:
-    """Raise ValueError unless the parts divide the stream and its documents."""
-    if tuple(meta["parts"]) not in (("all",), splits.PARTS):
+    """Raise ValueError unless the splits divide the stream and its documents."""
+    if tuple(meta["parts"]) not in (("all",), splits.SPLITS):
         raise ValueError(f"it has the parts {', '.join(meta['parts'])}")
     ends = {"position": 0, "document": 0}
     for part in meta["parts"].values():
-        if any(part[first] != end for first, end in ends.items()):
+        if any(part[unit] != end for unit, end in ends.items()):
             raise ValueError("its parts do not lie one after the other")
-        ends = {first: part[first] + part[f"{first}s"] for first in ends}
-    if list(ends.values()) != [meta["sizes"][STREAM], documents]:
+        ends = {unit: part[unit] + part[f"{unit}s"] for unit in ends}
+    if list(ends.values()) != [meta["sizes"][STREAM] // VOCABULARY.dtype.itemsize, documents]:
         raise ValueError("its parts are not the whole stream")
 
 
@@ -139,7 +147,7 @@ def _checked(path: Path, meta: dict) -> checks.Checked:
 
 
 def _digest(path: Path) -> str:
-    with local_files.open_regular(path) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, _hash).hexdigest()
 
 
@@ -148,7 +156,7 @@ def _hash() -> hashlib.blake2b:
 
 
 def _forget(place: Path, path: str) -> str:
-    """Let an index that is damaged be built again at the next start; what to tell the user."""
+    """Let a damaged index be built again at the next start; returns the message for the user."""
     with contextlib.suppress(OSError):
         (place / META).unlink()
     return f"the checksum of {path} is wrong, the stream index is damaged: start again, and it is built anew"
@@ -167,9 +175,9 @@ def build(
     share: float = splits.SHARE,
     record_bytes: int = RECORD_BYTES,
 ) -> None:
-    """Read `files` and leave their index at `place`, in place of a damaged one, or one of another text.
+    """Read `files` and leave their index at `place`, in place of one that is damaged or of another text.
 
-    `share` of the documents validate, and as many test (see `splits`).
+    `layout` and `share` are those of `index.open_stream`.
 
     Raises:
         UserError: a bad record (unless skipped), or no bytes at all.
@@ -180,32 +188,33 @@ def build(
         spill, bad = work / "spill", BadRecords(on_bad_record, record_bytes)
         sizes, places = _spill(spill, source, files, bad)
         if not sizes.sum():
-            left_out = f" ({skipped(bad.count, bad.broken)}, first: {bad.messages[0]})" if bad.count else ""
+            left_out = f" ({skipped_in_words(bad.count, bad.broken)}, first: {bad.messages[0]})" if bad.count else ""
             raise UserError(f"{source.spec}: the source is empty, its {len(files)} file(s) hold no bytes{left_out}")
-        meta = {"spec": source.spec, "documents": len(sizes), "skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
-        meta["probe"] = probe
+        meta = {"spec": source.spec, "documents": len(sizes), "probe": probe}
+        meta |= {"skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
+        names, splits_of = splits.SPLITS, np.zeros(len(sizes), np.int8)
         if layout == "whole":
-            names, parts = ("all",), np.zeros(len(sizes), np.int8)
-            runs, before = _runs(sizes, parts), b""
-        elif len(sizes) == 1 and not source.standard:
-            pieces = splits.cut(int(sizes[0]))
-            names, sizes, parts = splits.PARTS, np.array([end - start for start, end in pieces], np.int64), np.arange(3, dtype=np.int8)
-            runs, before = [(start + 1, end + 1) for start, end in pieces], _PLACEHOLDER
-        else:
-            names, parts = splits.PARTS, splits.assign(places, share)
+            names = ("all",)
+        elif len(sizes) > 1 or source.standard:
+            splits_of = splits.assign(places, share)
             meta["least_share"] = splits.least_share(places, sizes)
-            runs, before = _runs(sizes, parts), b""
+        if layout == "split" and "least_share" not in meta:
+            # The only document is cut, and each piece has a BOS of its own.
+            runs, before = [(start + 1, end + 1) for start, end in splits.cut(int(sizes[0]))], _PLACEHOLDER
+            sizes, splits_of = np.array([end - start for start, end in runs]), np.arange(3)
+        else:
+            runs, before = _runs(sizes, splits_of), b""
         checksum = _copy(spill, work / STREAM, runs, before)
         spill.unlink()
-        whole = checksum.hexdigest()
+        meta["digests"] = {STREAM: checksum.hexdigest()}
         if "least_share" in meta and not source.standard:
-            checksum.update(np.bincount(parts, minlength=len(names)).astype("<i8"))
+            checksum.update(np.bincount(splits_of, minlength=len(names)).astype("<i8"))
         meta["checksum"] = checksum.hexdigest()
-        meta["parts"] = _write_starts(work / STARTS, sizes, parts, names)
-        meta["digests"] = {STREAM: whole, STARTS: _digest(work / STARTS)}
+        meta["parts"] = _write_starts(work / STARTS, sizes, splits_of, names)
+        meta["digests"][STARTS] = _digest(work / STARTS)
         meta["sizes"] = _file_sizes(work)
-        with open(work / META, "w") as file:
-            json.dump({"meta": meta, "checksum": json_files.seal(meta)}, file, indent=1)
+        with open(work / META, "wb") as file:
+            file.write(json.dumps({"meta": meta, "checksum": json_files.seal(meta)}, indent=1).encode())
             _sync(file)
         same_text.remember(work / SEEN, seen)
         if _publish(work, place, probe):
@@ -213,27 +222,31 @@ def build(
         logging.info("indexed %s: %d documents, %d bytes", source.spec, meta["documents"], sizes.sum())
 
 
-def _spill(spill: Path, source: Source, files: list[tuple[str, str]], bad: BadRecords) -> tuple[np.ndarray, np.ndarray]:
-    """Write every document as it comes; returns their sizes in bytes (int64) and places (uint64, see `splits.place`)."""
+def _spill(
+    spill: Path, source: Source, files: list[tuple[str, str]], bad: BadRecords
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write every document as it comes; returns their sizes in bytes (int64) and `splits.place`s (uint64)."""
     sizes, places, total = array("q"), array("Q"), 0
-    place_of = _StandardPlaces() if source.standard else lambda document, digest: splits.place(digest)
+    # Of documents of the standard library: by their digest, the place of the first of them.
+    standard_places: dict[bytes, int] = {}
     next_line = time.monotonic() + SECONDS_BETWEEN_LINES
     with open(spill, "wb") as out:
         for document in source.documents(files, bad):
-            begin, size, digest = out.tell(), 0, splits.hasher()
+            begin = out.tell()
             out.write(_PLACEHOLDER)
             try:
-                for piece in document.pieces:
-                    out.write(piece)
-                    digest.update(piece)
-                    size += len(piece)
+                size, digest = _write_document(out, document)
             except Broken as broken:
                 out.seek(begin)
                 out.truncate()
                 bad.add(*broken.args)
                 continue
             sizes.append(size)
-            places.append(place_of(document, digest.digest()))
+            if source.standard:
+                # A module's docstring (stdlib:prose) stands in its code (stdlib:code): one name puts both in one split.
+                places.append(standard_places.setdefault(digest, splits.name_place(document.name)))
+            else:
+                places.append(splits.place(digest))
             total += size
             if time.monotonic() > next_line:
                 logging.info("indexing %s: %d documents, %.0f MB so far", source.spec, len(sizes), total / 1e6)
@@ -241,23 +254,20 @@ def _spill(spill: Path, source: Source, files: list[tuple[str, str]], bad: BadRe
     return np.array(sizes, np.int64), np.array(places, np.uint64)
 
 
-class _StandardPlaces:
-    """Places of the standard library's documents: by name, of equal ones by the first one's.
-
-    A module's docstring (stdlib:prose) stands in its code (stdlib:code), so both have the split of their one name.
-    """
-
-    def __init__(self):
-        self._known: dict[bytes, int] = {}
-
-    def __call__(self, document: Document, digest: bytes) -> int:
-        return self._known.setdefault(digest, splits.name_place(document.name))
+def _write_document(out: BinaryIO, document: Document) -> tuple[int, bytes]:
+    """Write a document piece by piece; returns its size in bytes and its digest. Raises Broken."""
+    size, hasher = 0, splits.hasher()
+    for piece in document.pieces:
+        out.write(piece)
+        hasher.update(piece)
+        size += len(piece)
+    return size, hasher.digest()
 
 
-def _runs(sizes: np.ndarray, parts: np.ndarray) -> Iterator[tuple[int, int]]:
-    """[first, end) in the spill of neighbours that stay neighbours, part by part, in their order within each."""
+def _runs(sizes: np.ndarray, splits_of: np.ndarray) -> Iterator[tuple[int, int]]:
+    """[start, end) in the spill of neighbours that stay neighbours, split by split, in their order within each."""
     ends = np.cumsum(sizes + 1)
-    order = np.argsort(parts, kind="stable")
+    order = np.argsort(splits_of, kind="stable")
     breaks = np.flatnonzero(np.diff(order) != 1) + 1
     for run in np.split(order, breaks):
         yield int(ends[run[0]] - sizes[run[0]] - 1), int(ends[run[-1]])
@@ -266,53 +276,48 @@ def _runs(sizes: np.ndarray, parts: np.ndarray) -> Iterator[tuple[int, int]]:
 def _copy(spill: Path, stream: Path, runs: Iterable[tuple[int, int]], before: bytes) -> hashlib.blake2b:
     """Copy runs of the spill, each after `before`; returns the hash of what was written."""
     checksum = _hash()
-    with open(spill, "rb") as found, open(stream, "wb") as out:
-        for first, end in runs:
+    with open(spill, "rb") as spilled, open(stream, "wb") as out:
+        for start, end in runs:
             checksum.update(before)
             out.write(before)
-            found.seek(first)
-            while first < end:
-                piece = found.read(min(_COPY_BYTES, end - first))
+            spilled.seek(start)
+            while start < end:
+                piece = spilled.read(min(_COPY_BYTES, end - start))
                 if not piece:
                     raise OSError(errno.EIO, "it ends before what was written to it", str(spill))
                 checksum.update(piece)
                 out.write(piece)
-                first += len(piece)
+                start += len(piece)
         _sync(out)
     return checksum
 
 
-def _write_starts(path: Path, sizes: np.ndarray, parts: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:
-    """Write the BOS positions; returns where each part lies in both files."""
-    places, starts, position, document = {}, [], 0, 0
-    for part, name in enumerate(names):
-        lengths = sizes[parts == part] + 1
+def _write_starts(path: Path, sizes: np.ndarray, splits_of: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:
+    """Write the BOS positions; returns where each split lies in both files."""
+    stretches, starts, position, document = {}, [], 0, 0
+    for split, name in enumerate(names):
+        lengths = sizes[splits_of == split] + 1
         starts.append(np.cumsum(lengths) - lengths)
-        places[name] = {
-            "position": position,
-            "positions": int(lengths.sum()),
-            "document": document,
-            "documents": len(lengths),
-        }
-        position += int(lengths.sum())
-        document += len(lengths)
+        positions, documents = int(lengths.sum()), len(lengths)
+        stretches[name] = _Stretch(position=position, positions=positions, document=document, documents=documents)
+        position, document = position + positions, document + documents
     with open(path, "wb") as file:
         np.save(file, np.concatenate(starts).astype(np.int64))
         _sync(file)
-    return places
+    return stretches
 
 
-def _sync(file) -> None:
-    """Onto the disk before the rename, so that a power cut leaves no index of zeros."""
+def _sync(file: BinaryIO) -> None:
+    """Write a file onto the disk before the folder is renamed, so that a power cut leaves no index of zeros."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def _publish(work: Path, place: Path, probe: str) -> bool:
-    """Rename `work` to `place`, unless another process has put an intact index of the same text there meanwhile: then False."""
+    """Rename `work` to `place`; returns False where another process has put an intact index of the same text there."""
     while True:
-        found = intact(place)
-        if found and found["probe"] == probe:
+        other = intact_meta(place)
+        if other and other["probe"] == probe:
             return False
         if os.path.lexists(place):
             work_folder.move_away(place)

@@ -16,7 +16,7 @@ from scratchpatch.errors import UserError
 def run(place, spec, layout="whole", mode="error"):
     source = sources.parse(spec)
     build.build(place, source, layout, source.files(), mode, share=0.2)
-    return build.intact(place)
+    return build.intact_meta(place)
 
 
 def test_whole_keeps_the_order_of_the_source(tmp_path, write_texts, awkward):
@@ -146,13 +146,13 @@ def test_a_damaged_index_is_not_intact_and_is_replaced(tmp_path, write_texts, da
     spec, place = write_texts([b"abc", b"b"]), tmp_path / "cache" / "index"
     meta = run(place, spec)
     DAMAGE[damage](place)
-    assert build.intact(place) is None or os.geteuid() == 0 and damage == "unreadable"
+    assert build.intact_meta(place) is None or os.geteuid() == 0 and damage == "unreadable"
     assert run(place, spec) == meta
     assert [p.name for p in place.parent.iterdir()] == ["index"]
 
 
 def test_a_missing_index_is_not_intact(tmp_path):
-    assert build.intact(tmp_path / "none") is None
+    assert build.intact_meta(tmp_path / "none") is None
 
 
 def test_a_source_without_bytes_is_an_error(tmp_path, write_texts, write_lines):

@@ -77,13 +77,13 @@ def test_the_largest_are_read_in_a_thread_which_says_what_it_found(parts, tmp_pa
     monkeypatch.setattr(checks, "AT_ONCE", 150)
     check = make(found, tmp_path)
     assert read == ["a"]
-    check.raise_found()
+    check.raise_damage()
     flip(tmp_path / "c")
     check.start(), check.start()
     check._thread.join()
     assert read == [*"abc"] and not (tmp_path / "marks").exists()
     with pytest.raises(UserError, match="c is bad"):
-        check.raise_found()
+        check.raise_damage()
 
 
 def test_a_large_damaged_index_stops_training_and_is_built_anew(write_texts, make_config, monkeypatch):

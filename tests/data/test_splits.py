@@ -34,7 +34,7 @@ def test_shares_are_kept():
 @given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=20), st.floats(0.0, 0.4))
 def test_one_document_falls_where_it_falls_among_others(digests, share):
     places = np.array([splits.place(found) for found in digests], np.uint64)
-    assert [splits.PARTS[part] for part in splits.assign(places, share)] == [splits.split_of(found, share) for found in digests]
+    assert [splits.SPLITS[part] for part in splits.assign(places, share)] == [splits.split_of(found, share) for found in digests]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3)), max_size=12))
