@@ -184,9 +184,11 @@ class Starts:
         self._before, self._places = file[:edge].view(_COUNT), file[edge:].view(_PLACE)
 
     def between(self, start: int, end: int) -> np.ndarray:
-        """int64: the BOS in positions [start, end), in order."""
-        low, high = start // PAGE, -(-end // PAGE)
-        counts = self._before[low : high + 1].astype(np.int64)
-        starts = self._places[counts[0] : counts[-1]] + np.repeat(np.arange(low, high) * PAGE, np.diff(counts))
-        first, last = np.searchsorted(starts, (start, end))
-        return starts[first:last]
+        """int64: the BOS in positions [start, end), which are at least one, in order."""
+        pages = range(start // PAGE, -(-end // PAGE))
+        starts = np.concatenate([self._page(page) for page in pages]) if len(pages) > 1 else self._page(pages[0])
+        low, high = starts.searchsorted((start, end))
+        return starts[low:high]
+
+    def _page(self, page: int) -> np.ndarray:
+        return self._places[self._before[page] : self._before[page + 1]].astype(np.int64) + page * PAGE
