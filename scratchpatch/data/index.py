@@ -15,9 +15,9 @@ from pathlib import Path
 from absl import logging
 
 from scratchpatch.data import build, paths, prepared, same_text, sources, splits
-from scratchpatch.data.records import FIX, RECORD_BYTES
+from scratchpatch.data.records import FIX, RECORD_BYTES, skipped
 from scratchpatch.data.sources import Source
-from scratchpatch.data.stream import IndexedStream, Stream, skipped_in_words
+from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
 from scratchpatch.places import cache_folder
 
@@ -56,27 +56,35 @@ def open_source(
     key = _key(source, layout, files, share, record_bytes)
     place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{key}"
     try:
-        index = build.open_index(place)
+        index = build.open_index(place, split)
         if index is None or not _has_text(place, index[0], files):
             build.build(place, source, layout, files, on_bad_record, share, record_bytes)
-            index = build.open_index(place)
+            index = build.open_index(place, split)
         if index is None:
             raise OSError("what was written there does not read as it was written")
-        meta, check = index
-        part = meta["parts"][split]
-        ids, starts = build.arrays(place, part)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot keep the stream index in {place.parent} ({error}); set data.cache_dir") from error
+    meta, shards = index
+    shard, check = shards[split]
     if meta["skipped"]:
         if on_bad_record != "skip":
             raise UserError(meta["bad"][0] + FIX)
-        left_out = skipped_in_words(meta["skipped"], meta["broken"])
+        left_out = skipped(meta["skipped"], meta["broken"])
         logging.warning("%s: %s: %s", source.spec, left_out, "; ".join(meta["bad"][:3]))
-    if part["positions"] == part["documents"]:
+    if not meta["splits"][split]["bytes"]:
         raise UserError(_empty(source.spec, split, share, meta))
-    return IndexedStream(
-        source.spec, split, ids, starts, meta["skipped"], meta["checksum"], meta["broken"], check, build.VOCABULARY
-    )
+    return IndexedStream(source.spec, split, [shard], meta["checksum"], meta["skipped"], meta["broken"], check)
+
+
+class IndexedStream(Stream):
+    """The stream of a split of an index."""
+
+    def key(self) -> str:
+        text = hashlib.blake2b(f"{self.checksum}/{self.split}/{len(self)}/".encode(), digest_size=12)
+        # Two texts of the same bytes may be divided into documents differently.
+        (shard,) = self.shards
+        text.update(shard.starts.between(0, shard.length))
+        return text.hexdigest()
 
 
 def _has_text(place: Path, meta: dict, files: list[tuple[str, str]]) -> bool:

@@ -1,58 +1,145 @@
-"""Reading a prepared folder: the shards of a split as one stream, from memory maps or by ranges of bytes behind a URL.
+"""Reading a prepared folder, which `scratchpatch prepare` writes.
 
-Legend: R rows, W window + 1.
+    meta.json                           counts, checksums of all files, and a seal of its own; it is written last
+    train-00003-of-00008.bin, .starts   a shard, see `shards`
+
+The shards of a split, one after the other, are one stream. A split's checksum is the sum of its documents' digests, so
+it does not depend on the shards.
+
+meta.json holds: format, element (the dtype of a position), plan (names and values that a second attempt compares),
+counts (documents and bytes read, duplicates and their bytes, skipped bad records, and broken files, whose last records
+nobody counted), bad (the first messages about bad records) and splits (the entries of each one's shards).
 """
 
 from __future__ import annotations
 
-import bisect
-import functools
 import hashlib
-import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import TypedDict
 
 from scratchpatch.data import paths, splits
-from scratchpatch.data import prepared_format as on_disk
-from scratchpatch.data.checks import Check, Checked, Damaged
-from scratchpatch.data.prepared_format import POSITIONS, STARTS, VOCABULARY, ShardEntry
+from scratchpatch.data import shards as shard_files
+from scratchpatch.data.checks import Damaged
+from scratchpatch.data.records import BadRecords, Document, explain
+from scratchpatch.data.shards import FIX, POSITIONS, STARTS, VOCABULARY, Shard, ShardEntry
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
-from scratchpatch.files import size_and_checksum
+from scratchpatch.json_files import Count
 
-# Positions that a pass over all documents reads at a time.
-_CHUNK = 1 << 22
+FORMAT, META = 2, "meta.json"
+
+
+class PreparedEntry(ShardEntry):
+    """What meta.json holds about a shard; `digests` is the sum of its documents' digests, in hexadecimal digits."""
+
+    digests: str
+
+
+_COUNTS = ("documents", "bytes", "duplicates", "duplicate_bytes", "skipped", "broken")
+_Counts = TypedDict("_Counts", dict.fromkeys(_COUNTS, Count))
+_Splits = TypedDict("_Splits", dict.fromkeys(splits.SPLITS, list[PreparedEntry]))
+
+
+class _Meta(TypedDict):
+    element: str
+    plan: dict[str, str]
+    counts: _Counts
+    bad: list[str]
+    splits: _Splits
+    seal: str
+
+
+class _Format(TypedDict):
+    format: int
+
+
+def new_meta(plan: dict[str, str], counts: dict[str, int], bad: list[str], entries: dict[str, list]) -> dict:
+    """The contents of meta.json; `entries` are those of the shards of each split."""
+    meta = {"format": FORMAT, "element": VOCABULARY.dtype.name}
+    return shard_files.sealed(meta | {"plan": plan, "counts": counts, "bad": bad, "splits": entries})
+
+
+def read_meta(folder: str) -> dict | None:
+    """The contents of a finished folder's meta.json; None where the folder is not finished.
+
+    Raises:
+        UserError: the file is damaged, or of another format.
+    """
+    path = paths.join(folder, META)
+    try:
+        if not paths.is_file(path):
+            return None
+        written = paths.read_json(path, _Format)["format"]
+        if written != FORMAT:
+            raise UserError(f"{path} is of format {written}, not {FORMAT}: remove the folder and prepare it anew")
+        meta = paths.read_json(path, _Meta)
+        if shard_files.sealed(meta) != meta:
+            raise ValueError("its seal is wrong")
+        if meta["element"] != VOCABULARY.dtype.name:
+            raise ValueError(f"its elements are {meta['element']}, not {VOCABULARY.dtype.name}")
+        check_names(folder, entries_of(meta))
+    except (OSError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path} cannot be read ({reason}); prepare the folder anew") from error
+    return meta
+
+
+def _finished_meta(spec: str, folder: str) -> dict:
+    """As `read_meta`. Raises UserError also where the folder is not finished."""
+    meta = read_meta(folder)
+    if meta is None:
+        raise UserError(f"{spec}: {folder} holds no {META}: run scratchpatch prepare --source=SPEC --out={folder}")
+    return meta
+
+
+def entries_of(meta: dict) -> list[PreparedEntry]:
+    """The entries of the shards of all splits."""
+    return [entry for entries in meta["splits"].values() for entry in entries]
+
+
+def check_names(folder: str, entries: list[PreparedEntry]) -> None:
+    """Raise ValueError where a shard's name leads out of the folder, or its digests are no number."""
+    for entry in entries:
+        if "/" in entry["name"]:
+            raise ValueError(f"{entry['name']!r} is no name of a shard")
+        for suffix in (POSITIONS, STARTS):
+            paths.below(folder, entry["name"] + suffix)
+        int(entry["digests"], 16)
+
+
+def check_sizes(folder: str, entries: list[PreparedEntry]) -> None:
+    """Raise UserError unless every file of the shards is there and has its size."""
+    try:
+        shard_files.check_files(folder, entries)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error})") from error
+    except Damaged as error:
+        raise UserError(f"{error}: prepare the folder anew") from error
 
 
 def files(spec: str, folder: str) -> list[tuple[str, str]]:
     """(name, path) of the shards of all splits. Raises UserError where the folder is not finished."""
-    names = [shard["name"] + POSITIONS for shard in on_disk.shard_entries(on_disk.finished_meta(spec, folder))]
+    names = [entry["name"] + POSITIONS for entry in entries_of(_finished_meta(spec, folder))]
     return [(name, paths.below(folder, name)) for name in names]
 
 
-def shard_documents(name: str, path: str) -> tuple[int, Iterator[bytes]]:
-    """How many documents a shard of `files` has, and the raw bytes of each.
-
-    Raises:
-        UserError: the folder is not finished.
-        OSError, ValueError, Damaged: the iterator raises these where the shard cannot be read.
-    """
+def read(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
+    """The documents of a shard. Where one cannot be read, all that are left are bad records."""
     folder = path.removesuffix(name).rstrip("/")
-    entries = on_disk.shard_entries(on_disk.finished_meta(path, folder))
-    (entry,) = (shard for shard in entries if shard["name"] + POSITIONS == name)
-    return entry["documents"], _shard_documents(folder, entry)
-
-
-def _shard_documents(folder: str, entry: ShardEntry) -> Iterator[bytes]:
-    with tempfile.TemporaryDirectory() as cache:
-        shard = Shard(folder, entry, Path(cache))
-        if not shard.starts_are_right():
-            raise Damaged(f"the checksum of {shard.starts_path} is wrong")
-        yield from shard.documents()
+    entries = entries_of(_finished_meta(path, folder))
+    (entry,) = (entry for entry in entries if entry["name"] + POSITIONS == name)
+    number = 0
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            shard = Shard(folder, entry, Path(cache))
+            if not shard.is_right(STARTS):
+                raise Damaged(f"the checksum of {shard.paths[STARTS]} is wrong")
+            for number, data in enumerate(shard.documents(), 1):
+                yield Document(f"{name}#{number}", data)
+    except (OSError, ValueError, Damaged) as error:
+        bad.add(path, explain(error), records=entry["documents"] - number)
 
 
 def open_stream(spec: str, folder: str, split: str, cache: Path) -> Stream:
@@ -67,164 +154,36 @@ def open_stream(spec: str, folder: str, split: str, cache: Path) -> Stream:
     Raises:
         UserError: the folder is not finished, files are missing, damaged or of another size, or the split is empty.
     """
-    meta = on_disk.finished_meta(spec, folder)
+    meta = _finished_meta(spec, folder)
     chosen = [meta["splits"][name] for name in (splits.SPLITS if split == "all" else (split,))]
-    entries = [shard for each in chosen for shard in each["shards"]]
-    if not sum(each["bytes"] for each in chosen):
+    entries = [entry for each in chosen for entry in each]
+    if not sum(entry["bytes"] for entry in entries):
         raise UserError(
             f"{spec}: the {split} split is empty, {folder} has {meta['counts']['documents']} document(s); "
             "prepare it with a larger --held_out, or name data.validation_sources"
         )
-    on_disk.check_sizes(folder, entries)
-    check = _check(folder, entries, cache)
-    checksum = hashlib.blake2b("/".join(each["checksum"] for each in chosen).encode(), digest_size=16).hexdigest()
-    shards = [Shard(folder, entry, cache / "prepared") for entry in entries]
-    return PreparedStream(spec, split, shards, meta["counts"], checksum, check)
+    check_sizes(folder, entries)
+    shards, check = [Shard(folder, entry, cache / "prepared") for entry in entries], None
+    if not paths.is_url(folder):  # `prepare` compares a folder behind a URL
+        key = hashlib.blake2b(repr((folder, entries)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+        try:
+            marker = cache / "right" / f"{key}.json"
+            check = shard_files.comparison(shards, marker, lambda path: f"the checksum of {path} is wrong: {FIX}")
+        except (Damaged, OSError) as error:
+            raise UserError(f"{error}: {FIX}") from error
+    checksum = hashlib.blake2b("/".join(map(_checksum, chosen)).encode(), digest_size=16).hexdigest()
+    return PreparedStream(spec, split, shards, checksum, meta["counts"]["skipped"], meta["counts"]["broken"], check)
 
 
-def _check(folder: str, entries: list[ShardEntry], cache: Path) -> Check | None:
-    """The comparison of a folder of this machine with its checksums (`prepare` reads one behind a URL whole).
-
-    Raises UserError where a file that is read at once is damaged.
-    """
-    if paths.is_url(folder):
-        return None
-    shards = [(Shard(folder, entry, cache), on_disk.file_sizes(entry)) for entry in entries]
-    checked = [Checked(shard.starts_path, sizes[STARTS], shard.starts_are_right) for shard, sizes in shards]
-    checked += [Checked(shard.path, sizes[POSITIONS], shard.positions_are_right) for shard, sizes in shards]
-    key = hashlib.blake2b(repr((folder, entries)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-    marker = cache / "right" / f"{key}.json"
-    try:
-        return Check(checked, marker, lambda path: _damaged(f"the checksum of {path} is wrong"))
-    except (Damaged, OSError) as error:
-        raise UserError(_damaged(str(error))) from error
-
-
-def _damaged(problem: str) -> str:
-    return f"{problem}: copy the folder anew, or remove it and prepare it anew"
+def _checksum(entries: list[PreparedEntry]) -> str:
+    """The checksum of a split's documents, whatever their order."""
+    return f"{sum(int(entry['digests'], 16) for entry in entries) % 2**128:032x}"
 
 
 class PreparedStream(Stream):
-    """A stream over shards; its positions, tokens and windows are the same for any number of shards."""
-
-    def __init__(
-        self, spec: str, split: str, shards: list[Shard], counts: dict, checksum: str, check: Check | None = None
-    ):
-        """`shards` are in the order of the stream; `counts` are those of meta.json."""
-        self._shards = shards
-        # Where each shard begins in the stream, and where the last one ends.
-        self._edges = [0, *itertools.accumulate(shard.length for shard in shards)]
-        documents = sum(shard.document_count for shard in shards)
-        super().__init__(
-            spec, split, self._edges[-1], documents, counts["skipped"], checksum, counts["broken"], check, VOCABULARY
-        )
-
-    def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
-        stretches = []
-        for tokens_W, start in zip(tokens_RW, starts_R, strict=True):
-            position, end = start, min(start + len(tokens_W), len(self))
-            # A window goes on in the next shard where its own ends.
-            while position < end:
-                shard = bisect.bisect_right(self._edges, position) - 1
-                low, high = self._edges[shard], min(end, self._edges[shard + 1])
-                into_W = tokens_W[position - start : high - start]
-                stretches.append(Stretch(self._shards[shard], position - low, into_W))
-                position = high
-        _read(stretches)
-        for shard, start, tokens_W in stretches:
-            tokens_W[shard.starts.between(start, start + len(tokens_W)) - start] = self.vocabulary.bos
+    """The stream of a split of a prepared folder."""
 
     def key(self) -> str:
         """The checksum is that of the documents, so it knows where they begin."""
         text = f"prepared/{self.checksum}/{self.split}/{len(self)}"
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-    def documents_iter(self) -> Iterator[bytes]:
-        for shard in self._shards:
-            yield from shard.documents()
-
-
-class Shard:
-    """One shard, whose files are opened on first use.
-
-    Attributes:
-        path: of the file of positions.
-        starts_path: of the file that says where the BOS stand.
-        length: in positions of the stream.
-        document_count: how many documents it holds.
-    """
-
-    def __init__(self, folder: str, entry: ShardEntry, cache: Path):
-        """`entry` is its entry in meta.json; a copy of its .starts goes to `cache`."""
-        self.path = paths.below(folder, entry["name"] + POSITIONS)
-        self.starts_path = paths.below(folder, entry["name"] + STARTS)
-        self.length, self.document_count = on_disk.positions(entry), entry["documents"]
-        self._checksums = entry["checksums"]
-        # Several folders may have shards of one name, so the name of the copy holds the checksums.
-        self._cache = cache / "-".join(f"{checksum:08x}" for checksum in self._checksums.values())
-
-    @functools.cached_property
-    def mapped(self) -> np.ndarray:
-        """The positions, as a memory map of a file on this machine."""
-        # A plain view of the map, because slicing a np.memmap costs more than copying a window does.
-        return np.asarray(np.memmap(self.path, VOCABULARY.dtype, "r"))
-
-    @functools.cached_property
-    def starts(self) -> on_disk.Starts:
-        """Where the BOS stand. Raises UserError where a copy from a URL is damaged."""
-        if paths.is_url(self.starts_path) and not self.starts_are_right():
-            Path(self._local_starts()).unlink(missing_ok=True)
-            raise UserError(_damaged(f"the checksum of {self.starts_path} is wrong"))
-        return on_disk.Starts(np.asarray(np.memmap(self._local_starts(), np.uint8, "r")), self.length)
-
-    def _local_starts(self) -> str:
-        return paths.fetched(self.starts_path, self._cache)
-
-    def starts_are_right(self) -> bool:
-        """Read the .starts file; return whether it has its checksum."""
-        return file_checksum(self._local_starts()) == self._checksums[STARTS]
-
-    def positions_are_right(self) -> bool:
-        """Read the file of positions; return whether it has its checksum."""
-        return file_checksum(self.path) == self._checksums[POSITIONS]
-
-    def documents(self) -> Iterator[bytes]:
-        """The raw bytes of each document, read several megabytes at a time."""
-        edges = np.append(self.starts.between(0, self.length), self.length).tolist()
-        low = 0
-        while low < len(edges) - 1:
-            high = max(bisect.bisect_right(edges, edges[low] + _CHUNK) - 1, low + 1)
-            chunk = np.empty(edges[high] - edges[low], VOCABULARY.dtype)
-            _read([Stretch(self, edges[low], chunk)])
-            for start, end in itertools.pairwise(edges[low : high + 1]):
-                yield chunk[start + 1 - edges[low] : end - edges[low]].tobytes()
-            low = high
-
-
-def file_checksum(path: str) -> int:
-    """The CRC-32 of a file of this machine, or behind a URL. Raises OSError."""
-    with paths.open_read(path) as file:
-        return size_and_checksum(file)[1]
-
-
-class Stretch(NamedTuple):
-    """Positions of a shard from `start` on, and the array [length] that they are read into; a BOS is read as 0."""
-
-    shard: Shard
-    start: int
-    into_W: np.ndarray
-
-
-def _read(stretches: list[Stretch]) -> None:
-    """Fill the arrays of stretches of one folder; a host that has no rows of a source in a batch has none."""
-    if stretches and paths.is_url(stretches[0].shard.path):
-        # File systems of buckets ask for all ranges of one call at once.
-        size, names = VOCABULARY.dtype.itemsize, [stretch.shard.path for stretch in stretches]
-        begins = [start * size for _, start, _ in stretches]
-        ends = [(start + len(into_W)) * size for _, start, into_W in stretches]
-        ranges = paths.system(names[0]).cat_ranges(names, begins, ends, on_error="raise")
-        pieces = [np.frombuffer(data, VOCABULARY.dtype) for data in ranges]
-    else:
-        pieces = [shard.mapped[start : start + len(into_W)] for shard, start, into_W in stretches]
-    for (_, _, into_W), piece in zip(stretches, pieces, strict=True):
-        into_W[:] = piece

@@ -28,8 +28,7 @@ import re
 from collections.abc import Iterator
 
 from scratchpatch.data import array_records, columns, hf, paths, prepared, stdlib, tfds
-from scratchpatch.data.checks import Damaged
-from scratchpatch.data.records import BadRecords, Document, explain, read_jsonl, read_text
+from scratchpatch.data.records import BadRecords, Document, read_jsonl, read_text
 from scratchpatch.errors import UserError
 
 # By scheme: what follows the colon.
@@ -127,7 +126,7 @@ class Source:
             ("parquet", ""): functools.partial(columns.read_parquet, field=self.field),
             ("array_record", ""): array_records.read_array_record,
             ("tfds", ""): functools.partial(tfds.read, field=self.field, split=self.split),
-            ("prepared", ""): _read_prepared,
+            ("prepared", ""): prepared.read,
             ("hf", ""): functools.partial(_read_hf, field=self.field),
         }[self.scheme, self.target if self.standard else ""]
         for name, path in files:
@@ -143,17 +142,6 @@ def doubled(scheme: str, spec: str) -> str:
 def _read_hf(name: str, path: str, field: str, bad: BadRecords) -> Iterator[Document]:
     read = columns.read_arrow if path.endswith(".arrow") else columns.read_parquet
     return read(name, path, field, bad)
-
-
-def _read_prepared(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-    """The documents of a shard. Where one cannot be read, all that are left are bad records."""
-    count, documents = prepared.shard_documents(name, path)
-    number = 0
-    try:
-        for number, data in enumerate(documents, 1):
-            yield Document(f"{name}#{number}", data)
-    except (OSError, ValueError, Damaged) as error:
-        bad.add(path, explain(error), records=count - number)
 
 
 def parse(spec: str) -> Source:

@@ -51,35 +51,27 @@ def name_place(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def assign(places: np.ndarray, share: float) -> np.ndarray:
-    """int8 [documents]: the index into SPLITS of every document.
-
-    Args:
-        places: uint64 [documents], see `place`.
-        share: of the documents that validate; as many test.
-    """
-    units = places / _HALF
-    return np.where(units < share, 1, np.where(units < 2 * share, 2, 0)).astype(np.int8)
-
-
 def split_of(digest: bytes, share: float) -> str:
     """The split of the document that has this digest."""
-    unit = place(digest) / _HALF
+    return split_at(place(digest), share)
+
+
+def split_at(place: int, share: float) -> str:
+    """The split of a document, see `place`, where a share of the documents validate; as many test."""
+    unit = place / _HALF
     return SPLITS[1 if unit < share else 2 if unit < 2 * share else 0]
 
 
-def least_share(places: np.ndarray, sizes: np.ndarray) -> float | None:
+def least_share(places: np.ndarray) -> float | None:
     """The least share, in steps of 0.001, by which some document validates and some trains; None where there is none.
 
-    Args:
-        places: uint64 [documents].
-        sizes: int64 [documents], bytes; a document without any counts for nothing.
+    `places` is uint64 [documents], of those that have bytes.
     """
-    units = np.sort(places[sizes > 0] / _HALF)
-    if not len(units):
+    if not len(places):
         return None
-    share = (math.floor(units[0] * 1000) + 1) / 1000
-    return share if share <= LARGEST_SHARE and units[-1] >= 2 * share else None
+    least, most = places.min() / _HALF, places.max() / _HALF
+    share = (math.floor(least * 1000) + 1) / 1000
+    return share if share <= LARGEST_SHARE and most >= 2 * share else None
 
 
 def cut(size: int) -> list[tuple[int, int]]:

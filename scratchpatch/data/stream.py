@@ -6,46 +6,56 @@ Legend: R rows, W window + 1.
 from __future__ import annotations
 
 import abc
-import hashlib
+import bisect
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from scratchpatch.data.checks import Check
-from scratchpatch.vocabulary import BYTES, Vocabulary
+from scratchpatch.data.records import skipped as skipped_in_words
+from scratchpatch.data.shards import VOCABULARY, Shard, Stretch, read_stretches
 
 
 class Stream(abc.ABC):
     """One split of one source. `len(stream)` counts positions: a BOS per document, and the ids of its text.
 
-    The stream ends with its last document; no BOS follows.
+    The stream ends with its last document; no BOS follows. It is the same for any number of shards.
 
     Attributes:
         spec: the source, as the user wrote it.
         split: 'train', 'validation', 'test' or 'all'.
         documents: how many there are.
         bytes: raw bytes of all of them, BOS not counted.
+        checksum: of the source; it tells two states of the same files apart.
         skipped: bad records of the whole source that were left out.
         broken: files of it that break off, so that more records are left out than were counted.
-        checksum: of the source; it tells two states of the same files apart.
         check: the comparison of its files with their checksums, which may be under way (see `checks`), or None.
         vocabulary: its ids, with BOS and PAD, and the type of its elements on disk.
     """
 
     def __init__(
-        self, spec: str, split: str, positions: int, documents: int, skipped: int, checksum: str,
-        broken: int = 0, check: Check | None = None, vocabulary: Vocabulary = BYTES,
+        self,
+        spec: str,
+        split: str,
+        shards: list[Shard],
+        checksum: str,
+        skipped: int = 0,
+        broken: int = 0,
+        check: Check | None = None,
     ):
-        self.spec, self.split = spec, split
-        self._positions = positions
-        self.documents = documents
-        self.bytes = (positions - documents) * vocabulary.bytes_per_token
-        self.skipped, self.broken = skipped, broken
-        self.checksum, self.check = checksum, check
-        self.vocabulary = vocabulary
+        """`shards` are in the order of the stream."""
+        self.spec, self.split, self.checksum = spec, split, checksum
+        self.skipped, self.broken, self.check = skipped, broken, check
+        self.vocabulary = VOCABULARY
+        self.shards = shards
+        # Where each shard begins in the stream, and where the last one ends.
+        self._edges = [0, *itertools.accumulate(shard.length for shard in shards)]
+        self.documents = sum(shard.document_count for shard in shards)
+        self.bytes = (len(self) - self.documents) * self.vocabulary.bytes_per_token
 
     def __len__(self) -> int:
-        return self._positions
+        return self._edges[-1]
 
     def watch(self) -> None:
         """Compare, in a thread, the files that are too large for it at opening; `read` raises what the thread finds."""
@@ -57,10 +67,7 @@ class Stream(abc.ABC):
         return -(-(len(self) - 1) // window)
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """int32 [length]: the tokens from position `start` on, PAD beyond the end.
-
-        Raises UserError where `check` has found damage.
-        """
+        """int32 [length]: the tokens from position `start` on, PAD beyond the end. Raises UserError on damage."""
         return self._rows([start], length)[0]
 
     def read_windows(self, windows_R: np.ndarray, window: int) -> np.ndarray:
@@ -71,20 +78,28 @@ class Stream(abc.ABC):
         if self.check is not None:
             self.check.raise_damage()
         tokens_RW = np.full((len(starts_R), length), self.vocabulary.pad, np.int32)
-        self._fill(tokens_RW, starts_R)
+        stretches = []
+        for tokens_W, start in zip(tokens_RW, starts_R, strict=True):
+            position, end = start, min(start + length, len(self))
+            # A window goes on in the next shard where its own ends.
+            while position < end:
+                shard = bisect.bisect_right(self._edges, position) - 1
+                low, high = self._edges[shard], min(end, self._edges[shard + 1])
+                stretches.append(Stretch(self.shards[shard], position - low, tokens_W[position - start : high - start]))
+                position = high
+        read_stretches(stretches)
+        for shard, start, tokens_W in stretches:
+            tokens_W[shard.starts.between(start, start + len(tokens_W)) - start] = self.vocabulary.bos
         return tokens_RW
-
-    @abc.abstractmethod
-    def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
-        """Write the tokens from each start on, as far as the stream goes."""
 
     @abc.abstractmethod
     def key(self) -> str:
         """A name that tells this text, and where its documents begin, from any other."""
 
-    @abc.abstractmethod
     def documents_iter(self) -> Iterator[bytes]:
         """The raw bytes of each document, in stream order."""
+        for shard in self.shards:
+            yield from shard.documents()
 
     def concatenated(self) -> bytes:
         """The raw bytes of all documents, one after the other."""
@@ -94,39 +109,3 @@ class Stream(abc.ABC):
         """One line for a run's first lines."""
         left_out = f", {skipped_in_words(self.skipped, self.broken)}" if self.skipped else ""
         return f"{self.spec} [{self.split}]: {self.documents:,} documents, {self.bytes:,} bytes{left_out}"
-
-
-class IndexedStream(Stream):
-    """A stream in an index of its own (see `index`), memory-mapped."""
-
-    def __init__(
-        self, spec: str, split: str, data: np.ndarray, starts: np.ndarray, skipped: int, checksum: str,
-        broken: int = 0, check: Check | None = None, vocabulary: Vocabulary = BYTES,
-    ):
-        """`data` has the id of each position, any where a BOS stands; `starts` is int64 [documents], where each BOS stands."""
-        super().__init__(spec, split, len(data), len(starts), skipped, checksum, broken, check, vocabulary)
-        self._data, self._starts = data, starts
-
-    def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
-        for tokens_W, start in zip(tokens_RW, starts_R, strict=True):
-            piece = self._data[start : start + len(tokens_W)]
-            tokens_W[: len(piece)] = piece
-            low, high = np.searchsorted(self._starts, (start, start + len(tokens_W)))
-            tokens_W[self._starts[low:high] - start] = self.vocabulary.bos
-
-    def key(self) -> str:
-        text = hashlib.blake2b(f"{self.checksum}/{self.split}/{len(self)}/".encode(), digest_size=12)
-        # Two texts of the same bytes may be divided into documents differently.
-        text.update(np.ascontiguousarray(self._starts))
-        return text.hexdigest()
-
-    def documents_iter(self) -> Iterator[bytes]:
-        for index, start in enumerate(self._starts):
-            end = self._starts[index + 1] if index + 1 < self.documents else len(self)
-            yield self._data[start + 1 : end].tobytes()
-
-
-def skipped_in_words(skipped: int, broken: int) -> str:
-    """What was left out: records, and files that break off."""
-    files = f", and what follows in {broken:,} file(s) that break off" if broken else ""
-    return f"{skipped:,} bad record(s) skipped{files}"

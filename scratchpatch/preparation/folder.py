@@ -1,7 +1,7 @@
 """From a SPEC to a prepared folder, and on after a kill.
 
     DIR/meta.json                   written last: the folder is finished
-    DIR/*.bin, *.starts             the shards, see `data.prepared_format`
+    DIR/*.bin, *.starts             the shards, see `data.shards`
     DIR/.preparing/plan.json        whose preparation it is, until it is finished
     DIR/.preparing/shards/3.json    shard 3 is finished: its entries in meta.json
     DIR/.preparing/tasks/           see `tasks`; where DIR is a URL, in the cache folder
@@ -20,9 +20,9 @@ from pathlib import Path
 
 from absl import logging
 
-from scratchpatch.data import paths, prepared, prepared_format, sources, splits
-from scratchpatch.data.records import RECORD_BYTES
-from scratchpatch.data.stream import skipped_in_words
+from scratchpatch.data import paths, prepared, sources, splits
+from scratchpatch.data.records import RECORD_BYTES, skipped
+from scratchpatch.data.shards import file_checksum
 from scratchpatch.data.work_folder import lock_alone
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Malformed
@@ -67,7 +67,7 @@ def prepare(
     made = plan.make(sources.parse(spec), out, shard_count, held_out, on_bad_record, record_bytes)
     state = paths.join(made.out, shards.STATE)
     try:
-        meta = prepared_format.read_meta(made.out)
+        meta = prepared.read_meta(made.out)
         if meta is not None:
             _check_same(made, meta["plan"])
             verify(made.out, meta, workers)
@@ -80,10 +80,10 @@ def prepare(
         raise UserError(f"{error}; remove {state} and run the same command again") from error
     counts = meta["counts"]
     if meta["bad"]:
-        left_out = skipped_in_words(counts["skipped"], counts["broken"])
+        left_out = skipped(counts["skipped"], counts["broken"])
         logging.warning("%s: %s: %s", spec, left_out, "; ".join(meta["bad"][:3]))
-    sizes = {name: {count: split[count] for count in ("documents", "bytes")} for name, split in meta["splits"].items()}
-    return {"out": made.out, "shards": made.shards, **counts, "splits": sizes}
+    totals = {split: _totals(entries) for split, entries in meta["splits"].items()}
+    return {"out": made.out, "shards": made.shards, **counts, "splits": totals}
 
 
 def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tuple[str, ...]) -> dict:
@@ -100,7 +100,7 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
             paths.remove(str(work / "tasks"))
             paths.write_text(begun, json.dumps(made.identity(), indent=1))
         # A killed attempt was writing these.
-        for pattern in ("tasks/.*", "shard-*", "*.tmp", "shards/*.tmp", f"../{prepared_format.META}.*.tmp"):
+        for pattern in ("tasks/.*", "shard-*", "*.tmp", "shards/*.tmp", f"../{prepared.META}.*.tmp"):
             for path in work.glob(pattern):
                 paths.remove(str(path))
         missing = shards.missing(made)
@@ -111,7 +111,7 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
 
             counts = beam.run(made, missing, runner, runner_flags)
         meta = _meta(made, counts)
-        paths.write_text(paths.join(made.out, prepared_format.META), json.dumps(meta, indent=1))
+        paths.write_text(paths.join(made.out, prepared.META), json.dumps(meta, indent=1))
         paths.remove(str(work))
     return meta
 
@@ -128,39 +128,43 @@ def _check_same(made: Plan, begun: dict[str, str]) -> None:
 
 def _meta(made: Plan, tasks: list[dict]) -> dict:
     """meta.json, from the counts of the tasks and the summaries of the shards."""
-    paths_of_summaries = [shards.summary_path(made, shard) for shard in range(made.shards)]
-    summaries = [paths.read_json(path, dict[str, prepared_format.ShardEntry]) for path in paths_of_summaries]
-    entries = {}
-    for name in splits.SPLITS:
-        own = [summary[name] for summary in summaries if name in summary]
-        entries[name] = {count: sum(shard[count] for shard in own) for count in ("documents", "bytes")}
-        entries[name] |= {"checksum": prepared_format.checksum(own), "shards": own}
-        try:
-            prepared_format.check_split(made.out, entries[name])
-        except ValueError as error:
-            raise Malformed(f"{paths.join(made.out, shards.STATE, 'shards')}: {error}") from error
+    summaries = [
+        paths.read_json(shards.summary_path(made, shard), dict[str, prepared.PreparedEntry])
+        for shard in range(made.shards)
+    ]
+    entries = {split: [summary[split] for summary in summaries if split in summary] for split in splits.SPLITS}
+    try:
+        for split in splits.SPLITS:
+            prepared.check_names(made.out, entries[split])
+    except ValueError as error:
+        raise Malformed(f"{paths.join(made.out, shards.STATE, 'shards')}: {error}") from error
     counts = {name: sum(task[name] for task in tasks) for name in ("documents", "bytes", "skipped", "broken")}
-    distinct = {name: sum(entry[name] for entry in entries.values()) for name in ("documents", "bytes")}
-    if not distinct["bytes"]:
+    distinct = [_totals(entries[split]) for split in splits.SPLITS]
+    counts["duplicates"] = counts["documents"] - sum(split["documents"] for split in distinct)
+    counts["duplicate_bytes"] = counts["bytes"] - sum(split["bytes"] for split in distinct)
+    if not any(split["bytes"] for split in distinct):
         raise UserError(f"{made.source.spec}: the source is empty, its {len(made.files)} file(s) hold no bytes")
-    counts["duplicates"] = counts["documents"] - distinct["documents"]
-    counts["duplicate_bytes"] = counts["bytes"] - distinct["bytes"]
     bad = [message for task in tasks for message in task["bad"]][:20]
-    return prepared_format.new_meta(made.identity(), counts, bad, entries)
+    return prepared.new_meta(made.identity(), counts, bad, entries)
+
+
+def _totals(entries: list[prepared.PreparedEntry]) -> dict[str, int]:
+    """How many documents and bytes the shards of a split have."""
+    return {count: sum(entry[count] for entry in entries) for count in ("documents", "bytes")}
 
 
 def verify(folder: str, meta: dict, workers: int = 1) -> None:
     """Read a finished folder. Raises UserError where a file does not have its checksum."""
-    entries = prepared_format.shard_entries(meta)
-    prepared_format.check_sizes(folder, entries)
-    sizes = [sum(prepared_format.file_sizes(shard).values()) for shard in entries]
-    local.each(_verify, [(folder, shard) for shard in entries], sizes, workers, f"verifying {folder}")
+    entries = prepared.entries_of(meta)
+    prepared.check_sizes(folder, entries)
+    sizes = [entry["bytes"] for entry in entries]
+    local.each(_verify, [(folder, entry) for entry in entries], sizes, workers, f"verifying {folder}")
 
 
-def _verify(folder: str, shard: prepared_format.ShardEntry) -> None:
-    for suffix, wanted in shard["checksums"].items():
-        path = paths.join(folder, shard["name"] + suffix)
-        if prepared.file_checksum(path) != wanted:
+def _verify(folder: str, entry: prepared.PreparedEntry) -> None:
+    for suffix, wanted in entry["checksums"].items():
+        path = paths.join(folder, entry["name"] + suffix)
+        if file_checksum(path) != wanted:
             raise UserError(f"the checksum of {path} is wrong: remove the folder and prepare it anew")
 
 
@@ -186,7 +190,7 @@ def _locked(work: Path) -> Iterator[None]:
 def table(result: dict) -> str:
     """The result in words."""
     duplicates = f"{result['duplicates']:,} duplicates ({result['duplicate_bytes']:,} bytes) left out"
-    left_out = skipped_in_words(result["skipped"], result["broken"])
+    left_out = skipped(result["skipped"], result["broken"])
     lines = [
         f"{result['out']}: {result['documents']:,} documents, {result['bytes']:,} bytes read; {duplicates}, {left_out}"
     ]

@@ -81,7 +81,7 @@ def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterator[int]
 
 
 def _start_worker() -> None:
-    """Log as the parent does, and end with it: a worker left over would wait for ever, or write beside a new attempt."""
+    """Log as the parent does, and end with it: a worker left over would wait for ever, or write beside the next one."""
     log_lines.to_stderr()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a trace of its own
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 
-from scratchpatch.data import paths, prepared_format
+from scratchpatch.data import paths, prepared
 from scratchpatch.data.records import RECORD_BYTES
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
@@ -75,7 +75,7 @@ class Plan:
         """What must be the same where a preparation goes on; by name, for people to read."""
         text = json.dumps([self.source.identity, self.files, self.states])
         return {
-            "format": str(prepared_format.FORMAT),
+            "format": str(prepared.FORMAT),
             "source": ":".join(self.source.identity),
             "files": f"{len(self.files)} of state {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}",
             "shards": str(self.shards),

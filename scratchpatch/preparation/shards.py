@@ -6,20 +6,16 @@ import hashlib
 import json
 import os
 import tempfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from scratchpatch.data import paths, splits
-from scratchpatch.data.prepared_format import POSITIONS, STARTS, VOCABULARY, pack_starts
+from scratchpatch.data.shards import POSITIONS, STARTS, Writer
 from scratchpatch.places import cache_folder
 from scratchpatch.preparation.plan import Plan
 
 # The folder within the prepared one of what a killed attempt goes on with; it is gone when all is done.
 STATE = ".preparing"
-_PLACEHOLDER = bytes(VOCABULARY.dtype.itemsize)
 
 
 def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> None:
@@ -38,11 +34,19 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> N
     work = work_folder(plan)
     # The worker of another machine has no work folder, and takes a temporary one of its own.
     with tempfile.TemporaryDirectory(dir=work if work.is_dir() else None, prefix="shard-") as folder:
-        writers = {split: _Writer(Path(folder, plan.name(split, shard))) for split in splits.SPLITS}
+        writers = {split: Writer(Path(folder), plan.name(split, shard)) for split in splits.SPLITS}
+        digests = dict.fromkeys(splits.SPLITS, 0)
         for digest, data in documents:
-            writers[splits.split_of(digest, plan.held_out)].add(digest, data)
+            split = splits.split_of(digest, plan.held_out)
+            digests[split] += int.from_bytes(digest, "big")
+            writers[split].begin_document()
+            writers[split].write(data)
         entries = {split: writer.finish() for split, writer in writers.items()}
-        summary = {split: entry for split, entry in entries.items() if entry["documents"]}
+        summary = {
+            split: entry | {"digests": f"{digests[split] % 2**128:032x}"}
+            for split, entry in entries.items()
+            if entry["documents"]
+        }
         for entry in summary.values():
             for suffix in (POSITIONS, STARTS):
                 name = entry["name"] + suffix
@@ -67,34 +71,3 @@ def missing(plan: Plan) -> list[int]:
 def summary_path(plan: Plan, shard: int) -> str:
     """Where the summary of a finished shard is."""
     return paths.join(plan.out, STATE, "shards", f"{shard:05}.json")
-
-
-class _Writer:
-    """The files of one shard of one split."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._file = open(f"{path}{POSITIONS}", "wb")
-        self._starts: list[int] = []
-        self._position = self._checksum = self._digests = 0
-
-    def add(self, digest: bytes, data: bytes) -> None:
-        self._starts.append(self._position)
-        self._digests = (self._digests + int.from_bytes(digest, "big")) % 2**128
-        for piece in (_PLACEHOLDER, data):
-            self._file.write(piece)
-            self._checksum = zlib.crc32(piece, self._checksum)
-            self._position += len(piece) // VOCABULARY.dtype.itemsize
-
-    def finish(self) -> dict:
-        """The shard's entry in meta.json."""
-        self._file.close()
-        starts = pack_starts(np.array(self._starts, np.int64), self._position)
-        Path(f"{self._path}{STARTS}").write_bytes(starts)
-        return {
-            "name": self._path.name,
-            "documents": len(self._starts),
-            "bytes": (self._position - len(self._starts)) * VOCABULARY.bytes_per_token,
-            "digests": f"{self._digests:032x}",
-            "checksums": {POSITIONS: self._checksum, STARTS: zlib.crc32(starts)},
-        }

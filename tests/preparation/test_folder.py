@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from scratchpatch import cli
-from scratchpatch.data import prepared_format, splits
+from scratchpatch.data import prepared, splits
 from scratchpatch.data.index import open_stream
+from scratchpatch.data.shards import file_sizes
 from scratchpatch.errors import UserError
 from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.folder import prepare
@@ -52,13 +53,13 @@ def test_a_folder_holds_every_document_once_in_its_split_in_the_order_of_digests
 
 def test_a_shard_is_its_documents_each_after_a_zero_in_files_of_the_sizes_that_meta_says(folder):
     path, _ = folder
-    meta = prepared_format.read_meta(str(path))
-    for name, split in meta["splits"].items():
-        data = b"".join((path / f"{shard['name']}.bin").read_bytes() for shard in split["shards"])
-        assert data == b"".join(b"\0" + document for document in documents_of(path, name, path.parent / "cache"))
-    for shard in prepared_format.shard_entries(meta):
-        for suffix, size in prepared_format.file_sizes(shard).items():
-            assert (path / (shard["name"] + suffix)).stat().st_size == size
+    meta = prepared.read_meta(str(path))
+    for split, entries in meta["splits"].items():
+        data = b"".join((path / f"{entry['name']}.bin").read_bytes() for entry in entries)
+        assert data == b"".join(b"\0" + document for document in documents_of(path, split, path.parent / "cache"))
+        for entry in entries:
+            for suffix, size in file_sizes(entry).items():
+                assert (path / (entry["name"] + suffix)).stat().st_size == size
 
 
 @pytest.mark.parametrize("workers", [1, 2])

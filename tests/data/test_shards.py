@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchpatch.data.prepared_format import PAGE, Starts, pack_starts
+from scratchpatch.data.shards import PAGE, Starts, pack_starts
 
 
 @given(st.sets(st.integers(0, 4 * PAGE - 1), max_size=60), st.data())
