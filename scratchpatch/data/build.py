@@ -60,12 +60,10 @@ class _Meta(TypedDict):
 Shards = dict[str, tuple[Shard, checks.Check]]
 
 
-def open_index(place: Path, split: str | None = None) -> tuple[dict, Shards] | None:
-    """The meta of the index at `place` and the shard of a split (of all of them where none is named).
+def open_index(place: Path) -> tuple[dict, Shards] | None:
+    """The meta of the index at `place`, and of each split its shard and the comparison of it that is left to do.
 
-    Returns:
-        Beside each shard is the comparison with its checksums that is left to do. None where the index is missing or
-        damaged.
+    Returns None where the index is missing or damaged.
     """
     if not os.path.lexists(place):
         return None
@@ -77,11 +75,11 @@ def open_index(place: Path, split: str | None = None) -> tuple[dict, Shards] | N
             raise ValueError(f"it has the splits {', '.join(meta['splits'])}")
         check_files(str(place), list(meta["splits"].values()))
         shards = {}
-        for name in meta["splits"] if split is None else [split]:
-            shard = Shard(str(place), meta["splits"][name])
+        for name, entry in meta["splits"].items():
+            shard = Shard(str(place), entry)
             shards[name] = shard, comparison([shard], _marker(place, name), lambda path: _forget(place, path))
         return meta, shards
-    except (OSError, ValueError, KeyError, checks.Damaged) as error:
+    except (OSError, ValueError, checks.Damaged) as error:
         logging.warning("%s is damaged (%s): building it again", place, error)
         return None
 
@@ -198,7 +196,7 @@ def _copy(file: BinaryIO, writer: Writer, size: int) -> None:
     while size:
         piece = file.read(min(_COPY_BYTES, size))
         if not piece:
-            raise OSError("a spilled document ends before what was written to it")
+            raise OSError("a file that was just written ends before what was written to it")
         writer.write(piece)
         size -= len(piece)
 

@@ -30,13 +30,7 @@ class Damaged(Exception):
 
 
 class Checked(NamedTuple):
-    """A file with a checksum.
-
-    Attributes:
-        path: of the file, on this machine.
-        size: in bytes.
-        is_right: reads the file, and returns whether it has its checksum.
-    """
+    """A file of this machine, its bytes, and a function that reads it and returns whether it has its checksum."""
 
     path: str
     size: int
@@ -62,10 +56,8 @@ class Check:
         self._states = _states([file.path for file in checked])
         each_time = sum(file.size for file in checked) <= EACH_TIME
         remembered = {} if each_time else read_marker(marker, dict[str, list[int]], {})
-        names = [os.path.basename(file.path) for file in checked]
-        self._waiting = [
-            file for file, name in zip(checked, names, strict=True) if remembered.get(name) != self._states[name]
-        ]
+        changed = {name for name, state in self._states.items() if remembered.get(name) != state}
+        self._waiting = [file for file in checked if os.path.basename(file.path) in changed]
         room = AT_ONCE
         while self._waiting and self._waiting[0].size <= room:
             room -= self._waiting[0].size

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 from absl import logging
 
@@ -56,10 +55,10 @@ def open_source(
     key = _key(source, layout, files, share, record_bytes)
     place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{key}"
     try:
-        index = build.open_index(place, split)
-        if index is None or not _has_text(place, index[0], files):
+        index = build.open_index(place)
+        if index is None or not same_text.is_same(place / build.SEEN, index[0]["probe"], files):
             build.build(place, source, layout, files, on_bad_record, share, record_bytes)
-            index = build.open_index(place, split)
+            index = build.open_index(place)
         if index is None:
             raise OSError("what was written there does not read as it was written")
     except (OSError, ValueError) as error:
@@ -85,18 +84,6 @@ class IndexedStream(Stream):
         (shard,) = self.shards
         text.update(shard.starts.between(0, shard.length))
         return text.hexdigest()
-
-
-def _has_text(place: Path, meta: dict, files: list[tuple[str, str]]) -> bool:
-    """Whether an index has the text that the files hold now."""
-    now = same_text.state(files)
-    if same_text.is_seen(place / build.SEEN, now):
-        return True
-    if same_text.probe(files) != meta["probe"]:
-        logging.warning("%s is of another text of the same names, sizes and times: building it again", place)
-        return False
-    same_text.remember(place / build.SEEN, now)
-    return True
 
 
 def _empty(spec: str, split: str, share: float, meta: dict) -> str:

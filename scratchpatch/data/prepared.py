@@ -14,10 +14,11 @@ nobody counted), bad (the first messages about bad records) and splits (the entr
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, TypedDict
+
+import msgspec
 
 from scratchpatch.data import paths, splits
 from scratchpatch.data import shards as shard_files
@@ -27,6 +28,7 @@ from scratchpatch.data.shards import FIX, POSITIONS, STARTS, VOCABULARY, Shard, 
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
+from scratchpatch.places import cache_folder
 
 FORMAT, META = 2, "meta.json"
 
@@ -34,7 +36,8 @@ FORMAT, META = 2, "meta.json"
 class PreparedEntry(ShardEntry):
     """What meta.json holds about a shard; `digests` is the sum of its documents' digests, in hexadecimal digits."""
 
-    digests: str
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z]+-[0-9]+-of-[0-9]+$")]
+    digests: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
 
 _COUNTS = ("documents", "bytes", "duplicates", "duplicate_bytes", "skipped", "broken")
@@ -79,7 +82,8 @@ def read_meta(folder: str) -> dict | None:
             raise ValueError("its seal is wrong")
         if meta["element"] != VOCABULARY.dtype.name:
             raise ValueError(f"its elements are {meta['element']}, not {VOCABULARY.dtype.name}")
-        check_names(folder, entries_of(meta))
+        for entry in entries_of(meta):
+            Shard(folder, entry)  # its files are no links
     except (OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise UserError(f"{path} cannot be read ({reason}); prepare the folder anew") from error
@@ -97,16 +101,6 @@ def _finished_meta(spec: str, folder: str) -> dict:
 def entries_of(meta: dict) -> list[PreparedEntry]:
     """The entries of the shards of all splits."""
     return [entry for entries in meta["splits"].values() for entry in entries]
-
-
-def check_names(folder: str, entries: list[PreparedEntry]) -> None:
-    """Raise ValueError where a shard's name leads out of the folder, or its digests are no number."""
-    for entry in entries:
-        if "/" in entry["name"]:
-            raise ValueError(f"{entry['name']!r} is no name of a shard")
-        for suffix in (POSITIONS, STARTS):
-            paths.below(folder, entry["name"] + suffix)
-        int(entry["digests"], 16)
 
 
 def check_sizes(folder: str, entries: list[PreparedEntry]) -> None:
@@ -132,24 +126,19 @@ def read(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
     (entry,) = (entry for entry in entries if entry["name"] + POSITIONS == name)
     number = 0
     try:
-        with tempfile.TemporaryDirectory() as cache:
-            shard = Shard(folder, entry, Path(cache))
-            if not shard.is_right(STARTS):
-                raise Damaged(f"the checksum of {shard.paths[STARTS]} is wrong")
-            for number, data in enumerate(shard.documents(), 1):
-                yield Document(f"{name}#{number}", data)
+        shard = Shard(folder, entry, cache_folder() / "prepared")
+        if not shard.is_right(STARTS):
+            raise Damaged(f"the checksum of {shard.paths[STARTS]} is wrong")
+        for number, data in enumerate(shard.documents(), 1):
+            yield Document(f"{name}#{number}", data)
     except (OSError, ValueError, Damaged) as error:
         bad.add(path, explain(error), records=entry["documents"] - number)
 
 
 def open_stream(spec: str, folder: str, split: str, cache: Path) -> Stream:
-    """The stream of a split; 'all' is train, validation and test one after the other.
+    """The stream of a split of a folder, or of the URL of one; 'all' is train, validation and test in this order.
 
-    Args:
-        spec: the source, as the user wrote it.
-        folder: the prepared folder, or its URL.
-        split: see `splits`.
-        cache: where copies of the .starts files go if the folder is a URL.
+    `spec` is the source as the user wrote it. Copies of the .starts files behind a URL go to `cache`.
 
     Raises:
         UserError: the folder is not finished, files are missing, damaged or of another size, or the split is empty.

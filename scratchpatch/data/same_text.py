@@ -12,6 +12,8 @@ import contextlib
 import hashlib
 from pathlib import Path
 
+from absl import logging
+
 from scratchpatch.data import checks, paths
 from scratchpatch.files import open_regular
 
@@ -49,9 +51,17 @@ def probe(files: list[tuple[str, str]]) -> str:
     return contents.hexdigest()
 
 
-def is_seen(marker: Path, now: str) -> bool:
-    """Whether a state is among those in a marker file."""
-    return now in checks.read_marker(marker, list[str], [])
+def is_same(marker: Path, text: str, files: list[tuple[str, str]]) -> bool:
+    """Whether the files have the text of a `probe`. The marker file remembers the states that had it."""
+    now = state(files)
+    if now in checks.read_marker(marker, list[str], []):
+        return True
+    if probe(files) != text:
+        folder = marker.parent
+        logging.warning("%s is of another text of the same names, sizes and times: building it again", folder)
+        return False
+    remember(marker, now)
+    return True
 
 
 def remember(marker: Path, now: str) -> None:

@@ -81,10 +81,10 @@ def file_checksum(path: str) -> int:
 
 def comparison(shards: list[Shard], marker: Path, message: Callable[[str], str]) -> Check:
     """The comparison of shards on this machine with their checksums; see `checks.Check`, also for what it raises."""
+    files = [(shard, suffix) for suffix in (STARTS, POSITIONS) for shard in shards]
     checked = [
-        Checked(path, shard.sizes[suffix], functools.partial(shard.is_right, suffix))
-        for suffix in (STARTS, POSITIONS)
-        for shard, path in [(shard, shard.paths[suffix]) for shard in shards]
+        Checked(shard.paths[suffix], shard.sizes[suffix], functools.partial(shard.is_right, suffix))
+        for shard, suffix in files
     ]
     return Check(checked, marker, message)
 
@@ -116,19 +116,16 @@ class Shard:
     @functools.cached_property
     def starts(self) -> Starts:
         """Where the BOS stand. Raises UserError where a copy from a URL is damaged."""
-        copy, url = self._local(STARTS), self.paths[STARTS]
-        if copy != url and not self.is_right(STARTS):
+        path = self.paths[STARTS]
+        copy = paths.fetched(path, self._cache)
+        if copy != path and file_checksum(copy) != self._checksums[STARTS]:
             Path(copy).unlink(missing_ok=True)
-            raise UserError(f"the checksum of {url} is wrong: {FIX}")
+            raise UserError(f"the checksum of {path} is wrong: {FIX}")
         return Starts(_mapped(copy, np.uint8), self.length)
-
-    def _local(self, suffix: str) -> str:
-        path = self.paths[suffix]
-        return paths.fetched(path, self._cache) if suffix == STARTS else path
 
     def is_right(self, suffix: str) -> bool:
         """Read a file; return whether it has its checksum."""
-        return file_checksum(self._local(suffix)) == self._checksums[suffix]
+        return file_checksum(self.paths[suffix]) == self._checksums[suffix]
 
     def documents(self) -> Iterator[bytes]:
         """The raw bytes of each document, read several megabytes at a time."""

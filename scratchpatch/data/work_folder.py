@@ -100,24 +100,16 @@ def _lock(folder: Path) -> int:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove a folder that has no owner."""
-    lock = None
+    """Remove a folder that has no owner, or, without locks, one in which nothing was written for a day."""
     try:
         lock = _lock(folder)
     except (BlockingIOError, FileNotFoundError):
         return
     except OSError:
-        if not _is_old(folder):
-            return
+        with contextlib.suppress(OSError):
+            newest = max(os.lstat(path).st_mtime for path in (folder, *folder.glob("*")))
+            if time.time() - newest > _ABANDONED_SECONDS:
+                remove(folder)
+        return
     remove(folder)
-    if lock is not None:
-        os.close(lock)
-
-
-def _is_old(folder: Path) -> bool:
-    """Whether nothing was written in a folder for a day."""
-    try:
-        newest = max(os.lstat(path).st_mtime for path in (folder, *folder.glob("*")))
-    except OSError:
-        return False
-    return time.time() - newest > _ABANDONED_SECONDS
+    os.close(lock)

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator
 from scratchpatch.data import paths
 from scratchpatch.data.extras import need
 from scratchpatch.errors import UserError
-from scratchpatch.preparation import shards
+from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.plan import Plan, shard_of
-from scratchpatch.preparation.tasks import Counts, Reader
 
 Task = tuple[int, list[tuple[str, str]]]
 
@@ -57,19 +56,19 @@ def run(plan: Plan, missing: list[int], runner: str, runner_flags: tuple[str, ..
     # A shard that no document falls into has no group.
     for shard in shards.missing(plan):
         shards.write(plan, shard, ())
-    return [paths.read_json(_counts_path(plan, task), Counts) for task in range(len(groups))]
+    return [paths.read_json(_counts_path(plan, task), tasks.Counts) for task in range(len(groups))]
 
 
 def read(task: Task, plan: Plan, missing: frozenset[int]) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
     """(shard, (digest, bytes)) of a task's documents whose shards are missing, each once; then write the counts."""
     number, files = task
-    reader, seen = Reader(plan, files), set()
-    for digest, data in reader:
+    counts, seen = {}, set()
+    for digest, data in tasks.read(plan, files, counts):
         shard = shard_of(digest, plan.shards)
         if shard in missing and digest not in seen:
             seen.add(digest)
             yield shard, (digest, data)
-    paths.write_text(_counts_path(plan, number), json.dumps(reader.counts))
+    paths.write_text(_counts_path(plan, number), json.dumps(counts))
 
 
 def write(group: tuple[int, Iterable[tuple[bytes, bytes]]], plan: Plan) -> None:

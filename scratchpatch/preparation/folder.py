@@ -133,11 +133,6 @@ def _meta(made: Plan, tasks: list[dict]) -> dict:
         for shard in range(made.shards)
     ]
     entries = {split: [summary[split] for summary in summaries if split in summary] for split in splits.SPLITS}
-    try:
-        for split in splits.SPLITS:
-            prepared.check_names(made.out, entries[split])
-    except ValueError as error:
-        raise Malformed(f"{paths.join(made.out, shards.STATE, 'shards')}: {error}") from error
     counts = {name: sum(task[name] for task in tasks) for name in ("documents", "bytes", "skipped", "broken")}
     distinct = [_totals(entries[split]) for split in splits.SPLITS]
     counts["duplicates"] = counts["documents"] - sum(split["documents"] for split in distinct)

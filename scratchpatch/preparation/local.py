@@ -39,7 +39,7 @@ def run(plan: Plan, missing: list[int], work: Path, workers: int) -> list[dict]:
     reads = [(bare, task, files, work) for task, files in enumerate(groups)]
     weights = [sum(sizes[path] for _, path in files) for files in groups]
     each(tasks.run, reads, weights, workers, f"reading {plan.source.spec}")
-    counts = [tasks.counts(work, task) for task in range(len(groups))]
+    counts = [tasks.counts_of(work, task) for task in range(len(groups))]
     share = sum(count["bytes"] for count in counts) // plan.shards
     each(_write, [(bare, shard, work) for shard in missing], [share] * len(missing), workers, f"writing {plan.out}")
     return counts

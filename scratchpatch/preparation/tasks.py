@@ -47,36 +47,25 @@ class Counts(TypedDict):
     bad: list[str]
 
 
-class Reader:
-    """The documents of a task, as (digest, bytes), counted."""
-
-    def __init__(self, plan: Plan, files: list[tuple[str, str]]):
-        self._bad = BadRecords(plan.on_bad_record, plan.record_bytes)
-        self._documents = plan.source.documents(files, self._bad)
-        self._first_file = files[0][0]
-        self._count = self._bytes = 0
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-        for document in self._documents:
-            try:
-                data = b"".join(document.pieces)
-            except Broken as broken:
-                self._bad.add(*broken.args)
-                continue
-            self._count += 1
-            self._bytes += len(data)
-            yield digest(data), data
-            if time.monotonic() > next_line:
-                progress = f"{self._count} documents, {self._bytes / 1e6:.0f} MB so far"
-                logging.info("reading from %s on: %s", self._first_file, progress)
-                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-
-    @property
-    def counts(self) -> Counts:
-        """Of what was read so far."""
-        bad = {"skipped": self._bad.count, "broken": self._bad.broken, "bad": self._bad.messages}
-        return {"documents": self._count, "bytes": self._bytes} | bad
+def read(plan: Plan, files: list[tuple[str, str]], counts: dict) -> Iterator[tuple[bytes, bytes]]:
+    """(digest, bytes) of each document of a task. At the end `counts` has its Counts."""
+    bad = BadRecords(plan.on_bad_record, plan.record_bytes)
+    counts |= {"documents": 0, "bytes": 0}
+    next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+    for document in plan.source.documents(files, bad):
+        try:
+            data = b"".join(document.pieces)
+        except Broken as broken:
+            bad.add(*broken.args)
+            continue
+        counts["documents"] += 1
+        counts["bytes"] += len(data)
+        yield digest(data), data
+        if time.monotonic() > next_line:
+            progress = f"{counts['documents']} documents, {counts['bytes'] / 1e6:.0f} MB so far"
+            logging.info("reading from %s on: %s", files[0][0], progress)
+            next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+    counts |= {"skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
 
 
 def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None:
@@ -92,8 +81,8 @@ def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None
     partial = place.with_name(f".{task:05}-{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     try:
-        reader, documents, size, number = Reader(plan, files), {}, 0, 0
-        for key, data in reader:
+        counts, documents, size, number = {}, {}, 0, 0
+        for key, data in read(plan, files, counts):
             if key not in documents:
                 documents[key] = data
                 size += len(data) + _OVERHEAD
@@ -102,7 +91,7 @@ def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None
                 documents, size, number = {}, 0, number + 1
         if documents:
             _write_run(partial / str(number), documents)
-        (partial / "task.json").write_text(json.dumps(reader.counts))
+        (partial / "task.json").write_text(json.dumps(counts))
         if not place.exists():
             os.rename(partial, place)
     finally:
@@ -125,7 +114,7 @@ def _folder(work: Path, task: int) -> Path:
     return work / "tasks" / f"{task:05}"
 
 
-def counts(work: Path, task: int) -> Counts:
+def counts_of(work: Path, task: int) -> Counts:
     """What was counted by a finished task."""
     return json_files.read(_folder(work, task) / "task.json", Counts)
 

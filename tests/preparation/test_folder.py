@@ -172,7 +172,7 @@ def test_a_state_that_lies_is_named(spec, tmp_path, stopped, file):
 def test_a_summary_that_leads_elsewhere_is_named(spec, tmp_path, stopped):
     path = stopped / "shards/00000.json"
     path.write_text(path.read_text().replace("train-00000-of-00003", "../../x"))
-    with pytest.raises(UserError, match="'../../x' is no name of a shard; remove"):
+    with pytest.raises(UserError, match="00000.json: .*name: Expected str matching regex .*; remove"):
         prepare(spec, str(tmp_path / "out"), 3, 0.1)
     assert not (tmp_path / "out/meta.json").exists()
 

@@ -34,7 +34,7 @@ def test_shares_are_kept_and_a_split_says_nothing_about_the_shard():
 def test_tasks_are_groups_of_files_by_size():
     def tasks(sizes):
         files = tuple((str(i), str(i)) for i in range(len(sizes)))
-        made = plan.Plan(sources.parse("text:/x"), files, (), tuple(sizes), "/out", 1, 0.1, "error")
+        made = plan.Plan(sources.parse("text:/x"), files, tuple(sizes), "", "/out", 1, 0.1, "error")
         return [[int(name) for name, _ in task] for task in made.tasks()]
 
     whole = plan.TASK_BYTES
