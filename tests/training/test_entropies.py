@@ -19,8 +19,9 @@ from scratchpatch import config as config_lib
 from scratchpatch.bench.subject import Subject
 from scratchpatch.data import entropies
 from scratchpatch.data.batches import Batches
+from scratchpatch.data.index import IndexedStream
 from scratchpatch.data.mixture import streams_for
-from scratchpatch.data.stream import IndexedStream
+from scratchpatch.data.shards import Shard, Writer
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
@@ -252,9 +253,13 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
             out.append(np.ones(3))
 
 
-def test_text_that_falls_into_other_documents_is_other_text():
+def test_text_that_falls_into_other_documents_is_other_text(tmp_path):
     def stream(starts):
-        return IndexedStream("text:x", "all", np.zeros(9, np.uint8), np.array(starts), 0, "same bytes")
+        writer = Writer(tmp_path, "all")
+        for start, end in zip(starts, [*starts[1:], 9], strict=True):
+            writer.begin_document()
+            writer.write(bytes(end - start - 1))
+        return IndexedStream("text:x", "all", [Shard(str(tmp_path), writer.finish())], "same bytes")
 
     places = {entropies.place(stream(starts), "model", "cache") for starts in ([0], [0, 4], [0, 5], [0, 4])}
     assert len(places) == 3
