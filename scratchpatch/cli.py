@@ -18,7 +18,7 @@ from scratchpatch import background, config_flags, log_lines, output
 from scratchpatch import config as fields
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
-from scratchpatch.verbs.verb import Verb
+from scratchpatch.verbs.verb import Answer, Verb
 
 # What a required flag takes, where it is no folder.
 _KINDS = {"config": "FILE", "text": "FILE", "source": "SPEC"}
@@ -35,9 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name; None: this process's own) and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     log_lines.to_stderr()
+    code = DONE
     try:
         with output.to_anywhere():
-            return _dispatch(argv)
+            code = _dispatch(argv)
+        return code
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except OSError as error:
@@ -45,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         # once more when it flushes at exit: give it somewhere to write.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if isinstance(error, BrokenPipeError) else _complain(f"standard output: {error.strerror}", FAILED)
+        if code == FAILED or isinstance(error, BrokenPipeError):
+            return FAILED
+        return _complain(f"standard output cannot be written: {error.strerror}", FAILED)
 
 
 def script() -> int:
@@ -86,7 +90,11 @@ def _dispatch(argv: list[str]) -> int:
         print(_verb_help(name, verb))
         return DONE
     try:
-        return verb.run(flag_values)
+        answer = Answer()
+        with contextlib.redirect_stdout(sys.stderr):
+            code = verb.run(flag_values, answer)
+        answer.end()
+        return code or DONE
     except UserError as error:
         return _complain(str(error), FAILED)
     except BrokenPipeError:
@@ -136,7 +144,7 @@ def _help() -> str:
         "verbs:",
     ]
     lines += [f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()]
-    lines += ["", "examples:", *(f"  {verb.examples[0]}" for verb in VERBS.values())]
+    lines += ["", "examples:", *(verb.help()[1].partition("\n")[0] for verb in VERBS.values())]
     lines += ["", EXIT_CODES, "scratchpatch VERB --help tells all about one verb."]
     return "\n".join(lines)
 
@@ -146,12 +154,13 @@ def _verb_help(name: str, verb: Verb) -> str:
     verb.define(values)
     if verb.config:
         config_flags.define(values, [name])
-    lines = [verb.summary, "", f"usage: scratchpatch {name} {verb.usage}", "", *verb.details, "", "flags:"]
+    explanation, examples = verb.help()
+    lines = [explanation, "", "flags:"]
     for flag in sorted(values, key=lambda f: (f not in verb.required, f)):
         default = values[flag].default
         default = "required" if flag in verb.required else f"default: {'none' if default in (None, []) else default}"
         lines += [f"  --{flag}  ({default})", f"      {' '.join(values[flag].help.split())}"]
-    lines += ["", "examples:", *(f"  {example}" for example in verb.examples), "", EXIT_CODES]
+    lines += ["", "examples:", examples, "", EXIT_CODES]
     if verb.config:
         lines += ["fields of a config, with their defaults (--config.FIELD=VALUE overrides one):", fields.describe()]
     return "\n".join(lines).rstrip()

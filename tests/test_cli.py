@@ -285,8 +285,23 @@ def test_inspect_prints_what_it_is_given(capsys, stand_in, workdir, config_file,
     assert arguments == (workdir, config_file) and named == {"html": f"{tmp_path}/x.html", "overrides": {"trigger.kind": "every"}}
 
 
+def generating(stand_in, text):
+    """Let every model generate `text`; the calls made."""
+    calls = []
+
+    def load(workdir):
+        def generate(prompt, max_bytes, **options):
+            calls.append((workdir, prompt, max_bytes, options))
+            return text
+
+        return types.SimpleNamespace(generate=generate)
+
+    stand_in("scratchpatch.inference.loading", load=load)
+    return calls
+
+
 def test_generate_keeps_every_byte(capfdbinary, stand_in, workdir, tmp_path):
-    calls = stand_in("scratchpatch.inference.generate", generate_text=lambda *_, **__: b"\xff\x00\n")
+    calls = generating(stand_in, b"\xff\x00\n")
     prompt = os.fsdecode(b"caf\xe9 \xff")
     assert cli.main(["generate", f"--workdir={workdir}", f"--prompt={prompt}", "--max_bytes=3"]) == 0
     assert capfdbinary.readouterr().out == b"\xff\x00\n"
@@ -302,8 +317,8 @@ def test_generate_keeps_every_byte(capfdbinary, stand_in, workdir, tmp_path):
     ]
     assert cli.main(argv) == 0
     assert calls == [
-        ((workdir, b"caf\xe9 \xff", 3), {"temperature": 0.0, "seed": 0}),
-        ((workdir, bytes(range(256)), 3), {"temperature": 0.5, "seed": 4}),
+        (workdir, b"caf\xe9 \xff", 3, {"temperature": 0.0, "seed": 0}),
+        (workdir, bytes(range(256)), 3, {"temperature": 0.5, "seed": 4}),
     ]
 
 
@@ -453,14 +468,14 @@ GENERATED = "sí\t".encode() + b"\x1b]0;owned\x07\n\xff\xe2\x80\xae"
     ids=["pipe", "raw", "terminal", "ascii pipe", "ascii terminal"],
 )
 def test_generated_bytes_do_not_steer_a_terminal(monkeypatch, stand_in, workdir, stream, flags, wanted):
-    stand_in("scratchpatch.inference.generate", generate_text=lambda *_, **__: GENERATED)
+    generating(stand_in, GENERATED)
     monkeypatch.setattr(sys, "stdout", stream)
     assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x", *flags]) == 0
     assert stream.said() == wanted
 
 
 def test_standard_output_that_is_closed_takes_what_it_is_given(capsys, monkeypatch, stand_in, workdir):
-    stand_in("scratchpatch.inference.generate", generate_text=lambda *_, **__: GENERATED)
+    generating(stand_in, GENERATED)
     monkeypatch.setattr(sys, "stdout", None)
     assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x"]) == 0
     assert cli.main(["--help"]) == 0 and sys.stdout is None
@@ -476,7 +491,7 @@ def test_standard_output_that_is_full_is_one_line(capsys, monkeypatch, stand_in,
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert cli.main(["account", f"--config={config_file}"]) == 1
-    assert capsys.readouterr().err == "scratchpatch: standard output: No space left on device\n"
+    assert capsys.readouterr().err == "scratchpatch: standard output cannot be written: No space left on device\n"
 
 
 # where a user's files are
