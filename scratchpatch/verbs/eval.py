@@ -27,7 +27,7 @@ _FLAGS = (
         "Let gzip, bzip2 and xz read so many bytes of the text, the same number from the beginning of each source; "
         "0: none.",
         compressors.BYTES,
-        least=0,
+        lower_bound=0,
     ),
 )
 

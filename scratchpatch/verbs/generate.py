@@ -23,9 +23,9 @@ _FLAGS = (
     verb.WORKDIR,
     verb.text("prompt", "Text to continue; its bytes are taken as they are, valid UTF-8 or not."),
     verb.file("prompt_file", "File whose bytes to continue."),
-    verb.integer("max_bytes", "Most bytes to generate.", 256, least=0),
-    verb.number("temperature", "0 takes the likeliest byte; 1 samples from the model.", 0.0, least=0.0),
-    verb.integer("seed", "Seed of the sampling.", 0, least=0),
+    verb.integer("max_bytes", "Most bytes to generate.", 256, lower_bound=0),
+    verb.number("temperature", "0 takes the likeliest byte; 1 samples from the model.", 0.0, lower_bound=0.0),
+    verb.integer("seed", "Seed of the sampling.", 0, lower_bound=0),
     verb.switch("raw", "Write the bytes to a terminal as they are, too."),
 )
 

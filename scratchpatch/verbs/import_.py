@@ -15,7 +15,7 @@ from scratchpatch.verbs import verb
 _FLAGS = (
     verb.folder("out", "New folder for model.safetensors and config.json."),
     verb.folder("folder", "Hugging Face checkpoint: config.json and *.safetensors."),
-    verb.integer("window", "Bytes of a row (data.window).", 1024, least=8),
+    verb.integer("window", "Bytes of a row (data.window).", 1024, lower_bound=8),
     verb.integer("max_patch_bytes", "Longest patch, where the checkpoint sets none.", 128),
 )
 

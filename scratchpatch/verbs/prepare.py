@@ -26,28 +26,23 @@ _FLAGS = (
     verb.JSON,
     verb.text("source", f"SPEC of the documents: {sources.SPECS}."),
     verb.folder("out", "New folder, or URL of one (gs://, s3://), for the shards."),
-    verb.integer("shards", "Shards of each split; none: one for every 256 MB of files.", most=99_999),
+    verb.integer("shards", "Shards of each split; none: one for every 256 MB of files.", upper_bound=99_999),
     verb.number("held_out", "Share of the documents that validate, and that test.", splits.SHARE),
     verb.choice(
-        "on_bad_record",
-        ("error", "skip"),
-        "What a record that cannot be read does: stop, or be counted.",
-        "error",
+        "on_bad_record", "What a record that cannot be read does: stop, or be counted.", "error",
+        enum_values=("error", "skip"),
     ),
     verb.integer(
-        "record_bytes",
-        "Bytes that one record may hold, or a compressed text file unpack to (see the field data.record_bytes).",
-        RECORD_BYTES,
+        "record_bytes", "Bytes that one record may hold, or a compressed text file unpack to (see the field "
+        "data.record_bytes).", RECORD_BYTES,
     ),
-    verb.integer("workers", "Processes; none: one per core.", most=1024),
+    verb.integer("workers", "Processes; none: one per core.", upper_bound=1024),
     verb.text(
-        "runner",
-        "local: processes of this machine; else a runner of Apache Beam, such as DirectRunner or DataflowRunner.",
-        "local",
+        "runner", "local: processes of this machine; else a runner of Apache Beam, such as DirectRunner or "
+        "DataflowRunner.", "local",
     ),
-    verb.texts(
-        "runner_flag",
-        "NAME=VALUE: an option of Beam's runner, such as project=mine or temp_location=gs://mine/tmp.",
+    verb.repeated(
+        "runner_flag", "NAME=VALUE: an option of Beam's runner, such as project=mine or temp_location=gs://mine/tmp.",
     ),
 )
 

@@ -38,8 +38,8 @@ _FLAGS = (
         "Exit code of a run that SIGTERM, SIGINT or SIGHUP stopped before its last step. Schedulers that must start it "
         "again want another than 0.",
         0,
-        least=0,
-        most=125,
+        lower_bound=0,
+        upper_bound=125,
     ),
 )
 

@@ -116,53 +116,35 @@ class _Override(flags.ArgumentParser):
         return config_flags.parse_override(argument)
 
 
-def text(name: str, help: str, default: str | None = None) -> Flag:
-    return functools.partial(flags.DEFINE_string, name, default, help)
+def _flag(define: Callable, name: str, help: str, default: Any = None, **options: Any) -> Flag:
+    return functools.partial(define, name=name, help=help, default=default, **options)
 
 
-def texts(name: str, help: str, parser: flags.ArgumentParser | None = None) -> Flag:
-    """A flag that may be given several times."""
-    parser = parser or flags.ArgumentParser()
-    return functools.partial(flags.DEFINE_multi, parser, flags.ArgumentSerializer(), name, [], help)
-
-
-def switch(name: str, help: str, default: bool = False) -> Flag:
-    return functools.partial(flags.DEFINE_bool, name, default, help)
-
-
-def integer(name: str, help: str, default: int | None = None, least: int = 1, most: int | None = None) -> Flag:
-    return functools.partial(flags.DEFINE_integer, name, default, help, lower_bound=least, upper_bound=most)
-
-
-def number(name: str, help: str, default: float | None = None, least: float | None = None) -> Flag:
-    return functools.partial(flags.DEFINE_float, name, default, help, lower_bound=least)
-
-
-def choice(name: str, choices: tuple[str, ...], help: str, default: str | None = None) -> Flag:
-    return functools.partial(flags.DEFINE_enum, name, default, choices, help)
-
-
-def file(name: str, help: str, parser: flags.ArgumentParser | None = None) -> Flag:
-    """A file that is read or written."""
-    return functools.partial(flags.DEFINE, parser or _Path(), name, None, help, serializer=flags.ArgumentSerializer())
-
-
-def folder(name: str, help: str) -> Flag:
-    """A folder of checkpoints, shards or arrays."""
-    return file(name, help, _StorablePath())
-
+text = functools.partial(_flag, flags.DEFINE_string)
+number = functools.partial(_flag, flags.DEFINE_float)
+integer = functools.partial(_flag, flags.DEFINE_integer, lower_bound=1)
+choice = functools.partial(_flag, flags.DEFINE_enum)
+switch = functools.partial(_flag, flags.DEFINE_bool, default=False)
+# A flag that may be given several times.
+repeated = functools.partial(
+    _flag, flags.DEFINE_multi, default=[], parser=flags.ArgumentParser(), serializer=flags.ArgumentSerializer()
+)
+# A file that is read or written, and a folder of checkpoints, shards or arrays.
+file = functools.partial(_flag, flags.DEFINE, parser=_Path(), serializer=flags.ArgumentSerializer())
+folder = functools.partial(_flag, flags.DEFINE, parser=_StorablePath(), serializer=flags.ArgumentSerializer())
 
 WORKDIR = folder("workdir", "Folder of the run.")
 JSON = switch("json", "Print one JSON object as the last line of standard output, and nothing else there.")
-STEP = integer("step", "Step of the checkpoint; none: the newest.", least=0)
+STEP = integer("step", "Step of the checkpoint; none: the newest.", lower_bound=0)
 SOURCE = text("source", f"SPEC of the documents: {SPECS}; none: the run's own.")
-OVERRIDE = texts(
-    "override", "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0", _Override()
+OVERRIDE = repeated(
+    "override",
+    "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0",
+    parser=_Override(),
 )
-
-
-def split(default: str) -> Flag:
-    return choice("split", ("train", "validation", "test", "all"), "Which documents of the source.", default)
+split = functools.partial(
+    choice, "split", "Which documents of the source.", enum_values=("train", "validation", "test", "all")
+)
 
 
 def existing(values: Flags, flag: str, exists: Callable[[str], bool] = os.path.isdir) -> str:
