@@ -14,7 +14,7 @@ import traceback
 
 from absl import flags
 
-from scratchpatch import background, config_flags, log_lines, output
+from scratchpatch import background, config_flags, output
 from scratchpatch import config as fields
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
@@ -34,7 +34,7 @@ EXIT_CODES = """exit codes:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name; None: this process's own) and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    log_lines.to_stderr()
+    output.log_to_stderr()
     code = DONE
     try:
         with output.to_anywhere():
@@ -167,5 +167,5 @@ def _verb_help(name: str, verb: Verb) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print("scratchpatch: " + output.escaped(" ".join(message.split())), file=sys.stderr)
+    print("scratchpatch: " + output.one_line(message), file=sys.stderr)
     return code

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from scratchpatch import config
+from scratchpatch import config, output
 from scratchpatch.errors import UserError
 from scratchpatch.inference import loading
 
@@ -154,7 +154,7 @@ def test_every_number_has_a_range_beyond_which_it_is_refused(field):
         kept = config.get(c, field.name)
         with pytest.raises(UserError, match=r"must (lie|be) ") as caught:
             config.check(c)
-        assert f"{field.name} = {config.shown(kept)} must" in str(caught.value) and len(str(caught.value)) < 500
+        assert f"{field.name} = {output.short_repr(kept)} must" in str(caught.value) and len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("field", TEXTS, ids=lambda field: field.name)
@@ -184,9 +184,7 @@ def test_the_largest_models_and_pods_are_no_nonsense():
         config.check(c)
 
 
-def test_a_value_is_shown_short():
-    assert config.shown("a") == "'a'" and config.shown(10**5000) == "a number of thousands of digits"
-    assert config.shown("x" * 300) == "'" + "x" * 199 + "... (302 characters)"
+def test_a_value_of_another_type_is_shown_short():
     with pytest.raises(UserError, match="takes a value of type str, such as '', not a number of thousands of digits"):
         config.set_field(config.default(), "data.cache_dir", 10**5000)
 
