@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def define(flag_values: flags.FlagValues, argv: list[str]) -> None:
     _check_override_names(argv)
     help_text = "Config file; --config.FIELD=VALUE after it overrides a field."
     config_flags.DEFINE_config_file("config", help_string=help_text, flag_values=flag_values, sys_argv=argv)
-    flag_values["config"].parser = _Parser()
+    # ml-collections' own parser puts a traceback in its errors and hides a missing file.
+    flag_values["config"].parser = Parser(load)
 
 
 def explain(error: flags.IllegalFlagValueError) -> str:
@@ -106,11 +107,11 @@ def _literal(text: str) -> Any:
         return text
 
 
-class _Parser(flags.ArgumentParser):
-    """Loads with `load`: ml-collections' own parser puts a traceback in its errors and hides a missing file."""
+class Parser(flags.ArgumentParser):
+    """Parses a flag's value by a function, which raises UserError where the value is wrong."""
 
-    def parse(self, path: str) -> ml_collections.ConfigDict:
-        return load(path)
+    def __init__(self, parse: Callable[[str], Any]):
+        self.parse = parse
 
 
 def _check_override_names(argv: list[str]) -> None:

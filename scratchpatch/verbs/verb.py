@@ -1,22 +1,24 @@
 """What a verb of the command line is, how it declares its flags, and how it answers."""
 
 import dataclasses
-import functools
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from scratchpatch import config_flags, files, output, places
+from scratchpatch import files, output, places
+from scratchpatch.config_flags import Parser, parse_override
 from scratchpatch.data.sources import SPECS
 from scratchpatch.errors import UserError
 
 Flags = flags.FlagValues
 # Defines one flag, among those that it is given as `flag_values`.
 Flag = Callable[..., Any]
+_SERIALIZER = flags.ArgumentSerializer()
 
 
 class Answer:
@@ -91,60 +93,36 @@ class Verb:
             flag(flag_values=values)
 
 
-class _Path(flags.ArgumentParser):
-    """A path as it is given, with the home folder for `~`; URLs too."""
-
-    syntactic_help = "a path"
-
-    def parse(self, argument: str) -> str:
-        return places.expanded(argument)
-
-
-class _StorablePath(_Path):
+def _storable(path: str) -> str:
     """The path of what libraries store or read that take no other names than UTF-8."""
-
-    def parse(self, argument: str) -> str:
-        if problem := places.unstorable(argument):
-            raise UserError(f"{argument} {problem}")
-        return super().parse(argument)
-
-
-class _Override(flags.ArgumentParser):
-    """`FIELD=VALUE` as a pair of the field's name and its value."""
-
-    def parse(self, argument: str) -> tuple[str, Any]:
-        return config_flags.parse_override(argument)
+    if problem := places.unstorable(path):
+        raise UserError(f"{path} {problem}")
+    return places.expanded(path)
 
 
 def _flag(define: Callable, name: str, help: str, default: Any = None, **options: Any) -> Flag:
-    return functools.partial(define, name=name, help=help, default=default, **options)
+    return partial(define, name=name, help=help, default=default, **options)
 
 
-text = functools.partial(_flag, flags.DEFINE_string)
-number = functools.partial(_flag, flags.DEFINE_float)
-integer = functools.partial(_flag, flags.DEFINE_integer, lower_bound=1)
-choice = functools.partial(_flag, flags.DEFINE_enum)
-switch = functools.partial(_flag, flags.DEFINE_bool, default=False)
+text = partial(_flag, flags.DEFINE_string)
+number = partial(_flag, flags.DEFINE_float)
+integer = partial(_flag, flags.DEFINE_integer, lower_bound=1)
+choice = partial(_flag, flags.DEFINE_enum)
+switch = partial(_flag, flags.DEFINE_bool, default=False)
 # A flag that may be given several times.
-repeated = functools.partial(
-    _flag, flags.DEFINE_multi, default=[], parser=flags.ArgumentParser(), serializer=flags.ArgumentSerializer()
-)
-# A file that is read or written, and a folder of checkpoints, shards or arrays.
-file = functools.partial(_flag, flags.DEFINE, parser=_Path(), serializer=flags.ArgumentSerializer())
-folder = functools.partial(_flag, flags.DEFINE, parser=_StorablePath(), serializer=flags.ArgumentSerializer())
+repeated = partial(_flag, flags.DEFINE_multi, default=[], parser=flags.ArgumentParser(), serializer=_SERIALIZER)
+# A file that is read or written, and a folder of checkpoints, shards or arrays; `~` means the home folder.
+file = partial(_flag, flags.DEFINE, parser=Parser(places.expanded), serializer=_SERIALIZER)
+folder = partial(_flag, flags.DEFINE, parser=Parser(_storable), serializer=_SERIALIZER)
 
 WORKDIR = folder("workdir", "Folder of the run.")
 JSON = switch("json", "Print one JSON object as the last line of standard output, and nothing else there.")
 STEP = integer("step", "Step of the checkpoint; none: the newest.", lower_bound=0)
 SOURCE = text("source", f"SPEC of the documents: {SPECS}; none: the run's own.")
-OVERRIDE = repeated(
-    "override",
-    "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0",
-    parser=_Override(),
-)
-split = functools.partial(
-    choice, "split", "Which documents of the source.", enum_values=("train", "validation", "test", "all")
-)
+_OVERRIDE_HELP = "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0"
+OVERRIDE = repeated("override", _OVERRIDE_HELP, parser=Parser(parse_override))
+_SPLITS = ("train", "validation", "test", "all")
+split = partial(choice, "split", "Which documents of the source.", enum_values=_SPLITS)
 
 
 def existing(values: Flags, flag: str, exists: Callable[[str], bool] = os.path.isdir) -> str:
