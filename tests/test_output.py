@@ -1,3 +1,5 @@
+"""Printed results, escaped texts, and log lines."""
+
 import json
 import logging
 import os
@@ -28,7 +30,8 @@ def test_table_names_nested_values_and_shows_lists():
 
 
 def test_a_table_and_a_text_hold_nothing_that_steers_a_terminal():
-    assert output.as_table({"a\x1b[2J": ["b\r", "c\nd"], "e\u202e": "f\udcff\u2028"}).splitlines() == ["a\\x1b[2J  b\\r c\\nd", "e\\u202e   f\\xff\\u2028"]
+    table = output.as_table({"a\x1b[2J": ["b\r", "c\nd"], "e\u202e": "f\udcff\u2028"})
+    assert table.splitlines() == ["a\\x1b[2J  b\\r c\\nd", "e\\u202e   f\\xff\\u2028"]
     assert output.escaped("plain é │ ⏎ 漢字") == "plain é │ ⏎ 漢字"
     assert output.escaped("\ud800\x85\x9b\t\n", "\n") == "\\ud800\\x85\\x9b\\t\n"
 
