@@ -58,7 +58,7 @@ def _listen(done: threading.Event) -> None:
             continue
         if not done.wait(_GRACE):
             with contextlib.suppress(OSError):
-                print(f"scratchpatch: {output.escaped(' '.join(said.split()))}; its own output says where", file=sys.stderr, flush=True)
+                print(f"scratchpatch: {output.one_line(said)}; its own output says where", file=sys.stderr, flush=True)
             # As at the end of Python, which this process would not reach.
             jax.distributed.shutdown()
             # The one that failed is the first to go, for who looks for the cause.

@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 
-from scratchpatch import json_files
 from scratchpatch.data import build, shards, sources
 from scratchpatch.data.index import open_stream
 from scratchpatch.data.sources import text as text_source

@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
+from scratchpatch import config_fields
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
@@ -38,7 +39,7 @@ from scratchpatch.vocabulary import BOS
 from tests import tiny
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
-POOLINGS = tuple(itertools.product(config_lib.POOLINGS, (False, True)))
+POOLINGS = tuple(itertools.product(config_fields.POOLINGS, (False, True)))
 DECODERS = (("add", 0), ("add", 1), ("cross_attention", 1))
 ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARATE}
 
@@ -54,9 +55,9 @@ def parts(pooling, decoder, encoder_layers: int) -> dict:
 
 
 # One test per patchifier, so that what its models share is compiled in one process.
-@pytest.mark.parametrize("patchifier", config_lib.PATCHIFIERS)
+@pytest.mark.parametrize("patchifier", config_fields.PATCHIFIERS)
 def test_every_combination_passes(patchifier):
-    for trigger, pooling, decoder, encoder_layers in itertools.product(config_lib.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
+    for trigger, pooling, decoder, encoder_layers in itertools.product(config_fields.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
         fields = decisions(patchifier, trigger) | parts(pooling, decoder, encoder_layers)
         report = report_of(Model(fields))
         assert report.ok, f"{fields}: {report.text()}"
@@ -65,7 +66,7 @@ def test_every_combination_passes(patchifier):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_of_every_combination_pass(decoder):
-    layouts = itertools.cycle(itertools.product(config_lib.PATCHIFIERS[1:], config_lib.TRIGGERS[1:]))
+    layouts = itertools.cycle(itertools.product(config_fields.PATCHIFIERS[1:], config_fields.TRIGGERS[1:]))
     for pooling, encoder_layers in itertools.product(POOLINGS, (0, 1)):
         fields = decisions(*next(layouts)) | parts(pooling, decoder, encoder_layers)
         report = report_of(Model(fields), gradients=True)

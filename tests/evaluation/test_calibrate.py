@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchpatch import cli, config
+from scratchpatch import cli, config, config_fields
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import calibrate as module
@@ -176,8 +176,8 @@ def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
 
 def test_every_kind_without_a_threshold_has_advice():
     with_threshold = set(config.ENTROPY_PATCHIFIERS)
-    assert set(module._INSTEAD["patching"]) == set(config.PATCHIFIERS) - with_threshold
-    assert set(module._INSTEAD["trigger"]) == set(config.TRIGGERS) - with_threshold
+    assert set(module._INSTEAD["patching"]) == set(config_fields.PATCHIFIERS) - with_threshold
+    assert set(module._INSTEAD["trigger"]) == set(config_fields.TRIGGERS) - with_threshold
 
 
 def test_a_model_without_patches_to_size_is_named(tmp_path):
