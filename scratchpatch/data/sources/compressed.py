@@ -72,16 +72,16 @@ def open_bytes(path: str, most: int | None = None) -> BinaryIO:
         TooLarge: while it is read: it unpacks to more than it may.
     """
     file = paths.open_read(path)
+    file = file if isinstance(file, io.BufferedIOBase) else io.BufferedReader(file, _PIECE)
     try:
         head = file.read(_HEAD)
         form = next((form for form in _FORMATS if len(head) == _HEAD and re.match(form.head, head)), None)
         for named in _FORMATS:
             if head and not form and path.lower().endswith(named.suffixes):
                 raise EOFError(f"its name says {named.name}, its first bytes do not")
-        if not form and isinstance(file, io.BufferedReader):
+        if not form and file.seekable():
             file.seek(0)
             return file
-        # A file behind a URL may be read once, and a few bytes at a time.
         pieces = itertools.chain([head], iter(lambda: file.read(form.piece if form else _PIECE), b""))
         return io.BufferedReader(_Pieces(_unpacked(pieces, form, path, most) if form else pieces, file), 1 << 18)
     except BaseException:
