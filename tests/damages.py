@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from scratchpatch.checkpoints import format as manifest
+from scratchpatch.checkpoints import format
 
 DEEP = "[" * 5000 + "]" * 5000
 # Beside and above the folder that is damaged; nothing may follow them.
@@ -130,7 +130,7 @@ def _retype(data, path: Path, _) -> str:
         value, said = _changed(data, value["about"] if sealed else value)
     except (ValueError, RecursionError, IndexError, KeyError, TypeError):
         return "was damaged already"
-    lines[number : number + 1] = [manifest._sealed(value) if sealed else json.dumps(value)]
+    lines[number : number + 1] = [format._sealed(value) if sealed else json.dumps(value)]
     path.write_text("\n".join(lines) + ("" if sealed else "\n"))
     return said
 

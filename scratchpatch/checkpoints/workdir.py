@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,23 +17,21 @@ import ml_collections
 import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch import schema
-from scratchpatch.checkpoints import lock, settings
+from scratchpatch.checkpoints import history, lock, settings
 from scratchpatch.data.anchor import anchored
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
-from scratchpatch.files import replace_text
 
 _CONFIG = "config.json"
-_LOCK = "lock"
 
 
 def refuse_foreign(workdir: str | Path) -> None:
-    """Raise UserError where a folder is no workdir and cannot become one: nothing is written there.
+    """Raise UserError where a folder is no workdir and cannot become one; nothing is written there.
 
-    That is an exported model, or whatever has a config.json that is no run's. Other files of the user are no obstacle.
+    Such a folder holds an exported model, or a config.json that is no run's. Other files of the user are no obstacle.
     """
     folder = Path(workdir)
-    arrays = next(iter(sorted(folder.glob("*.safetensors*"))), None)
+    arrays = min(folder.glob("*.safetensors*"), default=None)
     if arrays and not (folder / "checkpoints").exists():
         raise UserError(
             f"workdir {workdir} holds a model ({arrays.name}) and no run: use another --workdir, and "
@@ -66,11 +63,10 @@ def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
         settings.begin(Path(workdir), load_config(workdir))
     if jax.process_index() != 0:
         return
-    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "config": config_lib.flat(config)}
-    text = json.dumps(about, indent=1)
+    document = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "config": config_lib.flat(config)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, text + "\n")
+        history.write(path, document)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
 
@@ -85,10 +81,10 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str | Path) -> Iterator[None]:
-    """Hold the workdir alone. Raises UserError, in every process of the run, where another trainer holds it.
+    """Hold the workdir alone, in the first of several processes.
 
-    The system drops the lock with the process, however it dies. Of a run's several processes the first one holds it.
+    Raises UserError, in every process of the run, where another trainer holds it.
     """
-    with contextlib.ExitStack() as held:
-        processes.first(lambda: held.enter_context(lock.hold(Path(workdir) / _LOCK, "trainer")))
+    with contextlib.ExitStack() as stack:
+        processes.first(lambda: stack.enter_context(lock.hold(Path(workdir) / "lock", "trainer")))
         yield

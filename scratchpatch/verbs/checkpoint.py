@@ -50,17 +50,17 @@ def _checkpoint(values: Flags) -> int:
 
 
 def _list(workdir: str, values: Flags) -> int:
-    from scratchpatch.checkpoints.housekeeping import durable_listing, listing, listing_table, reader_of
+    from scratchpatch.checkpoints.housekeeping import listing, listing_table
 
-    result = listing(reader_of(workdir)) | {"durable": durable_listing(workdir)}
+    result = listing(workdir)
     return say(output.as_json(result) if values.json else listing_table(result))
 
 
 def _verify(workdir: str, values: Flags) -> int:
-    from scratchpatch.checkpoints.housekeeping import complaint, reader_of, verify, verify_table
+    from scratchpatch.checkpoints.housekeeping import complaint, verify, verify_table
 
     with to_stderr():
-        result = verify(reader_of(workdir), values.step)
+        result = verify(workdir, values.step)
     say(output.as_json(result) if values.json else verify_table(result))
     if problem := complaint(result):
         raise UserError(problem)

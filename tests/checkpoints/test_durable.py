@@ -16,8 +16,7 @@ import pytest
 
 from scratchpatch import cli
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import durable, workdir
-from scratchpatch.checkpoints import format as manifest
+from scratchpatch.checkpoints import durable, format, workdir
 from scratchpatch.checkpoints.durable import Tier
 from scratchpatch.checkpoints.format import Damaged
 from scratchpatch.checkpoints.writer import Checkpoints
@@ -98,8 +97,8 @@ def test_a_damaged_durable_step_is_named_and_the_one_before_is_used(made, tmp_pa
     assert f"durable step {tmp_path}/durable/20 is damaged (the size or checksum of state/" in caplog.text
     # The next save of that step mends it.
     train(made, tmp_path, 20)
-    about = manifest.read(tmp_path / "durable" / "20")
-    manifest.check(tmp_path / "durable" / "20", about, skipped=())
+    about = format.read_about(tmp_path / "durable" / "20")
+    format.check_files(tmp_path / "durable" / "20", about)
 
 
 def test_a_lost_workdir_whose_durable_steps_are_all_damaged_does_not_begin_anew(made, tmp_path):
@@ -135,7 +134,7 @@ def test_of_two_tiers_the_newer_whole_step_is_used(made, tmp_path, caplog):
 _COPY = """
 import os, pathlib, signal, sys
 from scratchpatch.checkpoints.durable import Tier
-Tier(sys.argv[1]).store(pathlib.Path(sys.argv[2]), 2, moved=lambda count: os.kill(os.getpid(), signal.SIGKILL))
+Tier(sys.argv[1]).store(pathlib.Path(sys.argv[2]), 2, advance=lambda count: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -143,7 +142,7 @@ def test_a_kill_during_the_copy_leaves_no_half_step(made, tmp_path):
     train(made, tmp_path, 10, 20)
     tier, local = Tier(str(tmp_path / "durable")), tmp_path / "run" / "checkpoints"
     shutil.rmtree(tmp_path / "durable" / "20")
-    done = subprocess.run([sys.executable, "-c", _COPY, str(tier.folder), str(local / "20")], check=False)
+    done = subprocess.run([sys.executable, "-c", _COPY, tier.folder, str(local / "20")], check=False)
     assert done.returncode == -signal.SIGKILL
     assert tier.steps() == [10] and names(tmp_path / "durable") == ["10", "20.partial"]
     tier.store(local / "20", 2)
@@ -160,7 +159,7 @@ def test_a_damaged_local_step_is_not_copied(made, tmp_path):
 
 
 def test_a_full_tier_is_a_warning_tried_again_and_no_harm_to_the_run(made, tmp_path, caplog, monkeypatch):
-    copy, failures = manifest.copy, [2]
+    copy, failures = durable.copy, [2]
 
     def full(step, into, moved):
         if failures[0]:
@@ -168,7 +167,7 @@ def test_a_full_tier_is_a_warning_tried_again_and_no_harm_to_the_run(made, tmp_p
             raise OSError(errno.ENOSPC, "No space left on device")
         copy(step, into, moved)
 
-    monkeypatch.setattr(manifest, "copy", full)
+    monkeypatch.setattr(durable, "copy", full)
     caplog.set_level("INFO", logger="absl")
     train(made, tmp_path, 10)
     assert caplog.text.count("No space left on device") == 1 and "durable is written again: it has step 10" in caplog.text
@@ -195,14 +194,14 @@ def test_a_tier_that_cannot_be_reached_stops_only_a_run_that_has_nothing_else(ma
 
 
 def test_training_waits_for_no_copy_and_the_step_is_held_until_it_is_copied(made, tmp_path, monkeypatch):
-    go_on, copy, copied = threading.Event(), manifest.copy, []
+    go_on, copy, copied = threading.Event(), durable.copy, []
 
     def slow(step, into, moved):
         go_on.wait()
         copied.append(int(step.name))
         copy(step, into, moved)
 
-    monkeypatch.setattr(manifest, "copy", slow)
+    monkeypatch.setattr(durable, "copy", slow)
     run = opened(made, tmp_path, keep_last=1)
     for step in (10, 20, 30):
         run.save(step, make_state(step))
@@ -218,7 +217,7 @@ def test_training_waits_for_no_copy_and_the_step_is_held_until_it_is_copied(made
 
 def test_the_end_does_not_wait_for_a_mount_that_hangs(made, tmp_path, monkeypatch, caplog):
     hung = threading.Event()
-    monkeypatch.setattr(manifest, "copy", lambda *_: hung.wait())
+    monkeypatch.setattr(durable, "copy", lambda *_: hung.wait())
     monkeypatch.setattr(durable, "_STALLED", 0.3)
     run = opened(made, tmp_path)
     run.save(10, make_state(10))

@@ -13,10 +13,7 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import arrays as stored_arrays
-from scratchpatch.checkpoints import format as manifest
-from scratchpatch.checkpoints import housekeeping as stored
-from scratchpatch.checkpoints import lock, workdir
+from scratchpatch.checkpoints import arrays, format, housekeeping, lock, workdir
 from scratchpatch.checkpoints import reader as checkpoint_reader
 from scratchpatch.checkpoints.reader import CheckpointReader, Removed
 from scratchpatch.checkpoints.writer import Checkpoints
@@ -25,7 +22,7 @@ from scratchpatch.model import weights as weights_lib
 from tests import runs
 from tests.checkpoints.test_format import seal
 
-# pytest resets the filter that stored_arrays.py sets.
+# pytest resets the filter that arrays.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
 
 CONFIG = config_lib.default()
@@ -86,9 +83,9 @@ def test_whoever_reads_beside_a_writer_gets_a_whole_step_or_one_line(tmp_path):
             found = reader.restore_latest(ABSTRACT)
             assert_is(found, found.step)
             steps.append(found.step)
-            assert not any(row["damaged"] for row in stored.listing(reader)["steps"])
+            assert not any(row["damaged"] for row in housekeeping.listing(tmp_path)["steps"])
             try:
-                assert stored.complaint(stored.verify(reader)) is None
+                assert housekeeping.complaint(housekeeping.verify(tmp_path)) is None
                 verified += 1
                 step = reader.steps()[-1]
                 assert_is(reader.restore(step, ABSTRACT), step)
@@ -108,7 +105,7 @@ def test_a_model_is_loaded_beside_a_writer(tmp_path):
 
 def removing(monkeypatch, folder, steps):
     """Let each step of these vanish in the middle of its read, as the run stores the next one."""
-    read = stored_arrays.read
+    read = arrays.load
 
     def late(path, targets):
         step = int(path.parent.name)
@@ -117,7 +114,7 @@ def removing(monkeypatch, folder, steps):
             shutil.rmtree(folder / str(step))
         return read(path, targets)
 
-    monkeypatch.setattr(stored_arrays, "read", late)
+    monkeypatch.setattr(arrays, "load", late)
 
 
 def test_a_step_that_vanishes_in_the_middle_of_a_read_is_no_error_but_where_it_was_named(tmp_path, monkeypatch):
@@ -136,7 +133,7 @@ def test_a_step_that_vanishes_in_the_middle_of_a_read_is_no_error_but_where_it_w
 
 
 def test_a_step_that_is_being_read_stays_until_the_next_save(tmp_path, monkeypatch, caplog):
-    run, read = Checkpoints(tmp_path, CONFIG, 1), stored_arrays.read
+    run, read = Checkpoints(tmp_path, CONFIG, 1), arrays.load
     run.save(1, state(1))
     run.wait()
 
@@ -148,7 +145,7 @@ def test_a_step_that_is_being_read_stays_until_the_next_save(tmp_path, monkeypat
         return read(path, targets)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored_arrays, "read", slow)
+        patch.setattr(arrays, "load", slow)
         assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), 1)
     run.save(4, state(4))
     run.close()
@@ -173,7 +170,7 @@ def test_a_disk_without_locks_is_read_and_pruned_without(tmp_path, monkeypatch):
 
 def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, monkeypatch):
     """And what was stored anew under the same number is another step."""
-    folder, read = store(tmp_path / "checkpoints", 1, 2), stored_arrays.read
+    folder, read = store(tmp_path / "checkpoints", 1, 2), arrays.load
 
     def early(path, targets):
         found = read(path, targets)
@@ -184,33 +181,33 @@ def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, mo
         other.close()
         return found
 
-    monkeypatch.setattr(stored_arrays, "read", early)
+    monkeypatch.setattr(arrays, "load", early)
     found = CheckpointReader(folder).restore_latest(ABSTRACT)
     assert found.step == 2 and all((np.asarray(x) == 7).all() for x in jax.tree.leaves(found.state))
 
 
 def test_verification_starts_over_where_all_steps_were_removed_meanwhile(tmp_path, monkeypatch):
-    folder, check = store(tmp_path / "checkpoints", 1), manifest.check
+    folder, check = store(tmp_path / "checkpoints", 1), format.check_files
 
-    def late(step, about, skipped, seen=None):
+    def late(step, *described, **how):
         if step.name == "1":
             store(folder, 2)
             shutil.rmtree(step)
-        check(step, about, skipped, seen)
+        check(step, *described, **how)
 
-    monkeypatch.setattr(manifest, "check", late)
-    assert stored.verify(CheckpointReader(folder)) == {"steps": [{"step": 2, "whole": True, "reason": None}], "newest_whole": 2}
+    monkeypatch.setattr(format, "check_files", late)
+    assert housekeeping.verify(tmp_path) == {"steps": [{"step": 2, "whole": True, "reason": None}], "newest_whole": 2}
 
 
 def test_a_step_that_vanishes_while_it_is_examined(tmp_path, monkeypatch, caplog):
-    folder, check = store(tmp_path / "checkpoints", 1, 2, 3), manifest.check
+    folder, check = store(tmp_path / "checkpoints", 1, 2, 3), format.check_files
 
-    def late(step, about, skipped, seen=None):
+    def late(step, *described, **how):
         if step.name == "3":
             shutil.rmtree(step)
-        check(step, about, skipped, seen)
+        check(step, *described, **how)
 
-    monkeypatch.setattr(manifest, "check", late)
+    monkeypatch.setattr(format, "check_files", late)
     assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 2)
     assert "damaged" not in caplog.text
     store(folder, 3)
@@ -218,16 +215,16 @@ def test_a_step_that_vanishes_while_it_is_examined(tmp_path, monkeypatch, caplog
         CheckpointReader(folder).restore(3, ABSTRACT)
     store(folder, 3)
     with pytest.raises(UserError, match="no checkpoint of step 3; stored steps: 1, 2"):
-        stored.verify(CheckpointReader(folder), 3)
+        housekeeping.verify(tmp_path, 3)
 
 
 def test_files_that_are_whole_but_no_arrays_are_one_line(tmp_path):
     folder = store(tmp_path / "checkpoints", 1)
-    about = manifest.read(folder / "1")
+    about = format.read_about(folder / "1")
     for name in about["files"]:
         if "/" in name:
             (folder / "1" / "state" / name).write_bytes(b"nothing")
-    seal(folder / "1", about | {"files": manifest.files(folder / "1", lambda name: True)})
+    seal(folder / "1", about | {"files": format.checksums(folder / "1", lambda name: True)})
     with pytest.raises(UserError, match=f"^checkpoint {folder}/1 cannot be read: "):
         CheckpointReader(folder).restore_latest(ABSTRACT)
 
@@ -250,7 +247,7 @@ def test_a_step_under_another_number_is_damaged(tmp_path):
     folder = store(tmp_path / "checkpoints", 10, 12)
     (folder / "12").rename(folder / "99")
     assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 10)
-    (row,) = (row for row in stored.listing(CheckpointReader(folder))["steps"] if row["step"] == 99)
+    (row,) = (row for row in housekeeping.listing(tmp_path)["steps"] if row["step"] == 99)
     assert row["damaged"] == "it holds step 12, which is not its folder's name"
     run = Checkpoints(folder, CONFIG, 9)
     assert_is(run.restore_latest(ABSTRACT), 10)
@@ -287,7 +284,7 @@ def test_relative_paths_of_an_older_version_are_not_another_experiment(tmp_path)
     older, now = (another(data__sources=((f"text:{where}data/*.txt", 1.0),)) for where in ("", "/project/"))
     assert_is(CheckpointReader(store(tmp_path / "old", 1, config=now), older).restore_latest(ABSTRACT), 1)
     folder = store(tmp_path / "older", 1, config=now)
-    about = manifest.read(folder / "1")
+    about = format.read_about(folder / "1")
     seal(folder / "1", about | {"config": config_lib.flat(older)})
     assert_is(CheckpointReader(folder, now).restore_latest(ABSTRACT), 1)
 
@@ -302,7 +299,7 @@ def test_relative_paths_of_an_older_version_are_not_another_experiment(tmp_path)
 )
 def test_a_config_that_is_none_is_damage(tmp_path, config, reason, caplog):
     folder = store(tmp_path / "checkpoints", 1, 2)
-    about = manifest.read(folder / "2")
+    about = format.read_about(folder / "2")
     seal(folder / "2", about | {"config": about["config"] | config})
     assert_is(CheckpointReader(folder, CONFIG).restore_latest(ABSTRACT), 1)
     assert f"2 is damaged (about.json: {reason}" in caplog.text or reason in caplog.text
@@ -310,7 +307,7 @@ def test_a_config_that_is_none_is_damage(tmp_path, config, reason, caplog):
 
 def test_a_step_of_a_later_version_is_named_with_its_folder(tmp_path):
     folder = store(tmp_path / "checkpoints", 1)
-    seal(folder / "1", manifest.read(folder / "1") | {"schema": 99})
+    seal(folder / "1", format.read_about(folder / "1") | {"schema": 99})
     with pytest.raises(UserError, match=f"cannot read {folder}/1: it has schema 99, written by version"):
         CheckpointReader(folder).restore_latest(ABSTRACT)
 

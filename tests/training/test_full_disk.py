@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from scratchpatch.checkpoints import durable
-from scratchpatch.checkpoints import format as manifest
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.errors import UserError
 from scratchpatch.training import appended, goodput, loop
@@ -73,7 +72,7 @@ def test_what_lies_beside_the_checkpoints_is_no_reason_to_stop(tmp_path, monkeyp
 
     monkeypatch.setattr(loop.Progress, "advance", free_at_last)
     monkeypatch.setattr(loop, "write_report", raising(NO_SPACE))
-    monkeypatch.setattr(manifest, "copy", raising(NO_SPACE))
+    monkeypatch.setattr(durable, "copy", raising(NO_SPACE))
     assert train(made(tmp_path), tmp_path / "run")
     assert_as_calm(tmp_path, calm)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
