@@ -26,8 +26,8 @@ _OWN_FOLDER = re.compile(r"(?:ocdbt\.)?process_(\d+)")
 _CONTEXT = ocp.Context()
 # A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
 _CONTEXT.async_options.create_directories_asynchronously = False
-# The most bytes of a chunk: whoever reads a slice of an array reads whole chunks. Orbax cuts axes into equal pieces, so an
-# axis with a prime factor larger than _PRIME would fall into crumbs, and such an array stays whole.
+# The most bytes of a chunk: whoever reads a slice of an array reads whole chunks. Orbax cuts axes into equal pieces, so
+# an axis with a prime factor larger than _PRIME would fall into crumbs, and such an array stays whole.
 _CHUNK_BYTES, _PRIME = 1 << 24, 256
 
 
@@ -41,12 +41,13 @@ def _storage(_: Any, array: Any) -> Any:
 
 def _largest_prime(number: int) -> int:
     """The largest prime factor of a number; 1 for 0 and 1."""
-    factor, largest = 2, 1
+    factor = 2
     while factor * factor <= number:
-        while number % factor == 0:
-            number, largest = number // factor, factor
-        factor += 1
-    return max(number, largest) if number > 1 else largest
+        if number % factor:
+            factor += 1
+        else:
+            number //= factor
+    return max(number, 1)
 
 
 _CONTEXT.array_options.saving.scoped_storage_options_creator = _storage
@@ -81,20 +82,14 @@ def save(path: Path, arrays: dict[str, Any]):
         return ocp.save_checkpointables_async(path, _grouped(arrays))
 
 
-def load(path: Path, targets: dict[str, Any]) -> list[jax.Array]:
-    """The arrays of `targets` (name to jax.ShapeDtypeStruct), each where its sharding says.
-
-    An array without a sharding goes to the first device of this process.
-    """
+def load(path: Path, targets: dict[str, jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    """The arrays of these names, each where its sharding says; without one on the first device of this process."""
     values = ocp.load_checkpointables(path, _grouped({name: _with_sharding(leaf) for name, leaf in targets.items()}))
     return [values[top_key(name)][name] for name in targets]
 
 
 def writing_process(name: str) -> int:
-    """The process that wrote a file of a step, by its path: orbax gives each process a folder of its own for most files.
-
-    The files that all processes have in common are those of the first one.
-    """
+    """The process that wrote a file of a step: the one that orbax has named in the path, or else the first one."""
     own = next((match for part in name.split("/") if (match := _OWN_FOLDER.fullmatch(part))), None)
     return int(own[1]) if own else 0
 
@@ -131,9 +126,9 @@ def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _grouped(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {top_key(name): {} for name in arrays}
     for name, leaf in arrays.items():
-        groups.setdefault(top_key(name), {})[name] = leaf
+        groups[top_key(name)][name] = leaf
     return groups
 
 

@@ -4,8 +4,8 @@
     DURABLE_DIR/200.partial/    a step that is being copied
     DURABLE_DIR/run/            the workdir's small files as they were then: what a lost workdir needs beside a step
 
-The folder is a path, or a URL that fsspec knows, such as gs://bucket/run. Where a rename is not atomic, about.json and its
-checksums still are the proof of a step: no half step is ever taken for a whole one.
+The folder is a path, or a URL that fsspec knows, such as gs://bucket/run. Where a rename is not atomic, about.json and
+its checksums still are the proof of a step: no half step is ever taken for a whole one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import fsspec
 from absl import logging
 
 from scratchpatch.checkpoints import format
-from scratchpatch.checkpoints.format import Damaged, Folder
+from scratchpatch.checkpoints.format import Damaged, Folder, StepFolder
 from scratchpatch.data import paths
 from scratchpatch.errors import first_line
 from scratchpatch.files import replace_text, size_and_checksum
@@ -39,20 +39,18 @@ def system(folder: str) -> fsspec.AbstractFileSystem:
 
 
 def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
-    """Copy a step, about.json last, and read the copy again: every byte of it is then known to be what was written.
+    """Copy a step to a new folder, about.json last, and read the copy again, so that every byte of it is proven.
 
-    target: a new folder.
     advance: called with the number of bytes of every piece that was copied or read.
 
-    Raises:
-      Damaged: the step is, or the copy came out so. Unreadable: it cannot be read. OSError: the copy cannot be written.
+    Raises Damaged where the step or its copy is; Unreadable; OSError where the copy cannot be written.
     """
-    about, files = format.read_about(step), system(os.fspath(target))
+    about = format.read_about(step)
     for name, recorded in about["files"].items():
         name = f"{format.STATE}/{name}"
         source, path = (format.path_below(folder, name) for folder in (step, target))
         paths.make_folder(path.rpartition("/")[0])
-        with files.open(path, "wb") as out:
+        with system(path).open(path, "wb") as out:
 
             def put(piece: bytes, out=out) -> None:
                 out.write(piece)
@@ -72,51 +70,31 @@ def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
     format.check_files(target, format.read_about(target), advance=advance)
 
 
-class Tier:
-    """The steps in a folder of any file system that fsspec knows.
-
-    Where the folder cannot be reached, every method raises what its file system raises: OSError, or its own kind.
-    """
-
-    def __init__(self, folder: str):
-        self.folder = folder
-
-    def steps(self) -> list[int]:
-        """The stored steps, oldest first, damaged ones included."""
-        return format.step_numbers(self._names())
-
-    def path(self, step: int) -> str:
-        """The folder of a step."""
-        return paths.join(self.folder, str(step))
-
-    def beside(self, *kinds: str) -> list[str]:
-        """The names STEP.KIND that lie beside the steps, see `format`."""
-        return format.names_beside(self._names(), *kinds)
+class Tier(StepFolder):
+    """The steps in training.durable_dir."""
 
     def store(self, step: Path, keep: int, advance: Callable[[int], None] = lambda count: None) -> None:
         """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it.
 
         A step that is there whole is left; a later one, which the run did not take, stays until it is stored anew.
-
         Raises Damaged or Unreadable where the step in the workdir is.
         """
-        number = int(step.name)
-        target = self.path(number)
+        number, target = int(step.name), self.location(step.name)
         if not self._holds(step, advance):
-            partial = f"{target}.partial"
+            partial = self.location(f"{step.name}.partial")
             _remove(partial)
             copy(step, partial, advance)
             _remove(target)
             system(target).mv(partial, target, recursive=True)
         for old in [each for each in self.steps() if each <= number][:-keep]:
-            _remove(self.path(old))
+            _remove(self.location(old))
         for name in self.beside("partial"):
-            _remove(paths.join(self.folder, name))
+            _remove(self.location(name))
 
     def fetch(self, step: int, target: Path) -> None:
         """Copy a step to the new local folder `target`, verified. Raises Damaged or Unreadable."""
         _remove(str(target))
-        copy(self.path(step), target, lambda count: None)
+        copy(self.location(step), target, lambda count: None)
 
     def store_files(self, workdir: Path) -> None:
         """Copy the small files of a run."""
@@ -134,24 +112,12 @@ class Tier:
                     replace_text(workdir / name, file.read().decode(errors="replace"))
 
     def _holds(self, step: Path, advance: Callable[[int], None]) -> bool:
-        stored = self.path(int(step.name))
+        stored = self.location(step.name)
         try:
             about = format.read_about(stored)
-            if about != format.read_about(step):
-                return False
-            format.check_files(stored, about, advance=advance)
+            return about == format.read_about(step) and format.check_files(stored, about, advance=advance) is None
         except Damaged:
             return False
-        return True
-
-    def _names(self) -> list[str]:
-        try:
-            if not paths.is_url(self.folder):
-                return os.listdir(self.folder)
-            listed = system(self.folder).ls(self.folder, detail=False)
-            return [path.rstrip("/").rpartition("/")[2] for path in listed]
-        except FileNotFoundError:
-            return []
 
 
 class Mirror:
@@ -206,25 +172,26 @@ class Mirror:
                 self._changed.notify_all()
 
     def _copy(self, step: int) -> None:
+        folder = self._tier.folder
         for pause in (*_PAUSES, None):
             try:
                 self._tier.store(self._folder / str(step), self._keep, self._note)
                 self._tier.store_files(self._folder.parent)
             except Exception as error:  # file systems raise their own kinds
                 if not self._missing:
-                    says = "cannot copy step %d to %s (%s); the run goes on, and tries again"
-                    logging.warning(says, step, self._tier.folder, first_line(error))
+                    says = f"cannot copy step {step} to {folder} ({first_line(error)})"
+                    logging.warning("%s; the run goes on, and tries again", says)
             else:
                 if self._missing:
                     lacks = ", ".join(str(each) for each in self._missing if each != step) or "none"
-                    logging.info("%s is written again: it has step %d, and lacks: %s", self._tier.folder, step, lacks)
+                    logging.info("%s is written again: it has step %d, and lacks: %s", folder, step, lacks)
                 self._missing = []
                 return
             if step not in self._missing:
                 self._missing = [*self._missing, step][-_NAMED:]
             with self._changed:
                 if pause is None or self._changed.wait_for(lambda: self._waiting is not None, pause):
-                    break
+                    return
             self._note(0)
 
     def _note(self, _: int) -> None:
@@ -236,12 +203,12 @@ def fetch_files(config, workdir: Path) -> None:
 
     A tier that cannot be reached is a warning here: whether the run can go on without it is for its checkpoints to say.
     """
-    if not config.training.durable_dir:
-        return
+    folder = config.training.durable_dir
     try:
-        Tier(config.training.durable_dir).fetch_files(workdir)
+        if folder:
+            Tier(folder).fetch_files(workdir)
     except Exception as error:  # file systems raise their own kinds
-        logging.warning("cannot read %s: %s", config.training.durable_dir, first_line(error))
+        logging.warning("cannot read %s: %s", folder, first_line(error))
 
 
 def _remove(step: str) -> None:

@@ -22,7 +22,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
@@ -40,7 +40,7 @@ STATE = "state"
 ABOUT = "about.json"
 # The most bytes of about.json; the rest of a longer file is cut off, and what is left is no JSON.
 _MOST_BYTES = 1 << 28
-# These errors say that a file is not there, is no regular file, or has a name that no file can have. After any other
+# These errors prove that a file is not there, is no regular file, or has a name that no file can have. After any other
 # error of a disk or a network, the next try may succeed.
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NO_FILE = (errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG)
@@ -99,7 +99,7 @@ class Damaged(NotWhole):
 
 
 class Unreadable(NotWhole):
-    """A stored step that could not be read, in several tries, which proves nothing about it."""
+    """A stored step that could not be read in several tries, which proves nothing about it."""
 
 
 def step_number(name: str) -> int | None:
@@ -107,20 +107,39 @@ def step_number(name: str) -> int | None:
     return int(name) if name.isascii() and name.isdecimal() and str(int(name)) == name else None
 
 
-def step_numbers(names: Iterable[str]) -> list[int]:
-    """The steps among the names in a folder, oldest first."""
-    return sorted(step for name in names if (step := step_number(name)) is not None)
+class StepFolder:
+    """A folder of steps, of this machine or at a URL. Methods raise OSError, or what another file system raises."""
 
+    def __init__(self, folder: str | Path):
+        self.folder = folder
 
-def names_beside(names: Iterable[str], *kinds: str) -> list[str]:
-    """The names STEP.KIND of these kinds ('partial', 'deleted', 'damaged') among the names in a folder, oldest first."""
-    split = [name.partition(".") for name in names]
-    chosen = [(step_number(step), kind) for step, _, kind in split if kind in kinds and step_number(step) is not None]
-    return [f"{step}.{kind}" for step, kind in sorted(chosen)]
+    def steps(self) -> list[int]:
+        """The stored steps, oldest first, damaged ones included."""
+        return sorted(step for name in self._names() if (step := step_number(name)) is not None)
+
+    def location(self, step: int | str) -> str:
+        """The folder of a step, which may be missing, or of a name that lies beside the steps."""
+        return paths.join(os.fspath(self.folder), str(step))
+
+    def beside(self, *kinds: str) -> list[str]:
+        """The names STEP.KIND beside the steps, oldest step first; without kinds those of every kind."""
+        kinds = kinds or ("damaged", "partial", "deleted")
+        names = [name.partition(".") for name in self._names()]
+        names = [(step_number(step), kind) for step, _, kind in names if kind in kinds]
+        return [f"{step}.{kind}" for step, kind in sorted(name for name in names if name[0] is not None)]
+
+    def _names(self) -> list[str]:
+        folder = os.fspath(self.folder)
+        try:
+            if not paths.is_url(folder):
+                return os.listdir(folder)
+            return [path.rstrip("/").rpartition("/")[2] for path in paths.system(folder).ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
 
 
 def checksums(step: Folder, chosen: Callable[[str], bool]) -> Checksums:
-    """Size and CRC-32 of the files under STEP/state, a folder of this machine, whose names are chosen. Raises OSError."""
+    """Size and CRC-32 of the files under STEP/state, on this machine, whose names are chosen. Raises OSError."""
     state = Path(step) / STATE
     names = sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
     return {name: _size_and_checksum(str(state / name)) for name in names if chosen(name)}
@@ -132,12 +151,7 @@ def write_about(step: Folder, about: dict[str, Any]) -> None:
 
 
 def read_about(step: Folder) -> dict[str, Any]:
-    """The description of a step, see `About`.
-
-    step: named by its number, perhaps with more behind a dot ('200', '200.partial').
-
-    Raises Damaged or Unreadable.
-    """
+    """The description of a step, a folder named '200' or '200.partial', see `About`. Raises Damaged or Unreadable."""
 
     def head() -> bytes:
         with paths.open_read(path_below(step, ABOUT)) as file:
@@ -174,27 +188,23 @@ def path_below(step: Folder, name: str) -> str:
 
 
 def check_files(
-    step: Folder,
-    about: dict[str, Any],
-    skipped: Collection[str] = (),
-    advance: Callable[[int], None] | None = None,
+    step: Folder, about: dict[str, Any], skipped: Collection[str] = (), advance: Callable[[int], None] | None = None
 ) -> None:
     """Raise Damaged unless the files are those that were written, Unreadable where that cannot be told.
 
-    about: from `read_about`.
     skipped: folders directly under STEP/state that are not looked at.
-    advance: called with the number of bytes of every piece that was read, for who waits.
+    advance: called with the number of bytes of every piece that was read, to show progress.
     """
     count = None if advance is None else lambda piece: advance(len(piece))
     for name, (size, checksum) in about["files"].items():
-        if name.split("/")[0] in skipped:
-            continue
-        path = path_below(step, f"{STATE}/{name}")
-        size_now, checksum_now = _patiently(f"{STATE}/{name}", lambda path=path: _size_and_checksum(path, count))
-        if size_now != size:
-            raise Damaged(f"{STATE}/{name} holds {size_now} bytes instead of {size}")
-        if checksum_now != checksum:
-            raise Damaged(f"the checksum of {STATE}/{name} is wrong")
+        if name.split("/")[0] not in skipped:
+            name = f"{STATE}/{name}"
+            path = path_below(step, name)
+            size_now, checksum_now = _patiently(name, lambda path=path: _size_and_checksum(path, count))
+            if size_now != size:
+                raise Damaged(f"{name} holds {size_now} bytes instead of {size}")
+            if checksum_now != checksum:
+                raise Damaged(f"the checksum of {name} is wrong")
 
 
 def score(about: dict[str, Any]) -> float:
@@ -223,7 +233,7 @@ def _sealed(about: dict[str, Any]) -> str:
 
 
 def _patiently(name: str, read: Callable[[], T]) -> T:
-    """What `read` returns, tried again after an error that may pass. Raises Damaged where the file is gone, or Unreadable."""
+    """What `read` returns, tried again after an error that may pass. Raises Damaged or Unreadable."""
     pauses = iter(_PAUSES)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Histories: what a run may change when it resumes, by the step from which on it holds; settings.json and data.json have one.
+"""Histories, by step, of what a run may change when it resumes; settings.json and data.json hold one each.
 
 A run goes on with other values from the checkpoint on that it resumes from, and what it did before stays what it was. A
 later attempt that names the newest values follows the whole history, from whichever checkpoint; one with other values
@@ -28,10 +28,8 @@ def follow(history: History[T], now: T, step: int) -> History[T]:
     """The history of a run that goes on from `step` with the values `now`."""
     if history[-1][1] == now:
         return history
-    changed = before(history, step)
-    if not changed or changed[-1][1] != now:
-        changed.append((step, now))
-    return changed
+    earlier = before(history, step)
+    return earlier if earlier and earlier[-1][1] == now else [*earlier, (step, now)]
 
 
 def before(history: History[T], step: int) -> History[T]:

@@ -5,15 +5,14 @@ Nothing here reads an array: about.json describes a step, and its checksums prov
 
 from __future__ import annotations
 
-import contextlib
 import datetime
+import itertools
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from scratchpatch.checkpoints import durable, format
-from scratchpatch.checkpoints.format import Damaged, NotWhole, Unreadable
+from scratchpatch.checkpoints.format import NotWhole, StepFolder, Unreadable
 from scratchpatch.checkpoints.reader import TRIES, CheckpointReader
 from scratchpatch.checkpoints.workdir import load_config, lock_workdir
 from scratchpatch.checkpoints.writer import discard, remove
@@ -23,7 +22,6 @@ from scratchpatch.progress import Progress
 
 # A disk reads so many bytes in a second or two, for which progress would only be noise.
 _LARGE_BYTES = 1 << 28
-Steps = CheckpointReader | durable.Tier
 
 
 def listing(workdir: str | Path) -> dict[str, Any]:
@@ -32,10 +30,10 @@ def listing(workdir: str | Path) -> dict[str, Any]:
     Returns:
       'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing else is
       there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC);
-      'version' of the package; 'validation_bpb' and 'validation_bytes' that it was measured on (None where that step was
-      not validated); 'best' (it has the lowest) and 'newest', both among those that can be read. 'beside': the names of
-      STEP.damaged, STEP.partial and STEP.deleted. 'durable': None, or the same of the run's durable tier with its
-      'folder', or that and 'unread', why the tier cannot be read.
+      'version' of the package; 'validation_bpb' and 'validation_bytes' that it was measured on (None where that step
+      was not validated); 'best' (it has the lowest) and 'newest', both among those that can be read. 'beside': the
+      names of STEP.damaged, STEP.partial and STEP.deleted. 'durable': None, or the same of the run's durable tier with
+      its 'folder', or that and 'unread', why the tier cannot be read.
     """
     folder = load_config(workdir).training.durable_dir if (Path(workdir) / "config.json").exists() else ""
     copies = None
@@ -55,18 +53,17 @@ def verify(workdir: str | Path, step: int | None = None) -> dict[str, Any]:
       (None where it is whole). Where every step was asked for, also 'newest_whole', the step that a resumed run goes on
       from (None: there is none).
 
-    Raises:
-      UserError: nothing is stored, or not that step.
+    Raises UserError where nothing is stored, or not that step.
     """
     reader = _reader(workdir)
     for _ in range(TRIES):
         rows = []
-        for path in [reader.folder / str(each) for each in reader.steps()] if step is None else [reader.path(step)]:
-            error = _reason_not_whole(path)
+        for each in reader.steps() if step is None else [int(reader.path(step).name)]:
+            error = _reason_not_whole(reader.folder / str(each))
             # A trainer at work may have pruned it meanwhile.
-            if path.exists():
+            if each in reader.steps():
                 whole = None if isinstance(error, Unreadable) else error is None
-                rows.append({"step": int(path.name), "whole": whole, "reason": error and str(error)})
+                rows.append({"step": each, "whole": whole, "reason": error and str(error)})
         if rows:
             newest = max((row["step"] for row in rows if row["whole"]), default=None)
             return {"steps": rows} | ({"newest_whole": newest} if step is None else {})
@@ -77,19 +74,18 @@ def verify(workdir: str | Path, step: int | None = None) -> dict[str, Any]:
 
 def complaint(verdicts: dict[str, Any]) -> str | None:
     """What the user must know of a result of `verify`: the steps not whole, what a resumed run does; None: nothing."""
-    damaged, unread = ([str(row["step"]) for row in verdicts["steps"] if row["whole"] is w] for w in (False, None))
-    if unread and not damaged:
-        steps = f"step{'s' if unread[1:] else ''} {', '.join(unread)}"
-        return f"could not be read now, so nothing is known of them: {steps}; try again"
-    if not damaged:
-        return None
+    whole = {row["step"]: row["whole"] for row in verdicts["steps"]}
+    bad = [str(step) for step in whole if whole[step] is False] or [str(step) for step in whole if whole[step] is None]
+    steps = f"step{'s' if bad[1:] else ''} {', '.join(bad)}"
+    if False not in whole.values():
+        return f"could not be read now, so nothing is known of them: {steps}; try again" if bad else None
     if "newest_whole" not in verdicts:
         then = "a resumed run goes on from the newest whole step (verify without --step names it)"
     elif verdicts["newest_whole"] is None:
         then = "no step is whole, so the run cannot go on: restore the folder from a copy, or remove it to start again"
     else:
         then = f"a resumed run goes on from step {verdicts['newest_whole']}, the newest whole one"
-    return f"damaged: step{'s' if damaged[1:] else ''} {', '.join(damaged)}; {then}"
+    return f"damaged: {steps}; {then}"
 
 
 def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
@@ -99,25 +95,37 @@ def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
     deleted. A kill at any moment leaves no half step. A dry run does all of it but the deleting.
 
     Returns:
-      'kept': steps, oldest first; 'unread': to reasons, the kept steps that could not be read; 'deleted': of each folder
-      its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'.
+      'kept': steps, oldest first; 'unread': to reasons, the kept steps that could not be read; 'deleted': of each
+      folder its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'.
 
-    Raises:
-      UserError: a trainer holds the workdir, or no step is whole: then nothing is deleted.
-      OSError: a folder cannot be deleted.
+    Raises UserError where a trainer holds the workdir, or no step is whole: then nothing is deleted; OSError where a
+    folder cannot be deleted.
     """
     reader = _reader(workdir)
     # This comes before the lock, which makes a file in whatever folder it is given.
     if not reader.steps():
         raise UserError(f"{reader.folder} holds no checkpoint: train first")
     with lock_workdir(workdir):
-        whole, errors = _steps_to_keep(reader, keep_last)
+        abouts, errors = _descriptions(reader)
+
+        def is_whole(step: int) -> bool:
+            if step not in errors:
+                errors[step] = _reason_not_whole(reader.folder / str(step))
+            return errors[step] is None
+
+        # Filters are lazy: of the older steps, none is read that need not be.
+        newest = itertools.islice(filter(is_whole, reversed(abouts)), keep_last)
+        best = itertools.islice(filter(is_whole, _best_first(abouts)), 1)
+        whole = {*newest, *best}
+        if not whole:
+            says = f"no step in {reader.folder} is whole"
+            raise UserError(f"{says}: nothing is deleted (scratchpatch checkpoint verify says why)")
         unread = {step: str(error) for step, error in errors.items() if isinstance(error, Unreadable)}
         # Leftovers come first, because `remove` reuses the name STEP.deleted.
-        doomed = [(path, "leftover", discard) for path in reader.beside("damaged", "partial", "deleted")]
+        doomed = [(reader.folder / name, "leftover", discard) for name in reader.beside()]
         for step in reader.steps():
             if step not in whole and step not in unread:
-                why = f"damaged: {errors[step]}" if step in errors else "older"
+                why = f"damaged: {errors[step]}" if errors.get(step) else "older"
                 doomed.append((reader.folder / str(step), why, remove))
         deleted = []
         for path, why, delete in doomed:
@@ -169,9 +177,9 @@ def _reader(workdir: str | Path) -> CheckpointReader:
     return CheckpointReader(Path(workdir) / "checkpoints")
 
 
-def _listing(store: Steps) -> dict[str, Any]:
+def _listing(store: StepFolder) -> dict[str, Any]:
     abouts, errors = _descriptions(store)
-    written = {step: when for step in abouts if (when := _time_written(_path(store, step))) is not None}
+    written = {step: when for step in abouts if (when := _time_written(store.location(step))) is not None}
     best = _best_first({step: abouts[step] for step in written})[:1]
     rows = [
         {
@@ -192,20 +200,15 @@ def _listing(store: Steps) -> dict[str, Any]:
         {"step": step, "unread" if isinstance(error, Unreadable) else "damaged": str(error)}
         for step, error in errors.items()
     ]
-    beside = [os.path.basename(name) for name in store.beside("damaged", "partial", "deleted")]
-    return {"steps": sorted(rows, key=lambda row: row["step"]), "beside": beside}
+    return {"steps": sorted(rows, key=lambda row: row["step"]), "beside": store.beside()}
 
 
-def _path(store: Steps, step: int) -> str:
-    return paths.join(str(store.folder), str(step))
-
-
-def _descriptions(store: Steps) -> tuple[dict[int, dict[str, Any]], dict[int, NotWhole]]:
+def _descriptions(store: StepFolder) -> tuple[dict[int, dict[str, Any]], dict[int, NotWhole]]:
     """The description of each step, oldest first; and of the other steps why there is none."""
     abouts, errors = {}, {}
     for step in store.steps():
         try:
-            abouts[step] = format.read_about(_path(store, step))
+            abouts[step] = format.read_about(store.location(step))
         except NotWhole as error:
             # A trainer at work may have pruned it meanwhile.
             if step in store.steps():
@@ -219,35 +222,7 @@ def _best_first(abouts: dict[int, dict[str, Any]]) -> list[int]:
     return sorted((step for step in scores if scores[step] < math.inf), key=scores.__getitem__)
 
 
-def _steps_to_keep(reader: CheckpointReader, keep_last: int) -> tuple[set[int], dict[int, NotWhole]]:
-    """The newest `keep_last` whole steps and the best whole one; and why others that were looked at are not whole.
-
-    Raises UserError where no step is known to be whole.
-    """
-    whole: set[int] = set()
-    abouts, errors = _descriptions(reader)
-
-    def is_whole(step: int) -> bool:
-        if step not in whole and step not in errors:
-            if error := _reason_not_whole(reader.folder / str(step)):
-                errors[step] = error
-            else:
-                whole.add(step)
-        return step in whole
-
-    for step in reversed(abouts):
-        if len(whole) < keep_last:
-            is_whole(step)
-    if not whole:
-        fix = "nothing is deleted (scratchpatch checkpoint verify says why)"
-        raise UserError(f"no step in {reader.folder} is whole: {fix}")
-    for step in _best_first(abouts):
-        if is_whole(step):
-            break
-    return whole, errors
-
-
-def _reason_not_whole(path: Path) -> Damaged | Unreadable | None:
+def _reason_not_whole(path: Path) -> NotWhole | None:
     """Why a step is not known to be whole, every file read; None: it is whole."""
     try:
         about = format.read_about(path)
@@ -267,13 +242,8 @@ def _bytes_described(about: dict[str, Any]) -> int:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    """Bytes of the files of a folder that are still there; what a link leads to does not count."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total
+    """Bytes of the files of a folder; what a link leads to does not count."""
+    return sum(each.lstat().st_size for each in path.rglob("*") if each.is_symlink() or not each.is_dir())
 
 
 def _time_written(step: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Who owns a folder, and who reads one, by files that the system unlocks when a process dies, however it dies. Free of JAX."""
+"""Who owns a folder and who reads one: locks that the system drops with the process, however it dies. Free of JAX."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from scratchpatch import files
 from scratchpatch.errors import UserError
 
-# Through a link, the file that it leads to would be written over; without O_NONBLOCK, opening a pipe waits for its other
-# end; and network disks want a file open for writing before they lock it.
+# Through a link, the file that it leads to would be written over; without O_NONBLOCK, opening a pipe waits for its
+# other end; and network disks want a file open for writing before they lock it.
 _OPENED = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -44,7 +44,8 @@ def hold(path: Path, who: str) -> Iterator[None]:
                 "wait for it, stop it, or use another --workdir"
             ) from error
         except OSError as error:
-            raise UserError(f"cannot lock {path}: {error.strerror}; use a --workdir on a disk that has locks") from error
+            fix = "use a --workdir on a disk that has locks"
+            raise UserError(f"cannot lock {path}: {error.strerror}; {fix}") from error
         # The number of the process is for the message alone; a full disk has no room for it.
         with contextlib.suppress(OSError):
             os.ftruncate(file, 0)

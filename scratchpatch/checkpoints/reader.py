@@ -3,14 +3,12 @@
 Orbax restores a flipped bit without a word, and wants no files but whole ones, so it is shown no others.
 
 The run that owns the folder may be at work, and remove steps. It leaves a step that is being read (see `lock.reading`)
-until its next save, where the disk has locks. Whoever asked for the newest step and loses it all the same goes on with a
-newer one.
+until its next save, where the disk has locks. Whoever asked for the newest step and loses it goes on with a newer one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from absl import logging
 from scratchpatch import config as config_lib
 from scratchpatch import schema
 from scratchpatch.checkpoints import arrays, format, lock
-from scratchpatch.checkpoints.format import Damaged, NotWhole, Unreadable
+from scratchpatch.checkpoints.format import Damaged, NotWhole, StepFolder, Unreadable
 from scratchpatch.data.anchor import anchored
 from scratchpatch.errors import UserError, first_line
 
@@ -45,7 +43,7 @@ class Restored:
     metadata: dict[str, Any]
 
 
-class CheckpointReader:
+class CheckpointReader(StepFolder):
     """Reads the checkpoints in a folder, and changes nothing there.
 
     Abstract states are dicts of pytrees of jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever
@@ -53,19 +51,12 @@ class CheckpointReader:
     """
 
     def __init__(self, folder: str | Path, config=None):
-        """
-        Args:
-          config: of the run that wrote them, whose experiment every step must be; None: that is not compared.
-        """
-        self.folder = Path(folder).absolute()
+        """config: of the run that wrote the steps, whose experiment each must be; None: that is not compared."""
+        super().__init__(Path(folder).absolute())
         self._experiment = None if config is None else anchored(config)
         self._relative = [] if config is None else config_lib.changed(config, self._experiment)
         # The descriptions of the steps that were proven whole.
         self._proven: dict[int, dict[str, Any]] = {}
-
-    def steps(self) -> list[int]:
-        """The stored steps, oldest first, damaged ones included."""
-        return format.step_numbers(self._names())
 
     def path(self, step: int) -> Path:
         """The folder of a stored step. Raises UserError where it is missing."""
@@ -74,17 +65,10 @@ class CheckpointReader:
             raise UserError(f"{self.folder} holds no checkpoint of step {step}; stored steps: {others}")
         return self.folder / str(step)
 
-    def beside(self, *kinds: str) -> list[Path]:
-        """The folders STEP.KIND that lie beside the steps, oldest step first, see `format`.
-
-        Those of kinds 'partial' and 'deleted' were left by a killed run, or belong to one at work.
-        """
-        return [self.folder / name for name in format.names_beside(self._names(), *kinds)]
-
     def _names(self) -> list[str]:
         try:
-            return os.listdir(self.folder)
-        except (FileNotFoundError, NotADirectoryError):
+            return super()._names()
+        except NotADirectoryError:
             return []
         except OSError as error:
             raise UserError(f"{self.folder} cannot be read: {error.strerror}") from error
@@ -96,41 +80,41 @@ class CheckpointReader:
         holds other arrays than `abstract_state`, or is another experiment's.
         """
         for _ in range(TRIES):
-            step = self._newest(abstract_state, partial=False)
-            if step is None:
-                return None
+            step = self.prove(None, abstract_state)
             try:
-                return self.read(step, abstract_state)
+                return None if step is None else self.read(step, abstract_state)
             except Removed:
                 continue
         raise self.outrun()
 
     def restore(self, step: int, abstract_state: dict[str, Any]) -> Restored:
-        """One step.
-
-        Raises UserError where it is missing, damaged, another experiment's, or holds other arrays than `abstract_state`.
-        """
-        self.examine(step, abstract_state)
-        return self.read(step, abstract_state)
+        """One step. Raises UserError as `prove` does."""
+        return self.read(self.prove(step, abstract_state), abstract_state)
 
     def whole(self, step: int | None, abstract_part: dict[str, Any]) -> int:
-        """A step (None: the newest) whose files of some top-level keys are proven whole, with the arrays asked for.
-
-        Raises UserError as `restore` does, and where nothing is stored.
-        """
-        if step is not None:
-            self.examine(step, abstract_part, partial=True)
-            return step
-        newest = self._newest(abstract_part, partial=True)
-        if newest is None:
+        """As `prove`, for some top-level keys alone. Raises UserError also where nothing is stored."""
+        proven = self.prove(step, abstract_part, partial=True)
+        if proven is None:
             raise UserError(f"{self.folder} holds no checkpoint: train first")
-        return newest
+        return proven
 
-    def examine(self, step: int, abstract_state: dict[str, Any], partial: bool = False) -> None:
-        """See that a step is whole and fits. Raises UserError as `restore` does."""
+    def prove(self, step: int | None, abstract_state: dict[str, Any], partial: bool = False) -> int | None:
+        """See that a step is whole and holds the arrays asked for; without a step, the newest such step.
+
+        partial: of the stored arrays, only those of the top-level keys of `abstract_state` are looked at.
+
+        Returns the step, or None where no step was ever stored. Raises UserError where the step is missing, damaged,
+        another experiment's, or holds other arrays; without a step, where none is whole.
+        """
+        if step is None:
+            newest, errors = self._search(abstract_state, partial)
+            if newest is None:
+                self._refuse(errors)
+            return newest
         path = self.path(step)
         try:
-            self._prove(step, abstract_state, partial)
+            self._examine(step, abstract_state, partial)
+            return step
         except NotWhole as error:
             # It may be gone by now, which is no damage.
             self.path(step)
@@ -140,7 +124,7 @@ class CheckpointReader:
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
 
     def removed(self, step: int) -> bool:
-        """Whether a step is not any more the one that `examine` or `whole` has proven."""
+        """Whether a step is not any more the one that `prove` has proven."""
         try:
             return format.read_about(self.folder / str(step)) != self._proven.get(step)
         except NotWhole as error:
@@ -148,17 +132,8 @@ class CheckpointReader:
 
     def outrun(self) -> UserError:
         """The error that a run at work is faster than whoever reads."""
-        return UserError(
-            f"every checkpoint of {self.folder} that was begun was removed before it was read, {TRIES} times, by the run "
-            "at work there: wait for it, or let it keep more (training.keep_last)"
-        )
-
-    def _newest(self, abstract: dict[str, Any], partial: bool) -> int | None:
-        """The newest whole step, None where none was ever stored. Raises UserError where there are steps, but none whole."""
-        step, errors = self._search(abstract, partial)
-        if step is None:
-            self._refuse(errors)
-        return step
+        removed = f"every checkpoint of {self.folder} that was begun was removed before it was read, {TRIES} times"
+        return UserError(f"{removed}, by the run at work there: wait for it, or let it keep more (training.keep_last)")
 
     def _search(self, abstract: dict[str, Any], partial: bool) -> tuple[int | None, dict[int, NotWhole]]:
         """The newest whole step, and the newer ones, newest first, with what is wrong about them."""
@@ -168,7 +143,7 @@ class CheckpointReader:
         while candidates := [step for step in self.steps() if step not in errors]:
             step = candidates[-1]
             try:
-                self._prove(step, abstract, partial)
+                self._examine(step, abstract, partial)
             except NotWhole as error:
                 if step in self.steps():
                     errors[step] = error
@@ -189,30 +164,27 @@ class CheckpointReader:
             return
         reasons = "; ".join(f"step {step}: {error}" for step, error in errors.items())
         if any(isinstance(error, Unreadable) for error in errors.values()):
-            says = f"no checkpoint in {self.folder} can be read now ({reasons})"
-            raise UserError(f"{says}: try again when its disk answers")
-        raise UserError(
-            f"every checkpoint in {self.folder} is damaged ({reasons}): restore the folder from a copy, "
-            "or remove it to start again from scratch"
-        )
+            unread = f"no checkpoint in {self.folder} can be read now ({reasons})"
+            raise UserError(f"{unread}: try again when its disk answers")
+        damaged = f"every checkpoint in {self.folder} is damaged ({reasons})"
+        raise UserError(f"{damaged}: restore the folder from a copy, or remove it to start again from scratch")
 
-    def _prove(self, step: int, abstract: dict[str, Any], partial: bool) -> None:
+    def _examine(self, step: int, abstract: dict[str, Any], partial: bool) -> None:
         """Raise NotWhole or, where the step holds other arrays or is another experiment's, UserError."""
         path = self.folder / str(step)
         about, targets = format.read_about(path), arrays.by_path(abstract)
         changes = self._differences(path, about)
         if changes:
-            raise UserError(
-                f"checkpoint {path} is of another experiment: {'; '.join(changes)}; move it away, or to where it belongs "
-                "(training.continue_from branches off another run's checkpoint)"
-            )
+            other = f"checkpoint {path} is of another experiment: {'; '.join(changes)}"
+            fix = "move it away, or to where it belongs (training.continue_from branches off another run's checkpoint)"
+            raise UserError(f"{other}; {fix}")
         _check_arrays(path, about, targets, partial)
         unwanted = {arrays.top_key(name) for name in about["arrays"]} - {arrays.top_key(name) for name in targets}
         format.check_files(path, about, skipped=unwanted)
         self._proven[step] = about
 
     def _differences(self, path: str | Path, about: dict[str, Any]) -> list[str]:
-        """Lines 'field: there -> here' of what makes a step another experiment's. Raises Damaged where its config is none."""
+        """Lines 'field: there -> here' of what makes a step another experiment's. Raises Damaged, UserError."""
         try:
             stored = schema.fields(about)
             if self._experiment is None:
@@ -229,11 +201,9 @@ class CheckpointReader:
         return config_lib.difference(theirs, self._experiment)
 
     def read(self, step: int, abstract: dict[str, Any]) -> Restored:
-        """The arrays of some top-level keys of a step that `examine` or `whole` has proven; the others are not read.
+        """The arrays of some top-level keys of a step that `prove` has proven; the others are not read.
 
-        Raises:
-          Removed: it is not there any more.
-          UserError: it cannot be read although its files are whole: they are not what they should be.
+        Raises Removed where it is not there any more; UserError where it is whole, but not what it should be.
         """
         path = self.folder / str(step)
         try:
@@ -242,9 +212,9 @@ class CheckpointReader:
                 if self._proven.setdefault(step, about) != about:
                     raise Damaged("it is another one now")
                 state = _state(path, about, abstract)
-        except (NotWhole, _Failed, OSError) as error:
+        except Exception as error:  # orbax raises any kind
             if not self.removed(step):
-                raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+                raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
         else:
             # A file that was not there any more need not have made the read fail.
             if not self.removed(step):
@@ -252,12 +222,8 @@ class CheckpointReader:
         raise Removed(f"checkpoint {path} was removed while it was read, by the run at work there: ask for a newer one")
 
 
-class _Failed(Exception):
-    """Orbax cannot read what it is shown; says why."""
-
-
 def _state(path: Path, about: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
-    """The abstract state with arrays in place of its leaves. Raises _Failed."""
+    """The abstract state with arrays in place of its leaves. Raises whatever orbax raises."""
     targets = arrays.by_path(abstract)
     new, keys = schema.new(about, targets), {arrays.top_key(name) for name in targets}
     wanted = {name: leaf for name, leaf in targets.items() if name not in new}
@@ -265,16 +231,13 @@ def _state(path: Path, about: dict[str, Any], abstract: dict[str, Any]) -> dict[
     for name in schema.gone(about, about["arrays"]):
         if arrays.top_key(name) in keys:
             wanted[name] = arrays.replicated_target(about["arrays"][name], beside=next(iter(targets.values())))
-    try:
-        loaded = dict(zip(wanted, arrays.load(path / format.STATE, wanted), strict=True))
-    except Exception as error:  # of any kind
-        raise _Failed(first_line(error)) from error
+    loaded = dict(zip(wanted, arrays.load(path / format.STATE, wanted), strict=True))
     leaves = [loaded[name] if name in loaded else arrays.zeros(leaf) for name, leaf in targets.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
 def _check_arrays(path: Path, about: dict[str, Any], targets: dict[str, Any], partial: bool) -> None:
-    """Raise UserError unless the stored arrays are those of the abstract state, as far as the schema of then had them."""
+    """Raise UserError unless the stored arrays are those of the abstract state, as far as their schema had them."""
     new, gone = schema.new(about, targets), schema.gone(about, about["arrays"])
     targets = {name: leaf for name, leaf in targets.items() if name not in new}
     stored = {name: array for name, array in about["arrays"].items() if name not in gone}
@@ -285,8 +248,8 @@ def _check_arrays(path: Path, about: dict[str, Any], targets: dict[str, Any], pa
         there, here = stored[name], arrays.shape_and_dtype(leaf)
         for what in ("shape", "dtype"):
             if there[what] != here[what]:
-                both = f"has {what} {there[what]}, this model {here[what]}"
-                raise UserError(f"checkpoint {path}: {name} {both}: {advice}")
+                says = f"{name} has {what} {there[what]}, this model {here[what]}"
+                raise UserError(f"checkpoint {path}: {says}: {advice}")
     keys = {arrays.top_key(name) for name in targets}
     for name in stored:
         if name not in targets and (not partial or arrays.top_key(name) in keys):

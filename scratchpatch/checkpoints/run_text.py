@@ -4,8 +4,8 @@
      "validation_checksums": {SPEC: checksum of its validation split}   (absent in runs of older versions)
      "weights": [[first step, [weight, ...]], ...]}
 
-Text that has changed is refused wherever a run's own splits are read: its batches would be others, and what was held out
-may be what the run trained on. A run may go on with other weights in data.sources, see `history`.
+Text that has changed is refused wherever a run's own splits are read: its batches would be others, and what was held
+out may be what the run trained on. A run may go on with other weights in data.sources, see `history`.
 """
 
 from __future__ import annotations
@@ -39,26 +39,15 @@ class _Data(TypedDict):
 
 
 def guard_training(workdir: Path, streams: Streams) -> None:
-    """Refuse to go on with a run whose training text has changed.
-
-    Args:
-      workdir: of the run.
-      streams: what the run is about to train on, with the weights.
-    Raises:
-      UserError: naming the source.
-    """
+    """Raise UserError, which names the source, where a run is about to train on streams whose text has changed."""
     if (workdir / FILE).exists():
         _compare(workdir, read(workdir), _TRAIN, streams, "use another --workdir")
 
 
 def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
-    """Refuse to go on with a run whose text has changed; data.json is written where it, or its validation part, is missing.
+    """Raise UserError, which names the source, where the text that a run trains or validates on has changed.
 
-    Args:
-      workdir, streams: see `guard_training`.
-      validation: what the run validates on.
-    Raises:
-      UserError: naming the source.
+    data.json is written where it, or its part about validation, is missing.
     """
     weights = [(0, [weight for _, weight in streams])]
     if (workdir / FILE).exists():
@@ -68,19 +57,18 @@ def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
             _compare(workdir, stored, _VALIDATION, validation, "use another --workdir")
             return
         weights = stored["weights"]
-    write(workdir, {_TRAIN: _checksums(streams), _VALIDATION: _checksums(validation), "weights": weights})
+    document = {_TRAIN: _checksums(streams), _VALIDATION: _checksums(validation), "weights": weights}
+    history.write(workdir / FILE, document)
 
 
 def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, Any] | None = None) -> Streams:
     """(stream, weight) of what `split` of a run's own sources holds, if that is still the run's text.
 
-    Args:
-      workdir: of the run; an exported model has no data.json, and nothing is compared.
-      config: the run's, with the overrides.
-      split: see `data.splits`.
-      overrides: dotted fields that were changed; other sources are not compared.
-    Raises:
-      UserError: text that is not what data.json says; names the source and the fix.
+    workdir: of the run, or an exported model, which has no data.json to compare with.
+    config: the run's, with the overrides.
+    overrides: dotted fields that were changed; other sources are not compared.
+
+    Raises UserError, which names the source and the fix, where the text is not what data.json says.
     """
     workdir, fix = Path(workdir), "name text to read by --source=SPEC"
     if not (workdir / FILE).exists() or _TEXT_FIELDS & set(overrides or {}):
@@ -103,9 +91,9 @@ def weights(workdir: Path, now: list[float], step: int) -> Weights:
     stored = read(workdir)
     followed = history.follow(stored["weights"], now, step)
     if followed != stored["weights"]:
-        write(workdir, stored | {"weights": followed})
-        says = "the sources have other weights from step %d on: %s"
-        logging.info(says, followed[-1][0], ", ".join(map(str, now)))
+        history.write(workdir / FILE, stored | {"weights": followed})
+        start, names = followed[-1][0], ", ".join(map(str, now))
+        logging.info("the sources have other weights from step %d on: %s", start, names)
     return followed
 
 
@@ -120,11 +108,6 @@ def read(workdir: Path) -> dict[str, Any]:
     return {name: document[name] for name in (_TRAIN, _VALIDATION) if name in document} | {"weights": by_step}
 
 
-def write(workdir: Path, document: dict[str, Any]) -> None:
-    """Write data.json, as `read` gives it, in the first of several processes."""
-    history.write(workdir / FILE, document)
-
-
 def _compare(workdir: Path, stored: dict[str, Any], key: str, streams: Streams, fix: str) -> None:
     """Raise UserError unless the streams have the checksums that data.json holds under a key."""
     # Older versions kept relative sources as they were.
@@ -133,7 +116,8 @@ def _compare(workdir: Path, stored: dict[str, Any], key: str, streams: Streams, 
     if changed:
         verb = "validated on" if key == _VALIDATION else "trained on"
         older = "" if _VALIDATION in stored else " (it is of a version that dealt documents to splits by their names)"
-        raise UserError(f"the text of {', '.join(changed)} is not what {workdir} was {verb}{older}: restore it, or {fix}")
+        says = f"the text of {', '.join(changed)} is not what {workdir} was {verb}{older}"
+        raise UserError(f"{says}: restore it, or {fix}")
 
 
 def _checksums(streams: Streams) -> dict[str, str]:

@@ -27,7 +27,7 @@ _SHAPE = list[tuple[Count, dict[str, Any]]]
 def begin(workdir: Path, config) -> None:
     """Write the settings of a new run, where there are none yet."""
     if not (workdir / FILE).exists():
-        write(workdir, [(0, of(config))])
+        history.write(workdir / FILE, [(0, of(config))])
 
 
 def follow(workdir: Path, config, step: int) -> History[dict[str, Any]]:
@@ -38,7 +38,7 @@ def follow(workdir: Path, config, step: int) -> History[dict[str, Any]]:
     before = read(workdir)
     now = history.follow(before, of(config), step)
     if now != before:
-        write(workdir, now)
+        history.write(workdir / FILE, now)
         logging.info("other settings from step %d on: %s", now[-1][0], "; ".join(described(now)[-1][1]))
     return now
 
@@ -56,11 +56,6 @@ def read(workdir: Path) -> History[dict[str, Any]]:
                 raise ValueError(f"from step {step} on: {min(unknown)} is no setting that may change")
             config_lib.check(config_lib.from_flat(values))
     return [(step, defaults | values) for step, values in stored]
-
-
-def write(workdir: Path, settings: History[dict[str, Any]]) -> None:
-    """Write settings.json, in the first of several processes."""
-    history.write(workdir / FILE, settings)
 
 
 def described(settings: History[dict[str, Any]]) -> list[tuple[int, list[str]]]:
