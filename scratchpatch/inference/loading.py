@@ -30,8 +30,8 @@ class Trained:
     """The weights of a checkpoint, or of an exported folder.
 
     config: of the model.
-    step: optimizer steps behind the weights. Where the checkpoint was removed before `read` had it, `read` takes a newer
-      one, and this is its step.
+    step: optimizer steps behind the weights. Where the checkpoint was removed before `read` had it, `read` takes a
+      newer one, and this becomes its step.
     abstract: the weights as jax.ShapeDtypeStructs.
     read: returns arrays in place of the leaves of some of the top-level keys of `abstract`, each where the leaf's
       sharding says, so that a device reads its share alone; a leaf without a sharding goes to the first device of this
@@ -99,7 +99,7 @@ def load(workdir: str | Path, step: int | None = None, devices: int = 1) -> Lang
     devices: how many devices the weights are spread over; each reads its share.
 
     Raises:
-      UserError: no run, no checkpoint, none that is whole, weights that the devices cannot share or that are not finite.
+      UserError: no run, no checkpoint, none that is whole; weights that are not finite, or that devices cannot share.
     """
     trained = find(workdir, step)
     abstract = trained.abstract

@@ -1,4 +1,4 @@
-"""How arrays lie on disk: in pieces small enough that a reader of a slice need not hold the whole, by the process that wrote them."""
+"""How arrays lie on disk: in chunks, so that a reader of a slice need not hold the whole, and by process."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,14 @@ def test_an_array_lies_in_chunks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "shape, cut",
-    [((32, 4096, 14336), True), ((500002, 1024), True), ((7,), True), ((), True), ((500009, 1024), False), ((7, 8388617), False)],
+    [
+        ((32, 4096, 14336), True),
+        ((500002, 1024), True),
+        ((7,), True),
+        ((), True),
+        ((500009, 1024), False),
+        ((7, 8388617), False),
+    ],
 )
 def test_an_axis_that_would_fall_into_crumbs_stays_whole(shape, cut):
     """Hash tables like a prime number of rows: a chunk of each would be a file system's nightmare."""

@@ -85,13 +85,18 @@ def test_the_parts_of_a_step(step):
 def seal(step, about):
     """Write about.json as if it had been written so."""
     text = json.dumps(about, sort_keys=True)
-    (step / "about.json").write_text(json.dumps({"about": about, "checksum": zlib.crc32(text.encode())}, sort_keys=True))
+    (step / "about.json").write_text(
+        json.dumps({"about": about, "checksum": zlib.crc32(text.encode())}, sort_keys=True)
+    )
 
 
 @pytest.mark.parametrize(
     "change, reason",
     [
-        *(({name: None}, f"about.{name}: Expected ") for name in ("config", "step", "version", "metrics", "arrays", "files")),
+        *(
+            ({name: None}, f"about.{name}: Expected ")
+            for name in ("config", "step", "version", "metrics", "arrays", "files")
+        ),
         ({"step": -1}, "about.step: "),
         ({"step": 3.5}, "about.step: "),
         ({"step": 10**30}, "about.step: "),
@@ -117,7 +122,10 @@ def test_a_valid_seal_over_what_is_no_description(step, change, reason):
         format.read_about(step)
 
 
-@pytest.mark.parametrize("text", ['{"about": ' * 5000, '{"about": ' + "[" * 5000 + "]" * 5000 + "}", '{"about": {"step": ' + "9" * 5000 + "}}"])
+@pytest.mark.parametrize(
+    "text",
+    ['{"about": ' * 5000, '{"about": ' + "[" * 5000 + "]" * 5000 + "}", '{"about": {"step": ' + "9" * 5000 + "}}"],
+)
 def test_depth_and_numbers_that_nobody_writes(step, text):
     (step / "about.json").write_text(text)
     with pytest.raises(Damaged, match="about.json cannot be read: it is n"):

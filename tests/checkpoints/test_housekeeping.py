@@ -137,7 +137,10 @@ def test_damage_is_found_and_the_step_to_go_on_from_is_named(folder, tmp_path, d
     assert [row["whole"] for row in result["steps"]] == [True, False, True, False]
     assert reason in result["steps"][1]["reason"] and reason in result["steps"][3]["reason"]
     assert result["newest_whole"] == 30
-    assert housekeeping.complaint(result) == "damaged: steps 20, 40; a resumed run goes on from step 30, the newest whole one"
+    assert (
+        housekeeping.complaint(result)
+        == "damaged: steps 20, 40; a resumed run goes on from step 30, the newest whole one"
+    )
     assert housekeeping.verify_table(result).splitlines()[0].split() == ["10", "whole"]
     assert "40  damaged: " in housekeeping.verify_table(result)
 
@@ -147,7 +150,9 @@ def test_one_step_is_verified_alone(folder, tmp_path):
     assert housekeeping.complaint(housekeeping.verify(tmp_path, 30)) is None
     result = housekeeping.verify(tmp_path, 20)
     assert [row["step"] for row in result["steps"]] == [20]
-    assert housekeeping.complaint(result).startswith("damaged: step 20; a resumed run goes on from the newest whole step")
+    assert housekeeping.complaint(result).startswith(
+        "damaged: step 20; a resumed run goes on from the newest whole step"
+    )
     with pytest.raises(UserError, match="no checkpoint of step 25; stored steps: 10, 20, 30, 40"):
         housekeeping.verify(tmp_path, 25)
 
@@ -249,7 +254,10 @@ def test_of_a_step_that_cannot_be_read_now_it_is_said_and_no_more(folder, tmp_pa
     assert [row["whole"] for row in result["steps"]] == [True, True, True, None] and result["newest_whole"] == 30
     assert housekeeping.verify_table(result).endswith("40  unread: about.json cannot be read: Input/output error")
     assert housekeeping.complaint(result).startswith("could not be read now, so nothing is known of them: step 40; ")
-    assert housekeeping.listing(tmp_path)["steps"][3] == {"step": 40, "unread": "about.json cannot be read: Input/output error"}
+    assert housekeeping.listing(tmp_path)["steps"][3] == {
+        "step": 40,
+        "unread": "about.json cannot be read: Input/output error",
+    }
     assert "40  unread: about.json" in housekeeping.listing_table(housekeeping.listing(tmp_path))
 
 
@@ -263,7 +271,10 @@ def test_a_trainer_leaves_a_step_that_it_cannot_read_where_it_is(folder, failing
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), STATE)
     run = Checkpoints(folder, CONFIG, keep_last=1)
     assert run.restore_latest(target).step == 30
-    assert f"checkpoint {folder}/40 cannot be read now (about.json cannot be read: Input/output error): using step 30" in caplog.text
+    assert (
+        f"checkpoint {folder}/40 cannot be read now (about.json cannot be read: Input/output error): using step 30"
+        in caplog.text
+    )
     run.save(35, STATE)
     run.wait()
     assert names(folder) == ["20", "35", "40"]

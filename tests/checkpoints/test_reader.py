@@ -13,8 +13,9 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import arrays, format, housekeeping, lock, workdir
-from scratchpatch.checkpoints import reader as checkpoint_reader
+from scratchpatch.checkpoints import arrays, format, housekeeping, lock
+from scratchpatch.checkpoints import reader as reader_lib
+from scratchpatch.checkpoints import workdir as workdir_lib
 from scratchpatch.checkpoints.reader import CheckpointReader, Removed
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.errors import UserError
@@ -30,7 +31,10 @@ READS = 12
 
 
 def state(step):
-    return {"params": {"w": jnp.full((3, 4), step, jnp.float32), "b": jnp.full(5, step, jnp.bfloat16)}, "step": jnp.int32(step)}
+    return {
+        "params": {"w": jnp.full((3, 4), step, jnp.float32), "b": jnp.full(5, step, jnp.bfloat16)},
+        "step": jnp.int32(step),
+    }
 
 
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state(0))
@@ -61,7 +65,7 @@ def writer(checkpoints, make, first=1):
                 checkpoints.save(step, make(step))
                 step += 1
             checkpoints.close()
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=work)
@@ -94,9 +98,25 @@ def test_whoever_reads_beside_a_writer_gets_a_whole_step_or_one_line(tmp_path):
     assert steps == sorted(steps) and verified
 
 
-def test_a_model_is_loaded_beside_a_writer(tmp_path):
-    config, run = runs.untrained(tmp_path)
-    weights, loaded = weights_lib.random(config, 0), []
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """(config, weights) of a tiny model."""
+    config = runs.config(tmp_path_factory.mktemp("model"), runs.SHALLOW)
+    return config, weights_lib.random(config, 0)
+
+
+def save_run(workdir, config, weights):
+    """A run that was saved at step 0."""
+    workdir_lib.guard_workdir(workdir, config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config, 1)
+    checkpoints.save(0, weights)
+    checkpoints.close()
+    return workdir
+
+
+def test_a_model_is_loaded_beside_a_writer(tmp_path, model):
+    config, weights = model
+    run, loaded = save_run(tmp_path / "run", config, weights), []
     with writer(Checkpoints(run / "checkpoints", config, 1), lambda step: weights):
         while len(loaded) < 3 or loaded[-1] == loaded[0]:
             loaded.append(sp.load(run).step)
@@ -126,7 +146,7 @@ def test_a_step_that_vanishes_in_the_middle_of_a_read_is_no_error_but_where_it_w
         CheckpointReader(folder).restore(5, ABSTRACT)
     with pytest.raises(UserError, match="no checkpoint of step 5; stored steps: 1, 2, 6"):
         CheckpointReader(folder).restore(5, ABSTRACT)
-    monkeypatch.setattr(checkpoint_reader, "TRIES", 3)
+    monkeypatch.setattr(reader_lib, "TRIES", 3)
     removing(monkeypatch, folder, range(99))
     with pytest.raises(UserError, match="removed before it was read, 3 times, by the run at work"):
         CheckpointReader(folder).restore_latest(ABSTRACT)
@@ -164,7 +184,10 @@ def test_a_disk_without_locks_is_read_and_pruned_without(tmp_path, monkeypatch):
         assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), step)
     run.close()
     assert os.listdir(tmp_path) == ["2"]
-    with pytest.raises(UserError, match="cannot lock .*lock: No locks available; use a --workdir on"), workdir.lock_workdir(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot lock .*lock: No locks available; use a --workdir on"),
+        workdir_lib.lock_workdir(tmp_path),
+    ):
         pass
 
 
@@ -267,14 +290,20 @@ def test_a_step_of_another_experiment_is_named(tmp_path):
     folder, other = store(tmp_path / "checkpoints", 10), another(seed=3, data__sources=(("text:/other/*.txt", 1.0),))
     shutil.copytree(store(tmp_path / "other", 20, config=other) / "20", folder / "20")
     for reader in (CheckpointReader(folder, CONFIG), Checkpoints(folder, CONFIG, 9)):
-        with pytest.raises(UserError, match="checkpoint .*/20 is of another experiment: seed: 3 -> 0; data.sources: .*text:/other.*; move it away"):
+        says = "/20 is of another experiment: seed: 3 -> 0; data.sources: .*text:/other.*; move it away"
+        with pytest.raises(UserError, match=says):
             reader.restore_latest(ABSTRACT)
         assert sorted(os.listdir(folder)) == ["10", "20"]
         assert_is(reader.restore(10, ABSTRACT), 10)
 
 
 def test_what_may_change_when_a_run_resumes_may_differ(tmp_path):
-    later = another(training__steps=7, optimizer__learning_rate=1.0, training__keep_last=5, data__sources=(("stdlib:code", 9.0), ("stdlib:prose", 1.0)))
+    later = another(
+        training__steps=7,
+        optimizer__learning_rate=1.0,
+        training__keep_last=5,
+        data__sources=(("stdlib:code", 9.0), ("stdlib:prose", 1.0)),
+    )
     folder = store(tmp_path / "checkpoints", 10, config=later)
     assert_is(CheckpointReader(folder, CONFIG).restore_latest(ABSTRACT), 10)
 
@@ -312,8 +341,8 @@ def test_a_step_of_a_later_version_is_named_with_its_folder(tmp_path):
         CheckpointReader(folder).restore_latest(ABSTRACT)
 
 
-def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path):
-    _, run = runs.untrained(tmp_path)
+def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path, model):
+    run = save_run(tmp_path / "run", *model)
     path = run / "config.json"
     found = json.loads(path.read_text())
     path.write_text(json.dumps(found | {"config": found["config"] | {"patching.kind": "random"}}))
@@ -322,29 +351,29 @@ def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_named_and_an_infinite_threshold_is_none(tmp_path, value):
-    def spoilt(made):
-        weights = weights_lib.random(made, 0)
-        kernel = weights["params"]["decoder"]["logits"]["projection"]["kernel"]
-        weights["params"]["decoder"]["logits"]["projection"]["kernel"] = kernel.at[3, 5].set(value)
-        return weights
+def test_weights_that_are_not_finite_are_named(tmp_path, model, value):
+    config, weights = model
+    names = ("params", "decoder", "logits", "projection", "kernel")
+    spoilt = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.at[3, 5].set(value) if tuple(key.key for key in path) == names else x, weights
+    )
+    run, name = save_run(tmp_path / "run", config, spoilt), ".".join(names)
+    for devices in (1, 2):
+        with pytest.raises(UserError, match=f"weights of .*run, step 0 hold NaN or infinite numbers, in {name}: use"):
+            sp.load(run, devices=devices)
 
-    _, run = runs.untrained(tmp_path / "a", weights=spoilt)
-    with pytest.raises(UserError, match="the weights of .*run, step 0 hold NaN or infinite numbers, in params.decoder.logits.projection.kernel: use"):
+
+def test_thresholds_may_be_infinite_but_are_numbers(tmp_path, model):
+    config, weights = model
+    named = dict.fromkeys(weights["thresholds"], jnp.float32(np.nan))
+    run = save_run(tmp_path / "nan", config, weights | {"thresholds": named})
+    with pytest.raises(UserError, match="in thresholds.patching_threshold, thresholds.trigger_threshold"):
         sp.load(run)
-    with pytest.raises(UserError, match="params.decoder.logits.projection.kernel"):
-        sp.load(run, devices=2)
-
-    def moved(made):
-        weights = weights_lib.random(made, 0)
-        return weights | {"thresholds": dict.fromkeys(weights["thresholds"], jnp.float32(value))}
-
-    _, run = runs.untrained(tmp_path / "b", weights=moved)
-    if np.isnan(value):
-        with pytest.raises(UserError, match="in thresholds.patching_threshold, thresholds.trigger_threshold"):
-            sp.load(run)
-    else:
-        assert np.isfinite(sp.load(run).score(b"abc")).all()
+    config = config.copy_and_resolve_references().unlock()
+    config.trigger.threshold = float("inf")
+    infinite = dict.fromkeys(weights["thresholds"], jnp.float32(np.inf))
+    lm = sp.load(save_run(tmp_path / "inf", config, weights | {"thresholds": infinite}))
+    assert lm.config.trigger.threshold == float("inf") and np.isfinite(lm.score(b"abc")).all()
 
 
 def test_links_and_files_among_the_steps_are_removed_as_what_they_are(tmp_path):
@@ -386,11 +415,9 @@ def test_a_step_that_cannot_be_removed_is_a_warning_and_tried_again(tmp_path, mo
 def test_a_lock_is_not_written_through_a_link(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "lock").symlink_to(tmp_path / "mine")
-    with pytest.raises(UserError, match="cannot write .*lock: Too many levels of symbolic links"), workdir.lock_workdir(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot write .*lock: Too many levels of symbolic links"),
+        workdir_lib.lock_workdir(tmp_path),
+    ):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
-
-
-def test_a_run_whose_threshold_is_infinite_has_checkpoints(tmp_path):
-    runs.untrained(tmp_path, {"trigger.threshold": float("inf")})
-    assert sp.load(tmp_path / "run").config.trigger.threshold == float("inf")
