@@ -47,6 +47,14 @@ FIELDS = {
     "mesh.data": 1,
 }
 
+# Few layers, because tracing them is most of a start.
+SHALLOW = {
+    "model.encoder.layers": 0,
+    "model.entropy_head.layers": 0,
+    "model.decoder.layers": 0,
+    "model.pooling.kind": "mean",
+}
+
 # A model such as entropies are taken from, and one whose patches end by those of a model like it.
 ENTROPY_MODEL = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
 WITH_ENTROPY_MODEL = {

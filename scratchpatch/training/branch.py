@@ -55,11 +55,11 @@ def begin(config, workdir: Path) -> None:
         raise UserError(f"training.steps = {config.training.steps} leaves nothing to do after step {step} of {run}: raise it")
     data = run_text.read(run)
     if not (workdir / run_text.FILE).exists():
-        run_text.write(workdir, data | {"weights": history.before(data["weights"], max(step, 1))})
+        history.write(workdir / run_text.FILE, data | {"weights": history.before(data["weights"], max(step, 1))})
     if not (workdir / settings.FILE).exists():
         # A run of an older version has none: its settings never changed.
         known = settings.read(run) if (run / settings.FILE).exists() else [(0, settings.of(theirs))]
-        settings.write(workdir, history.before(known, max(step, 1)))
+        history.write(workdir / settings.FILE, history.before(known, max(step, 1)))
 
 
 def restore(config, abstract_state: dict[str, Any]) -> Restored | None:
@@ -73,7 +73,7 @@ def restore(config, abstract_state: dict[str, Any]) -> Restored | None:
         return None
     run, step = found
     reader = CheckpointReader(run / "checkpoints", processes.together(lambda: load_config(run)))
-    processes.first(lambda: reader.examine(step, abstract_state))
+    processes.first(lambda: reader.prove(step, abstract_state))
     return processes.together(lambda: reader.read(step, abstract_state))
 
 

@@ -17,12 +17,7 @@ from scratchpatch.training.loop import train
 from tests import runs
 
 STEPS = 8
-FIELDS = {
-    "model.encoder.layers": 0,
-    "model.entropy_head.layers": 0,
-    "model.decoder.layers": 0,
-    "model.pooling.kind": "mean",
-    "trigger.gain": 0.01,
+FIELDS = runs.ENTROPY_MODEL | {
     "optimizer.schedule": "wsd",
     "training.steps": STEPS,
     "training.eval_bytes": 64,
@@ -108,8 +103,24 @@ def test_the_report_tells_what_changed(folder):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "{}", "null", "[[3, {}]]", "[[0, {}], [0, {}]]", "[[0]]", "[[0, {}, 1]]", "[[-1, {}]]", "[[0, {}], [1.5, {}]]", "[[0, []]]"),
-        *('[[0, {"training.steps": "x"}]]', '[[0, {"training.steps": null}]]', '[[0, {"optimizer.learning_rate": NaN}]]'),
+        *(
+            "",
+            "[]",
+            "{}",
+            "null",
+            "[[3, {}]]",
+            "[[0, {}], [0, {}]]",
+            "[[0]]",
+            "[[0, {}, 1]]",
+            "[[-1, {}]]",
+            "[[0, {}], [1.5, {}]]",
+            "[[0, []]]",
+        ),
+        *(
+            '[[0, {"training.steps": "x"}]]',
+            '[[0, {"training.steps": null}]]',
+            '[[0, {"optimizer.learning_rate": NaN}]]',
+        ),
         *('[[0, {"seed": 1}]]', '[[0, {"training.colour": 1}]]', "[" * 5000, "[[0, {}], [" + "9" * 5000 + ", {}]]"),
     ],
 )
@@ -164,15 +175,27 @@ def test_a_branch_of_a_mixture_keeps_its_place_under_the_weights_that_it_had(fol
     "fields, words",
     [
         ({"training.continue_from": "{whole}@5"}, r"no checkpoint of step 5; stored steps: 2, 4, 6, 8"),
-        ({"training.continue_from": "{whole}@4", "model.trunk.d_model": 48}, r"another experiment: model.trunk.d_model: 32 -> 48; .*init_from"),
-        ({"training.continue_from": "{whole}@4", "training.steps": 4}, r"training.steps = 4 leaves nothing to do after step 4"),
+        (
+            {"training.continue_from": "{whole}@4", "model.trunk.d_model": 48},
+            r"another experiment: model.trunk.d_model: 32 -> 48; .*init_from",
+        ),
+        (
+            {"training.continue_from": "{whole}@4", "training.steps": 4},
+            r"training.steps = 4 leaves nothing to do after step 4",
+        ),
         ({"training.continue_from": "{whole}"}, r"training.continue_from = '.*whole' must be RUN@STEP"),
-        ({"training.continue_from": "{whole}@4", "training.init_from": "x"}, r"init_from = 'x' and training.continue_from .* keep one"),
+        (
+            {"training.continue_from": "{whole}@4", "training.init_from": "x"},
+            r"init_from = 'x' and training.continue_from .* keep one",
+        ),
         ({"training.continue_from": "{whole}x@4"}, r"wholex is no workdir"),
     ],
 )
 def test_a_branch_that_cannot_be_is_named_and_leaves_no_run(folder, tmp_path, fields, words):
-    fields = {name: value.format(whole=folder / "whole") if isinstance(value, str) else value for name, value in fields.items()}
+    fields = {
+        name: value.format(whole=folder / "whole") if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
     made = runs.config(folder, FIELDS)
     for name, value in fields.items():
         config_lib.set_field(made, name, value)

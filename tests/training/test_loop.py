@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 
 from scratchpatch import cli
 from scratchpatch.checkpoints import settings
-from scratchpatch.checkpoints.housekeeping import listing, listing_table, reader_of
+from scratchpatch.checkpoints.housekeeping import listing, listing_table
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
@@ -123,7 +123,7 @@ def test_a_validation_reads_the_bytes_that_are_named_and_its_score_is_stored_wit
     config = runs.config(tmp_path, {"training.eval_bytes": 300} | often)
     train(config, tmp_path / "run")
     # Step 4 was the best one to be stored with its score; those of 2 and 6 belong to no checkpoint.
-    found = listing(reader_of(tmp_path / "run"))["steps"]
+    found = listing(tmp_path / "run")["steps"]
     assert [(row["step"], row["validation_bpb"], row["best"]) for row in found] == [(4, 2.0, True), (8, 3.5, False)]
     ((stream, _),) = streams_for(config, "validation")
     tokens = stream.read(0, 300)

@@ -17,8 +17,7 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import format as manifest
-from scratchpatch.checkpoints import lock
+from scratchpatch.checkpoints import format, lock
 from scratchpatch.checkpoints.reader import CheckpointReader
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.distributed import rendezvous
@@ -250,8 +249,8 @@ def test_two_processes_start_from_weights_that_neither_holds_whole(started, form
         assert held < 0.6 * whole, said
     # Each process has read what it wrote, and the first one what is everybody's; together that is all.
     path = folder / f"two {form}" / "checkpoints" / "3"
-    files = manifest.read(path)["files"]
-    manifest.check(path, manifest.read(path), skipped=())
+    files = format.read_about(path)["files"]
+    format.check_files(path, format.read_about(path))
     assert set(files) == {str(file.relative_to(path / "state")) for file in path.glob("state/**/*") if file.is_file()}
     for process, (_, said) in enumerate(found):
         # What the first one writes it tells the others: a shared disk may hide it from them for a while.
@@ -269,7 +268,8 @@ import sys
 import jax
 from scratchpatch import cli
 from scratchpatch.evaluation import audit
-from scratchpatch.training import initial, manifest
+from scratchpatch.checkpoints import format
+from scratchpatch.training import initial
 
 audit.audit = lambda config, weights: audit.AuditReport((), {}, 0.0)
 load = initial.load
@@ -281,13 +281,13 @@ def said(*arguments):
     print("holds", held, "of", sum(x.nbytes for x in arrays), "bytes", flush=True)
     return found
 
-checksum = manifest._size_and_checksum
+checksum = format._size_and_checksum
 
 def read(path, *more):
     print("reads", path, flush=True)
     return checksum(path, *more)
 
-initial.load, manifest._size_and_checksum = said, read
+initial.load, format._size_and_checksum = said, read
 sys.addaudithook(lambda event, args: print("opens", args[0], flush=True) if event == "open" and str(args[0]).endswith(".json") else None)
 sys.exit(cli.script())
 """

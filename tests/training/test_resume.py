@@ -12,12 +12,7 @@ from scratchpatch.training.loop import train
 from tests import child, runs
 
 # Whatever training carries from step to step is at work: moments, a controller's thresholds, parts of a batch.
-# Layers are few, because tracing them is most of a start.
-FIELDS = {
-    "model.encoder.layers": 0,
-    "model.entropy_head.layers": 0,
-    "model.decoder.layers": 0,
-    "model.pooling.kind": "mean",
+FIELDS = runs.SHALLOW | {
     "data.window": 144,
     "patching.kind": "entropy",
     "patching.threshold": 5.4,
@@ -161,11 +156,11 @@ def test_a_text_that_changed_is_refused_by_name(folder, tmp_path):
 
 
 def test_a_run_goes_on_with_another_number_of_devices(folder, tmp_path, monkeypatch):
-    """From step 9 on one device to the end on eight, over which the parameters are sharded."""
+    """From step 9 on one device to the end on four, over which the parameters are sharded."""
     runs.leave_out_audit(monkeypatch.setattr)
     runs.compile_quickly(monkeypatch.setattr)
     workdir = runs.rewind(folder / "whole", 9, tmp_path / "run")
-    train(runs.config(folder, FIELDS | {"mesh.data": 2, "mesh.fsdp": 4}), workdir)
+    train(runs.config(folder, FIELDS | {"mesh.data": 2, "mesh.fsdp": 2}), workdir)
     found, whole = runs.lines(workdir), runs.lines(folder / "whole")
     assert found[:9] == whole[:9] and [line["step"] for line in found] == [line["step"] for line in whole]
     # Other roundings may move a decision on the edge of a threshold.
