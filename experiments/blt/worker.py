@@ -9,6 +9,7 @@ from absl import logging
 
 from experiments.blt.difficulty import get_config
 from scratchpatch import compilation_cache, load, vocabulary
+from scratchpatch import config as config_lib
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
 from scratchpatch.files import replace_text
@@ -28,7 +29,8 @@ def byte_class(byte_T: np.ndarray) -> np.ndarray:
 
 def measure(lm, stream) -> dict:
     """BPB, patch statistics, and how the entropies go with the losses, on a stream."""
-    tally, sizes, starts, all_bytes, entropy, nats = Tally(), [], np.zeros(5), np.zeros(5), [], []
+    tally = Tally(config_lib.vocabulary(lm.config))
+    sizes, starts, all_bytes, entropy, nats = [], np.zeros(5), np.zeros(5), [], []
     open_bytes = 0
     for part in lm.positions(stream):
         tally.add(part)

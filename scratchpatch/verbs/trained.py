@@ -66,16 +66,11 @@ def _eval(values: Flags) -> int:
     workdir = existing(values.workdir, "workdir", folder=True)
     compilation_cache.enable()
     from scratchpatch.evaluation.evaluate import evaluate
+    from scratchpatch.report.evaluation import write_evaluation
 
     told = Told()
-
-    def tell(result: dict) -> None:
-        told.line(output.as_json(result) if values.json else output.as_table(result))
-        if values.output:
-            told.file(values.output, output.as_json(result) + "\n")
-
     with to_stderr():
-        evaluate(
+        evaluation = evaluate(
             workdir,
             source=values.source,
             split=values.split,
@@ -84,8 +79,13 @@ def _eval(values: Flags) -> int:
             max_bytes=values.max_bytes,
             devices=values.devices,
             compressor_bytes=values.compressor_bytes,
-            tell=tell,
         )
+        result = evaluation.result
+        told.line(output.as_json(result) if values.json else output.as_table(result))
+        if values.output:
+            told.file(values.output, output.as_json(result) + "\n")
+        if evaluation.for_the_page:
+            write_evaluation(workdir, evaluation.comparisons(), step_named=values.step is not None)
     return told.end()
 
 

@@ -66,7 +66,7 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
 
     monkeypatch.chdir(elsewhere)
     ((stream, _),) = streams_for(load_config(project / "run"), "validation")
-    found = evaluate(project / "run")
+    found = evaluate(project / "run").result
     assert found["bytes"] == stream.bytes and found["source"] == f"text:{project}/text/*.txt"
     with pytest.raises(UserError, match=r"holds another experiment: data\.sources"):
         train(config, project / "run")
@@ -81,7 +81,7 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"the text of text:text/\*\.txt is not what .* was trained on"):
         evaluate(project / "run")
     monkeypatch.chdir(project)
-    assert evaluate("run")["bytes"] == stream.bytes
+    assert evaluate("run").result["bytes"] == stream.bytes
     branched = runs.config(project, runs.ENTROPY_MODEL | {"data.sources": config.data.sources, "training.continue_from": "run@2"})
     (project / "branch").mkdir()
     branch.begin(anchored(branched), project / "branch")
