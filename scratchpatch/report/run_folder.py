@@ -46,6 +46,13 @@ class _Config(TypedDict):
     version: NotRequired[str]
 
 
+class _Passage(TypedDict):
+    text_base64: str
+    entropy: list[_Number]
+    commit: list[bool]
+    scratchpad: list[bool]
+
+
 def _object(fields: dict[str, Any]) -> Any:
     """The shape of a JSON object, any of whose fields may be missing."""
     return TypedDict("_Object", fields, total=False)
@@ -63,13 +70,6 @@ _Result = _object(
     }
 )
 _Sweep = list[_object(_RESULT | {"threshold": _Number})]
-class _Passage(TypedDict):
-    text_base64: str
-    entropy: list[_Number]
-    commit: list[bool]
-    scratchpad: list[bool]
-
-
 _Evaluation = _object(
     {
         "step": Count | None,
