@@ -55,6 +55,8 @@ SHALLOW = {
     "model.pooling.kind": "mean",
 }
 
+# A model of bytes alone: no patches, scratchpads or entropies.
+BYTE_LEVEL = {"patching.kind": "byte", "trigger.kind": "none", "model.entropy_head.weight": 0.0}
 # A model such as entropies are taken from, and one whose patches end by those of a model like it.
 ENTROPY_MODEL = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
 WITH_ENTROPY_MODEL = {

@@ -268,7 +268,7 @@ class _Run:
             self.model = LanguageModel(self.config, weights, done)
         else:
             self.model = self.model.with_weights(weights, done)
-        total = bpb.Tally()
+        total = bpb.Tally(config_lib.vocabulary(self.config))
         for stream in self.validation:
             for part in self.model.positions(stream):
                 total.add(part)

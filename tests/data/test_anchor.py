@@ -79,7 +79,7 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
 
     monkeypatch.chdir(elsewhere)
     ((stream, _),) = streams_for(load_config(project / "run"), "validation")
-    result = evaluate(project / "run")
+    result = evaluate(project / "run").result
     assert result["bytes"] == stream.bytes and result["source"] == f"text:{project}/text/*.txt"
     with pytest.raises(UserError, match=r"holds another experiment: data\.sources"):
         train(config, project / "run")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scratchpatch.inference.loading import load_hf_blt
-from scratchpatch.model import ngrams
+from scratchpatch.model import encoder
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import documents as documents_lib
 from tests.interop import folders, theirs
