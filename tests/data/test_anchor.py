@@ -11,7 +11,7 @@ from scratchpatch.data.anchor import anchored
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation.evaluate import evaluate
-from scratchpatch.training import branch
+from scratchpatch.training import start
 from scratchpatch.training.loop import train
 from tests import runs
 
@@ -84,7 +84,7 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
     assert evaluate("run")["bytes"] == stream.bytes
     branched = runs.config(project, runs.ENTROPY_MODEL | {"data.sources": config.data.sources, "training.continue_from": "run@2"})
     (project / "branch").mkdir()
-    branch.begin(anchored(branched), project / "branch")
+    start.begin_branch(anchored(branched), project / "branch")
     assert (project / "branch/data.json").exists()
     assert train(config, "run")
     assert json.loads((project / "run/data.json").read_text())["validation_checksums"] == data["validation_checksums"]
