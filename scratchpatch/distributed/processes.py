@@ -27,7 +27,7 @@ from scratchpatch.distributed import rendezvous
 from scratchpatch.errors import UserError
 
 T = TypeVar("T")
-# A process that is silent for so long ends all of them; and one that fails waits so long for the others to leave with it.
+# A process that is silent for so long ends all of them; one that fails waits so long for the others to leave with it.
 _PATIENCE = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 15}
 # One wait for another process: between two of them a signal is heard, and a failure of another thread of this process.
 _WAIT_MILLISECONDS = 2000
@@ -35,8 +35,8 @@ _WAIT_MILLISECONDS = 2000
 _MEETING_MILLISECONDS = 1_800_000
 # How long a new folder may stay hidden from a process that shares the disk, and the time between two looks.
 _SHARED_SECONDS, _LOOK_SECONDS = 5, 0.2
-# Between two looks for another process's last words; how long a process that heard them may take to end by itself, as one
-# does that failed alike; and how much later than the failed one it goes, whom the user shall see go first.
+# Between two looks for another process's last words; how long a process that heard them may take to end by itself, as
+# one does that failed alike; and how much later it goes than the failed one, which the user shall see go first.
 _LISTEN_SECONDS, _GRACE_SECONDS, _AFTER_SECONDS = 1.0, 10.0, 2.0
 # Steps between a process's wish and the one at which all fulfil it.
 _AHEAD_STEPS = 4
@@ -349,8 +349,5 @@ def reached(event: str, step: int, asked: bool) -> bool:
 
 def any_of(names: list[str], mine: str) -> str:
     """Of the processes' own answers the first in the order of `names`; '' where none has one of them."""
-    if jax.process_count() == 1:
-        return mine
-    number = np.int32(names.index(mine) if mine in names else len(names))
-    lowest = int(np.asarray(multihost_utils.process_allgather(number)).min())
-    return names[lowest] if lowest < len(names) else ""
+    answers = gather(lambda: mine, "any of, each")
+    return first(lambda: next((name for name in names if name in answers), ""), "any of")

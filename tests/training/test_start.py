@@ -14,7 +14,7 @@ from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.interop import tensors
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.training import initial
+from scratchpatch.training import start
 from scratchpatch.training.loop import train
 from tests import runs, tiny
 
@@ -37,7 +37,7 @@ def config(folder, workdir, fields=None):
 
 
 def load(made):
-    return initial.load(made, weights_lib.shardings(made, mesh_lib.make(made)))
+    return start.given_weights(made, weights_lib.shardings(made, mesh_lib.make(made)))
 
 
 def test_a_run_starts_with_the_entropy_model_of_the_run_it_names_and_keeps_it(alone, tmp_path, monkeypatch):
@@ -56,7 +56,7 @@ def test_a_resumed_run_reads_nothing_but_its_checkpoint(alone, tmp_path, monkeyp
     made = config(tmp_path, alone, {"training.steps": 3, "training.checkpoint_every": 1, "training.keep_last": 3})
     train(made, tmp_path / "whole")
     before = runs.rewind(tmp_path / "whole", 1, tmp_path / "run")
-    monkeypatch.setattr(initial, "load", lambda *_: pytest.fail("loaded on a resume"))
+    monkeypatch.setattr(start, "given_weights", lambda *_: pytest.fail("loaded on a resume"))
     train(made, before)
     assert runs.lines(before) == runs.lines(tmp_path / "whole")
 
@@ -148,7 +148,7 @@ def test_each_device_reads_its_share_and_no_more(stored, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(tensors.Tensors, "read", counting)
-    found = initial.load(made, shardings)
+    found = start.given_weights(made, shardings)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), weights)
     for array, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
         assert array.dtype == np.float32 and array.sharding == sharding
