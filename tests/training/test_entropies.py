@@ -43,6 +43,7 @@ FIELDS = {
     "trigger.threshold": 2.8,
     "training.steps": 2,
 }
+NO_ENTROPY_MODEL = {"model.entropy_model.layers": 0, "model.entropy_head.weight": 1.0}
 WINDOW = runs.FIELDS["data.window"]
 
 
@@ -100,7 +101,7 @@ def computed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def aligned(tmp_path_factory):
-    """A config whose entropies are computed, of documents of which two fill a row, BOS and all, but for the last ones."""
+    """A config whose entropies are computed: two documents fill a row, BOS and all, but for the last ones."""
     folder, rng = tmp_path_factory.mktemp("aligned"), np.random.default_rng(0)
     (folder / "text").mkdir()
     for i in range(200):
@@ -135,7 +136,7 @@ def test_what_is_there_is_not_computed_again(computed):
     assert [line["computed"] for line in again] == [0, 0]
     assert [Path(line["path"]).stat().st_mtime_ns for line in again] == before
     # Neither decisions nor devices are part of the name.
-    assert [line["computed"] for line in compute(config(Path(made.data.cache_dir).parent, {"patching.threshold": 1.0}))] == [0, 0]
+    assert [line["computed"] for line in compute(with_fields(made, {"patching.threshold": 1.0}))] == [0, 0]
 
 
 def test_decisions_are_those_of_the_model_in_the_step_on_rows_that_begin_with_a_bos(aligned):
@@ -286,7 +287,7 @@ def test_training_without_computed_entropies_names_the_command(computed, tmp_pat
     "fields, words",
     [
         ({"model.entropy_model.workdir": ""}, "model.entropy_model.workdir"),
-        ({"model.entropy_model.layers": 0, "model.entropy_head.weight": 1.0}, "model.entropy_model.layers = 0 is no separate"),
+        (NO_ENTROPY_MODEL, "model.entropy_model.layers = 0 is no separate"),
         ({"model.entropy_model.d_byte": 32}, "model.d_byte is 16 there, 32 by model.entropy_model"),
     ],
 )
@@ -297,7 +298,7 @@ def test_what_cannot_be_computed_is_named(tmp_path, fields, words):
 
 def test_computed_entropies_need_an_entropy_model(tmp_path):
     with pytest.raises(UserError, match="data.entropies = True reads what a separate entropy model computed"):
-        config(tmp_path, {"data.entropies": True, "model.entropy_model.layers": 0, "model.entropy_head.weight": 1.0})
+        config(tmp_path, NO_ENTROPY_MODEL | {"data.entropies": True})
 
 
 def test_the_name_of_a_model_tells_weights_and_fields_but_not_meshes(computed):
