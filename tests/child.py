@@ -10,8 +10,15 @@ from pathlib import Path
 
 # Imported once by the process that the children are forked from; none of them starts a thread or a backend of JAX.
 _PRELOADED = [
-    "flax.nnx", "grain", "jax.numpy", "matplotlib.figure", "ml_collections", "optax", "orbax.checkpoint", "tensorboardX"
-]  # fmt: skip
+    "flax.nnx",
+    "grain",
+    "jax.numpy",
+    "matplotlib.figure",
+    "ml_collections",
+    "optax",
+    "orbax.checkpoint",
+    "tensorboardX",
+]
 
 
 def run(argv: list[str], log: Path, moment: tuple[str, int] | None = None, sent: int = signal.SIGKILL) -> int:

@@ -58,10 +58,8 @@ def test_eval_counts_every_raw_byte_once(folder, capsys):
     np.testing.assert_allclose(np.array(found["bytes_by_offset"]) / sizes, 0.25, atol=0.01)
     mean = np.average(found["bpb_by_offset"], weights=found["bytes_by_offset"])
     assert found["bpb"] == pytest.approx(mean, rel=1e-6)
-    splits = [
-        answer(capsys, "eval", f"--workdir={folder}/run", f"--source=text:{folder}/text/*.txt", f"--split={split}")["bytes"]
-        for split in ("train", "validation", "test")
-    ]
+    run = ["eval", f"--workdir={folder}/run", f"--source=text:{folder}/text/*.txt"]
+    splits = [answer(capsys, *run, f"--split={split}")["bytes"] for split in ("train", "validation", "test")]
     assert sum(splits) == sizes and min(splits) > 0
 
 
@@ -100,7 +98,8 @@ def test_inspect_shows_the_text_and_writes_a_page(folder, capsys):
 def test_generate_writes_raw_bytes_after_any_prompt(folder, capfdbinary):
     # How the interpreter hands over arguments that are no UTF-8.
     prompt = b"the \xff\xc3".decode("utf-8", "surrogateescape")
-    argv = ["generate", f"--workdir={folder}/run", f"--prompt={prompt}", "--max_bytes=6", "--temperature=1.0", "--seed=3"]
+    flags = ("--max_bytes=6", "--temperature=1.0", "--seed=3")
+    argv = ["generate", f"--workdir={folder}/run", f"--prompt={prompt}", *flags]
     assert cli.main(argv) == 0
     first = capfdbinary.readouterr().out
     assert cli.main(argv) == 0

@@ -140,8 +140,8 @@ class _Run:
         if self.bad_in_a_row >= training.bad_steps:
             raise UserError(self._advice(done))
         if done < training.steps:
-            by = self.notices.reason()
-            logging.info("stopped by %s at step %d of %d; the same command goes on from there", by, done, training.steps)
+            at = f"{self.notices.reason()} at step {done} of {training.steps}"
+            logging.info("stopped by %s; the same command goes on from there", at)
         return done >= training.steps
 
     def _follow_histories(self, step: int) -> None:

@@ -10,6 +10,7 @@ Lines that cannot be written (a full disk) wait in memory, see `appended`: a run
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -42,16 +43,17 @@ class _Line(TypedDict, total=False):
 
 
 class Sink(Protocol):
-    """Where a run's numbers go. What cannot be written now is never a reason to raise."""
+    """Where a run's numbers go. What cannot be written now is never a reason to raise.
 
-    def write(self, step: int, values: Mapping[str, float | str | None]) -> None:
-        """Add what was measured at a step."""
+    `truncate` drops the steps after `last_step`, which a run that resumes from there writes again. `close` closes the
+    files; a later `write` opens them again.
+    """
 
-    def truncate(self, last_step: int) -> None:
-        """Drop what there is of the steps after `last_step`, which a run that resumes from there writes again."""
+    def write(self, step: int, values: Mapping[str, float | str | None]) -> None: ...
 
-    def close(self) -> None:
-        """Close the files; a later write opens them again."""
+    def truncate(self, last_step: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class MetricsWriter:
@@ -75,7 +77,9 @@ class MetricsWriter:
             self._path.touch()
         except OSError as error:
             raise self._unwritable(error) from error
-        self._keep(lambda record: True)
+        # The lines must be readable, and what a kill has torn goes.
+        _records(self._path)
+        self._rewrite(_lines(self._path))
         try:
             self._others.append(EventFiles(self._path.parent / "tensorboard"))
         except UserError as error:
@@ -98,12 +102,13 @@ class MetricsWriter:
         self.close()
         for sink in self._others:
             sink.truncate(last_step)
-        self._keep(lambda record: record["step"] <= last_step)
+        kept = [record["step"] <= last_step for record in _records(self._path)]
+        self._rewrite(list(itertools.compress(_lines(self._path), kept)))
 
     def adopt(self, records: list[dict[str, Any]]) -> None:
         """Begin with the lines of another run, which this one goes on from; what is there is dropped."""
         self.close()
-        self._rewrite([_text(record) for record in records])
+        self._rewrite([_text(record).rstrip() for record in records])
 
     def skipped_in_a_row(self, last: int, since: int) -> int:
         """How many of the steps up to `last` were skipped in a row, of those with an index from `since` on.
@@ -121,21 +126,13 @@ class MetricsWriter:
             if sink is not None:
                 sink.close()
 
-    def _keep(self, wanted: Callable[[dict], bool]) -> None:
-        """Drop the lines that are not wanted, in place where they are the last ones: a full disk allows that."""
-        lines = _lines(self._path)
-        kept = [line for number, line in enumerate(lines, start=1) if wanted(_record(self._path, number, line))]
-        if kept != lines[: len(kept)]:
-            self._rewrite(kept)
-            return
-        try:
-            os.truncate(self._path, sum(len(line) + 1 for line in kept))
-        except OSError as error:
-            raise self._unwritable(error) from error
-
     def _rewrite(self, lines: list[bytes]) -> None:
+        """Let these be the lines: in place where only the last ones go, which a full disk allows."""
         try:
-            replace_text(self._path, b"".join(line.rstrip(b"\n") + b"\n" for line in lines).decode())
+            if lines == _lines(self._path)[: len(lines)]:
+                os.truncate(self._path, sum(len(line) + 1 for line in lines))
+            else:
+                replace_text(self._path, b"".join(line + b"\n" for line in lines).decode())
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -223,7 +223,8 @@ def _entropy_model(config, shardings) -> dict:
     source = loading.find(workdir)
     if source.config.model.trunk.kind != "none":
         raise UserError(
-            f"model.entropy_model.workdir: {workdir} holds a model with a trunk; wanted one of model.trunk.kind = 'none'"
+            f"model.entropy_model.workdir: {workdir} holds a model with a trunk; "
+            "wanted one of model.trunk.kind = 'none'"
         )
     described = config_lib.entropy_model(config)
     _, wanted = weights_lib.abstract(described)

@@ -87,7 +87,7 @@ def test_an_answer_of_any_length_comes_whole(answers):
     [
         (1, "UserError use another", "UserError use another"),
         (2, "OSError [Errno 28] No space left", "UserError process 0 failed: OSError: [Errno 28] No space left;"),
-        (3, "TypeError Object of type object is not JSON", "UserError process 0 failed: TypeError: Object of type object"),
+        (3, "TypeError Object of type object is not JSON", "UserError process 0 failed: TypeError: Object of type"),
         (4, "KeyboardInterrupt", "KeyboardInterrupt"),
         (5, "SystemExit 3", "UserError process 0 failed: SystemExit: 3;"),
     ],

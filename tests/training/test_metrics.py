@@ -119,13 +119,28 @@ def test_a_process_that_writes_nothing_leaves_no_file(tmp_path, monkeypatch):
 
 def test_a_line_that_is_none_of_metrics_is_named(tmp_path):
     for bad in (
-        "nonsense", "[1]", "null", "7", "", '{"bpb": 1.0}', '{"step": true}', '{"step": -1}', '{"step": 1.5}', '{"step": "1"}',
-        '{"step": 1, "bpb": "low"}', '{"step": 1, "bpb": NaN}', '{"step": 1, "mfu": [1]}', '{"step": 1, "rate": {}}',
-        '{"step": 1, "skipped": 1}', "[" * 5000, '{"step": 1}{"step": 2}',
-    ):  # fmt: skip
+        "nonsense",
+        "[1]",
+        "null",
+        "7",
+        "",
+        '{"bpb": 1.0}',
+        '{"step": true}',
+        '{"step": -1}',
+        '{"step": 1.5}',
+        '{"step": "1"}',
+        '{"step": 1, "bpb": "low"}',
+        '{"step": 1, "bpb": NaN}',
+        '{"step": 1, "mfu": [1]}',
+        '{"step": 1, "rate": {}}',
+        '{"step": 1, "skipped": 1}',
+        "[" * 5000,
+        '{"step": 1}{"step": 2}',
+    ):
         (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + bad + "\n")
         for open_it in (read_metrics, MetricsWriter):
-            with pytest.raises(UserError, match=r"metrics.jsonl:2: .*is no line of metrics \(.*\): remove that line") as error:
+            said = r"metrics.jsonl:2: .*is no line of metrics \(.*\): remove that line"
+            with pytest.raises(UserError, match=said) as error:
                 open_it(tmp_path)
             assert "\n" not in str(error.value) and len(str(error.value)) < 500
         assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n' + bad + "\n"
@@ -161,7 +176,7 @@ def test_a_resumed_run_needs_no_room_to_drop_lines(tmp_path, monkeypatch):
     writer.truncate(1)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     with pytest.raises(UserError, match="cannot write .*metrics.jsonl: No space left on device; free space there"):
-        writer.adopt([{"step": 1}])
+        writer.adopt([{"step": 2}])
 
 
 def test_skipped_steps_are_counted_up_to_the_first_that_was_not_or_has_no_line(tmp_path):

@@ -249,8 +249,9 @@ def test_a_drill_ends_as_a_calm_run(tmp_path):
     assert len(said) == 2
 
 
-# As `-m scratchpatch`, but it says what of the weights that it starts from is in this process, loads them once more from
-# an exported folder, and says which files of checkpoints it reads for their checksums, and which .json files it opens.
+# As `-m scratchpatch`, but it says how much of the weights that it starts from is in this process, loads them once more
+# from an exported folder, and says which files of checkpoints it reads for their checksums, and which .json files it
+# opens.
 STARTING = """
 import sys
 import jax
