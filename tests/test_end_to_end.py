@@ -10,12 +10,17 @@ import pytest
 import scratchpatch
 from scratchpatch import cli
 from scratchpatch.distributed import mesh
+from scratchpatch.report import page as report_page
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import Trainer
 from tests import runs
 
 # BPB of the first two batches of `golden_rows`, before any step and after one.
 GOLDEN_BPB = (8.018113, 7.916432)
+
+
+def full_disk(*_):
+    raise OSError(28, "No space left on device")
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +131,23 @@ def test_report_is_written_anew(folder, capsys):
     assert cli.main(["report", f"--workdir={folder}/run"]) == 0
     assert capsys.readouterr().out.strip() == str(page)
     assert "<svg" in page.read_text()
+
+
+def test_a_finished_run_whose_report_is_missing_gets_it_at_the_next_start(folder, caplog, monkeypatch):
+    """It is missing after a kill between the last checkpoint and the page, or where the page could not be written."""
+    caplog.set_level("INFO", logger="absl")
+    page = folder / "run" / "report.html"
+    train = ["train", f"--config={folder}/experiment.py", f"--workdir={folder}/run"]
+    written = page.stat().st_mtime_ns
+    assert cli.main(train) == 0 and page.stat().st_mtime_ns == written
+    page.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(report_page, "replace_text", full_disk)
+        assert cli.main(train) == 0
+    assert "no report (" in caplog.text and "No space left" in caplog.text and not page.exists()
+    assert f"the run is finished, and `scratchpatch report --workdir={folder}/run` makes it" in caplog.text
+    assert cli.main(train) == 0
+    assert f"report: {page}" in caplog.text and "<svg" in page.read_text()
 
 
 # A plain byte model, and the one whose decisions it makes.

@@ -39,16 +39,8 @@ _FIRST_FILES = {"config.json", run_text.FILE, settings.FILE}
 _STARTS = ("training.init_from", "training.continue_from")
 # What an entropy model computes depends on these fields, and the shapes of its arrays do not tell all of them.
 _ENTROPY_FIELDS = (
-    "d_byte",
-    "ffn_multiplier",
-    "rope_theta",
-    "norm_eps",
-    "target_rows",
-    "encoder.layers",
-    "encoder.heads",
-    "encoder.window",
-    "encoder.ngrams",
-    "decoder.layers",
+    *("d_byte", "ffn_multiplier", "rope_theta", "norm_eps", "target_rows", "decoder.layers"),
+    *(f"encoder.{name}" for name in ("layers", "heads", "window", "ngrams")),
 )
 
 

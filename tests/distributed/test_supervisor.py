@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from scratchpatch.checkpoints import lock
+from scratchpatch.distributed import supervisor
 from scratchpatch.distributed.supervisor import Supervisor
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "supervise"
@@ -189,7 +190,7 @@ def test_a_process_that_stops_answering_is_found_named_and_killed(logs, capfd):
 
 
 def test_of_a_stopped_process_and_one_that_died_of_waiting_the_stopped_one_is_named(logs, monkeypatch):
-    monkeypatch.setattr("scratchpatch.distributed.supervisor._MISSED", 1.0)
+    monkeypatch.setattr(supervisor, "_MISSED", 1.0)
     waits = BEATS + "time.sleep(3); sys.exit(3)"
     made = Supervisor(lambda: [python(waits), python(STOPS)], logs, restarts=0, silence=60)
     assert made.run() == 128 + signal.SIGKILL and made.deaths[0].process == 1
@@ -202,12 +203,12 @@ def test_processes_whose_supervisor_is_killed_are_asked_to_leave(tmp_path):
         f"log = pathlib.Path({str(tmp_path / '0.log')!r}); "
         f"Supervisor(lambda: [[sys.executable, '-c', {waits!r}]], [log], 0, silence=60).run()"
     )
-    supervisor = subprocess.Popen(python(lines))
-    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
+    parent = subprocess.Popen(python(lines))
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     ready([tmp_path / "0.log"])
     child = int(children.read_text())
-    supervisor.kill()
-    supervisor.wait()
+    parent.kill()
+    parent.wait()
     with contextlib.suppress(FileNotFoundError):
         while Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
             time.sleep(0.05)
