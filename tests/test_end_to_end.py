@@ -13,6 +13,7 @@ from scratchpatch.distributed import mesh
 from scratchpatch.report import page as report_page
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import Trainer
+from scratchpatch.vocabulary import BYTES
 from tests import runs
 
 # BPB of the first two batches of `golden_rows`, before any step and after one.
@@ -223,7 +224,7 @@ def test_a_model_without_a_trunk_and_one_that_reads_its_entropies(tmp_path, caps
 def test_one_step_has_the_numbers_that_are_written_down(tmp_path):
     config = runs.config(tmp_path, {"trigger.kind": "stride", "trigger.stride": 2})
     rows_BM = np.tile(np.arange(65, dtype=np.int32) * 37 % 256, (2, 1))
-    rows_BM[0, 0] = rows_BM[1, 20] = 256
+    rows_BM[0, 0] = rows_BM[1, 20] = BYTES.bos
     trainer = Trainer(config, mesh.make(config))
     with pytest.MonkeyPatch.context() as patch:
         runs.compile_quickly(patch.setattr)

@@ -31,7 +31,7 @@ from scratchpatch.training.entropies import compute, fingerprint
 from scratchpatch.training.loop import train
 from scratchpatch.training.start import given_weights
 from scratchpatch.training.step import Trainer
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.vocabulary import BYTES
 from tests import child, runs, tiny
 
 # The model whose entropies decide: untrained, with logits far enough apart.
@@ -145,7 +145,7 @@ def test_decisions_are_those_of_the_model_in_the_step_on_rows_that_begin_with_a_
     for step in range(4):
         tokens_BM, entropy_BL = batches.arrays(step)
         tokens_BL = tokens_BM[:, :-1]
-        assert (tokens_BL[:, 0] == BOS).all() and (tokens_BL == BOS).sum() == 2 * len(tokens_BL)
+        assert (tokens_BL[:, 0] == BYTES.bos).all() and (tokens_BL == BYTES.bos).sum() == 2 * len(tokens_BL)
         own = run(w, tokens_BL, None)
         np.testing.assert_allclose(entropy_BL, own.entropy_BL, atol=1e-5)
         # Clear of the thresholds by more than rounding.
@@ -177,12 +177,12 @@ def test_the_entropies_of_the_batch_decide(computed):
     tokens_BM, entropy_BL = batches.arrays(0)
     tokens_BL = tokens_BM[:, :-1]
     wanted = layout.decide(made, tokens_BL, entropy_BL, layout.initial_thresholds(made))
-    positions = (tokens_BL != PAD).sum()
+    positions = (tokens_BL != BYTES.pad).sum()
     rates = tuple(float(x.sum() / positions) for x in (wanted.commit_BL, wanted.scratchpad_BL))
     taken = tuple(step.sums[name] / step.sums["positions"] for name in ("commits", "scratchpads"))
     assert taken == pytest.approx(rates, rel=1e-6) and min(rates) > 0
     own_BL = forward(made)(weights(made), tokens_BL, None).entropy_BL
-    inside_B = tokens_BL[:, 0] != BOS
+    inside_B = tokens_BL[:, 0] != BYTES.bos
     assert inside_B.any() and (np.abs(own_BL - entropy_BL)[inside_B, 0] > 1e-3).all()
 
 

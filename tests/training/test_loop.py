@@ -22,6 +22,7 @@ from scratchpatch.model import loss
 from scratchpatch.training import loop, optimizer
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
+from scratchpatch.vocabulary import BYTES
 from tests import runs
 
 STEPS = 30
@@ -83,9 +84,9 @@ def test_every_step_has_one_line_of_finite_metrics(run):
         assert all(math.isfinite(line[name]) for name in PER_STEP)
         assert line["learning_rate"] == schedule(index)
         targets = Batches(run.config).batch(index)[:, 1:]
-        assert line["bytes"] == (targets < 256).sum()
+        assert line["bytes"] == (targets < BYTES.bos).sum()
         # A mean over the ends of documents in the batch, if there are any.
-        assert (line["end_of_document_nats"] is None) == (not (targets == 256).any())
+        assert (line["end_of_document_nats"] is None) == (not (targets == BYTES.bos).any())
         assert line["trunk_calls_per_byte"] == pytest.approx(1 / line["bytes_per_patch"] + line["scratchpads_per_byte"])
     assert any(line["scratchpads_per_byte"] > 0 for line in run.training)
     assert any(line["suppressed_scratchpads"] > 0 for line in run.training)
@@ -136,7 +137,7 @@ def test_a_validation_reads_the_bytes_that_are_named_and_its_score_is_stored_wit
     assert [(row["step"], row["validation_bpb"], row["best"]) for row in found] == [(4, 2.0, True), (8, 3.5, False)]
     ((stream, _),) = streams_for(config, "validation")
     tokens = stream.read(0, 300)
-    size = int((tokens[1:] < 256).sum())
+    size = int((tokens[1:] < BYTES.bos).sum())
     assert {row["validation_bytes"] for row in found} == {size} and 290 < size < 300 < stream.bytes
     assert f"2.0000 on {size} bytes" in listing_table({"steps": found, "beside": []}).splitlines()[1]
     lines = [line for line in runs.lines(tmp_path / "run") if "validation_bpb" in line]

@@ -14,7 +14,7 @@ from scratchpatch.distributed import mesh
 from scratchpatch.model import loss, weights
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import MEAN_LEAST, SKIPPED, Trainer
-from scratchpatch.vocabulary import PAD
+from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.patching import reference
 
@@ -68,7 +68,7 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
     state, sums = made.advance(fresh(made))
     params, thresholds = state0()["params"], state0()["thresholds"]
     targets = loss.targets_of(ROWS_BM)
-    assert float(sums["targets"]) == targets == (ROWS_BM[:, 1:] != PAD).sum()
+    assert float(sums["targets"]) == targets == (ROWS_BM[:, 1:] != BYTES.pad).sum()
 
     definition = made.trainer.definition
 
@@ -122,7 +122,8 @@ def controlled_rows():
     length = tiny.WINDOW + 1
     rows = [tiny.pack(rng, [99], length) for _ in range(3)]
     # Several documents; one that PAD follows before its controller has moved; no document; a row begins inside one.
-    rows += [tiny.pack(rng, [20, 30], length), tiny.pack(rng, [99], length, pad=12), np.full(length, PAD, np.int32)]
+    rows += [tiny.pack(rng, [20, 30], length), tiny.pack(rng, [99], length, pad=12)]
+    rows += [np.full(length, BYTES.pad, np.int32)]
     rows += [tiny.pack(rng, [99], length, inside=True), tiny.pack(rng, [66], length, pad=3)]
     return np.stack(rows)
 
@@ -136,7 +137,7 @@ def controlled_state():
     entropy_BL = np.asarray(tiny.forward(config)(w, rows_BM[:, :-1]).entropy_BL)
 
     def amid(share):
-        near = np.sort(entropy_BL[rows_BM[:, :-1] != PAD])
+        near = np.sort(entropy_BL[rows_BM[:, :-1] != BYTES.pad])
         near = near[int((share - 0.1) * len(near)) : int((share + 0.1) * len(near))]
         widest = np.diff(near).argmax()
         return np.float32((near[widest] + near[widest + 1]) / 2)
@@ -163,7 +164,7 @@ def test_thresholds_go_a_tenth_of_the_way_to_the_mean_of_where_documents_ended(p
     for tokens, entropy in zip(controlled_rows()[:, :-1].tolist(), entropy_BL, strict=True):
         documents = reference.decide(config, tokens, entropy, **starts)
         for document, (a, b) in zip(documents, reference.spans(tokens), strict=True):
-            if any(token != PAD for token in tokens[a:b]):
+            if any(token != BYTES.pad for token in tokens[a:b]):
                 ends["patching"].append(document.patching.threshold)
                 ends["trigger"].append(document.trigger.threshold)
     assert sums["documents"] == len(ends["patching"]) == 10
@@ -322,14 +323,14 @@ def test_the_state_is_donated():
 
 def test_a_batch_of_pad_alone_leaves_everything_finite():
     made = run()
-    state, sums = made.advance(fresh(made), 0, np.full_like(ROWS_BM, PAD))
+    state, sums = made.advance(fresh(made), 0, np.full_like(ROWS_BM, BYTES.pad))
     assert float(sums["targets"]) == float(sums["nats"]) == float(sums["gradient_norm"]) == 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 def test_a_batch_of_pad_alone_moves_no_threshold():
     made, (before, _) = run(*CONTROLLED.items(), ("training.accumulation", 1)), controlled_state()
-    state, sums = made.advance(jax.device_put(before, made.trainer.shardings), 0, np.full_like(ROWS_BM, PAD))
+    state, sums = made.advance(jax.device_put(before, made.trainer.shardings), 0, np.full_like(ROWS_BM, BYTES.pad))
     assert float(sums["documents"]) == 0
     assert jax.device_get(state["thresholds"]) == before["thresholds"]
 
