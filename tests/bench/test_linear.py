@@ -5,6 +5,7 @@ import pytest
 from scratchpatch import config as config_lib
 from scratchpatch.bench import arrays, linear
 from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.kernels import attention
 from scratchpatch.training.step import Trainer
 
 
