@@ -32,9 +32,10 @@ def byte_class(byte_T: np.ndarray) -> np.ndarray:
 
 def measure(lm, stream) -> dict:
     """BPB, patch statistics, and how the entropies go with the losses, on a stream."""
-    tally, sizes, entropy, nats = Tally(), [], [], []
+    vocabulary = config_lib.vocabulary(lm.config)
+    tally, sizes, entropy, nats = Tally(vocabulary), [], [], []
     starts, all_bytes = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
-    open_bytes, bos = 0, config_lib.vocabulary(lm.config).bos
+    open_bytes, bos = 0, vocabulary.bos
     for part in lm.positions(stream):
         tally.add(part)
         is_byte = part.targets < bos

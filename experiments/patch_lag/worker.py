@@ -13,6 +13,7 @@ from absl import logging
 
 from experiments.patch_lag.config import get_config
 from scratchpatch import compilation_cache, load
+from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
@@ -26,9 +27,10 @@ PERIOD = 16
 
 def measure(lm, streams) -> dict:
     """BPB, rates, and BPB by offset in a patch of PERIOD bytes, over all streams and each."""
-    total, bpb_by_stream = Tally(), []
+    vocabulary = config_lib.vocabulary(lm.config)
+    total, bpb_by_stream = Tally(vocabulary), []
     for stream in streams:
-        alone = Tally()
+        alone = Tally(vocabulary)
         for part in lm.positions(stream):
             alone.add(part)
             total.add(part, part.since % PERIOD)

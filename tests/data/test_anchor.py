@@ -12,7 +12,7 @@ from scratchpatch.data.anchor import anchored
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation.evaluate import evaluate
-from scratchpatch.training import branch
+from scratchpatch.training import start
 from scratchpatch.training.loop import train
 from tests import runs
 
@@ -79,7 +79,7 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
 
     monkeypatch.chdir(elsewhere)
     ((stream, _),) = streams_for(load_config(project / "run"), "validation")
-    result = evaluate(project / "run")
+    result = evaluate(project / "run").result
     assert result["bytes"] == stream.bytes and result["source"] == f"text:{project}/text/*.txt"
     with pytest.raises(UserError, match=r"holds another experiment: data\.sources"):
         train(config, project / "run")
@@ -99,7 +99,7 @@ def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
     more = {"data.sources": config.data.sources, "training.continue_from": "run@1", "training.steps": 2}
     branched = runs.config(project, SMALL | more)
     (project / "branch").mkdir()
-    branch.begin(anchored(branched), project / "branch")
+    start.begin_branch(anchored(branched), project / "branch")
     assert (project / "branch/data.json").exists()
     assert train(config, "run")
     assert json.loads((project / "run/data.json").read_text())["validation_checksums"] == data["validation_checksums"]

@@ -29,10 +29,10 @@ def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
 
 
 def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir, tmp_path):
-    def evaluate(*_, tell, **__):
+    def evaluate(*_, **__):
         print("chatter")
         logging.warning("a warning")
-        tell({"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]})
+        return types.SimpleNamespace(result={"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]}, for_the_page=False)
 
     calls = stand_in("scratchpatch.evaluation.evaluate", evaluate=evaluate)
     output = tmp_path / "out.json"
@@ -45,13 +45,12 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
     overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
     asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1}
     ((arguments, named),) = calls
-    del named["tell"]
     assert arguments == (workdir,) and named == asked | {"compressor_bytes": 1 << 24}
 
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
-    result = {"bpb": 2.5, "split": "validation"}
-    stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, tell, **__: tell(result))
+    evaluation = types.SimpleNamespace(result={"bpb": 2.5, "split": "validation"}, for_the_page=False)
+    stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, **__: evaluation)
     assert cli.main(["eval", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out == "bpb    2.5\nsplit  validation\n"
 

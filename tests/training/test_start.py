@@ -14,7 +14,7 @@ from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.interop.safetensors_folder import SafetensorsFolder
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.training import initial
+from scratchpatch.training import start
 from scratchpatch.training.loop import train
 from tests import runs, tiny
 
@@ -24,6 +24,12 @@ SEPARATE = {
     **runs.WITH_ENTROPY_MODEL,
     "training.steps": 1,
 }
+
+
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory):
+    """(config, workdir) of a model with a trunk that has an entropy model."""
+    return runs.untrained(tmp_path_factory.mktemp("separate"), SEPARATE, tiny.weights)
 
 
 @pytest.fixture(scope="module")
@@ -37,35 +43,28 @@ def config(folder, workdir, fields=None):
 
 
 def load(made):
-    return initial.load(made, weights_lib.shardings(made, mesh_lib.make(made)))
+    return start.given_weights(made, weights_lib.shardings(made, mesh_lib.make(made)))
 
 
-def test_a_run_starts_with_the_entropy_model_of_the_run_it_names_and_keeps_it(alone, tmp_path, monkeypatch):
-    runs.leave_out_audit(monkeypatch.setattr)
-    runs.compile_quickly(monkeypatch.setattr)
-    made = config(tmp_path, alone)
-    train(made, tmp_path / "run")
-    frozen = runs.state(tmp_path / "run", made, 1)["frozen"]["entropy_model"]
-    wanted = tiny.weights(runs.config(alone.parent, ALONE))["params"]
-    jax.tree.map(np.testing.assert_array_equal, frozen, jax.device_get(wanted))
-
-
-def test_a_resumed_run_reads_nothing_but_its_checkpoint(alone, tmp_path, monkeypatch):
+def test_a_run_keeps_the_entropy_model_that_it_names_and_reads_it_once(alone, tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
     runs.compile_quickly(monkeypatch.setattr)
     made = config(tmp_path, alone, {"training.steps": 3, "training.checkpoint_every": 1, "training.keep_last": 3})
     train(made, tmp_path / "whole")
+    frozen = runs.state(tmp_path / "whole", made, 3)["frozen"]["entropy_model"]
+    wanted = tiny.weights(runs.config(alone.parent, ALONE))["params"]
+    jax.tree.map(np.testing.assert_array_equal, frozen, jax.device_get(wanted))
     before = runs.rewind(tmp_path / "whole", 1, tmp_path / "run")
-    monkeypatch.setattr(initial, "load", lambda *_: pytest.fail("loaded on a resume"))
+    monkeypatch.setattr(start, "given_weights", lambda *_: pytest.fail("loaded on a resume"))
     train(made, before)
     assert runs.lines(before) == runs.lines(tmp_path / "whole")
 
 
-def test_weights_of_init_from_bring_their_entropy_model(alone, tmp_path):
-    made, workdir = runs.untrained(tmp_path / "from", SEPARATE, tiny.weights)
-    found = load(config(tmp_path, alone, {"training.init_from": str(workdir)}))
-    jax.tree.map(np.testing.assert_array_equal, found["frozen"], tiny.weights(made)["frozen"])
-    assert found.keys() == {"params", "thresholds", "frozen"}
+def test_weights_of_init_from_bring_their_entropy_model(alone, separate, tmp_path):
+    made, workdir = separate
+    loaded = load(config(tmp_path, alone, {"training.init_from": str(workdir)}))
+    jax.tree.map(np.testing.assert_array_equal, loaded["frozen"], tiny.weights(made)["frozen"])
+    assert loaded.keys() == {"params", "thresholds", "frozen"}
 
 
 def test_a_model_with_no_weights_named_starts_at_random(tmp_path):
@@ -83,10 +82,13 @@ def test_every_field_and_array_that_differs_is_named(alone, tmp_path):
         load(config(tmp_path, alone, fields | {"model.entropy_model.rope_theta": 5e5}))
     said = str(caught.value)
     for words in (
-        f"{alone} is not the entropy model", "model.encoder.window is 8 there, 9 by model.entropy_model",
-        "model.rope_theta is 10000.0 there, 500000.0", "model.ffn_multiplier is", "ffn/up/kernel has shape",
+        f"{alone} is not the entropy model",
+        "model.encoder.window is 8 there, 9 by model.entropy_model",
+        "model.rope_theta is 10000.0 there, 500000.0",
+        "model.ffn_multiplier is",
+        "ffn/up/kernel has shape",
         "ffn/down/kernel has shape",
-    ):  # fmt: skip
+    ):
         assert words in said, said
     # The larger model's own norm is its own affair.
     assert "norm_eps" not in said
@@ -97,14 +99,14 @@ def test_missing_and_extra_arrays_are_named(tmp_path):
     with pytest.raises(UserError) as caught:
         load(config(tmp_path, workdir))
     said = str(caught.value)
-    for words in ("missing encoder/layers", "extra decoder/stack", "model.encoder.layers is 0 there, 1", "model.decoder.layers is 1 there, 0"):
+    fields = ("model.encoder.layers is 0 there, 1", "model.decoder.layers is 1 there, 0")
+    for words in ("missing encoder/layers", "extra decoder/stack", *fields):
         assert words in said, said
 
 
-def test_a_model_with_a_trunk_is_no_entropy_model(tmp_path):
-    _, workdir = runs.untrained(tmp_path / "whole")
+def test_a_model_with_a_trunk_is_no_entropy_model(separate, tmp_path):
     with pytest.raises(UserError, match="holds a model with a trunk"):
-        load(config(tmp_path, workdir))
+        load(config(tmp_path, separate[1]))
 
 
 def test_a_run_that_is_not_finished_is_taken_with_a_warning(alone, tmp_path, caplog):
@@ -113,14 +115,14 @@ def test_a_run_that_is_not_finished_is_taken_with_a_warning(alone, tmp_path, cap
 
 
 def test_the_larger_models_dtype_is_kept(alone, tmp_path):
-    found = load(config(tmp_path, alone, {"training.dtype": "bfloat16"}))
-    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    loaded = load(config(tmp_path, alone, {"training.dtype": "bfloat16"}))
+    assert {x.dtype for x in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
 
 
 @pytest.fixture(params=["run", "stacked", "unstacked", "bfloat16"])
-def stored(request, tmp_path):
+def stored(request, separate, tmp_path):
     """(folder, weights): a model with an entropy model, as a run has it or exported."""
-    made, workdir = runs.untrained(tmp_path, SEPARATE, tiny.weights)
+    made, workdir = separate
     weights, folder = jax.device_get(tiny.weights(made)), tmp_path / "exported"
     if request.param == "run":
         return workdir, weights
@@ -143,35 +145,34 @@ def test_each_device_reads_its_share_and_no_more(stored, tmp_path, monkeypatch):
     read, pieces = SafetensorsFolder.read, []
 
     def counting(self, *arguments):
-        found = read(self, *arguments)
-        pieces.append(found.nbytes)
-        return found
+        loaded = read(self, *arguments)
+        pieces.append(loaded.nbytes)
+        return loaded
 
     monkeypatch.setattr(SafetensorsFolder, "read", counting)
-    found = initial.load(made, shardings)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), weights)
-    for array, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
+    loaded = start.given_weights(made, shardings)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), weights)
+    for array, sharding in zip(jax.tree.leaves(loaded), jax.tree.leaves(shardings), strict=True):
         assert array.dtype == np.float32 and array.sharding == sharding
-    held = [shard.data.nbytes for array in jax.tree.leaves(found) for shard in array.addressable_shards]
+    held = [shard.data.nbytes for array in jax.tree.leaves(loaded) for shard in array.addressable_shards]
     # Most arrays are spread; the four devices together hold few of them more than once.
-    assert sum(held) < 1.2 * sum(array.nbytes for array in jax.tree.leaves(found))
+    assert sum(held) < 1.2 * sum(array.nbytes for array in jax.tree.leaves(loaded))
     if pieces:
         assert sum(pieces) <= sum(held) and max(pieces) <= max(held)
     else:
         assert folder.name == "run"
 
 
-def test_a_threshold_that_the_new_config_names_is_placed_like_the_others(tmp_path):
-    _, workdir = runs.untrained(tmp_path, SEPARATE)
-    fields = {"training.init_from": str(workdir), "trigger.threshold": 1.25}
-    found = load(runs.config(tmp_path, SEPARATE | SHARDED | fields))["thresholds"]
-    assert found["trigger_threshold"] == 1.25 and found["patching_threshold"] != 1.25
-    assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {4}
+def test_a_threshold_that_the_new_config_names_is_placed_like_the_others(separate, tmp_path):
+    fields = {"training.init_from": str(separate[1]), "trigger.threshold": 1.25}
+    loaded = load(runs.config(tmp_path, SEPARATE | SHARDED | fields))["thresholds"]
+    assert loaded["trigger_threshold"] == 1.25 and loaded["patching_threshold"] != 1.25
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(loaded)} == {4}
 
 
 def test_the_entropy_model_of_an_exported_folder_is_spread_as_well(alone, tmp_path):
     sp.export(sp.load(alone), tmp_path / "exported")
-    found = load(config(tmp_path, tmp_path / "exported", SHARDED))["frozen"]["entropy_model"]
+    loaded = load(config(tmp_path, tmp_path / "exported", SHARDED))["frozen"]["entropy_model"]
     wanted = tiny.weights(runs.config(alone.parent, ALONE))["params"]
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(wanted))
-    assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {4}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), jax.device_get(wanted))
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(loaded)} == {4}
