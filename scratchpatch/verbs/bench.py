@@ -19,11 +19,11 @@ def _define_bench(values: Flags) -> None:
 
 def _bench(values: Flags) -> int:
     compilation_cache.enable()
-    from scratchpatch.bench import run, table
+    from scratchpatch.bench import run, text
 
     with to_stderr():
         result = run(values.what, values.config)
-    print(output.as_json(result) if values.json else table(result))
+    print(output.as_json(result) if values.json else text(result))
     return 0
 
 
