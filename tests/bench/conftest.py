@@ -1,11 +1,9 @@
 """A config that compiles in seconds."""
 
-import jax
 import pytest
 
 from scratchpatch import config as config_lib
-from scratchpatch.training.step import Trainer
-from tests.tiny import QUICK
+from tests import runs
 
 FIELDS = {
     "data.window": 128,
@@ -40,9 +38,4 @@ def tiny(tmp_path):
 @pytest.fixture
 def quick_compilation(monkeypatch):
     """Train steps are compiled in a fifth of the time, and run slower."""
-
-    def compile(self):
-        with jax.set_mesh(self.mesh):
-            return self._step.lower(self.abstract_state(), self.batch, self.settings).compile(compiler_options=QUICK)
-
-    monkeypatch.setattr(Trainer, "compile", compile)
+    runs.compile_quickly(monkeypatch.setattr)
