@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
+from scratchpatch import config_fields
 from scratchpatch.bench import results
 from scratchpatch.bench.results import Result
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import attention, xla
 
-_BACKENDS = tuple(name for name in config_lib.BACKENDS if name != "auto")
+_BACKENDS = tuple(name for name in config_fields.BACKENDS if name != "auto")
 _WINDOWS, _DOCUMENT, _SECONDS = (2048, 8192), 3000, 6.0
 # Bytes of float32 logits that a dense reference may take; its gradient needs several times as much.
 _DENSE = 1 << 28

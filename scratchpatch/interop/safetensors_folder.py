@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from scratchpatch import files, json_files
+from scratchpatch import files, json_files, output
 from scratchpatch.errors import UserError
 
 FILE = "model.safetensors"
@@ -228,6 +228,4 @@ def summary(faults: list[str]) -> str:
 
 def printable(text: object, longest: int = _MOST_CHARACTERS) -> str:
     """What others may have written, as one printable line."""
-    line = " ".join(str(text).split())
-    line = line if line.isprintable() else repr(line)[1:-1]
-    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+    return output.one_line(text, longest)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scratchpatch import config as config_lib
 from scratchpatch.evaluation import audit
 from scratchpatch.kernels import attention
 from scratchpatch.model import encoder

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scratchpatch import config as config_lib
+from scratchpatch import config_fields
 from scratchpatch.patching import layout
 from scratchpatch.patching.scores import Signals
 from scratchpatch.vocabulary import BOS, PAD
@@ -20,7 +21,7 @@ from tests.patching import reference
 from tests.patching.strategies import LENGTH, ROWS, entropies, rows
 
 PAIRS = [
-    {"patching.kind": p, "trigger.kind": t} for p, t in itertools.product(config_lib.PATCHIFIERS, config_lib.TRIGGERS)
+    {"patching.kind": p, "trigger.kind": t} for p, t in itertools.product(config_fields.PATCHIFIERS, config_fields.TRIGGERS)
 ]
 CONTROLLED = [
     {"patching.kind": "entropy", "trigger.kind": "entropy_jump", "patching.gain": 0.05, "trigger.gain": 0.02},
