@@ -5,6 +5,7 @@ Legend: B rows, L byte positions, M = L + 1 tokens.
 
 import functools
 import json
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -141,14 +142,24 @@ def _with_gradient(key: str):
 
 @functools.lru_cache
 def _weights(key: str):
-    weights = weights_lib.init(config_lib.from_flat(json.loads(key)), 0)
-    rng = np.random.default_rng(0)
+    made = config_lib.from_flat(json.loads(key))
+    # Drawn here, because a model's own initialisation takes seconds to compile.
+    _, weights = weights_lib.abstract(made)
 
-    def jitter(path, x):
-        sharpen = 30.0 if "projection" in jax.tree_util.keystr(path) and x.shape[-1] > 200 else 1.0
-        return x * (sharpen * rng.uniform(0.7, 1.3, x.shape)).astype(np.float32)
+    def draw(path, x):
+        name = jax.tree_util.keystr(path)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        if "scale" in name:
+            return rng.uniform(0.7, 1.3, x.shape).astype(np.float32)
+        deviation = 1.0 if "'embedding'" in name else x.shape[-2] ** -0.5 if x.ndim > 1 else 0.02
+        sharpen = 3.0 if "projection" in name and x.shape[-1] == BYTES.rows else 1.0
+        return jnp.asarray(rng.normal(size=x.shape) * deviation * sharpen, jnp.float32)
 
-    return {**weights, "params": jax.tree_util.tree_map_with_path(jitter, weights["params"])}
+    drawn = jax.tree_util.tree_map_with_path(draw, weights)
+    start = layout.initial_thresholds(made)
+    if weights["thresholds"]:
+        drawn["thresholds"] = {"patching_threshold": start.patching, "trigger_threshold": start.trigger}
+    return drawn
 
 
 def weights(made):
