@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch.config import SCHEDULES
+from scratchpatch.config_fields import SCHEDULES
 from scratchpatch.model import weights
 from scratchpatch.training import optimizer
 from tests import tiny
