@@ -328,7 +328,7 @@ def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, f
 
 
 def describe() -> str:
-    """All fields as text, one a line, for --help and the README."""
+    """All fields as text for --help: each with its default and unit, and its meaning below."""
     lines = []
     for field in FIELDS:
         unit = f" [{field.unit}]" if field.unit else ""
