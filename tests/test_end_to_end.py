@@ -152,7 +152,7 @@ def test_a_finished_run_whose_report_is_missing_gets_it_at_the_next_start(folder
 
 
 # A plain byte model, and the one whose decisions it makes.
-BYTES = {
+BYTE_MODEL = {
     "model.trunk.kind": "none",
     "model.entropy_head.weight": 0.0,
     "model.encoder.layers": 2,
@@ -197,7 +197,7 @@ def test_a_model_without_a_trunk_and_one_that_reads_its_entropies(tmp_path, caps
         runs.compile_quickly(patch.setattr)
         # A verb has its turn.
         runs.leave_out_audit(patch.setattr)
-        for name, fields in (("bytes", BYTES), ("patches", SEPARATE | named)):
+        for name, fields in (("bytes", BYTE_MODEL), ("patches", SEPARATE | named)):
             runs.write_config(tmp_path / f"{name}.py", runs.config(tmp_path, fields))
             assert cli.main(["train", f"--config={tmp_path}/{name}.py", f"--workdir={tmp_path}/{name}"]) == 0
 

@@ -60,7 +60,7 @@ def fail(config, weights):
 
 def refused(what, made, workdir):
     try:
-        loop.train(made, workdir)
+        whole(made, workdir)
     except UserError as error:
         print("refused", what, error, flush=True)
 
