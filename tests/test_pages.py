@@ -55,11 +55,12 @@ def flags(verb: str) -> set[str]:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         assert cli.main([verb, "--help"]) == cli.DONE
-    return set(re.findall(r"^\s+--(\w+)", said.getvalue(), re.MULTILINE))
+    return {"help", *re.findall(r"^\s+--(\w+)", said.getvalue(), re.MULTILINE)}
 
 
 def is_field(name: str) -> bool:
-    return name in (field.name for field in config.FIELDS)
+    """Whether a config has the field; FIELD stands for any."""
+    return name == "FIELD" or name in (field.name for field in config.FIELDS)
 
 
 def exists(dotted: str) -> bool:
