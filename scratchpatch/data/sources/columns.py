@@ -105,4 +105,6 @@ def _bytes_of(batch, names: list[str]):
         values = pyarrow.compute.struct_field(values, [name])
     if pa.types.is_run_end_encoded(values.type):
         values = pyarrow.compute.run_end_decode(values)
-    return values.cast(pa.large_binary())
+    values = values.cast(pa.large_binary())
+    values.validate(full=True)  # a damaged Arrow file may hold places outside of its data, which nothing else checks
+    return values

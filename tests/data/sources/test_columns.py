@@ -1,6 +1,7 @@
 """A row of a parquet or Arrow file is a document, where it is clear which column holds text."""
 
 import json
+import struct
 
 import numpy as np
 import pyarrow as pa
@@ -121,3 +122,17 @@ def test_a_row_that_holds_too_much_is_named_or_skipped(tmp_path):
         assert [data for _, data in documents] == [b"a", b"c"] and bad.count == 2
         assert ":2: holds 50 bytes, data.record_bytes = 49 allows no more than that: raise it" in bad.messages[0]
         assert texts(spec, "skip") == [b"a", b"b" * 50, b"c"]
+
+
+def test_an_arrow_file_whose_values_lie_outside_of_its_data_is_damaged(tmp_path):
+    spec = both(tmp_path, pa.table({"text": ["a", "bc", "def"]}))[1]
+    path = tmp_path / "saved/data.arrow"
+    places = struct.pack("<4i", 0, 1, 3, 6)
+    whole = path.read_bytes()
+    assert places in whole
+    for wrong in ((0, 1, -5, 6), (0, 1, 3, 1 << 30), (0, 4, 3, 6)):
+        path.write_bytes(whole.replace(places, struct.pack("<4i", *wrong)))
+        with pytest.raises(UserError, match=r"data\.arrow:1: cannot be read \("):
+            texts(spec)
+        documents, bad = read(spec, "skip")
+        assert documents == [] and (bad.count, bad.broken) == (1, 1)
