@@ -73,12 +73,6 @@ def check_files(folder: str, entries: list[ShardEntry]) -> None:
                 raise Damaged(f"{path} holds {size} bytes instead of {wanted}")
 
 
-def file_checksum(path: str) -> int:
-    """The CRC-32 of a file of this machine, or behind a URL. Raises OSError."""
-    with paths.open_read(path) as file:
-        return size_and_checksum(file)[1]
-
-
 def comparison(shards: list[Shard], marker: Path, message: Callable[[str], str]) -> Check:
     """The comparison of shards on this machine with their checksums; see `checks.Check`, also for what it raises."""
     files = [(shard, suffix) for suffix in (STARTS, POSITIONS) for shard in shards]
@@ -118,14 +112,14 @@ class Shard:
         """Where the BOS stand. Raises UserError where a copy from a URL is damaged."""
         path = self.paths[STARTS]
         copy = paths.fetched(path, self._cache)
-        if copy != path and file_checksum(copy) != self._checksums[STARTS]:
+        if copy != path and _checksum(copy) != self._checksums[STARTS]:
             Path(copy).unlink(missing_ok=True)
             raise UserError(f"the checksum of {path} is wrong: {FIX}")
         return Starts(_mapped(copy, np.uint8), self.length)
 
     def is_right(self, suffix: str) -> bool:
         """Read a file; return whether it has its checksum."""
-        return file_checksum(self.paths[suffix]) == self._checksums[suffix]
+        return _checksum(self.paths[suffix]) == self._checksums[suffix]
 
     def documents(self) -> Iterator[bytes]:
         """The raw bytes of each document, read several megabytes at a time."""
@@ -228,6 +222,12 @@ def sync(file) -> None:
     """Write a file onto the disk, so that a power cut leaves no file of zeros under a name that it is given later."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def _checksum(path: str) -> int:
+    """The CRC-32 of a file of this machine, or behind a URL. Raises OSError."""
+    with paths.open_read(path) as file:
+        return size_and_checksum(file)[1]
 
 
 def _length(entry: ShardEntry) -> int:

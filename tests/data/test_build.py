@@ -21,7 +21,7 @@ def intact_meta(place):
 
 def run(place, spec, layout="whole", mode="error"):
     source = sources.parse(spec)
-    build.build(place, source, layout, source.files(), mode, share=0.2)
+    build.build(place, source, layout, source.files(), records.BadRecords(mode), 0.2)
     return intact_meta(place)
 
 
@@ -42,7 +42,7 @@ def test_the_checksum_knows_where_a_split_ends(tmp_path, write_texts, monkeypatc
     spec, checksums = write_texts([b"a", b"b", b"c", b"d"]), set()
     for dealt in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2]):
         names = iter(build.splits.SPLITS[split] for split in dealt)
-        monkeypatch.setattr(build.splits, "split_at", lambda *_, names=names: next(names))
+        monkeypatch.setattr(build.splits, "split_of", lambda *_, names=names: next(names))
         checksums.add(run(tmp_path / str(dealt), spec, "split")["checksum"])
     assert len(checksums) == 3
 
@@ -52,7 +52,7 @@ def test_each_split_is_a_shard(tmp_path, write_texts):
     meta = run(tmp_path / "index", write_texts(documents), "split")
     assert tuple(meta["splits"]) == build.splits.SPLITS
     for name, entry in meta["splits"].items():
-        own = [d for d in documents if build.splits.split_of(build.splits.digest(d), 0.2) == name]
+        own = [d for d in documents if build.splits.split_of(build.splits.place(build.splits.digest(d)), 0.2) == name]
         assert own and list(shards.Shard(str(tmp_path / "index"), entry).documents()) == own
 
 

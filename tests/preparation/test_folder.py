@@ -41,7 +41,7 @@ def test_a_folder_holds_every_document_once_in_its_split_in_the_order_of_digests
     path, said = folder
     distinct = sorted(set(documents), key=splits.digest)
     for split in SPLITS:
-        wanted = [data for data in distinct if splits.split_of(splits.digest(data), 0.1) == split]
+        wanted = [data for data in distinct if splits.split_of(splits.place(splits.digest(data)), 0.1) == split]
         assert documents_of(path, split, tmp_path) == wanted
         assert said["splits"][split] == {"documents": len(wanted), "bytes": sum(map(len, wanted))}
     assert Counter(documents_of(path, "all", tmp_path)) == Counter(distinct)
@@ -142,7 +142,7 @@ def test_damage_is_named(spec, tmp_path, suffix):
         with pytest.raises(UserError, match=f"{path.name} holds {len(data) - 1} bytes instead of {len(data)}"):
             act()
     path.unlink()
-    with pytest.raises(UserError, match=f"{path.name} is missing: prepare the folder anew"):
+    with pytest.raises(UserError, match=f"{path.name} is missing: copy the folder anew, or remove it and"):
         open_stream(f"prepared:{out}", "train")
 
 

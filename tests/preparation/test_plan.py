@@ -22,13 +22,13 @@ def test_shards_one_after_the_other_are_all_documents_in_order(digests, shards):
 
 def test_shares_are_kept_and_a_split_says_nothing_about_the_shard():
     digests = [splits.digest(b"%d" % i) for i in range(20_000)]
-    parts = np.array([splits.split_of(digest, 0.1) for digest in digests])
+    parts = np.array([splits.split_of(splits.place(digest), 0.1) for digest in digests])
     for name, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
         assert (parts == name).mean() == pytest.approx(share, abs=0.01)
     shards = np.array([plan.shard_of(digest, 4) for digest in digests])
     for shard in range(4):
         assert (parts[shards == shard] == "train").mean() == pytest.approx(0.8, abs=0.02)
-    assert {splits.split_of(digest, 0.0) for digest in digests} == {"train"}
+    assert {splits.split_of(splits.place(digest), 0.0) for digest in digests} == {"train"}
 
 
 def test_tasks_are_groups_of_files_by_size():
