@@ -82,7 +82,7 @@ class IndexedStream(Stream):
         text = hashlib.blake2b(f"{self.checksum}/{self.split}/{len(self)}/".encode(), digest_size=12)
         # Two texts of the same bytes may be divided into documents differently.
         (shard,) = self.shards
-        text.update(shard.starts.between(0, shard.length))
+        text.update(shard.starts(0, shard.length))
         return text.hexdigest()
 
 
