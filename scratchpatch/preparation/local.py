@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from scratchpatch import log_lines
+from scratchpatch import output
 from scratchpatch.errors import UserError
 from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.plan import Plan
@@ -78,7 +78,7 @@ def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterator[int]
 
 def _start_worker() -> None:
     """Log as the parent does, and end with it: a worker left over would wait for ever, or write beside the next one."""
-    log_lines.to_stderr()
+    output.log_to_stderr()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a trace of its own
 
     def wait():

@@ -9,8 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from scratchpatch.data import build, records, shards, sources
+from scratchpatch.data import build, shards, sources
 from scratchpatch.data.index import open_stream
+from scratchpatch.data.sources import text as text_source
 from scratchpatch.errors import UserError
 
 
@@ -189,8 +190,8 @@ def test_a_long_document_is_kept_piece_by_piece(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0").write_bytes(data)
     wanted = {layout: run(tmp_path / "i" / layout, f"text:{tmp_path}/plain/*", layout) for layout in ("whole", "split")}
-    monkeypatch.setattr(records, "_FIRST", 1000)
-    monkeypatch.setattr(records, "_PIECE", 1000)
+    monkeypatch.setattr(text_source, "_FIRST_PIECE", 1000)
+    monkeypatch.setattr(text_source, "_PIECE", 1000)
     monkeypatch.setattr(build, "_COPY_BYTES", 777)
     monkeypatch.setattr(build, "_SPILL_BYTES", 3000)
     for name in ("plain", "packed"):
