@@ -11,6 +11,7 @@ import pytest
 
 from scratchpatch.data import build, shards, sources
 from scratchpatch.data.index import open_stream
+from scratchpatch.data.records import BadRecords
 from scratchpatch.data.sources import text as text_source
 from scratchpatch.errors import UserError
 
@@ -22,7 +23,7 @@ def intact_meta(place):
 
 def run(place, spec, layout="whole", mode="error"):
     source = sources.parse(spec)
-    build.build(place, source, layout, source.files(), records.BadRecords(mode), 0.2)
+    build.build(place, source, layout, source.files(), BadRecords(mode), 0.2)
     return intact_meta(place)
 
 
