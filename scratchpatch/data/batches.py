@@ -39,10 +39,9 @@ class Batches:
         """Open (and where needed build) the indexes.
 
         Args:
-            config: the experiment.
-            split: which documents.
+            config, split: which documents are read.
             rows: those of each part that this process reads, ascending; None: all.
-            parts: that a batch is computed in, one after the other.
+            parts: how many a batch is computed in, one after the other.
 
         Raises:
             UserError: anything wrong with a source, or rows that do not make up whole parts.

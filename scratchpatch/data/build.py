@@ -29,7 +29,7 @@ from absl import logging
 
 from scratchpatch import json_files
 from scratchpatch.data import checks, same_text, splits, work_folder
-from scratchpatch.data.records import RECORD_BYTES, BadRecords, Broken, Document, skipped
+from scratchpatch.data.records import BadRecords, Broken, Document, skipped
 from scratchpatch.data.shards import POSITIONS, Shard, ShardEntry, Writer, check_files, comparison, sealed, sync
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
@@ -57,10 +57,7 @@ class _Meta(TypedDict):
     seal: str
 
 
-Shards = dict[str, tuple[Shard, checks.Check]]
-
-
-def open_index(place: Path) -> tuple[dict, Shards] | None:
+def open_index(place: Path) -> tuple[dict, dict[str, tuple[Shard, checks.Check]]] | None:
     """The meta of the index at `place`, and of each split its shard and the comparison of it that is left to do.
 
     Returns None where the index is missing or damaged.
@@ -96,13 +93,7 @@ def _forget(place: Path, path: str) -> str:
 
 
 def build(
-    place: Path,
-    source: Source,
-    layout: str,
-    files: list[tuple[str, str]],
-    on_bad_record: str,
-    share: float = splits.SHARE,
-    record_bytes: int = RECORD_BYTES,
+    place: Path, source: Source, layout: str, files: list[tuple[str, str]], bad: BadRecords, share: float
 ) -> None:
     """Read `files` and leave their index at `place`, in place of one that is damaged or of another text.
 
@@ -114,7 +105,6 @@ def build(
     """
     with work_folder.work_folder(place.parent) as work:
         seen, probe = same_text.state(files), same_text.probe(files)
-        bad = BadRecords(on_bad_record, record_bytes)
         entries, places = _write_shards(work, source, layout, files, bad, share)
         documents, size = (sum(entry[count] for entry in entries.values()) for count in ("documents", "bytes"))
         if not size:
@@ -168,7 +158,7 @@ def _write_shards(
             if source.standard:
                 # A module's docstring (stdlib:prose) stands in its code (stdlib:code): one name puts both in one split.
                 place = standard_places.setdefault(digest, splits.name_place(document.name))
-            writer = writers["all" if layout == "whole" else splits.split_at(place, share)]
+            writer = writers["all" if layout == "whole" else splits.split_of(place, share)]
             writer.begin_document()
             size = spill.tell()
             spill.seek(0)

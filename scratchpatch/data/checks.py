@@ -41,12 +41,9 @@ class Check:
     """The files of one stream. The constructor reads what is read at once; `start` has the rest read in a thread."""
 
     def __init__(self, checked: list[Checked], marker: Path, message: Callable[[str], str]):
-        """Compare what is little.
+        """Compare what is little; the most important files come first.
 
-        Args:
-            checked: the files, the most important first.
-            marker: the file that remembers.
-            message: gets the path of a damaged file that the thread has found, and returns the message for the user.
+        `message` makes an error text for the user from the path of a damaged file that the thread comes upon.
 
         Raises:
             Damaged: one of the files is.

@@ -47,12 +47,9 @@ class Entropies:
 
 
 def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies:
-    """The computed entropies of a stream.
+    """The computed entropies of a stream by the model that has this checksum.
 
-    `model` is the checksum of the entropy model; for `cache_dir` see `places.cache_folder`.
-
-    Raises:
-        UserError: they are not there, or not all of them; names the command.
+    Raises UserError, which names the command, where they are not there, or not all of them.
     """
     path = place(stream, model, cache_dir)
     if not whole(path, stream):
@@ -75,11 +72,7 @@ def place(stream: Stream, model: str, cache_dir: str = "") -> Path:
 
 
 class Writer:
-    """Appends to one file of entropies; what a killed process had appended stays.
-
-    Attributes:
-        written: positions that are on the disk.
-    """
+    """Appends to one file of entropies; `written` positions are on the disk, also those of a killed process."""
 
     def __init__(self, file, path: Path):
         self._file, self._path = file, path
@@ -105,11 +98,7 @@ class Writer:
 
 @contextlib.contextmanager
 def writer(path: Path) -> Iterator[Writer]:
-    """A writer of the file at `path`, which no other process has.
-
-    Raises:
-        UserError: another process writes the file, or it cannot be written.
-    """
+    """A writer of the file at `path`. Raises UserError where another process writes it, or it cannot be written."""
     partial = path.with_name(path.name + _PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import json
 from absl import logging
 
 from scratchpatch.data import build, paths, prepared, same_text, sources, splits
-from scratchpatch.data.records import FIX, RECORD_BYTES, skipped
+from scratchpatch.data.records import FIX, RECORD_BYTES, BadRecords, skipped
 from scratchpatch.data.sources import Source
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
@@ -57,7 +57,7 @@ def open_source(
     try:
         index = build.open_index(place)
         if index is None or not same_text.is_same(place / build.SEEN, index[0]["probe"], files):
-            build.build(place, source, layout, files, on_bad_record, share, record_bytes)
+            build.build(place, source, layout, files, BadRecords(on_bad_record, record_bytes), share)
             index = build.open_index(place)
         if index is None:
             raise OSError("what was written there does not read as it was written")
@@ -82,7 +82,7 @@ class IndexedStream(Stream):
         text = hashlib.blake2b(f"{self.checksum}/{self.split}/{len(self)}/".encode(), digest_size=12)
         # Two texts of the same bytes may be divided into documents differently.
         (shard,) = self.shards
-        text.update(shard.starts.between(0, shard.length))
+        text.update(shard.starts(0, shard.length))
         return text.hexdigest()
 
 

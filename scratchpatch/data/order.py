@@ -32,7 +32,7 @@ class Order:
     def __init__(
         self, windows: list[int], weights: list[float], seed: int, changes: Sequence[tuple[int, list[float]]] = ()
     ):
-        """`windows`: how many each source has, at least 1; `changes`: (row, weights from there on), in the order of rows."""
+        """`windows` has how many each source has, at least 1; `changes` has (row, weights from there on), in order."""
         self._windows = windows
         self._stretches = [_Stretch(0, _shares(weights), np.zeros(len(windows), np.int64))]
         for row, changed in changes:

@@ -13,6 +13,7 @@ nobody counted), bad (the first messages about bad records) and splits (the entr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,14 +104,13 @@ def entries_of(meta: dict) -> list[PreparedEntry]:
     return [entry for entries in meta["splits"].values() for entry in entries]
 
 
-def check_sizes(folder: str, entries: list[PreparedEntry]) -> None:
-    """Raise UserError unless every file of the shards is there and has its size."""
+@contextlib.contextmanager
+def damage_named() -> Iterator[None]:
+    """Raise UserError, which says what to do, where a folder is damaged."""
     try:
-        shard_files.check_files(folder, entries)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error})") from error
-    except Damaged as error:
-        raise UserError(f"{error}: prepare the folder anew") from error
+        yield
+    except (OSError, Damaged) as error:
+        raise UserError(f"{error}: {FIX}") from error
 
 
 def files(spec: str, folder: str) -> list[tuple[str, str]]:
@@ -151,15 +151,13 @@ def open_stream(spec: str, folder: str, split: str, cache: Path) -> Stream:
             f"{spec}: the {split} split is empty, {folder} has {meta['counts']['documents']} document(s); "
             "prepare it with a larger --held_out, or name data.validation_sources"
         )
-    check_sizes(folder, entries)
     shards, check = [Shard(folder, entry, cache / "prepared") for entry in entries], None
-    if not paths.is_url(folder):  # `prepare` compares a folder behind a URL
-        key = hashlib.blake2b(repr((folder, entries)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-        try:
+    key = hashlib.blake2b(repr((folder, entries)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    with damage_named():
+        shard_files.check_files(folder, entries)
+        if not paths.is_url(folder):  # `prepare` compares a folder behind a URL
             marker = cache / "right" / f"{key}.json"
             check = shard_files.comparison(shards, marker, lambda path: f"the checksum of {path} is wrong: {FIX}")
-        except (Damaged, OSError) as error:
-            raise UserError(f"{error}: {FIX}") from error
     checksum = hashlib.blake2b("/".join(map(_checksum, chosen)).encode(), digest_size=16).hexdigest()
     return PreparedStream(spec, split, shards, checksum, meta["counts"]["skipped"], meta["counts"]["broken"], check)
 

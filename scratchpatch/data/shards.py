@@ -73,12 +73,6 @@ def check_files(folder: str, entries: list[ShardEntry]) -> None:
                 raise Damaged(f"{path} holds {size} bytes instead of {wanted}")
 
 
-def file_checksum(path: str) -> int:
-    """The CRC-32 of a file of this machine, or behind a URL. Raises OSError."""
-    with paths.open_read(path) as file:
-        return size_and_checksum(file)[1]
-
-
 def comparison(shards: list[Shard], marker: Path, message: Callable[[str], str]) -> Check:
     """The comparison of shards on this machine with their checksums; see `checks.Check`, also for what it raises."""
     files = [(shard, suffix) for suffix in (STARTS, POSITIONS) for shard in shards]
@@ -114,22 +108,37 @@ class Shard:
         return _mapped(self.paths[POSITIONS], VOCABULARY.dtype)
 
     @functools.cached_property
-    def starts(self) -> Starts:
-        """Where the BOS stand. Raises UserError where a copy from a URL is damaged."""
+    def _starts(self) -> tuple[np.ndarray, np.ndarray]:
+        """How many BOS stand before each page, and their places within their pages."""
         path = self.paths[STARTS]
         copy = paths.fetched(path, self._cache)
-        if copy != path and file_checksum(copy) != self._checksums[STARTS]:
+        if copy != path and _checksum(copy) != self._checksums[STARTS]:
             Path(copy).unlink(missing_ok=True)
             raise UserError(f"the checksum of {path} is wrong: {FIX}")
-        return Starts(_mapped(copy, np.uint8), self.length)
+        file, edge = _mapped(copy, np.uint8), (_pages(self.length) + 1) * _COUNT.itemsize
+        return file[:edge].view(_COUNT), file[edge:].view(_PLACE)
+
+    def starts(self, start: int, end: int) -> np.ndarray:
+        """int64: the BOS in positions [start, end), which are at least one, in order.
+
+        Raises UserError where the copy of a file behind a URL is damaged.
+        """
+        before, places = self._starts
+        pages = [
+            places[before[page] : before[page + 1]].astype(np.int64) + page * PAGE
+            for page in range(start // PAGE, _pages(end))
+        ]
+        starts = np.concatenate(pages) if len(pages) > 1 else pages[0]
+        low, high = starts.searchsorted((start, end))
+        return starts[low:high]
 
     def is_right(self, suffix: str) -> bool:
         """Read a file; return whether it has its checksum."""
-        return file_checksum(self.paths[suffix]) == self._checksums[suffix]
+        return _checksum(self.paths[suffix]) == self._checksums[suffix]
 
     def documents(self) -> Iterator[bytes]:
         """The raw bytes of each document, read several megabytes at a time."""
-        edges = np.append(self.starts.between(0, self.length), self.length)
+        edges = np.append(self.starts(0, self.length), self.length)
         low = 0
         while low < len(edges) - 1:
             high = max(int(edges.searchsorted(edges[low] + _CHUNK, "right")) - 1, low + 1)
@@ -139,25 +148,6 @@ class Shard:
             for start, end in zip(within, within[1:], strict=False):
                 yield chunk[start + 1 : end].tobytes()
             low = high
-
-
-class Starts:
-    """The BOS positions of a shard, from its .starts file."""
-
-    def __init__(self, file: np.ndarray, length: int):
-        """`file` is uint8, the contents of the file; the shard has `length` positions."""
-        edge = (_pages(length) + 1) * _COUNT.itemsize
-        self._before, self._places = file[:edge].view(_COUNT), file[edge:].view(_PLACE)
-
-    def between(self, start: int, end: int) -> np.ndarray:
-        """int64: the BOS in positions [start, end), which are at least one, in order."""
-        pages = range(start // PAGE, _pages(end))
-        starts = np.concatenate([self._page(page) for page in pages]) if len(pages) > 1 else self._page(pages[0])
-        low, high = starts.searchsorted((start, end))
-        return starts[low:high]
-
-    def _page(self, page: int) -> np.ndarray:
-        return self._places[self._before[page] : self._before[page + 1]].astype(np.int64) + page * PAGE
 
 
 def pack_starts(starts: np.ndarray, length: int) -> bytes:
@@ -225,9 +215,15 @@ class Writer:
 
 
 def sync(file) -> None:
-    """Write a file onto the disk, so that a power cut leaves no file of zeros under a name that it is given later."""
+    """Write a file onto the disk, so that a power cut leaves no file of zeros under the name that it gets later."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def _checksum(path: str) -> int:
+    """The CRC-32 of a file of this machine, or behind a URL. Raises OSError."""
+    with paths.open_read(path) as file:
+        return size_and_checksum(file)[1]
 
 
 def _length(entry: ShardEntry) -> int:

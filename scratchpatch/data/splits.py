@@ -51,13 +51,8 @@ def name_place(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def split_of(digest: bytes, share: float) -> str:
-    """The split of the document that has this digest."""
-    return split_at(place(digest), share)
-
-
-def split_at(place: int, share: float) -> str:
-    """The split of a document, see `place`, where a share of the documents validate; as many test."""
+def split_of(place: int, share: float) -> str:
+    """The split of the document that has this `place`, where a share of the documents validate; as many test."""
     unit = place / _HALF
     return SPLITS[1 if unit < share else 2 if unit < 2 * share else 0]
 

@@ -89,7 +89,7 @@ class Stream(abc.ABC):
                 position = high
         read_stretches(stretches)
         for shard, start, tokens_W in stretches:
-            tokens_W[shard.starts.between(start, start + len(tokens_W)) - start] = self.vocabulary.bos
+            tokens_W[shard.starts(start, start + len(tokens_W)) - start] = self.vocabulary.bos
         return tokens_RW
 
     @abc.abstractmethod

@@ -21,13 +21,9 @@ Task = tuple[int, list[tuple[str, str]]]
 
 
 def run(plan: Plan, missing: list[int], runner: str, runner_flags: tuple[str, ...]) -> list[dict]:
-    """Write the shards that are missing.
+    """Write the shards whose numbers are missing, on the named runner with flags of the form NAME=VALUE.
 
-    Args:
-        plan: of the preparation; where workers are other machines, its source and folder are URLs.
-        missing: numbers of the shards.
-        runner: its name.
-        runner_flags: NAME=VALUE for the runner.
+    Where workers are other machines, the source and the folder of the plan are URLs.
 
     Returns:
         The counts of every task.

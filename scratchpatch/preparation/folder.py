@@ -15,14 +15,13 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from absl import logging
 
 from scratchpatch.data import paths, prepared, sources, splits
 from scratchpatch.data.records import RECORD_BYTES, skipped
-from scratchpatch.data.shards import file_checksum
+from scratchpatch.data.shards import FIX, Shard, check_files
 from scratchpatch.data.work_folder import lock_alone
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Malformed
@@ -91,7 +90,9 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
     work = shards.work_folder(made)
     if paths.is_url(state):
         _sweep(work)
-    with _locked(work):
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "a") as lock:
+        lock_alone(lock.fileno(), f"another process prepares with {work}: wait for it")
         begun = paths.join(state, "plan.json")
         if paths.is_file(begun):
             _check_same(made, paths.read_json(begun, dict[str, str]))
@@ -149,18 +150,19 @@ def _totals(entries: list[prepared.PreparedEntry]) -> dict[str, int]:
 
 
 def verify(folder: str, meta: dict, workers: int = 1) -> None:
-    """Read a finished folder. Raises UserError where a file does not have its checksum."""
+    """Read a finished folder. Raises UserError where a file is missing, or does not have its size or checksum."""
     entries = prepared.entries_of(meta)
-    prepared.check_sizes(folder, entries)
+    with prepared.damage_named():
+        check_files(folder, entries)
     sizes = [entry["bytes"] for entry in entries]
     local.each(_verify, [(folder, entry) for entry in entries], sizes, workers, f"verifying {folder}")
 
 
 def _verify(folder: str, entry: prepared.PreparedEntry) -> None:
-    for suffix, wanted in entry["checksums"].items():
-        path = paths.join(folder, entry["name"] + suffix)
-        if file_checksum(path) != wanted:
-            raise UserError(f"the checksum of {path} is wrong: remove the folder and prepare it anew")
+    shard = Shard(folder, entry)
+    for suffix, path in shard.paths.items():
+        if not shard.is_right(suffix):
+            raise UserError(f"the checksum of {path} is wrong: {FIX}")
 
 
 def _sweep(work: Path) -> None:
@@ -171,15 +173,6 @@ def _sweep(work: Path) -> None:
             used = max(os.stat(path).st_mtime for path in (other, other.parent, *other.parent.glob("tasks")))
             if time.time() - used > _ABANDONED_SECONDS:
                 paths.remove(str(other.parent))
-
-
-@contextlib.contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Hold the work folder alone. Raises UserError where another process holds it."""
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "a") as file:
-        lock_alone(file.fileno(), f"another process prepares with {work}: wait for it")
-        yield
 
 
 def table(result: dict) -> str:

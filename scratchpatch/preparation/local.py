@@ -19,13 +19,9 @@ from scratchpatch.progress import Progress
 
 
 def run(plan: Plan, missing: list[int], work: Path, workers: int) -> list[dict]:
-    """Write the shards that are missing.
+    """Write the shards whose numbers are missing, in some processes; one worker is this process.
 
-    Args:
-        plan: of the preparation.
-        missing: numbers of the shards.
-        work: local folder for the sorted runs of the tasks; what is there is not read again.
-        workers: processes; 1 is this one.
+    The local folder `work` holds the sorted runs of the tasks; what is there is not read again.
 
     Returns:
         The counts of every task.

@@ -18,10 +18,7 @@ SHARD_BYTES = 1 << 28
 
 
 def shard_of(digest: bytes, shards: int) -> int:
-    """The shard of a document.
-
-    Shards are equal ranges of the digest's first half, so their documents in a row are all documents in order.
-    """
+    """The shard of a document. Shards are equal ranges of the digest's first half, and so all documents in order."""
     return int.from_bytes(digest[:8], "big") * shards // _HALF
 
 

@@ -37,7 +37,7 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> N
         writers = {split: Writer(Path(folder), plan.name(split, shard)) for split in splits.SPLITS}
         digests = dict.fromkeys(splits.SPLITS, 0)
         for digest, data in documents:
-            split = splits.split_of(digest, plan.held_out)
+            split = splits.split_of(splits.place(digest), plan.held_out)
             digests[split] += int.from_bytes(digest, "big")
             writers[split].begin_document()
             writers[split].write(data)

@@ -75,7 +75,7 @@ def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None
         UserError: a bad record, unless skipped.
         OSError: the folder cannot be written.
     """
-    place = _folder(work, task)
+    place = work / "tasks" / f"{task:05}"
     if place.exists():
         return
     partial = place.with_name(f".{task:05}-{uuid.uuid4().hex}")
@@ -109,14 +109,9 @@ def _write_run(path: Path, documents: dict[bytes, bytes]) -> None:
     entries.tofile(f"{path}.index")
 
 
-def _folder(work: Path, task: int) -> Path:
-    """Where the runs of a finished task are."""
-    return work / "tasks" / f"{task:05}"
-
-
 def counts_of(work: Path, task: int) -> Counts:
     """What was counted by a finished task."""
-    return json_files.read(_folder(work, task) / "task.json", Counts)
+    return json_files.read(work / "tasks" / f"{task:05}" / "task.json", Counts)
 
 
 def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, bytes]]:

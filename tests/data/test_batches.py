@@ -5,7 +5,7 @@ import pytest
 
 from scratchpatch.data.batches import Batches
 from scratchpatch.errors import UserError
-from scratchpatch.vocabulary import PAD
+from scratchpatch.vocabulary import BYTES
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_one_epoch_holds_every_window_once(make_config, write_texts):
 
 def test_a_tiny_source_repeats(make_config, write_texts):
     batches = Batches(make_config([(write_texts([b"ab"]), 1.0)]), split="all")
-    assert batches.batch(1000).tolist() == [[256, 97, 98] + [PAD] * 14] * 8
+    assert batches.batch(1000).tolist() == [[BYTES.bos, 97, 98] + [BYTES.pad] * 14] * 8
 
 
 def test_the_seed_changes_the_order(config):
@@ -95,9 +95,9 @@ def test_the_seed_changes_the_order(config):
 
 def test_rows_need_not_be_neighbours(config):
     whole = Batches(config, parts=2).batch(5).reshape(2, 4, -1)
-    found = Batches(config, rows=[0, 2, 3], parts=2)
-    np.testing.assert_array_equal(found.batch(5).reshape(2, 3, -1), whole[:, [0, 2, 3]])
-    assert found.rows == 6
+    some = Batches(config, rows=[0, 2, 3], parts=2)
+    np.testing.assert_array_equal(some.batch(5).reshape(2, 3, -1), whole[:, [0, 2, 3]])
+    assert some.rows == 6
 
 
 def test_parts_that_do_not_make_up_the_batch_are_an_error(config):

@@ -11,6 +11,7 @@ import pytest
 
 from scratchpatch.data import build, shards, sources
 from scratchpatch.data.index import open_stream
+from scratchpatch.data.records import BadRecords
 from scratchpatch.data.sources import text as text_source
 from scratchpatch.errors import UserError
 
@@ -22,7 +23,7 @@ def intact_meta(place):
 
 def run(place, spec, layout="whole", mode="error"):
     source = sources.parse(spec)
-    build.build(place, source, layout, source.files(), mode, share=0.2)
+    build.build(place, source, layout, source.files(), BadRecords(mode), 0.2)
     return intact_meta(place)
 
 
@@ -33,7 +34,8 @@ def test_whole_keeps_the_order_of_the_source(tmp_path, write_texts, awkward):
     lengths = [len(d) + 1 for d in awkward]
     starts = np.array([sum(lengths[:i]) for i in range(len(awkward))])
     assert (place / "all.starts").read_bytes() == shards.pack_starts(starts, sum(lengths))
-    assert (meta["splits"]["all"]["documents"], meta["splits"]["all"]["bytes"]) == (len(awkward), sum(map(len, awkward)))
+    entry = meta["splits"]["all"]
+    assert (entry["documents"], entry["bytes"]) == (len(awkward), sum(map(len, awkward)))
     assert meta["checksum"] == hashlib.blake2b((place / "all.bin").read_bytes(), digest_size=16).hexdigest()
 
 
@@ -42,7 +44,7 @@ def test_the_checksum_knows_where_a_split_ends(tmp_path, write_texts, monkeypatc
     spec, checksums = write_texts([b"a", b"b", b"c", b"d"]), set()
     for dealt in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2]):
         names = iter(build.splits.SPLITS[split] for split in dealt)
-        monkeypatch.setattr(build.splits, "split_at", lambda *_, names=names: next(names))
+        monkeypatch.setattr(build.splits, "split_of", lambda *_, names=names: next(names))
         checksums.add(run(tmp_path / str(dealt), spec, "split")["checksum"])
     assert len(checksums) == 3
 
@@ -51,17 +53,17 @@ def test_each_split_is_a_shard(tmp_path, write_texts):
     documents = [bytes([i]) * (i + 1) for i in range(40)]
     meta = run(tmp_path / "index", write_texts(documents), "split")
     assert tuple(meta["splits"]) == build.splits.SPLITS
-    in_splits = {name: list(shards.Shard(str(tmp_path / "index"), entry).documents()) for name, entry in meta["splits"].items()}
-    assert all(in_splits.values()) and sorted(sum(in_splits.values(), [])) == sorted(documents)
-    for name, own in in_splits.items():
-        assert own == [d for d in documents if build.splits.split_of(build.splits.digest(d), 0.2) == name]
+    for name, entry in meta["splits"].items():
+        own = [d for d in documents if build.splits.split_of(build.splits.place(build.splits.digest(d)), 0.2) == name]
+        assert own and list(shards.Shard(str(tmp_path / "index"), entry).documents()) == own
 
 
 def test_it_leaves_nothing_beside_the_index(tmp_path, write_texts):
     place = tmp_path / "cache" / "index"
     run(place, write_texts([b"a", b"b"]))
     assert [p.name for p in place.parent.iterdir()] == ["index"]
-    assert sorted(p.name for p in place.iterdir()) == ["all.bin", "all.starts", "meta.json", "right-all.json", "seen.json"]
+    files = ["all.bin", "all.starts", "meta.json", "right-all.json", "seen.json"]
+    assert sorted(p.name for p in place.iterdir()) == files
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, write_lines):
@@ -176,7 +178,8 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, write_texts, monkeypa
     for owner, name in ((build, "_spill"), (build, "sync"), (build.Writer, "write"), (build.Writer, "finish")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
-            with pytest.raises(UserError, match=rf"cannot keep the stream index in {cache}/index \(.*No space left.*set data.cache_dir"):
+            says = rf"cannot keep the stream index in {cache}/index \(.*No space left.*set data.cache_dir"
+            with pytest.raises(UserError, match=says):
                 open_stream(spec, "all", str(cache))
         assert list((cache / "index").iterdir()) == []
 

@@ -13,7 +13,7 @@ from scratchpatch.data import build
 from scratchpatch.data.index import open_stream
 from scratchpatch.errors import UserError
 from scratchpatch.preparation.folder import prepare
-from scratchpatch.vocabulary import BOS
+from scratchpatch.vocabulary import BYTES
 
 SPLITS = ("train", "validation", "test")
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 def test_awkward_documents_survive(write_texts, cache, awkward):
     stream = open_stream(write_texts(awkward), "all", cache)
     assert list(stream.documents_iter()) == awkward
-    assert stream.read(0, len(stream)).tolist() == [t for d in awkward for t in (BOS, *d)]
+    assert stream.read(0, len(stream)).tolist() == [t for d in awkward for t in (BYTES.bos, *d)]
     assert (stream.documents, stream.bytes, stream.skipped) == (len(awkward), sum(map(len, awkward)), 0)
 
 
@@ -33,9 +33,9 @@ def test_splits_are_disjoint_and_cover_all(tmp_path_factory, documents):
     for number, data in enumerate(documents):
         (folder / f"{number:04}").write_bytes(data)
     spec, cache = f"text:{folder}/*", str(folder / "cache")
-    found = {split: documents_of(spec, split, cache, 0.3) for split in (*SPLITS, "all")}
-    assert found["all"] == documents
-    assert Counter(found["train"] + found["validation"] + found["test"]) == Counter(documents)
+    dealt = {split: documents_of(spec, split, cache, 0.3) for split in (*SPLITS, "all")}
+    assert dealt["all"] == documents
+    assert Counter(dealt["train"] + dealt["validation"] + dealt["test"]) == Counter(documents)
 
 
 def documents_of(spec, split, cache, held_out=0.2):
@@ -48,7 +48,10 @@ def documents_of(spec, split, cache, held_out=0.2):
 
 
 @settings(max_examples=8, deadline=None)
-@given(documents=st.lists(st.binary(min_size=1, max_size=3), min_size=3, max_size=30), more=st.lists(st.binary(min_size=1, max_size=3)))
+@given(
+    documents=st.lists(st.binary(min_size=1, max_size=3), min_size=3, max_size=30),
+    more=st.lists(st.binary(min_size=1, max_size=3)),
+)
 def test_a_document_that_is_added_moves_no_other_and_equal_ones_are_on_one_side(tmp_path_factory, documents, more):
     folder = tmp_path_factory.mktemp("texts")
     spec, cache = f"text:{folder}/*.txt", str(folder / "cache")
@@ -67,7 +70,8 @@ def test_a_document_falls_where_a_prepared_folder_puts_it(write_texts, cache, tm
     spec = write_texts([b"document %d" % i for i in range(120)])
     prepare(spec, str(tmp_path / "prepared"), held_out=0.2)
     for split in SPLITS:
-        assert sorted(documents_of(spec, split, cache)) == sorted(documents_of(f"prepared:{tmp_path}/prepared", split, cache))
+        prepared = documents_of(f"prepared:{tmp_path}/prepared", split, cache)
+        assert sorted(documents_of(spec, split, cache)) == sorted(prepared)
 
 
 def test_another_share_is_another_index(write_texts, cache):
@@ -83,12 +87,13 @@ def test_the_only_document_is_cut_by_bytes(write_texts, cache):
     assert pieces == [[text[:180]], [text[180:190]], [text[190:]]]
     assert list(open_stream(spec, "all", cache).documents_iter()) == [text]
     stream = open_stream(spec, "validation", cache)
-    assert stream.read(0, 3).tolist() == [BOS, 180, 181]
+    assert stream.read(0, 3).tolist() == [BYTES.bos, 180, 181]
 
 
 def test_a_split_without_documents_is_an_error(write_texts, cache):
     spec = write_texts([b"one", b"two", b""])
-    with pytest.raises(UserError, match=r"the validation split is empty.* of 3 document\(s\) none with bytes falls into its 2\.5%") as caught:
+    says = r"the validation split is empty.* of 3 document\(s\) none with bytes falls into its 2\.5%"
+    with pytest.raises(UserError, match=says) as caught:
         open_stream(spec, "validation", cache)
     share = float(re.search(r"set data\.held_out = ([\d.]+) ", str(caught.value))[1])
     assert open_stream(spec, "validation", cache, held_out=share).documents == 1
@@ -105,24 +110,29 @@ def test_where_no_share_would_do_none_is_named(write_texts, cache):
     assert "name data.validation_sources" in str(caught.value) and "held_out" not in str(caught.value)
 
 
-def test_a_standard_library_docstring_is_held_out_with_its_code_and_equal_documents_are_on_one_side(cache):
-    found = {(kind, split): open_stream(f"stdlib:{kind}", split, cache) for kind in ("code", "prose") for split in SPLITS}
-    trained_on = found["code", "train"].concatenated()
+def test_a_docstring_is_held_out_with_its_code_and_equal_documents_are_on_one_side(cache):
+    streams = {
+        (kind, split): open_stream(f"stdlib:{kind}", split, cache) for kind in ("code", "prose") for split in SPLITS
+    }
+    trained_on = streams["code", "train"].concatenated()
+    lines = set(trained_on.split(b"\n"))
     for split in ("validation", "test"):
-        assert 0.02 < found["code", split].bytes / found["code", "train"].bytes < 0.1
-        held_out = [d for d in found["prose", split].documents_iter() if d.count(b"\n") > 8 and d.isascii()]
-        leaks = [d for d in held_out if d.strip() in trained_on]
+        assert 0.02 < streams["code", split].bytes / streams["code", "train"].bytes < 0.1
+        held_out = [d for d in streams["prose", split].documents_iter() if d.count(b"\n") > 8 and d.isascii()]
+        # A text stands in another only where its inner lines are lines there, which is found out faster.
+        leaks = [d for d in held_out if set(d.strip().split(b"\n")[1:-1]) <= lines and d.strip() in trained_on]
         assert held_out and not leaks
         for kind in ("code", "prose"):
-            assert not set(found[kind, split].documents_iter()) & set(found[kind, "train"].documents_iter())
+            held_out = set(streams[kind, split].documents_iter())
+            assert held_out.isdisjoint(streams[kind, "train"].documents_iter())
 
 
 def test_the_text_of_a_run_has_the_checksum_and_key_that_it_had(write_texts, cache):
     """Numbers of before indexes were sealed: a run refuses other checksums, and entropies are found by the keys."""
     many = write_texts([b"document %d " % i * (i * i) for i in range(40)])
     one = write_texts([bytes(range(200)) * 500], "one")
-    found = [open_stream(spec, split, cache, held_out=0.2) for spec in (many, one) for split in ("train", "all")]
-    assert [(len(stream), stream.documents, stream.checksum, stream.key()) for stream in found] == [
+    streams = [open_stream(spec, split, cache, held_out=0.2) for spec in (many, one) for split in ("train", "all")]
+    assert [(len(stream), stream.documents, stream.checksum, stream.key()) for stream in streams] == [
         (99170, 21, "2013ebb2144c7cc7800c8a71ea163cec", "3e1fef7e1cfd0d7412cbc367"),
         (246235, 40, "93a6813836f57d25da0eac8959d5b5e1", "3d4e840acfac4e37820e0043"),
         (90001, 1, "ae2896d251fa082ea643a8b514cc7348", "43f3d128be69b265820ed778"),

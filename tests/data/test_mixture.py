@@ -9,7 +9,7 @@ def two(write_texts):
     return write_texts([b"a%d" % i for i in range(30)], "a"), write_texts([b"b%d" % i for i in range(20)], "b")
 
 
-def found(config, split):
+def read(config, split):
     return [(stream.spec, stream.split, weight) for stream, weight in streams_for(config, split)]
 
 
@@ -17,14 +17,14 @@ def test_sources_are_dealt_into_splits(make_config, two):
     a, b = two
     config = make_config([(a, 1), (b, 3)])
     for split in ("train", "validation", "test", "all"):
-        assert found(config, split) == [(a, split, 1.0), (b, split, 3.0)]
+        assert read(config, split) == [(a, split, 1.0), (b, split, 3.0)]
 
 
 def test_validation_sources_are_read_whole_and_free_the_rest_for_training(make_config, two):
     a, b = two
     config = make_config([(a, 1), ("stdlib:code", 2)], [(b, 1), ("stdlib:code", 1)])
-    assert found(config, "train") == [(a, "all", 1.0), ("stdlib:code", "train", 2.0)]
-    assert found(config, "validation") == [(b, "all", 1.0), ("stdlib:code", "validation", 1.0)]
+    assert read(config, "train") == [(a, "all", 1.0), ("stdlib:code", "train", 2.0)]
+    assert read(config, "validation") == [(b, "all", 1.0), ("stdlib:code", "validation", 1.0)]
     with pytest.raises(UserError, match="leaves no test split"):
         streams_for(config, "test")
 

@@ -26,7 +26,7 @@ def test_the_config_knows_the_same_shares():
 
 
 def test_shares_are_kept():
-    dealt = [splits.split_at(splits.name_place(f"{i}"), 0.05) for i in range(20_000)]
+    dealt = [splits.split_of(splits.name_place(f"{i}"), 0.05) for i in range(20_000)]
     shares = [dealt.count(split) / len(dealt) for split in splits.SPLITS]
     np.testing.assert_allclose(shares, [0.9, 0.05, 0.05], atol=0.005)
 
@@ -36,7 +36,7 @@ def test_the_least_share_is_one_that_does(places):
     least = splits.least_share(np.array(places, np.uint64))
 
     def does(share):
-        return {"train", "validation"} <= {splits.split_at(place, share) for place in places}
+        return {"train", "validation"} <= {splits.split_of(place, share) for place in places}
 
     shares = [thousandths / 1000 for thousandths in range(1, 401)]
     assert (least is None) == (not any(map(does, shares)))

@@ -36,7 +36,7 @@ def make(documents, shard_count=1):
                 writer.write(documents[document])
             shards.append(Shard(folder, writer.finish()))
             # The maps outlive the folder.
-            assert shards[-1].starts and len(shards[-1].mapped)
+            assert len(shards[-1].starts(0, 1)) == 1 and len(shards[-1].mapped)
         return IndexedStream("text:x", "train", shards, "c")
 
 

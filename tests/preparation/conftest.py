@@ -10,10 +10,12 @@ from scratchpatch.preparation import tasks
 
 
 def make_documents(count: int = 300) -> list[bytes]:
-    """A third of them said before; one spans several blocks, one is empty."""
+    """A third of them said before; one is long, one is empty."""
     random = np.random.default_rng(0)
-    words = [b"%d:" % i + random.integers(97, 123, int(size), np.uint8).tobytes() for i, size in enumerate(random.integers(1, 2000, count))]
-    words[7], words[8] = b"", random.integers(97, 123, 200_000, np.uint8).tobytes()
+    sizes = random.integers(1, 2000, count)
+    words = [b"%d:" % i + random.integers(97, 123, int(size), np.uint8).tobytes() for i, size in enumerate(sizes)]
+    words[7] = b""
+    words[8] = random.integers(97, 123, 200_000, np.uint8).tobytes()
     return words + [words[int(i)] for i in random.integers(0, count, count // 2)]
 
 

@@ -41,7 +41,7 @@ def test_a_folder_holds_every_document_once_in_its_split_in_the_order_of_digests
     path, said = folder
     distinct = sorted(set(documents), key=splits.digest)
     for split in SPLITS:
-        wanted = [data for data in distinct if splits.split_of(splits.digest(data), 0.1) == split]
+        wanted = [data for data in distinct if splits.split_of(splits.place(splits.digest(data)), 0.1) == split]
         assert documents_of(path, split, tmp_path) == wanted
         assert said["splits"][split] == {"documents": len(wanted), "bytes": sum(map(len, wanted))}
     assert Counter(documents_of(path, "all", tmp_path)) == Counter(distinct)
@@ -69,7 +69,7 @@ def test_the_files_are_the_same_for_any_tasks_runs_and_workers(folder, spec, sma
     assert contents(tmp_path / "other") == contents(path)
 
 
-@pytest.mark.parametrize("count", [1, 7, 40])
+@pytest.mark.parametrize("count", [1, 7])
 def test_the_stream_is_the_same_for_any_number_of_shards(folder, spec, tmp_path, count):
     path, _ = folder
     prepare(spec, str(tmp_path / "other"), count, 0.1)
@@ -77,7 +77,8 @@ def test_the_stream_is_the_same_for_any_number_of_shards(folder, spec, tmp_path,
         a, b = (open_stream(f"prepared:{p}", split, str(tmp_path)) for p in (path, tmp_path / "other"))
         assert (len(a), a.documents, a.checksum, a.key()) == (len(b), b.documents, b.checksum, b.key())
         np.testing.assert_array_equal(a.read(0, len(a)), b.read(0, len(b)))
-        np.testing.assert_array_equal(a.read_windows(np.arange(a.windows(100)), 100), b.read_windows(np.arange(a.windows(100)), 100))
+        windows = np.arange(a.windows(100))
+        np.testing.assert_array_equal(a.read_windows(windows, 100), b.read_windows(windows, 100))
 
 
 def test_a_folder_is_itself_a_source(folder, tmp_path):
@@ -100,7 +101,7 @@ def test_other_text_has_another_checksum(folder, tmp_path):
     assert streams[0].checksum != streams[1].checksum
 
 
-KILLS = [("run", 2), ("run", 3), ("shard", 2), ("publish", 3), ("meta", 1)]
+KILLS = [("run", 3), ("shard", 2), ("publish", 3), ("meta", 1)]
 
 
 def test_a_preparation_killed_at_any_moment_goes_on(folder, spec, tmp_path):
@@ -114,7 +115,7 @@ def test_a_preparation_killed_at_any_moment_goes_on(folder, spec, tmp_path):
         # What was finished by an attempt is not touched by the next ones.
         assert not summaries or summaries[-1].items() <= stamps.items()
         summaries.append(stamps)
-    assert [len(stamps) for stamps in summaries] == [0, 0, 1, 1, 3]
+    assert [len(stamps) for stamps in summaries] == [0, 1, 1, 3]
     assert child.run(argv, log) == 0, log.read_text()
     assert contents(out) == contents(folder[0])
 
@@ -141,7 +142,7 @@ def test_damage_is_named(spec, tmp_path, suffix):
         with pytest.raises(UserError, match=f"{path.name} holds {len(data) - 1} bytes instead of {len(data)}"):
             act()
     path.unlink()
-    with pytest.raises(UserError, match=f"{path.name} is missing: prepare the folder anew"):
+    with pytest.raises(UserError, match=f"{path.name} is missing: copy the folder anew, or remove it and"):
         open_stream(f"prepared:{out}", "train")
 
 
@@ -164,7 +165,8 @@ def stopped(spec, tmp_path, monkeypatch):
 def test_a_state_that_lies_is_named(spec, tmp_path, stopped, file):
     for text in ("null", "[]", "{", "[" * 5000, '{"documents": "3", "plan": 3, "train": []}'):
         (stopped / file).write_text(text)
-        with pytest.raises(UserError, match=f"{stopped}/{file}: .*; remove {stopped} and run the same command again") as caught:
+        says = f"{stopped}/{file}: .*; remove {stopped} and run the same command again"
+        with pytest.raises(UserError, match=says) as caught:
             prepare(spec, str(tmp_path / "out"), 3, 0.1)
         assert "\n" not in str(caught.value)
 
@@ -232,7 +234,8 @@ def test_a_record_that_holds_too_much_is_named_skipped_or_allowed(tmp_path):
 
 
 def test_a_folder_of_another_preparation_is_refused(folder, spec):
-    with pytest.raises(UserError, match="holds another preparation: shards: 3 -> 4; held_out: 0.1 -> 0.2; use another --out"):
+    says = "holds another preparation: shards: 3 -> 4; held_out: 0.1 -> 0.2; use another --out"
+    with pytest.raises(UserError, match=says):
         prepare(spec, str(folder[0]), 4, 0.2)
 
 
@@ -302,8 +305,8 @@ def test_a_folder_behind_a_url(folder, spec, tmp_path, monkeypatch, protocol):
             prepare(spec, url, 3, 0.1)
     said = prepare(spec, url, 3, 0.1)
     assert said["splits"] == folder[1]["splits"] == prepare(spec, url, 3, 0.1)["splits"]
-    found = {path.rpartition("/")[2]: files.cat_file(path) for path in files.find(f"{tmp_path}/out")}
-    assert found == contents(folder[0])
+    written = {path.rpartition("/")[2]: files.cat_file(path) for path in files.find(f"{tmp_path}/out")}
+    assert written == contents(folder[0])
     assert not list((tmp_path / "cache" / "prepare").iterdir())
     here, there = (open_stream(f"prepared:{p}", "train", str(tmp_path / "cache")) for p in (folder[0], url))
     windows = np.random.default_rng(0).integers(0, here.windows(1000), 50)

@@ -35,7 +35,8 @@ def wait_until(true) -> None:
 
 
 def test_a_worker_that_dies_is_an_error_with_a_fix():
-    with pytest.raises(UserError, match="a worker process died, perhaps for lack of memory: the same command goes on; give it fewer --workers"):
+    says = "a worker process died, perhaps for lack of memory: the same command goes on; give it fewer --workers"
+    with pytest.raises(UserError, match=says):
         local.each(os._exit, [(1,), (1,)], [1, 1], 2, "x")
 
 
