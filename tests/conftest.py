@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["SCRATCHPATCH_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "scratchpatch")
+# Configs of experiments name files in this folder, which no test reads.
+os.environ.setdefault("SCRATCHPATCH_DATA", os.devnull)
 
 import jax
 import pytest

@@ -27,9 +27,10 @@ from scratchpatch.checkpoints import durable, run_text, workdir
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.data import index
 from scratchpatch.errors import UserError
-from scratchpatch.evaluation import evaluate as verbs
+from scratchpatch.evaluation.evaluate import evaluate
 from scratchpatch.inference.loading import load_hf_blt
 from scratchpatch.preparation.folder import prepare
+from scratchpatch.report.evaluation import write_evaluation
 from scratchpatch.report.page import write_report
 from scratchpatch.training import loop
 from tests import runs
@@ -115,13 +116,13 @@ def _config(folder: Path):
         "data.cache_dir": str(folder / "cache"),
         "trigger.gain": 0.01,
     }
-    return runs.config(folder, fields)
+    return runs.config(folder, runs.SHALLOW | fields)
 
 
 def _train(folder: Path) -> None:
     with _patched():
         loop.train(_config(folder), folder / "run")
-    verbs.evaluate(folder / "run", max_bytes=200)
+    write_evaluation(folder / "run", evaluate(folder / "run", max_bytes=200).comparisons(), step_named=False)
     sp.load(folder / "run")
 
 
@@ -159,7 +160,10 @@ def _resume(folder: Path) -> tuple[int, str] | str:
     def compiling(_):
         raise _Compiling
 
-    with mock.patch.object(Checkpoints, "restore_latest", restoring), mock.patch.object(loop.background, "start", compiling):
+    with (
+        mock.patch.object(Checkpoints, "restore_latest", restoring),
+        mock.patch.object(loop.background, "start", compiling),
+    ):
         # What fails is tried again at once.
         with mock.patch.object(durable, "_PAUSES", ()), contextlib.suppress(_Compiling):
             try:
@@ -264,7 +268,11 @@ def _write_hf(folder: Path) -> None:
 
 # Nothing in the folder says what its numbers were.
 HF = Subject(
-    "hf", _write_hf, "blt", {"load": lambda folder: digest(load_hf_blt(folder / "blt", 128, 128).weights)}, lambda *_: True
+    "hf",
+    _write_hf,
+    "blt",
+    {"load": lambda folder: digest(load_hf_blt(folder / "blt", 128, 128).weights)},
+    lambda *_: True,
 )
 
 

@@ -20,9 +20,9 @@ sharding config config_flags config_fields
 files json_files progress errors output places platforms schema vocabulary precision compilation_cache background
 """
 LEVELS = {room: level for level, line in enumerate(ORDER.strip().splitlines()) for room in line.split()}
-# What may import by a string: the package itself its public names, so that `import scratchpatch` does not load JAX; the
-# data the optional packages of formats, and the modules of the standard library that are sources of text.
-BY_STRING = {"scratchpatch", "scratchpatch.data.extras", "scratchpatch.data.stdlib"}
+# What may import by a string: the package itself its public names, so that `import scratchpatch` does not load JAX, and
+# the data the optional packages of formats.
+BY_STRING = {"scratchpatch", "scratchpatch.data.extras"}
 
 
 def module_name(path: Path) -> str:

@@ -5,6 +5,7 @@ Legend: B rows, L byte positions, M = L + 1 tokens.
 
 import functools
 import json
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,13 @@ from scratchpatch import config as config_lib
 from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
+from scratchpatch.patching.rows import Rows
+from scratchpatch.patching.rows import pack as pack_rows
+from scratchpatch.patching.scores import Signals
 from scratchpatch.vocabulary import BYTES
 
 WINDOW = 72
+BOS, PAD = BYTES.bos, BYTES.pad
 
 
 def _supported(options):
@@ -126,9 +131,9 @@ def _with_gradient(key: str):
 
     def value(params, w, tokens_BM):
         output = weights_lib.merge(definition, {**w, "params": params})(tokens_BM[:, :-1])
-        nats_BL = loss_lib.nats(output.logits_BLV, tokens_BM[:, 1:])
+        nats_BL = loss_lib.nats(output.logits_BLV, tokens_BM[:, 1:], BYTES)
         if output.head_logits_BLV is not None:
-            nats_BL += loss_lib.nats(output.head_logits_BLV, tokens_BM[:, 1:])
+            nats_BL += loss_lib.nats(output.head_logits_BLV, tokens_BM[:, 1:], BYTES)
         return nats_BL.mean(), output
 
     gradient = jax.grad(value, has_aux=True)
@@ -137,14 +142,24 @@ def _with_gradient(key: str):
 
 @functools.lru_cache
 def _weights(key: str):
-    weights = weights_lib.init(config_lib.from_flat(json.loads(key)), 0)
-    rng = np.random.default_rng(0)
+    made = config_lib.from_flat(json.loads(key))
+    # Drawn here, because a model's own initialisation takes seconds to compile.
+    _, weights = weights_lib.abstract(made)
 
-    def jitter(path, x):
-        sharpen = 30.0 if "projection" in jax.tree_util.keystr(path) and x.shape[-1] > 200 else 1.0
-        return x * (sharpen * rng.uniform(0.7, 1.3, x.shape)).astype(np.float32)
+    def draw(path, x):
+        name = jax.tree_util.keystr(path)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        if "scale" in name:
+            return rng.uniform(0.7, 1.3, x.shape).astype(np.float32)
+        deviation = 1.0 if "'embedding'" in name else x.shape[-2] ** -0.5 if x.ndim > 1 else 0.02
+        sharpen = 3.0 if "projection" in name and x.shape[-1] == BYTES.rows else 1.0
+        return jnp.asarray(rng.normal(size=x.shape) * deviation * sharpen, jnp.float32)
 
-    return {**weights, "params": jax.tree_util.tree_map_with_path(jitter, weights["params"])}
+    drawn = jax.tree_util.tree_map_with_path(draw, weights)
+    start = layout.initial_thresholds(made)
+    if weights["thresholds"]:
+        drawn["thresholds"] = {"patching_threshold": start.patching, "trigger_threshold": start.trigger}
+    return drawn
 
 
 def weights(made):
@@ -171,9 +186,15 @@ def with_thresholds(w, **thresholds):
     return {**w, "thresholds": {**w["thresholds"], **new}}
 
 
+def rows(tokens_BL) -> Rows:
+    """The rows of a batch of byte tokens."""
+    return pack_rows(jnp.asarray(tokens_BL), BYTES)
+
+
 def decide(made, tokens_BL, entropy_BL, **thresholds) -> layout.Layout:
     """The layout of a batch at the config's thresholds, or at others."""
     start = layout.initial_thresholds(made)
     patching = jnp.float32(thresholds.get("patching", start.patching))
     trigger = jnp.float32(thresholds.get("trigger", start.trigger))
-    return layout.decide(made, jnp.asarray(tokens_BL), jnp.asarray(entropy_BL), layout.Thresholds(patching, trigger))
+    signals = Signals(jnp.asarray(entropy_BL))
+    return layout.decide(made, rows(tokens_BL), signals, layout.Thresholds(patching, trigger))

@@ -11,9 +11,9 @@ from scratchpatch.verbs import verb
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
-    from scratchpatch.accounting.account import account, table
+    from scratchpatch.accounting.account import account, text
 
-    answer.show(account(values.config), values, table)
+    answer.show(account(values.config), values, text)
 
 
 VERB = verb.Verb("account", __doc__, _run, (verb.JSON,), config=True, required=("config",))

@@ -21,9 +21,9 @@ _FLAGS = (verb.JSON, verb.choice("what", _HELP, "all", enum_values=_WHAT))
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
     compilation_cache.enable()
-    from scratchpatch.bench import run, table
+    from scratchpatch.bench import run, text
 
-    answer.show(run(values.what, values.config), values, table)
+    answer.show(run(values.what, values.config), values, text)
 
 
 VERB = verb.Verb("bench", __doc__, _run, _FLAGS, config=True, positional=("what",))

@@ -66,11 +66,9 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     from scratchpatch.checkpoints import housekeeping
 
     if values.action == "list":
-        listing = housekeeping.listing(housekeeping.reader_of(workdir))
-        listing["durable"] = housekeeping.durable_listing(workdir)
-        answer.show(listing, values, housekeeping.listing_table)
+        answer.show(housekeeping.listing(workdir), values, housekeeping.listing_table)
     elif values.action == "verify":
-        verdict = housekeeping.verify(housekeeping.reader_of(workdir), values.step)
+        verdict = housekeeping.verify(workdir, values.step)
         answer.show(verdict, values, housekeeping.verify_table)
         if complaint := housekeeping.complaint(verdict):
             raise UserError(complaint)

@@ -38,16 +38,17 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     workdir = verb.existing(values, "workdir")
     compilation_cache.enable()
     from scratchpatch.evaluation.evaluate import evaluate
+    from scratchpatch.report.evaluation import write_evaluation
 
-    def tell(result: dict) -> None:
-        answer.show(result, values, output.as_table)
-        if values.output:
-            answer.file(values.output, output.as_json(result) + "\n")
-
-    evaluate(
+    evaluation = evaluate(
         workdir, source=values.source, split=values.split, overrides=dict(values.override), step=values.step,
-        max_bytes=values.max_bytes, devices=values.devices, compressor_bytes=values.compressor_bytes, tell=tell,
+        max_bytes=values.max_bytes, devices=values.devices, compressor_bytes=values.compressor_bytes,
     )
+    answer.show(evaluation.result, values, output.as_table)
+    if values.output:
+        answer.file(values.output, output.as_json(evaluation.result) + "\n")
+    if evaluation.for_the_page:
+        write_evaluation(workdir, evaluation.comparisons(), step_named=values.step is not None)
 
 
 VERB = verb.Verb("eval", __doc__, _run, _FLAGS, _check, required=("workdir",))

@@ -18,6 +18,9 @@ examples:
 
 import sys
 import time
+from pathlib import Path
+
+from absl import logging
 
 from scratchpatch import compilation_cache
 from scratchpatch.distributed import heartbeat, rendezvous
@@ -56,16 +59,32 @@ def _run(values: verb.Flags, answer: verb.Answer) -> int:
         try:
             heartbeat.start()
             compilation_cache.enable()
-            from scratchpatch.distributed import last_words, processes
+            from scratchpatch.distributed import processes
 
             processes.start(values.distributed)
             from scratchpatch.training.loop import train
 
-            with last_words.told():
+            with processes.last_words():
                 finished = train(values.config, values.workdir, began, notices)
+                page = Path(values.workdir) / "report.html"
+                # The page is missing where the run was killed after its last checkpoint.
+                if finished and (notices.first_step or not processes.first(page.exists)):
+                    processes.first(lambda: _write_report(values.workdir))
         except Stopped:
             print(f"scratchpatch: stopped by {notices.stopped_by} before anything began", file=sys.stderr)
     return 0 if finished else values.stopped_code
+
+
+def _write_report(workdir: str) -> None:
+    """Write the page of a finished run. Where that fails the run is still finished, and a warning names the command."""
+    from scratchpatch.report.page import write_report
+    from scratchpatch.report.run_folder import command
+
+    try:
+        logging.info("report: %s", write_report(workdir))
+    except Exception as error:
+        reason = str(error) if isinstance(error, (OSError, UserError)) else f"{type(error).__name__}: {error}"
+        logging.warning("no report (%s); the run is finished, and `%s` makes it", reason, command("report", workdir))
 
 
 VERB = verb.Verb("train", __doc__, _run, _FLAGS, _check, config=True, required=("config", "workdir"))

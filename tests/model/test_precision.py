@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.kernels import choice, staircase_xla
+from scratchpatch.kernels import choice, xla
 from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.training import step
@@ -29,8 +29,9 @@ def of_gradient(fields) -> set[str]:
     config = tiny.config(LAYERS | fields)
     definition, weights = weights_lib.abstract(config)
     rest = {part: x for part, x in weights.items() if part != "params"}
-    gradient = jax.jit(lambda p, rest, tokens: jax.grad(loss_lib.loss, has_aux=True)(p, rest, definition, tokens, 9.0, 1.0))
-    return precisions(gradient.lower(weights["params"], rest, jax.ShapeDtypeStruct((2, tiny.WINDOW + 1), jnp.int32)))
+    gradient = jax.jit(jax.grad(loss_lib.loss, has_aux=True), static_argnums=(2, 4, 5))
+    tokens = jax.ShapeDtypeStruct((2, tiny.WINDOW + 1), jnp.int32)
+    return precisions(gradient.lower(weights["params"], rest, definition, tokens, 9.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def of_gradient(fields) -> set[str]:
     ids=["dense", "tiled", "splash", "pallas"],
 )
 def test_every_product_of_a_loss_and_its_gradient_is_as_exact_as_the_dtype(monkeypatch, fields, platform, chunk):
-    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
+    monkeypatch.setattr(xla, "CHUNK", chunk)
     with choice.platform(platform, interpret=True) if platform else contextlib.nullcontext():
         assert of_gradient(fields) == {"HIGHEST, HIGHEST"}
         if platform != "gpu":

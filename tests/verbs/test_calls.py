@@ -29,10 +29,10 @@ def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
 
 
 def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir, tmp_path):
-    def evaluate(*_, tell, **__):
+    def evaluate(*_, **__):
         print("chatter")
         logging.warning("a warning")
-        tell({"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]})
+        return types.SimpleNamespace(result={"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]}, for_the_page=False)
 
     calls = stand_in("scratchpatch.evaluation.evaluate", evaluate=evaluate)
     output = tmp_path / "out.json"
@@ -45,13 +45,12 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
     overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
     asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1}
     ((arguments, named),) = calls
-    del named["tell"]
     assert arguments == (workdir,) and named == asked | {"compressor_bytes": 1 << 24}
 
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
-    result = {"bpb": 2.5, "split": "validation"}
-    stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, tell, **__: tell(result))
+    evaluation = types.SimpleNamespace(result={"bpb": 2.5, "split": "validation"}, for_the_page=False)
+    stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, **__: evaluation)
     assert cli.main(["eval", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out == "bpb    2.5\nsplit  validation\n"
 
@@ -95,7 +94,7 @@ def test_generate_keeps_every_byte(capfdbinary, generating, workdir, tmp_path):
 
 
 def test_account_prints_its_table_or_json(capsys, stand_in, config_file):
-    stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, table=lambda d: f"seed {d['seed']}")
+    stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, text=lambda d: f"seed {d['seed']}")
     argv = ["account", f"--config={config_file}", "--config.seed=3"]
     assert cli.main(argv) == 0
     assert cli.main([*argv, "--json"]) == 0
@@ -103,7 +102,7 @@ def test_account_prints_its_table_or_json(capsys, stand_in, config_file):
 
 
 def test_bench_takes_what_to_measure_by_position(capsys, stand_in, config_file):
-    calls = stand_in("scratchpatch.bench", run=lambda what, c: {"what": what}, table=lambda d: d["what"])
+    calls = stand_in("scratchpatch.bench", run=lambda what, c: {"what": what}, text=lambda d: d["what"])
     assert cli.main(["bench"]) == 0
     assert cli.main(["bench", "data", "--json", f"--config={config_file}"]) == 0
     assert capsys.readouterr().out == 'all\n{"what": "data"}\n'

@@ -90,7 +90,7 @@ def test_standard_output_that_is_full_is_one_line(capsys, monkeypatch, stand_in,
         def flush(self):
             raise OSError(28, "No space left on device")
 
-    stand_in("scratchpatch.accounting.account", account=lambda c: {}, table=lambda d: "a table")
+    stand_in("scratchpatch.accounting.account", account=lambda c: {}, text=lambda d: "a table")
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert cli.main(["account", f"--config={config_file}"]) == 1

@@ -128,7 +128,7 @@ def test_a_tilde_means_home_in_every_flag_that_takes_a_path(monkeypatch):
 
 def test_a_tilde_means_home_in_config(capsys, monkeypatch, stand_in, tmp_path, config_file):
     monkeypatch.setenv("HOME", str(tmp_path))
-    calls = stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, table=lambda d: "")
+    calls = stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, text=lambda d: "")
     assert cli.main(["account", "--config=~/experiment.py", "--config.seed=3"]) == 0
     assert len(calls) == 2 and capsys.readouterr().out == "\n"
     assert f"config file {tmp_path}/no.py does not exist" in wrong(capsys, "account", "--config=~/no.py")
