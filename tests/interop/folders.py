@@ -29,7 +29,9 @@ def settings(k: int = 2, functions: int = 1, all_layers: bool = False, wide: boo
         "encoder_config": LAYERS
         | cross
         | {"num_hidden_layers": 2, "cross_attn_all_layers": all_layers, "intermediate_size": 42},
-        "decoder_config": LAYERS | cross | {"num_hidden_layers": 2, "cross_attn_all_layers": True, "intermediate_size": 40},
+        "decoder_config": LAYERS
+        | cross
+        | {"num_hidden_layers": 2, "cross_attn_all_layers": True, "intermediate_size": 40},
         "global_config": LAYERS
         | {"hidden_size": big, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4}
         | {"num_key_value_heads": 2},

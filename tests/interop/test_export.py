@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import scratchpatch as sp
 from scratchpatch.errors import UserError
+from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import export, safetensors_folder
 from scratchpatch.model import weights as weights_lib
 from tests import tiny
@@ -31,43 +32,53 @@ KINDS = {
 }
 
 
+def model(fields=None) -> LanguageModel:
+    config = tiny.config(fields)
+    return LanguageModel(config, tiny.weights(config))
+
+
+def assert_same(weights, others):
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), weights, others)
+    assert all(jax.tree.leaves(same))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_comes_back_bit_for_bit(tmp_path, kind):
-    lm = sp.init(tiny.config(KINDS[kind]), seed=3)
-    lm.weights["thresholds"]["trigger_threshold"] = np.float32(1.25)
+    lm = model(KINDS[kind])
+    lm = lm.with_weights(tiny.with_thresholds(lm.weights, trigger=1.25), 3)
     sp.export(lm, tmp_path / "out")
     back = sp.load(tmp_path / "out")
-    assert back.config.to_dict() == lm.config.to_dict()
-    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), lm.weights, back.weights)
-    assert all(jax.tree.leaves(same))
-    assert np.array_equal(back.score(b"some text"), lm.score(b"some text"))
+    assert back.config.to_dict() == lm.config.to_dict() and back.step == lm.step
+    assert_same(lm.weights, back.weights)
 
 
-def test_names_are_paths(tmp_path):
-    sp.export(sp.init(tiny.config()), tmp_path / "out")
-    found = load_file(tmp_path / "out" / "model.safetensors")
-    assert found["params.trunk.stack.block.ffn.up.kernel"].shape[:2] == (2, 32)
-    assert found["thresholds.trigger_threshold"].shape == ()
-    about = json.loads((tmp_path / "out" / "config.json").read_text())
+def test_a_model_that_comes_back_scores_as_before(lm, exported):
+    assert np.array_equal(sp.load(exported).score(b"some text"), lm.score(b"some text"))
+
+
+def test_names_are_paths(exported):
+    arrays = load_file(exported / "model.safetensors")
+    assert arrays["params.trunk.stack.block.ffn.up.kernel"].shape[:2] == (2, 32)
+    assert arrays["thresholds.trigger_threshold"].shape == ()
+    about = json.loads((exported / "config.json").read_text())
     assert about["config"]["model.trunk.d_model"] == 32 and about["step"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_are_written_one_by_one_and_come_back(tmp_path, kind):
-    lm = sp.init(tiny.config(KINDS[kind]), seed=3)
+    lm = model(KINDS[kind])
     sp.export(lm, tmp_path / "unstacked", layout="unstacked")
     back = sp.load(tmp_path / "unstacked")
-    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), lm.weights, back.weights)
-    assert all(jax.tree.leaves(same))
-    found = load_file(tmp_path / "unstacked" / "model.safetensors")
+    assert_same(lm.weights, back.weights)
+    arrays = load_file(tmp_path / "unstacked" / "model.safetensors")
     stacked = weights_lib.named(lm.weights, ".")
     for layer in range(2):
         name = f"params.trunk.stack.block.{layer}.ffn.up.kernel"
-        assert np.array_equal(found[name], stacked["params.trunk.stack.block.ffn.up.kernel"][layer])
+        assert np.array_equal(arrays[name], stacked["params.trunk.stack.block.ffn.up.kernel"][layer])
     # Every array of a stack is cut, and of nothing else.
-    cut = {name for name in stacked if name not in found}
+    cut = {name for name in stacked if name not in arrays}
     assert cut == {name for name in stacked if ".stack.block." in name}
-    assert sum(x.size for x in found.values()) == sum(x.size for x in stacked.values())
+    assert sum(x.size for x in arrays.values()) == sum(x.size for x in stacked.values())
     # From one layout to the other and back: the same files.
     sp.export(back, tmp_path / "stacked")
     sp.export(lm, tmp_path / "as it was")
@@ -75,8 +86,8 @@ def test_layers_are_written_one_by_one_and_come_back(tmp_path, kind):
     assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_layer_that_is_missing_or_misshapen_is_named(tmp_path):
-    sp.export(sp.init(tiny.config()), tmp_path / "out", layout="unstacked")
+def test_a_layer_that_is_missing_or_misshapen_is_named(lm, tmp_path):
+    sp.export(lm, tmp_path / "out", layout="unstacked")
     path = tmp_path / "out" / "model.safetensors"
     whole = load_file(path)
     name = "params.trunk.stack.block.{}.ffn.up.kernel"
@@ -94,43 +105,43 @@ def test_a_layer_that_is_missing_or_misshapen_is_named(tmp_path):
             sp.load(tmp_path / "out")
 
 
-def test_all_that_is_wrong_is_named(tmp_path):
-    sp.export(sp.init(tiny.config()), tmp_path / "out")
-    path = tmp_path / "out" / "model.safetensors"
-    found = load_file(path)
-    found["params.spare"] = np.zeros(3, np.float32)
-    del found["params.decoder.null"]
-    found["params.pooling.norm.scale"] = np.zeros(5, np.float32)
-    save_file(found, path)
+def test_all_that_is_wrong_is_named(exported):
+    path = exported / "model.safetensors"
+    arrays = load_file(path)
+    arrays["params.spare"] = np.zeros(3, np.float32)
+    del arrays["params.decoder.null"]
+    arrays["params.pooling.norm.scale"] = np.zeros(5, np.float32)
+    save_file(arrays, path)
     with pytest.raises(UserError) as error:
-        sp.load(tmp_path / "out")
-    for words in ("missing params.decoder.null", "extra params.spare [3]", "params.pooling.norm.scale has shape [5], wanted [16]"):
+        sp.load(exported)
+    for words in (
+        "missing params.decoder.null",
+        "extra params.spare [3]",
+        "params.pooling.norm.scale has shape [5], wanted [16]",
+    ):
         assert words in str(error.value)
 
 
-def test_a_folder_in_use_is_left_alone(tmp_path):
+def test_a_folder_in_use_is_left_alone(lm, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something"):
-        sp.export(sp.init(tiny.config()), tmp_path)
+        sp.export(lm, tmp_path)
 
 
-def test_an_exported_model_has_one_step(tmp_path):
-    sp.export(sp.init(tiny.config()), tmp_path / "out")
+def test_an_exported_model_has_one_step(exported):
     with pytest.raises(UserError, match="has no other steps"):
-        sp.load(tmp_path / "out", step=3)
+        sp.load(exported, step=3)
 
 
-def test_an_exported_model_is_spread_over_devices(tmp_path):
-    lm = sp.init(tiny.config(), seed=3)
-    sp.export(lm, tmp_path / "out")
-    found = sp.load(tmp_path / "out", devices=4).weights
-    assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {4}
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(lm.weights))
+def test_an_exported_model_is_spread_over_devices(lm, exported):
+    weights = sp.load(exported, devices=4).weights
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(weights)} == {4}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(weights), jax.device_get(lm.weights))
 
 
 @pytest.fixture(scope="module")
 def lm():
-    return sp.init(tiny.config())
+    return model()
 
 
 @pytest.fixture
@@ -152,7 +163,8 @@ def test_files_have_the_modes_of_the_umask(lm, tmp_path, umask, mode):
         sp.export(lm, tmp_path / "out")
     finally:
         os.umask(before)
-    assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "out").iterdir()} == {"model.safetensors": mode, "config.json": mode}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert modes == {"model.safetensors": mode, "config.json": mode}
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -184,7 +196,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(lm, tmp_path, monkeypatch, m
     assert sp.load(out).step == 0
 
 
-@pytest.mark.parametrize("module, function", [(safetensors_folder, "save_file"), (safetensors_folder.os, "replace"), (export, "replace_text")])
+@pytest.mark.parametrize(
+    "module, function",
+    [(safetensors_folder, "save_file"), (safetensors_folder.os, "replace"), (export, "replace_text")],
+)
 def test_what_a_kill_leaves_is_no_model(lm, tmp_path, monkeypatch, module, function):
     whole, left = getattr(module, function), tmp_path / "left"
 
@@ -225,7 +240,8 @@ def test_weights_that_are_not_finite_are_named_and_not_exported(lm, tmp_path):
     weights = jax.tree.map(np.array, lm.weights)
     weights["params"]["decoder"]["null"][3] = np.nan
     weights["params"]["encoder"]["embedding"]["embedding"][0, 0] = np.inf
-    with pytest.raises(UserError, match="the model hold NaN or infinite numbers, in params.decoder.null, params.encoder.embedding.embedding: use"):
+    names = "params.decoder.null, params.encoder.embedding.embedding"
+    with pytest.raises(UserError, match=f"the model hold NaN or infinite numbers, in {names}: use"):
         sp.export(lm.with_weights(weights, 3), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -260,7 +276,13 @@ def test_a_config_of_another_shape_is_one_line_that_names_the_field(exported, ch
 
 @pytest.mark.parametrize(
     "text, words",
-    [("", "no JSON"), ("null", "Expected object"), ("{}", "required field config"), ("[" * 5000 + "]" * 5000, "nested"), ("\xff", "no UTF-8")],
+    [
+        ("", "no JSON"),
+        ("null", "Expected object"),
+        ("{}", "required field config"),
+        ("[" * 5000 + "]" * 5000, "nested"),
+        ("\xff", "no UTF-8"),
+    ],
 )
 def test_a_config_that_is_none_is_one_line(exported, text, words):
     (exported / "config.json").write_text(text, encoding="latin-1")
@@ -275,14 +297,15 @@ def test_an_export_through_links_and_from_another_folder(exported, tmp_path, mon
     assert sp.load("link").step == 0
 
 
-def test_a_file_that_is_not_what_was_exported_is_refused(tmp_path):
-    sp.export(sp.init(tiny.config()), tmp_path / "out")
+def test_a_file_that_is_not_what_was_exported_is_refused(lm, tmp_path):
+    sp.export(lm, tmp_path / "out")
     path, about = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "config.json"
     data = bytearray(path.read_bytes())
     # The last byte is of a number, and no header tells what that was.
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match="model.safetensors is not what was exported .* take `checksum` out of config.json"):
+    words = "model.safetensors is not what was exported .* take `checksum` out of config.json"
+    with pytest.raises(UserError, match=words):
         sp.load(tmp_path / "out")
     document = json.loads(about.read_text())
     about.write_text(json.dumps(document | {"checksum": [1, "2"]}))
@@ -294,5 +317,5 @@ def test_a_file_that_is_not_what_was_exported_is_refused(tmp_path):
 
 
 def test_a_config_whose_threshold_is_infinite_comes_back(tmp_path):
-    sp.export(sp.init(tiny.config({"trigger.threshold": float("inf")})), tmp_path / "out")
+    sp.export(model({"trigger.threshold": float("inf")}), tmp_path / "out")
     assert sp.load(tmp_path / "out").config.trigger.threshold == float("inf")

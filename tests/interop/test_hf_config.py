@@ -29,7 +29,8 @@ def test_a_config_that_transformers_writes_is_read(tmp_path):
     found = read(tmp_path, written)
     assert found.config == read(tmp_path, folders.settings()).config
     # No tier reads what stands at the top.
-    at_top = {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}, "rope_theta": 3.0, "rope_scaling": {"type": "linear"}}
+    at_top = {"rope_theta": 3.0, "rope_scaling": {"type": "linear"}}
+    at_top["rope_parameters"] = {"rope_type": "yarn", "factor": 4.0}
     assert read(tmp_path, written | at_top).config == found.config
 
 
@@ -86,13 +87,13 @@ def test_a_decoder_that_reads_its_context_once(tmp_path, value):
         ("global_config.num_hidden_layers", 10**400, "global_config.num_hidden_layers: "),
         ("patcher_config.num_hidden_layers", 0, "patcher_config.num_hidden_layers: Expected int >= 1"),
         ("patcher_config.num_attention_heads", 0, "patcher_config.num_attention_heads: Expected int >= 1"),
-        ("patcher_config.num_attention_heads", 5, r"patcher_config.num_attention_heads = 5 \(must divide hidden_size = 24"),
+        ("patcher_config.num_attention_heads", 5, r"num_attention_heads = 5 \(must divide hidden_size = 24"),
         ("global_config.num_key_value_heads", 3, r"num_key_value_heads = 3 \(must divide num_attention_heads = 4\)"),
         ("encoder_config.head_dim", 4, r"encoder_config.head_dim = 4 \(only 8\)"),
         ("decoder_config.rms_norm_eps", "small", "decoder_config.rms_norm_eps: Expected float, got str"),
         ("decoder_config.rope_parameters", [], "decoder_config.rope_parameters: Expected object.*, got array"),
-        ("decoder_config.rope_parameters", {"rope_theta": {}}, "rope_parameters.rope_theta: Expected float.*, got object"),
-        ("decoder_config.rope_scaling", {"type": "linear"}, r"decoder_config.rope_scaling.rope_type = 'linear' \(only 'default'\)"),
+        ("decoder_config.rope_parameters", {"rope_theta": {}}, "rope_theta: Expected float.*, got object"),
+        ("decoder_config.rope_scaling", {"type": "linear"}, r"rope_scaling.rope_type = 'linear' \(only 'default'\)"),
         ("decoder_config.intermediate_size", 10**6, "model.ffn_multiplier = .* must lie between"),
         ("decoder_config.cross_attn_k", 3, r"decoder_config.cross_attn_k = 3 \(only 2\)"),
         ("patcher_config", [], "patcher_config: Expected object.*, got array"),
@@ -110,7 +111,7 @@ def test_a_decoder_that_reads_its_context_once(tmp_path, value):
         ("encoder_hash_byte_group_nb_functions", 12, "encoder_hash_byte_group_nb_functions: Expected int <= 11"),
         ("flux\x1b[31m", "x" * 10**5, r"flux\\x1b\[31m = 'xxx.*\.\.\."),
     ],
-)  # fmt: skip
+)
 def test_a_field_of_another_type_or_size_is_named(tmp_path, field, value, words):
     config = copy.deepcopy(folders.settings())
     *tier, name = field.split(".")

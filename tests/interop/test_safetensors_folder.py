@@ -40,7 +40,8 @@ def write(path, header, data=b"", length=None):
 def test_an_index_names_files_of_its_folder_alone(tmp_path):
     shards(tmp_path / "outside")
     inside = tmp_path / "folder"
-    for name in ("../outside/b.safetensors", f"{tmp_path}/outside/b.safetensors", "./b.safetensors", "", "b\0", "..", "x" * 5000):
+    outside = ("../outside/b.safetensors", f"{tmp_path}/outside/b.safetensors")
+    for name in (*outside, "./b.safetensors", "", "b\0", "..", "x" * 5000):
         shards(inside, {"a": "a.safetensors", "b": name})
         said = refused(inside, "weight_map.b: .* no plain relative path|lacks xxx")
         assert INDEX in said
@@ -84,9 +85,18 @@ def test_a_snapshot_of_the_hub_is_a_folder_of_links(tmp_path, name):
     "weight_map, words",
     [
         ({"a": "a.safetensors", "b": "a.safetensors"}, "weight_map.b is a.safetensors, but that array is in no file"),
-        ({"a": "b.safetensors", "b": "a.safetensors"}, "weight_map.a is b.safetensors, but that array is in a.safetensors; weight_map.b"),
-        ({"a": "a.safetensors", "c": "b.safetensors"}, "weight_map.c is .* in no file; weight_map lacks b, which is in b.safetensors"),
-        ({"a": "a.safetensors", "b": "b.safetensors", "c\x1b[31m": "a.safetensors"}, r"weight_map.c\\x1b\[31m is a.safetensors"),
+        (
+            {"a": "b.safetensors", "b": "a.safetensors"},
+            "weight_map.a is b.safetensors, but that array is in a.safetensors; weight_map.b",
+        ),
+        (
+            {"a": "a.safetensors", "c": "b.safetensors"},
+            "weight_map.c is .* in no file; weight_map lacks b, which is in b.safetensors",
+        ),
+        (
+            {"a": "a.safetensors", "b": "b.safetensors", "c\x1b[31m": "a.safetensors"},
+            r"weight_map.c\\x1b\[31m is a.safetensors",
+        ),
     ],
 )
 def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path, weight_map, words):
@@ -132,9 +142,15 @@ def test_an_index_of_another_shape_is_one_line(tmp_path, text, words):
         ({"a": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 8]}}, b"1" * 8, None, "overflow"),
         ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, b"1" * 8, None, "invalid value"),
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, b"", None, "recursion limit"),
-        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}', b"1" * 16, None, "invalid offset"),
+        (
+            b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+            b'"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}',
+            b"1" * 16,
+            None,
+            "invalid offset",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, header, data, length, words):
     write(tmp_path / "model.safetensors", header, data, length)
     refused(tmp_path, f"cannot read .*model.safetensors: .*{re.escape(words)}.*fetch it again")

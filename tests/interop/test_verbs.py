@@ -10,7 +10,8 @@ from tests.interop import folders
 def imported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verbs")
     folders.write(folder / "hf", folders.settings())
-    assert cli.main(["import", f"--folder={folder}/hf", f"--out={folder}/blt", "--window=64", "--max_patch_bytes=16"]) == 0
+    places = [f"--folder={folder}/hf", f"--out={folder}/blt"]
+    assert cli.main(["import", *places, "--window=64", "--max_patch_bytes=16"]) == 0
     return folder / "blt"
 
 
@@ -57,7 +58,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert cli.main(["checkpoint", "list", f"--workdir={tmp_path}", "--layout=unstacked"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in said] == ["scratchpatch"] * 5
-    assert "no such folder" in said[0] and "no config.json" in said[1] and "needs --out=DIR" in said[2] and "needs --out=DIR" in said[3]
+    assert "no such folder" in said[0] and "no config.json" in said[1]
+    assert "needs --out=DIR" in said[2] and "needs --out=DIR" in said[3]
     assert "--layout goes with checkpoint export alone" in said[4]
 
 

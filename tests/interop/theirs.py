@@ -2,7 +2,8 @@
 
     PYTHONPATH=. .venv/bin/python -m tests.interop.theirs      writes them anew (needs the extra `peer`)
 
-golden.json has what it says, written.json a config.json that it writes. So the parity is tested where neither torch nor transformers is installed, too.
+golden.json has what it says, written.json a config.json that it writes. So the parity is also tested where neither
+torch nor transformers is installed.
 """
 
 import json
@@ -40,7 +41,10 @@ def write_config(folder) -> tuple[dict, dict]:
 
 
 def run(folder, config: dict, seed: int, length: int = _LENGTH) -> dict:
-    """Two documents through transformers' model: threshold, patch lengths [B, P], entropies [B, L], logits [B, L, 260]."""
+    """Two documents through transformers' model.
+
+    Returns a dict: threshold, lengths (of patches, [B, P]), entropy [B, L], logits [B, L, 260].
+    """
     import torch
     import transformers
 
