@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import ml_collections
 
@@ -23,16 +23,13 @@ from scratchpatch.vocabulary import BYTES, Vocabulary
 _MOST_STEP_BYTES = 1 << 31
 
 
-class _Stamp(TypedDict, total=False):
-    schema: int
-    version: str
-    step: json_files.Count
-
-
-class Document(_Stamp):
-    """The shape of a config.json; one of schema 1 has no stamp."""
+class Document(TypedDict):
+    """The shape of a config.json; one of schema 1 holds the config alone."""
 
     config: dict[str, Any]
+    schema: NotRequired[int]
+    version: NotRequired[str]
+    step: NotRequired[json_files.Count]
 
 
 def default() -> ml_collections.ConfigDict:
@@ -331,7 +328,7 @@ def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, f
 
 
 def describe() -> str:
-    """All fields as text, one a line, for --help and the README."""
+    """All fields as text for --help: each with its default and unit, and its meaning below."""
     lines = []
     for field in FIELDS:
         unit = f" [{field.unit}]" if field.unit else ""

@@ -43,6 +43,7 @@ ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
 PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "every")
 POOLINGS = ("mean", "cross_attention", "last", "max_query")
+SCHEDULES = ("cosine", "wsd", "constant")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
 _LONGEST_PATH = 4096
@@ -52,10 +53,6 @@ _MOST_STEPS = 10**9
 
 def _check(right: Callable[[Any], bool], wrong: str) -> Check:
     return lambda value: None if right(value) else wrong
-
-
-def _anything(_) -> None:
-    return None
 
 
 def _between(low: float, high: float) -> Check:
@@ -103,10 +100,7 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
-def _specs(value: tuple) -> list[str]:
-    return [spec for spec, _ in value]
-
-
+_ANYTHING = _check(lambda value: True, "")
 # Beyond these nothing sensible exists today, with room to spare: they keep a slip of the keyboard, or a damaged file,
 # from hanging a run or filling the memory.
 _LAYERS = _between(0, 1024)
@@ -144,14 +138,15 @@ FIELDS = (
     Field("data.sources", (("stdlib:code", 1.0), ("stdlib:prose", 1.0)), "", _sources, "(SPEC, weight) pairs; weights "
         "are shares of the windows. SPEC: stdlib:code, stdlib:prose, text:GLOB, jsonl:GLOB[#field], "
         "parquet:GLOB[#column], array_record:GLOB, tfds:NAME[@split][#field], hf:DIR[@split][#field], prepared:DIR. "
-        "When a run resumes, the weights may change, from then on.", fixed_part=_specs),
+        "When a run resumes, the weights may change, from then on.",
+        fixed_part=lambda value: [spec for spec, _ in value]),
     Field("data.validation_sources", (), "", _sources,
         "(SPEC, weight) pairs to validate on, whole; empty: a held-out split of data.sources."),
     Field("data.held_out", 0.025, "share", _between(0.0, 0.4), "Documents of a source that validate, and as many that "
         "test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it "
         "was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate."),
     Field("data.window", 1024, "bytes", _between(8, 1 << 18), "Length of one row of the stream."),
-    Field("data.entropies", False, "", _anything,
+    Field("data.entropies", False, "", _ANYTHING,
         "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the "
         "train step. They see text before the row, so near a row's start they may differ from the step's own."),
     Field("data.on_bad_record", "error", "", _one_of("error", "skip"),
@@ -185,7 +180,7 @@ FIELDS = (
         "Layers between the encoder and the entropy head's logits (paper, app. B.3: 2)."),
     Field("model.entropy_head.weight", 1.0, "", _between(0.0, 1e3),
         "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained."),
-    Field("model.entropy_head.stop_gradient", True, "", _anything,
+    Field("model.entropy_head.stop_gradient", True, "", _ANYTHING,
         "Keep the entropy head's gradient out of the encoder."),
     Field("model.entropy_model.layers", 0, "layers", _LAYERS, "Depth of a separate, frozen byte model whose entropies "
         "the decisions read (BLT); 0: they read the entropy head's."),
@@ -203,7 +198,7 @@ FIELDS = (
         "(several queries from the maximum; BLT)."),
     Field("model.pooling.queries", 2, "queries", _VECTORS,
         "Queries of max_query pooling per slot (BLT's k); their results are joined."),
-    Field("model.pooling.last_state", True, "", _anything, "Add a projection of the slot's last byte state."),
+    Field("model.pooling.last_state", True, "", _ANYTHING, "Add a projection of the slot's last byte state."),
     Field("model.pooling.heads", 4, "heads", _HEADS, "Heads of the pooling cross-attention."),
     Field("model.trunk.kind", "transformer", "", _one_of("transformer", "none"), "The global model over slots; none: "
         "encoder and decoder alone, a plain byte model such as BLT's entropy model."),
@@ -212,7 +207,7 @@ FIELDS = (
     Field("model.trunk.heads", 8, "heads", _HEADS, "Trunk query heads."),
     Field("model.trunk.kv_heads", 0, "heads", _between(0, 1024),
         "Trunk key and value heads; 0: as many as query heads."),
-    Field("model.trunk.final_norm", True, "", _anything, "Normalise the trunk's result (BLT does not)."),
+    Field("model.trunk.final_norm", True, "", _ANYTHING, "Normalise the trunk's result (BLT does not)."),
     Field("model.decoder.layers", 2, "layers", _LAYERS,
         "Decoder depth; 0 goes from the joined state straight to the logits."),
     Field("model.decoder.window", 128, "bytes", _BYTES,
@@ -229,7 +224,7 @@ FIELDS = (
         "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts."),
     Field("patching.jump", 0.0, "nats", _THRESHOLD,
         "Under entropy_and_jump, a patch also needs its entropy to rise by more than this."),
-    Field("patching.commit_bos", False, "", _anything, "A document's BOS is a patch of its own, and jumps count from "
+    Field("patching.commit_bos", False, "", _ANYTHING, "A document's BOS is a patch of its own, and jumps count from "
         "its second byte (BLT); needs patching.capacity = 1."),
     Field("patching.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy patchifiers; 0: a fixed threshold."),
@@ -280,10 +275,10 @@ FIELDS = (
         "last hundred or so is skipped; 0: none is.", later=True),
     Field("training.norm_spike", 0.0, "times", _SPIKE, "A step whose gradient norm is more than so many times the mean "
         "of the last hundred or so is skipped; 0: none is.", later=True),
-    Field("training.allow_leak", False, "", _anything,
+    Field("training.allow_leak", False, "", _ANYTHING,
         "Train although the causality audit failed; every metric then says INVALID."),
     Field("optimizer.learning_rate", 2e-3, "", _between(0.0, 1e2), "Peak learning rate of AdamW.", later=True),
-    Field("optimizer.schedule", "cosine", "", _one_of("cosine", "wsd", "constant"), "Learning rate after the warm-up: "
+    Field("optimizer.schedule", "cosine", "", _one_of(*SCHEDULES), "Learning rate after the warm-up: "
         "cosine (to the last step), wsd (the peak, then a linear decay over the last share of the steps), constant. As "
         "all of optimizer.*, it may change when a run resumes, from then on.", later=True),
     Field("optimizer.warmup_steps", 50, "steps", _STEPS, "Linear warm-up.", later=True),

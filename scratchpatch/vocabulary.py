@@ -13,8 +13,8 @@ class Vocabulary:
       size: ids in all, BOS and PAD included; ids below `bos` are text.
       bos: stands before every document of the stream. As a target it is the end of the document before it.
       pad: fills the end of a row that the stream does not reach; it is never a target.
-      rows: of the embedding and of the logits: `size` padded up to a multiple of 8 (sublanes, GEMM alignment). The logits
-        of the further rows are masked out before every softmax.
+      rows: of the embedding and of the logits: `size` padded up to a multiple of 8 (sublanes, GEMM alignment). The
+        logits of the further rows are masked out before every softmax.
       bytes_per_token: bytes of text that one id stands for.
       dtype: of one id of text on disk.
     """

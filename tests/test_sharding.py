@@ -37,16 +37,19 @@ def test_axes_of_one_device_shard_nothing_and_divide_everything():
 
 
 def test_a_collision_names_the_array_and_both_axes(cube):
-    with pytest.raises(UserError, match=r"trunk/q/kernel: axes 'rows' and 'width' are both sharded over mesh.fsdp: name one"):
+    message = r"trunk/q/kernel: axes 'rows' and 'width' are both sharded over mesh.fsdp: name one"
+    with pytest.raises(UserError, match=message):
         sharding.spec(("rows", "width"), (8, 16), cube, "trunk/q/kernel")
 
 
 def test_an_indivisible_size_names_the_array_the_axis_and_the_fix(cube):
     with pytest.raises(
-        UserError, match=r"x: rows = 6 \(dimension 0\) is not divisible by mesh.data x mesh.fsdp = 4: change training.batch_rows"
+        UserError,
+        match=r"x: rows = 6 \(dimension 0\) is not divisible by mesh.data x mesh.fsdp = 4: change training.batch_rows",
     ):
         sharding.spec(("rows", None), (6, 72), cube, "x")
-    with pytest.raises(UserError, match=r"x: width = 15 \(dimension 0\) is not divisible by mesh.fsdp = 2: change the width or mesh.fsdp"):
+    message = r"x: width = 15 \(dimension 0\) is not divisible by mesh.fsdp = 2: change the width or mesh.fsdp"
+    with pytest.raises(UserError, match=message):
         sharding.spec(("width",), (15,), cube, "x")
 
 
@@ -87,5 +90,6 @@ def test_seams_are_recorded_while_they_are_traced(cube):
 def test_heads_that_the_tensor_axis_does_not_divide_are_named():
     config = tiny.config({"model.trunk.kv_heads": 1, "mesh.tensor": 2})
     step = Trainer(config, mesh.make(config))
-    with pytest.raises(UserError, match=r"trunk.heads: trunk_heads = 1 .* mesh.tensor = 2: change model.trunk.heads, model.trunk.kv_heads"):
+    message = r"trunk.heads: trunk_heads = 1 .* mesh.tensor = 2: change model.trunk.heads, model.trunk.kv_heads"
+    with pytest.raises(UserError, match=message):
         step.compile()

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from experiments.blt import published
 from scratchpatch import compilation_cache
 from scratchpatch.accounting import flops
-from scratchpatch.bench import timing
+from scratchpatch.bench import results
 from scratchpatch.model import stack
 from scratchpatch.model import weights as weights_lib
 
@@ -95,7 +95,7 @@ def bytes_per_second(seconds: float) -> dict[int, float]:
         forward = jax.jit(lambda w, t: weights_lib.merge(definition, w)(t).logits_BLV)
         return lambda: forward(weights, tokens_BL).block_until_ready()
 
-    times = timing.take_turns({str(p): call(p) for p in SIZES}, seconds)
+    times = results.take_turns({str(p): call(p) for p in SIZES}, seconds)
     return {p: _ROWS * _WINDOW / times.median(str(p)) for p in SIZES}
 
 

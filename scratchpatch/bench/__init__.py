@@ -1,45 +1,70 @@
 """Speed and memory on this machine, each number beside its target.
 
-What is compared runs side by side: in one process, in turns, and the ratio is
-the median over the turns, so that a busy machine slows both sides alike.
+What is compared runs side by side: in one process, in turns, and the ratio is the median over the turns, so that a busy
+machine slows both sides alike.
 """
 
 from __future__ import annotations
 
-import importlib
+from pathlib import Path
 
+import ml_collections
 from absl import logging
 
-WHATS = ("train", "data", "linear", "kernels", "start", "peer")
+import scratchpatch
+from scratchpatch import config as config_lib
+from scratchpatch import config_flags
+from scratchpatch.bench import data, kernels, linear, peer, start, train
+from scratchpatch.bench.results import machine, text
+
+__all__ = ["MEASURES", "quickstart", "run", "text"]
+MEASURES = {
+    "train": train.measure,
+    "data": data.measure,
+    "linear": linear.measure,
+    "kernels": kernels.measure,
+    "start": start.measure,
+    "peer": peer.measure,
+}
+_QUICKSTART = Path(scratchpatch.__file__).parents[1] / "experiments" / "quickstart.py"
 
 
 def run(what: str, config=None) -> dict:
-    """Measure one of WHATS, or `all` of them.
+    """Measure one of MEASURES, or `all` of them.
 
     Args:
-        what: the name.
-        config: the experiment to measure; None: the quickstart's.
+      what: the name.
+      config: the experiment to measure; None: the quickstart's.
     Returns:
-        {"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...},
-        made of what JSON has. numbers: side -> measure -> value.
+      {"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...}, made of what JSON has. numbers: side ->
+      measure -> value.
     Raises:
-        UserError: a config that does not hold together, or a bad source.
+      UserError: a config that does not hold together, or a bad source.
     """
-    from scratchpatch import config as config_lib
-    from scratchpatch.bench import machine, quickstart
-
-    config = quickstart.config() if config is None else config
+    config = quickstart() if config is None else config
     config_lib.check(config)
-    result = {"machine": machine.describe()}
-    for name in WHATS if what == "all" else (what,):
+    measured = {"machine": machine()}
+    for name in MEASURES if what == "all" else (what,):
         logging.info("bench %s ...", name)
-        module = importlib.import_module(f"scratchpatch.bench.{name}")
-        result[name] = module.measure(config).as_dict()
-    return result
+        measured[name] = MEASURES[name](config).as_dict()
+    return measured
 
 
-def table(result: dict) -> str:
-    """The text of what `run` returned."""
-    from scratchpatch.bench import results
-
-    return results.table(result)
+def quickstart() -> ml_collections.ConfigDict:
+    """experiments/quickstart.py of the checkout; a package without one has a model of that size here."""
+    if _QUICKSTART.is_file():
+        return config_flags.load(str(_QUICKSTART))
+    fields = {
+        "data.window": 512,
+        "model.d_byte": 64,
+        "model.encoder.window": 16,
+        "model.entropy_head.layers": 1,
+        "model.trunk.layers": 4,
+        "model.trunk.d_model": 128,
+        "model.trunk.heads": 4,
+        "model.decoder.layers": 1,
+        "model.decoder.window": 16,
+        "trigger.rate": 3 / 16,
+        "trigger.gain": 0.01,
+    }
+    return config_lib.from_flat(config_lib.flat(config_lib.default()) | fields)

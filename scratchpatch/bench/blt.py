@@ -1,7 +1,7 @@
 """The peer: a train step of transformers' BLT on torch, of a size that is asked for.
 
-Patch lengths are given, so no entropy model runs inside it. Both packages are
-the optional extra `peer`; nothing else imports them.
+Patch lengths are given, so no entropy model runs inside it. Both packages are the optional extra `peer`; nothing else
+imports them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model.layers import ffn_width
 
-# BLT's ids of bytes start behind four special ones.
-_OFFSET, _VOCABULARY = 4, 260
+# BLT's ids of bytes start behind four special ones; PAD is 0, BOS 1.
+_FIRST_BYTE, _VOCABULARY = 4, 260
 _HASH_SIZES = (3, 4, 5, 6, 7, 8)
 # How far the peer's parameters may be from what is asked for.
 _TOLERANCE = 0.03
@@ -25,15 +25,14 @@ _TOLERANCE = 0.03
 class Blt:
     """A train step (forward, backward, clipping, AdamW) that is called again and again on one batch.
 
-    The tiers have the widths, depths, heads and local window of `config`, as
-    far as BLT has them; hash tables, which cost it no multiplication, make up
-    for the parameters that only the config's model has.
+    The tiers have the widths, depths, heads and local window of `config`, as far as BLT has them; hash tables, which
+    cost it no multiplication, make up for the parameters that only the config's model has.
 
     Attributes:
-        parameters: how many.
-        bytes: input positions of a step.
-        state_bytes: of parameters and moments.
-        trunk_calls_per_byte: of its global transformer.
+      parameters: how many.
+      bytes: input positions of a step.
+      state_bytes: of parameters and moments.
+      trunk_calls_per_byte: of its global transformer.
     """
 
     def __init__(self, config, patch_bytes: int, parameters: int, tokens_BM, parts: int = 1):
@@ -69,8 +68,8 @@ class Blt:
         )
         self._clip = config.optimizer.clip_norm
         tokens_BM = torch.as_tensor(tokens_BM.astype("int64"))
-        # BOS and PAD are BLT's 1 and 0.
-        ids_BM = torch.where(tokens_BM < 256, tokens_BM + _OFFSET, torch.where(tokens_BM == 256, 1, 0))
+        bos = config_lib.vocabulary(config).bos
+        ids_BM = torch.where(tokens_BM < bos, tokens_BM + _FIRST_BYTE, torch.where(tokens_BM == bos, 1, 0))
         self._parts = [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in ids_BM.chunk(parts)]
         rows, length = ids_BM.shape[0], ids_BM.shape[1] - 1
         patches = -(-length // patch_bytes)
@@ -89,9 +88,8 @@ class Blt:
         for inputs_BL, targets_BL in self._parts:
             lengths_BP = self._lengths_1P.expand(len(inputs_BL), -1)
             logits_BLV = self._model(input_ids=inputs_BL, patch_lengths=lengths_BP, use_cache=False).logits
-            nats = torch.nn.functional.cross_entropy(
-                logits_BLV.flatten(0, 1), targets_BL.flatten(), ignore_index=0, reduction="sum"
-            )
+            logits_NV, targets_N = logits_BLV.flatten(0, 1), targets_BL.flatten()
+            nats = torch.nn.functional.cross_entropy(logits_NV, targets_N, ignore_index=0, reduction="sum")
             loss = nats / self._targets
             loss.backward()
             self.loss += loss.item()
@@ -106,38 +104,33 @@ def _count(model) -> int:
 def _model(config, buckets: int):
     m = config.model
     trunk, d = m.trunk, m.d_byte
-    window = max(m.encoder.window, m.decoder.window)
     vectors = max(trunk.d_model // d, 1)
-    local = dict(
-        vocab_size=_VOCABULARY,
-        hidden_size=d,
-        hidden_size_global=trunk.d_model,
-        cross_attn_k=vectors,
-        intermediate_size=ffn_width(d, m.ffn_multiplier),
-    )
+    local = {
+        "vocab_size": _VOCABULARY,
+        "hidden_size": d,
+        "hidden_size_global": trunk.d_model,
+        "cross_attn_k": vectors,
+        "intermediate_size": ffn_width(d, m.ffn_multiplier),
+    }
+    encoder = {"num_hidden_layers": max(m.encoder.layers, 1), "num_attention_heads": m.encoder.heads}
+    decoder = {"num_hidden_layers": max(m.decoder.layers, 1), "num_attention_heads": m.decoder.heads}
     settings = transformers.BltConfig(
         vocab_size=_VOCABULARY,
         patch_in_forward=False,
         cross_attn_k=vectors,
         # Of encoder and decoder; 512 where it is left out.
-        local_attention_window_len=window,
+        local_attention_window_len=max(m.encoder.window, m.decoder.window),
         encoder_hash_byte_group_size=list(_HASH_SIZES),
         encoder_hash_byte_group_vocab=buckets,
-        encoder_config=local
-        | dict(
-            num_hidden_layers=max(m.encoder.layers, 1), num_attention_heads=m.encoder.heads, cross_attn_all_layers=False
-        ),
-        decoder_config=local
-        | dict(
-            num_hidden_layers=max(m.decoder.layers, 1), num_attention_heads=m.decoder.heads, cross_attn_all_layers=True
-        ),
-        global_config=dict(
-            hidden_size=trunk.d_model,
-            num_hidden_layers=trunk.layers,
-            num_attention_heads=trunk.heads,
-            num_key_value_heads=trunk.kv_heads or trunk.heads,
-            intermediate_size=ffn_width(trunk.d_model, m.ffn_multiplier),
-        ),
+        encoder_config=local | encoder | {"cross_attn_all_layers": False},
+        decoder_config=local | decoder | {"cross_attn_all_layers": True},
+        global_config={
+            "hidden_size": trunk.d_model,
+            "num_hidden_layers": trunk.layers,
+            "num_attention_heads": trunk.heads,
+            "num_key_value_heads": trunk.kv_heads or trunk.heads,
+            "intermediate_size": ffn_width(trunk.d_model, m.ffn_multiplier),
+        },
     )
     return transformers.BltForCausalLM(settings).train()
 

@@ -17,13 +17,11 @@ _SECONDS, _WARM_UP = 3.0, 8
 
 def measure(config) -> Result:
     """MB of window bytes per second that one reading thread hands to the loop."""
-    config = config_lib.from_flat(config_lib.flat(config))
-    config.data.threads = 1
-    sides = {"windows": _numbers(config, _WINDOW)}
+    sides = {"windows": _numbers(config, {"data.window": _WINDOW})}
     with tempfile.TemporaryDirectory() as folder:
         prepare(_PREPARED, f"{folder}/prepared", shard_count=4, on_bad_record="skip")
-        config.data.sources = ((f"prepared:{folder}/prepared", 1.0),)
-        sides["prepared"] = _numbers(config, _LONG_WINDOW)
+        prepared = ((f"prepared:{folder}/prepared", 1.0),)
+        sides["prepared"] = _numbers(config, {"data.window": _LONG_WINDOW, "data.sources": prepared})
     rates = {side: numbers["megabytes_per_second"] for side, numbers in sides.items()}
     return Result(
         "windows into the train loop, one reading thread",
@@ -35,14 +33,9 @@ def measure(config) -> Result:
     )
 
 
-def _numbers(config, window: int) -> dict[str, float]:
-    config.data.window = window
+def _numbers(config, fields: dict) -> dict[str, float]:
+    config = config_lib.from_flat(config_lib.flat(config) | {"data.threads": 1} | fields)
     batches = Batches(config)
-    rate, count = _rate(batches, config.training.batch_rows * window)
-    return {"megabytes_per_second": rate, "batches": count, "rows": batches.rows, "window_bytes": window}
-
-
-def _rate(batches: Batches, step_bytes: int) -> tuple[float, int]:
     steps = batches.iterate()
     # What was read ahead while nobody asked would count as speed.
     for _ in range(_WARM_UP):
@@ -51,4 +44,10 @@ def _rate(batches: Batches, step_bytes: int) -> tuple[float, int]:
     while (passed := time.perf_counter() - began) < _SECONDS:
         next(steps)
         count += 1
-    return count * step_bytes / passed / 1e6, count
+    rate = count * config.training.batch_rows * config.data.window / passed / 1e6
+    return {
+        "megabytes_per_second": rate,
+        "batches": count,
+        "rows": batches.rows,
+        "window_bytes": config.data.window,
+    }

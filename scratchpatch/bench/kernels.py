@@ -13,7 +13,7 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch import config_fields
-from scratchpatch.bench import timing
+from scratchpatch.bench import results
 from scratchpatch.bench.results import Result
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import attention, xla
@@ -26,50 +26,49 @@ _DENSE = 1 << 28
 
 def measure(config) -> Result:
     """Time and memory of value and gradient, for one row of the config's trunk and of its encoder."""
-    numbers, notes = {}, []
+    numbers, notes = {}, {}
     for length in _WINDOWS:
-        for name, (calls, arrays) in {"staircase": _staircase(config, length), "window": _window(config, length)}.items():
-            found, refused = _side_by_side(calls, arrays)
-            for side, values in found.items():
+        for name, make in {"staircase": _staircase, "window": _window}.items():
+            measured, refusals = _side_by_side(*make(config, length))
+            for side, values in measured.items():
                 numbers.setdefault(side, {}).update({f"{name}_{length}_{key}": value for key, value in values.items()})
-            notes += [f"not measured: {why}" for why in refused]
-    return Result(
-        f"attention of one row, value and gradient, documents of {_DOCUMENT} bytes",
-        numbers,
-        notes=tuple(dict.fromkeys(notes)),
-    )
+            notes |= dict.fromkeys(f"not measured: {why}" for why in refusals)
+    title = f"attention of one row, value and gradient, documents of {_DOCUMENT} bytes"
+    return Result(title, numbers, notes=tuple(notes))
 
 
-def _side_by_side(calls: dict, arrays) -> tuple[dict, list[str]]:
+def _side_by_side(sides: dict, arrays) -> tuple[dict, list[str]]:
     """(side -> measures, why others do not run)."""
-    runs, memory, refused = {}, {}, []
-    for name, attend in calls.items():
-        step = jax.jit(jax.value_and_grad(lambda *qkv, attend=attend: attend(*qkv).astype(jnp.float32).sum(), (0, 1, 2)))
+    calls, memory, refusals = {}, {}, []
+    for name, attend in sides.items():
+
+        def total(*qkv, attend=attend):
+            return attend(*qkv).astype(jnp.float32).sum()
+
         try:
-            compiled = step.lower(*arrays).compile()
+            compiled = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(*arrays).compile()
         except UserError as error:
-            refused.append(str(error))
+            refusals.append(str(error))
             continue
         memory[name] = compiled.memory_analysis().temp_size_in_bytes
-        runs[name] = lambda compiled=compiled: jax.block_until_ready(compiled(*arrays))
-    times = timing.take_turns(runs, _SECONDS)
-    found = {
-        name: {"milliseconds": times.median(name) * 1e3, "temporary_megabytes": memory[name] / 1e6} for name in runs
-    }
-    if "dense" in runs:
-        for name in runs:
-            found[name] |= {"time_over_dense": times.ratio(name, "dense"), "memory_over_dense": memory[name] / memory["dense"]}
-    return found, refused
+        calls[name] = lambda compiled=compiled: jax.block_until_ready(compiled(*arrays))
+    times = results.take_turns(calls, _SECONDS)
+    measured = {}
+    for name in calls:
+        measured[name] = {"milliseconds": times.median(name) * 1e3, "temporary_megabytes": memory[name] / 1e6}
+        if "dense" in calls:
+            measured[name]["time_over_dense"] = times.ratio(name, "dense")
+            measured[name]["memory_over_dense"] = memory[name] / memory["dense"]
+    return measured, refusals
 
 
 def _staircase(config, length: int):
     """(side -> attention of q, k and v, those arrays), commits and scratchpads evenly spread."""
     trunk, (commits, scratchpads) = config.model.trunk, config_lib.slots(config, length)
-    spread = lambda count: (np.arange(count) + 1) * length // max(count, 1) - 1  # noqa: E731
-    end_P = spread(commits)
-    end_N = np.concatenate([end_P, spread(scratchpads)])
-    before = lambda n_N: jnp.asarray(np.searchsorted(end_P, n_N)[None], jnp.int32)  # noqa: E731
-    first_BN, commits_BN = before(end_N // _DOCUMENT * _DOCUMENT), before(end_N)
+    end_P, scratchpad_S = ((np.arange(n) + 1) * length // max(n, 1) - 1 for n in (commits, scratchpads))
+    end_N = np.concatenate([end_P, scratchpad_S])
+    begins = end_N // _DOCUMENT * _DOCUMENT
+    first_BN, commits_BN = (jnp.asarray(np.searchsorted(end_P, n_N)[None], jnp.int32) for n_N in (begins, end_N))
     groups, width = trunk.kv_heads or trunk.heads, trunk.d_model // trunk.heads
     arrays = _random(config, *((1, len(end_N), heads, width) for heads in (trunk.heads, groups, groups)))
 
@@ -84,16 +83,16 @@ def _staircase(config, length: int):
 
 def _window(config, length: int):
     """As `_staircase`, of the encoder's window."""
-    heads, reach = config.model.encoder.heads, config.model.encoder.window
+    heads, window = config.model.encoder.heads, config.model.encoder.window
     n_BL = jnp.arange(length, dtype=jnp.int32)[None]
     start_BL = n_BL // _DOCUMENT * _DOCUMENT
     arrays = _random(config, *[(1, length, heads, config.model.d_byte // heads)] * 3)
 
     def attend(q, k, v, backend):
-        return attention.window(q, k, v, start_BL, reach, backend)
+        return attention.window(q, k, v, start_BL, window, backend)
 
     def dense(q, k, v):
-        return xla.dense(q, k, v, k, v, jnp.maximum(start_BL, n_BL - (reach - 1)), n_BL)
+        return xla.dense(q, k, v, k, v, jnp.maximum(start_BL, n_BL - (window - 1)), n_BL)
 
     return _sides(attend, dense, 4 * heads * length * length), arrays
 

@@ -1,7 +1,7 @@
 """`python -m scratchpatch.bench.peak`: resident memory of one side of `bench peer`, in a process of its own.
 
-Reads one JSON object from standard input, prints one. The resident memory is
-that of /proc: what getrusage reports of a child begins with its parent's.
+Reads one JSON object from standard input, prints one. The resident memory is that of /proc: what getrusage reports of a
+child begins with its parent's.
 """
 
 import ctypes
@@ -11,13 +11,20 @@ import re
 import sys
 from pathlib import Path
 
+import jax
+
+from scratchpatch import compilation_cache
+from scratchpatch import config as config_lib
+from scratchpatch.bench.train import Subject
+from scratchpatch.data.batches import Batches
+
 _STEPS = 3
-_SELF = Path("/proc/self")
+_PROC = Path("/proc/self")
 
 
 def resident(which: str) -> int:
     """Bytes; VmRSS: now, VmHWM: the most since the process began or `forget` was called."""
-    return int(re.search(rf"{which}:\s+(\d+) kB", (_SELF / "status").read_text())[1]) * 1024
+    return int(re.search(rf"{which}:\s+(\d+) kB", (_PROC / "status").read_text())[1]) * 1024
 
 
 def forget() -> None:
@@ -25,24 +32,16 @@ def forget() -> None:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     # proc(5): 5 resets the peak resident set.
-    (_SELF / "clear_refs").write_text("5")
+    (_PROC / "clear_refs").write_text("5")
 
 
 def main() -> None:
     task = json.loads(sys.stdin.read())
-    from scratchpatch import compilation_cache
-    from scratchpatch import config as config_lib
-
     config = config_lib.from_flat(task["config"])
     # All imports, and the threads that they start, come before the count begins.
     if task["blt"]:
         from scratchpatch.bench import blt
     compilation_cache.enable()
-    import jax
-
-    from scratchpatch.bench.subject import Subject
-    from scratchpatch.data.batches import Batches
-
     jax.devices()
     tokens_BM = Batches(config).batch(0)
     before = resident("VmRSS")
@@ -58,10 +57,10 @@ def main() -> None:
     for _ in range(_STEPS):
         step()
     peak = resident("VmHWM")
-    # What stays between steps beside parameters and moments (code, traces,
-    # freed memory in pieces) does not grow with the model or the batch.
-    found = {"step_memory": peak - rest + step.state_bytes, "process": max(peak, started) - before}
-    print(json.dumps({f"{name}_megabytes": value / 1e6 for name, value in found.items()}))
+    # What stays between steps beside parameters and moments (code, traces, freed memory in pieces) does not grow with
+    # the model or the batch.
+    memory = {"step_memory": peak - rest + step.state_bytes, "process": max(peak, started) - before}
+    print(json.dumps({f"{name}_megabytes": value / 1e6 for name, value in memory.items()}))
 
 
 if __name__ == "__main__":

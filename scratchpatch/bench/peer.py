@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 from scratchpatch import config as config_lib
-from scratchpatch.bench import timing
+from scratchpatch.bench import results
 from scratchpatch.bench.results import Result, at_least, at_most
-from scratchpatch.bench.subject import Subject
+from scratchpatch.bench.train import Subject
 from scratchpatch.data.batches import Batches
 from scratchpatch.errors import UserError
 
@@ -31,21 +31,18 @@ def measure(config) -> Result:
     from scratchpatch.bench import blt
 
     numbers, targets = {}, []
-    for name, ours in {"scratchpads": config, "patches alone": plain(config)}.items():
-        subject = Subject(ours)
-        bytes_per_call = blt.patch_bytes(ours)
+    for name, ours in {"scratchpads": config, "patches alone": patches_alone(config)}.items():
+        subject, batch, patch_bytes = Subject(ours), Batches(ours).batch(0), blt.patch_bytes(ours)
         parts = {"ours": ours.training.accumulation, "blt": 1}
         if ours.training.accumulation > 1:
             parts["blt in parts"] = ours.training.accumulation
-        batch = Batches(ours).batch(0)
-        sides = {
-            side: subject if side == "ours" else blt.Blt(ours, bytes_per_call, subject.parameters, batch, p)
-            for side, p in parts.items()
-        }
-        times = timing.take_turns(sides, _SECONDS)
-        memory = {}
-        for side, step in sides.items():
-            memory[side] = peak_memory(side, ours, bytes_per_call, subject.parameters, parts[side])
+        steps = {"ours": subject}
+        for side in [side for side in parts if side != "ours"]:
+            steps[side] = blt.Blt(ours, patch_bytes, subject.parameters, batch, parts[side])
+        times, memory = results.take_turns(steps, _SECONDS), {}
+        for side, step in steps.items():
+            arguments = None if side == "ours" else [patch_bytes, subject.parameters, parts[side]]
+            memory[side] = peak_memory(side, ours, arguments)
             numbers[f"{name}, {side}"] = {
                 "bytes_per_second": step.bytes / times.best(side),
                 "parameters": step.parameters,
@@ -56,43 +53,41 @@ def measure(config) -> Result:
         targets.append(at_least(f"{name}: speed over BLT's", times.best("blt") / times.best("ours"), 1.0))
         share = memory["ours"]["step_memory_megabytes"] / memory["blt"]["step_memory_megabytes"]
         targets.append(at_most(f"{name}: memory of a step over BLT's", share, 0.5))
-    return Result(
-        _TITLE,
-        numbers,
-        tuple(targets),
-        (
-            f"{config.training.batch_rows} rows of {config.data.window} bytes; forward, backward, clipping and AdamW in float32",
-            "parts: of the rows, one after the other (training.accumulation); the targets are against BLT's whole batch at once",
-            "BLT takes as many bytes per trunk call as ours has per slot of its static arrays, rounded up",
-            "speeds are those of the fastest turn: whatever else runs slows torch's waiting threads many times over",
-            "step memory: parameters, moments and what a step adds to the resident memory at its peak, in a process of its own",
-            "process: growth of resident memory since the imports, compiling or loading the compiled step included",
-        ),
+    notes = (
+        f"{config.training.batch_rows} rows of {config.data.window} bytes; "
+        "forward, backward, clipping and AdamW in float32",
+        "parts: of the rows, one after the other (training.accumulation); "
+        "the targets are against BLT's whole batch at once",
+        "BLT takes as many bytes per trunk call as ours has per slot of its static arrays, rounded up",
+        "speeds are those of the fastest turn: whatever else runs slows torch's waiting threads many times over",
+        "step memory: parameters, moments and what a step adds to the resident memory at its peak, "
+        "in a process of its own",
+        "process: growth of resident memory since the imports, compiling or loading the compiled step included",
     )
+    return Result(_TITLE, numbers, tuple(targets), notes)
 
 
-def plain(config):
+def patches_alone(config):
     """The same model without scratchpads, and without the entropy head that only they read."""
-    config = config_lib.from_flat(config_lib.flat(config))
-    config.trigger.kind = "none"
+    config = config_lib.from_flat(config_lib.flat(config) | {"trigger.kind": "none"})
     if not config_lib.reads_entropy(config):
         config.model.entropy_head.weight = 0.0
     return config
 
 
-def peak_memory(side: str, config, patch_bytes: int, parameters: int, parts: int) -> dict[str, float]:
-    """Resident memory of one side's steps and of its whole process since the imports, in MB.
+def peak_memory(side: str, config, blt: list[int] | None) -> dict[str, float]:
+    """Resident memory of one side's steps and of its whole process since the imports, in MB: what `peak` prints.
+
+    blt: bytes per patch, parameters and parts of a BLT; None: the step is ours.
 
     Raises:
-        UserError: the process failed; its last line.
+      UserError: the process failed; its last line.
     """
-    task = json.dumps(
-        {"config": config_lib.flat(config), "blt": None if side == "ours" else [patch_bytes, parameters, parts]}
-    )
+    task = json.dumps({"config": config_lib.flat(config), "blt": blt})
     # Large blocks go back to the system when freed: what is resident is what is in use.
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     command = [sys.executable, "-m", "scratchpatch.bench.peak"]
-    child = subprocess.run(command, input=task, env=env, capture_output=True, text=True, check=False)
+    child = subprocess.run(command, input=task, env=environment, capture_output=True, text=True, check=False)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(f"the process that measures {side} stopped with {child.returncode}: {last}")

@@ -1,43 +1,22 @@
-"""What a benchmark found: numbers by side, targets met or not, notes."""
+"""What a benchmark measured: numbers by side, targets met or not, notes; on which machine; and how calls are timed."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
 
 from scratchpatch import output
 
-Numbers = dict[str, dict[str, float | str | None]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A value and the bound it should keep: at least, or at most."""
-
-    name: str
-    value: float
-    bound: float
-    at_least: bool
-
-    @property
-    def met(self) -> bool:
-        return bool(self.value >= self.bound if self.at_least else self.value <= self.bound)
-
-    def as_dict(self) -> dict:
-        return {
-            "name": self.name,
-            "value": self.value,
-            "at_least" if self.at_least else "at_most": self.bound,
-            "met": self.met,
-        }
-
-
-def at_least(name: str, value: float, bound: float) -> Target:
-    return Target(name, value, bound, True)
-
-
-def at_most(name: str, value: float, bound: float) -> Target:
-    return Target(name, value, bound, False)
+# A median of fewer turns says little; more turns say nothing new.
+_FEWEST_TURNS, _MOST_TURNS = 5, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,55 +24,108 @@ class Result:
     """numbers: side -> measure -> value, the unit in the measure's name. skipped: why nothing was measured."""
 
     title: str
-    numbers: Numbers = dataclasses.field(default_factory=dict)
-    targets: tuple[Target, ...] = ()
+    numbers: dict[str, dict[str, float | str | None]] = dataclasses.field(default_factory=dict)
+    targets: tuple[dict, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: str = ""
 
     def as_dict(self) -> dict:
-        """In what JSON has."""
-        found = {
-            "title": self.title,
-            "numbers": self.numbers,
-            "targets": [target.as_dict() for target in self.targets],
-            "notes": list(self.notes),
-        }
-        return output.plain(found | ({"skipped": self.skipped} if self.skipped else {}))
+        """The fields in what JSON has."""
+        return output.plain({name: x for name, x in vars(self).items() if name != "skipped" or x})
 
 
-def table(result: dict) -> str:
-    """Text of {"machine": ..., name: Result.as_dict(), ...}."""
-    blocks = [", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["machine"].items())]
-    blocks += ["\n".join(_block(name, found)) for name, found in result.items() if name != "machine"]
-    return "\n\n".join(blocks)
+def at_least(name: str, value: float, bound: float) -> dict:
+    """A target: a value and the bound that it should reach."""
+    return {"name": name, "value": value, "at_least": bound, "met": bool(value >= bound)}
 
 
-def _block(name: str, found: dict) -> list[str]:
-    lines = [f"{name}: {found['title']}"]
-    if "skipped" in found:
-        return [*lines, f"  skipped: {found['skipped']}"]
-    lines += _matrix(found["numbers"])
-    for target in found["targets"]:
+def at_most(name: str, value: float, bound: float) -> dict:
+    """A target: a value and the bound that it should keep."""
+    return {"name": name, "value": value, "at_most": bound, "met": bool(value <= bound)}
+
+
+def machine() -> dict:
+    """Processor, cores and load average (others' work slows every number), JAX and its device."""
+    device = jax.devices()[0]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [f"model name: {platform.processor() or 'unknown'}"]
+    return {
+        "processor": next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+    }
+
+
+class Times:
+    """Seconds per call: name -> one number for every turn."""
+
+    def __init__(self, seconds: dict[str, list[float]]):
+        self.seconds = seconds
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def best(self, name: str) -> float:
+        return min(self.seconds[name])
+
+    def ratio(self, slower: str, faster: str) -> float:
+        """How many times as long `slower` takes as `faster`: the median over turns of the ratio within one."""
+        pairs = zip(self.seconds[slower], self.seconds[faster], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+def take_turns(calls: dict[str, Callable[[], object]], seconds: float) -> Times:
+    """Time calls in turns, ABAB..., for about `seconds` altogether; the first call of each is not counted.
+
+    A call must return only when its work is done.
+    """
+    for call in calls.values():
+        call()
+    began, times = time.perf_counter(), {name: [] for name in calls}
+    for turn in range(_MOST_TURNS):
+        if turn >= _FEWEST_TURNS and time.perf_counter() - began > seconds:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return Times(times)
+
+
+def text(measured: dict) -> str:
+    """What `bench.run` returned as people read it: for each benchmark a table, measures down and sides across."""
+    lines = [", ".join(f"{name.replace('_', ' ')} {value}" for name, value in measured["machine"].items())]
+    for name, result in measured.items():
+        if name != "machine":
+            lines += ["", f"{name}: {result['title']}"]
+            lines += [f"  skipped: {result['skipped']}"] if "skipped" in result else _body(result)
+    return "\n".join(lines)
+
+
+def _body(result: dict) -> list[str]:
+    lines, numbers = [], result["numbers"]
+    measures = dict.fromkeys(measure for values in numbers.values() for measure in values)
+    rows = [["", *numbers]]
+    rows += [[m.replace("_", " "), *(_cell(values.get(m)) for values in numbers.values())] for m in measures]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for measure, *values in rows:
+        cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        lines.append("  " + "  ".join([measure.ljust(widths[0]), *cells]))
+    for target in result["targets"]:
         word = "at least" if "at_least" in target else "at most"
         bound = target.get("at_least", target.get("at_most"))
         mark = "\u2713" if target["met"] else "\u2717"
-        lines.append(f"  {mark} {target['name']}: {_text(target['value'])} (wanted {word} {_text(bound)})")
-    return lines + [f"  {note}" for note in found["notes"]]
+        lines.append(f"  {mark} {target['name']}: {_cell(target['value'])} (wanted {word} {_cell(bound)})")
+    return lines + [f"  {note}" for note in result["notes"]]
 
 
-def _matrix(numbers: Numbers) -> list[str]:
-    """Measures down, sides across."""
-    measures = list(dict.fromkeys(measure for values in numbers.values() for measure in values))
-    rows = [["", *numbers]]
-    rows += [[m.replace("_", " "), *(_text(values.get(m)) for values in numbers.values())] for m in measures]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-
-
-def _text(value) -> str:
+def _cell(value) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -20,6 +20,12 @@ from scratchpatch.errors import UserError
 _PATIENCE = 600.0
 _COMPILED = re.compile(r"Finished XLA compilation of (.+?) in ([\d.]+) sec")
 _PACKAGE = Path(scratchpatch.__file__).parents[1]
+# Each stage ends when the child prints a line like this, in this order; what follows ends with the first metrics.
+_STAGES = {
+    "imports_data_weights": re.compile(r"^tier +parameters"),
+    "audit": re.compile(r"causality audit"),
+    "step_compilation": re.compile(r"memory of the compiled step"),
+}
 
 
 def measure(config) -> Result:
@@ -30,13 +36,14 @@ def measure(config) -> Result:
     with tempfile.TemporaryDirectory(prefix="scratchpatch-bench-") as folder:
         runs = {name: first_step(config, Path(folder), name) for name in ("cold", "warm")}
     cold, warm = (run.seconds() for run in runs.values())
+    longest = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in runs["cold"].programs()[:6])
     return Result(
         "start to the first finished train step",
         {"cold": cold, "warm": warm},
         (at_most("cold seconds", cold["seconds"], 25.0), at_most("warm seconds", warm["seconds"], 10.0)),
         (
             "cold: nothing compiled, no data index; xla seconds are part of the stages above them",
-            "longest to compile: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in runs["cold"].programs()[:6]),
+            f"longest to compile: {longest}",
         ),
     )
 
@@ -45,30 +52,27 @@ def first_step(config, folder: Path, name: str) -> Clock:
     """Run `scratchpatch train` on one step in a child process and stop it once that step is finished.
 
     Args:
-        config: the experiment.
-        folder: holds the caches (kept for a later call) and the run.
-        name: of the run.
+      config: the experiment.
+      folder: holds the run, and the caches for a later call.
+      name: of the run.
     Raises:
-        UserError: the child failed, or took too long.
+      UserError: the child failed, or took too long.
     """
-    write_config(config, folder / f"{name}.py")
-    workdir = folder / name
+    file, workdir = folder / f"{name}.py", folder / name
+    write_config(config, file)
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"SCRATCHPATCH_CACHE": str(folder / "cache"), "JAX_LOG_COMPILES": "1", "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE), environment.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "scratchpatch", "train", f"--config={folder / name}.py", f"--workdir={workdir}"]
-    clock = Clock(command, environment, workdir / "metrics.jsonl")
-    clock.run()
+    command = [sys.executable, "-m", "scratchpatch", "train", f"--config={file}", f"--workdir={workdir}"]
+    clock = Clock()
+    clock.run(command, environment, workdir / "metrics.jsonl")
     return clock
 
 
 def write_config(config, file: Path) -> None:
-    """A config file of one step of `config`, with its data index where the caches are."""
-    config = config_lib.from_flat(config_lib.flat(config))
+    """Write a config file of one step of `config`, with its data index where the caches are."""
     # With one step, its metrics are read at once, not while the next one runs.
-    config.training.steps = 1
-    config.data.cache_dir = ""
-    flat = json.dumps(config_lib.flat(config))
+    flat = json.dumps(config_lib.flat(config) | {"training.steps": 1, "data.cache_dir": ""})
     file.write_text(
         "import json\n"
         "from scratchpatch import config\n"
@@ -80,44 +84,31 @@ def write_config(config, file: Path) -> None:
 class Clock:
     """Notes when a child prints what, until its first metrics are on the disk."""
 
-    # Each stage ends when the child prints a line like this, in this order; the
-    # last one ends with the first metrics.
-    _ENDS = (
-        ("imports_data_weights", re.compile(r"^tier +parameters")),
-        ("audit", re.compile(r"causality audit")),
-        ("step_compilation", re.compile(r"memory of the compiled step")),
-    )
-
-    def __init__(self, command: list[str], environment: dict[str, str], metrics: Path):
-        self.command, self.environment, self.metrics = command, environment, metrics
+    def __init__(self):
         self._lines: list[tuple[float, str]] = []
         self._finished = 0.0
 
-    def run(self) -> None:
+    def run(self, command: list[str], environment: dict[str, str], metrics: Path) -> None:
         """Start the child, wait for its first metrics, kill it."""
-        began = time.monotonic()
-        child = subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=self.environment,
-        )
+        began, pipe = time.monotonic(), subprocess.PIPE
+        streams = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": subprocess.STDOUT}
+        child = subprocess.Popen(command, **streams, text=True, errors="replace", env=environment)
 
         def read() -> None:
             for line in child.stdout:
                 self._lines.append((time.monotonic() - began, line.rstrip()))
 
+        def stepped() -> bool:
+            return metrics.is_file() and metrics.stat().st_size > 0
+
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            while not self._stepped():
+            while not stepped():
                 self._finished = time.monotonic() - began
                 if self._finished > _PATIENCE:
                     raise UserError(f"`scratchpatch train` had not finished a step after {_PATIENCE:.0f} s")
-                if child.poll() is not None and not self._stepped():
+                if child.poll() is not None and not stepped():
                     reader.join(timeout=10)
                     last = next((line for _, line in reversed(self._lines) if line), "it printed nothing")
                     raise UserError(f"`scratchpatch train` ended with {child.returncode} before its first step: {last}")
@@ -127,20 +118,20 @@ class Clock:
             child.wait()
             reader.join(timeout=10)
 
-    def _stepped(self) -> bool:
-        return self.metrics.is_file() and self.metrics.stat().st_size > 0
-
     def seconds(self) -> dict[str, float]:
         """In all, and of each stage; `xla_seconds` of them went to XLA, over `programs`."""
-        found, before = {"seconds": self._finished}, 0.0
-        for stage, ends in self._ENDS:
-            at = next((t for t, line in self._lines if t >= before and ends.search(line)), before)
-            found[f"{stage}_seconds"], before = at - before, at
-        found["first_step_seconds"] = self._finished - before
+        seconds, before = {"seconds": self._finished}, 0.0
+        for stage, last_line in _STAGES.items():
+            end = next((t for t, line in self._lines if t >= before and last_line.search(line)), before)
+            seconds[f"{stage}_seconds"], before = end - before, end
         programs = self.programs()
-        return found | {"xla_seconds": sum(seconds for _, seconds in programs), "programs": len(programs)}
+        return seconds | {
+            "first_step_seconds": self._finished - before,
+            "xla_seconds": sum(seconds for _, seconds in programs),
+            "programs": len(programs),
+        }
 
     def programs(self) -> list[tuple[str, float]]:
         """Name and seconds in XLA of every program up to the first step, longest first."""
-        found = [_COMPILED.search(line) for t, line in self._lines if t <= self._finished]
-        return sorted(((m[1], float(m[2])) for m in found if m), key=lambda program: -program[1])
+        lines = [_COMPILED.search(line) for t, line in self._lines if t <= self._finished]
+        return sorted(((m[1], float(m[2])) for m in lines if m), key=lambda program: -program[1])

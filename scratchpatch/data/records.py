@@ -38,9 +38,9 @@ class TooLarge(Exception):
     """A file unpacks to more than it may; its argument is how many bytes it may."""
 
 
-# What reading any file raises.
+# What is raised while any file is read.
 UNREADABLE = (OSError, EOFError, TooLarge)
-# What libraries raise that decode a damaged file: among it numbers that are too large for Python or the memory.
+# What libraries raise where a file is damaged: it may hold numbers that are too large for Python, or for the memory.
 DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError)
 
 
@@ -52,7 +52,7 @@ class BadRecords:
     record_bytes: int = RECORD_BYTES  # the most that one record may hold
     count: int = 0  # records skipped
     broken: int = 0  # files that break off, so that nobody knows how many records after the bad one are lost
-    messages: list[str] = dataclasses.field(default_factory=list)  # of the first problems, one line each
+    messages: list[str] = dataclasses.field(default_factory=list)  # one line for each of the first problems
 
     def add(self, place: str, problem: str, records: int | None = 1) -> None:
         """Count `records` of one problem; None: one, and nobody knows how many after it.
@@ -76,13 +76,13 @@ class BadRecords:
 class Records:
     """The records of one file, numbered from 1. As a context it counts what is lost where the file is damaged."""
 
-    name: str  # of the file
+    name: str  # of the file; begins the names of its documents
     path: str
     bad: BadRecords  # takes the records that cannot be read
     damage: tuple[type[Exception], ...] = ()  # what reading the file raises beside UNREADABLE
     says: str = "cannot be read"  # what such an error means
     count: int | None = None  # how many records the file says that it holds, if it does
-    number: int = 0  # of the last record
+    number: int = 0  # of the record that was read last
 
     def documents(self, record: bytes | Problem | None) -> Iterator[Document]:
         """The document of the next record, if it has one (any object with a length and the buffer protocol is bytes).
@@ -113,7 +113,7 @@ class Records:
 
 
 def too_large(what: str, record_bytes: int) -> Problem:
-    """The problem of a record that holds more than it may."""
+    """The problem of a record that holds more than it may; `what` says how it does."""
     return Problem(
         f"{what}, data.record_bytes = {record_bytes} allows no more than that: raise it (prepare: --record_bytes) "
         "where it is meant to be so long"
@@ -121,7 +121,7 @@ def too_large(what: str, record_bytes: int) -> Problem:
 
 
 def skipped(count: int, broken: int) -> str:
-    """In words, what was left out: records, and files that broke off."""
+    """What was left out, in words: records, and files that broke off."""
     files = f", and what follows in {broken:,} file(s) that break off" if broken else ""
     return f"{count:,} bad record(s) skipped{files}"
 
@@ -138,5 +138,5 @@ def explain(error: Exception, says: str = "cannot be read") -> str:
         return too_large("unpacks to more", error.args[0])
     if isinstance(error, OSError):
         return f"cannot be read ({error})"
-    # Libraries write over several lines, and at length.
+    # The words of a library may be long, and stand on several lines.
     return f"{says} ({' '.join(str(error).split())[:200]})"

@@ -1,9 +1,8 @@
 """The device mesh of a run.
 
-Axes, outermost first: `slice` (TPU slices, joined by the slow network between
-them: pure data parallelism), `data`, `fsdp` (rows, and parameters), `tensor`
-(heads and feed-forward width of the trunk; rows elsewhere), `sequence`
-(positions of long windows).
+The axes, outermost first, are `slice` (TPU slices, joined by the slow network between them: pure data parallelism),
+`data`, `fsdp` (rows, and parameters), `tensor` (heads and feed-forward width of the trunk; rows elsewhere) and
+`sequence` (positions of long windows).
 """
 
 from __future__ import annotations
@@ -75,9 +74,9 @@ def over(config, devices: int) -> Mesh:
     here = jax.local_devices()
     if devices > len(here):
         raise UserError(f"{devices} devices were asked for; there are {len(here)}")
-    used = config_lib.from_flat(config_lib.flat(config) | {f"mesh.{axis}": 1 for axis in AXES} | {"mesh.fsdp": devices})
-    used.training.batch_rows, used.training.accumulation = devices, 1
-    return make(used, here[:devices])
+    fields = {f"mesh.{axis}": 1 for axis in AXES}
+    fields |= {"mesh.fsdp": devices, "training.batch_rows": devices, "training.accumulation": 1}
+    return make(config_lib.from_flat(config_lib.flat(config) | fields), here[:devices])
 
 
 def _arrange(shape: tuple[int, ...], devices: list) -> np.ndarray:
@@ -132,8 +131,7 @@ def row_shares(mesh: Mesh | AbstractMesh | None) -> int:
 
 def rows_here(batch: jax.ShapeDtypeStruct) -> np.ndarray:
     """int64: which rows of each part of a batch, [parts, rows, ...], this process's devices hold; in order."""
-    held = batch.sharding.addressable_devices_indices_map(batch.shape).values()
-    mine = np.zeros(batch.shape[1], bool)
-    for _, rows, *_ in held:
-        mine[rows] = True
-    return np.flatnonzero(mine)
+    held = np.zeros(batch.shape[1], bool)
+    for _, rows, *_ in batch.sharding.addressable_devices_indices_map(batch.shape).values():
+        held[rows] = True
+    return np.flatnonzero(held)

@@ -113,7 +113,7 @@ class Pooling(nnx.Module):
         return constrain(self.project(pooled_BNd, last_BNd), "pooling.slots", "local_rows", "slots", None)
 
     def places(self, slots: Slots) -> tuple[jax.Array, jax.Array]:
-        """Where the bytes of each slot's patch stand, int32 [B, N, M], the last one first; and which are in it, bool."""
+        """Positions of the bytes of a slot's patch, int32 [B, N, M], the last one first; and whether they are in it."""
         index_BNM = slots.end_BN[..., None] - jnp.arange(self.limit, dtype=jnp.int32)
         return jnp.maximum(index_BNM, 0), index_BNM >= slots.start_BN[..., None]
 

@@ -16,7 +16,7 @@ line of a start has "began", the last one of a run that ended by itself or by SI
 
 After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting. Within a
 process time is what its monotonic clock says; between two of them, whose hosts' clocks may differ, it is never below 0.
-What no line could be written about (a full disk) is missing from the account. Free of JAX: the supervisor reads it too.
+What no line could be written about (a full disk) is missing. This module is free of JAX: the supervisor reads it too.
 """
 
 from __future__ import annotations

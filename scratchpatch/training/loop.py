@@ -255,8 +255,8 @@ class _Run:
     def _ask(self, state, question):
         """question(weights), the same answer in every process.
 
-        Of several processes the first one answers alone, from a copy, where the model is small: the others would
-        compile the same programs once more. A larger model is asked where it lies, by all.
+        The first process answers for all, from a copy, where the model is small: the others would compile the same
+        programs once more. A larger model is asked where it lies, by all.
         """
         weights = weights_lib.select(state)
         if jax.process_count() == 1 or sum(x.nbytes for x in jax.tree.leaves(weights)) > _COPIED_BYTES:

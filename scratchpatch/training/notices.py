@@ -3,10 +3,10 @@
     SIGINT (Ctrl-C), SIGHUP, SIGTERM    save and stop; the second SIGINT stops at once, unsaved
     SIGUSR1                             save and go on
 
-A process that is asked to end ends: see `watchdog` for one that stands still.
-A signal that was ignored when the process started (nohup, a job in the background) stays ignored. Of several processes
-any may get a signal: all of them stop, or save, at one step.
-Free of JAX until the run asks: a signal may come while JAX is being imported.
+The `watchdog` ends a process that was asked to end and stands still. A signal that was ignored when the process
+started (nohup, a job in the background) stays ignored. Any of several processes may get a signal: all of them stop, or
+save, at one step.
+This module is free of JAX until the run asks, because a signal may come while JAX is being imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from scratchpatch.training.watchdog import Watchdog
 
 STOPPING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
-# As a shell has it for a process that SIGINT ended.
+# The exit code that a shell gives a process which SIGINT ended.
 INTERRUPTED = 130
 
 
@@ -29,7 +29,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Notices:
-    """Listens while it is open.
+    """Listens to signals while it is open.
 
     Args:
       several: the run has other processes.
@@ -37,15 +37,15 @@ class Notices:
     Attributes:
       stopped_by: the signal that asked for the end, such as 'SIGINT'; '' as long as none did.
       first_step: the first step has begun, so that stopping waits for the step.
-      watchdog: to be told what moves.
+      watchdog: must be told what moves.
     """
 
     def __init__(self, several: bool = False):
         self.stopped_by = ""
         self.first_step = False
         self.watchdog = Watchdog(STOPPING, self._pass_on)
-        # Of several processes: how JAX hears of SIGTERM, from any thread.
-        self._theirs: Callable[[int], None] | None = None
+        # JAX's own handler of SIGTERM, by which it tells the other processes; any thread may call it.
+        self._jax_handler: Callable[[int], None] | None = None
         self._several = several
         self._save = False
         self._saves = 0
@@ -72,10 +72,10 @@ class Notices:
         """The processes of the run have found each other: from here on JAX passes on what stops one of several."""
         self._several = self.watchdog.several = several
         if self._before:
-            # JAX took it.
-            theirs = _handler(signal.SIGTERM)
+            # JAX took SIGTERM for itself.
+            handler = _library_handler(signal.SIGTERM)
             signal.signal(signal.SIGTERM, self._stop if signal.SIGTERM in self._before else signal.SIG_IGN)
-            self._theirs = theirs if several else None
+            self._jax_handler = handler if several else None
         if self.stopped_by:
             self._pass_on(signal.SIGTERM)
 
@@ -121,18 +121,18 @@ class Notices:
 
     def _pass_on(self, _: int) -> None:
         """Tell the other processes. The watchdog calls it: the main thread may hear of a signal only after the step."""
-        if self._theirs:
-            self._theirs(signal.SIGTERM)
+        if self._jax_handler:
+            self._jax_handler(signal.SIGTERM)
 
     def _ask_save(self, *_) -> None:
         self._save = True
         _say("SIGUSR1: saving after this step")
 
 
-def _handler(number: int) -> Callable[[int], None] | None:
-    """What a library in C does on a signal, to be called from any thread; None: nothing. Nobody listens afterwards.
+def _library_handler(number: int) -> Callable[[int], None] | None:
+    """The handler that a library in C set for a signal, or None; the signal has its default effect afterwards.
 
-    Python's own getsignal does not know of such handlers.
+    Any thread may call the handler. Python's own getsignal does not know of such handlers.
     """
     exchange = ctypes.CDLL(None).signal
     exchange.argtypes, exchange.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p

@@ -1,11 +1,11 @@
-"""Looks on while a run trains, from a thread of its own.
+"""A thread that looks on while a run trains.
 
-Where nothing has moved for some minutes it prints where each thread stands, once, and the run goes on. A process that a
-signal asked to end, and in which nothing has moved since for as long, is ended: with exit code 128 + signal, unsaved.
+Where nothing has moved for some minutes, it prints where each thread stands, once, and the run goes on. A process that
+a signal asked to end, and in which nothing has moved since for as long, is ended: with exit code 128 + signal, unsaved.
 
 What moves is the loop (`moved`), and bytes that the process reads or writes: saving 100 GB to a slow disk takes as long
-as it takes. Before the first step the processor's time counts too, for compiling does nothing else, but not for the end.
-Free of JAX: a signal may come while JAX is being imported.
+as it takes. Before the first step the processor's time counts too, for compiling does nothing else; but not for the
+end. This module is free of JAX: a signal may come while JAX is being imported.
 """
 
 from __future__ import annotations

@@ -21,9 +21,7 @@ from scratchpatch.verbs import (
     train,
 )
 
-# As the help lists them.
-_MODULES = (
-    *(train, prepare, entropies, eval, calibrate, audit, inspect),
-    *(generate, account, plan, bench, report, checkpoint, import_),
-)
-VERBS = {module.VERB.name: module.VERB for module in _MODULES}
+_ORDER = [train, prepare, entropies, eval, calibrate, audit, inspect]
+_ORDER += [generate, account, plan, bench, report, checkpoint, import_]
+# In the order in which the help lists them.
+VERBS = {module.VERB.name: module.VERB for module in _ORDER}

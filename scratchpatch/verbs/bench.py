@@ -15,17 +15,15 @@ from scratchpatch import compilation_cache
 from scratchpatch.verbs import verb
 
 _WHAT = ("train", "data", "linear", "kernels", "start", "peer", "all")
-_FLAGS = (
-    verb.JSON,
-    verb.choice("what", "What to measure; may be given without --what=.", "all", enum_values=_WHAT),
-)
+_HELP = "What to measure; may be given without --what=."
+_FLAGS = (verb.JSON, verb.choice("what", _HELP, "all", enum_values=_WHAT))
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
     compilation_cache.enable()
-    from scratchpatch.bench import run, table
+    from scratchpatch.bench import run, text
 
-    answer.show(run(values.what, values.config), values, table)
+    answer.show(run(values.what, values.config), values, text)
 
 
 VERB = verb.Verb("bench", __doc__, _run, _FLAGS, config=True, positional=("what",))

@@ -25,9 +25,7 @@ _FLAGS = (
     verb.integer(
         "compressor_bytes",
         "Let gzip, bzip2 and xz read so many bytes of the text, the same number from the beginning of each source; "
-        "0: none.",
-        compressors.BYTES,
-        lower_bound=0,
+        "0: none.", compressors.BYTES, lower_bound=0,
     ),
 )
 

@@ -33,16 +33,12 @@ _FLAGS = (
     verb.text(
         "distributed",
         "none: one process. auto: as the cluster tells (TPU slice, SLURM, Kubernetes JobSet; see launch/README.md). "
-        "HOST:PORT,PROCESS,PROCESSES: named, the first process listens there.",
-        "none",
+        "HOST:PORT,PROCESS,PROCESSES: named, the first process listens there.", "none",
     ),
     verb.integer(
         "stopped_code",
         "Exit code of a run that SIGTERM, SIGINT or SIGHUP stopped before its last step. Schedulers that must start it "
-        "again want another than 0.",
-        0,
-        lower_bound=0,
-        upper_bound=125,
+        "again want another than 0.", 0, lower_bound=0, upper_bound=125,
     ),
 )
 

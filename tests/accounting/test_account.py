@@ -13,36 +13,35 @@ def test_sp_1b_has_a_16x_smaller_cache_and_3_to_4x_less_compute():
     byte, sp = byte_1b.get_config(), sp_1b.get_config()
     twin = account.account(byte)
     for rate in (0.2, 0.22, 0.25, 0.28):
-        sp.trigger.rate, sp.trigger.capacity = rate, 0.0
-        found = account.account(sp)
-        assert twin["kv_bytes_per_byte"] / found["kv_bytes_per_byte"] == 16
-        assert 3 <= twin["inference_flops_per_byte"]["total"] / found["inference_flops_per_byte"]["total"] <= 4
-    assert 0.9e9 < found["parameters"]["trunk"] < 1.1e9
-    assert found["parameters"]["trunk"] == twin["parameters"]["trunk"]
+        sp.trigger.rate = rate
+        sp.trigger.capacity = 0.0
+        ours = account.account(sp)
+        assert twin["kv_bytes_per_byte"] / ours["kv_bytes_per_byte"] == 16
+        assert 3 <= twin["inference_flops_per_byte"]["total"] / ours["inference_flops_per_byte"]["total"] <= 4
+    assert 0.9e9 < ours["parameters"]["trunk"] < 1.1e9
+    assert ours["parameters"]["trunk"] == twin["parameters"]["trunk"]
 
 
 def test_parameters_are_the_models_own():
     config = config_lib.default()
     leaves = jax.tree.leaves(weights_lib.abstract(config)[1]["params"])
-    found = account.account(config)["parameters"]
-    assert found["total"] == sum(leaf.size for leaf in leaves) == sum(v for k, v in found.items() if k != "total")
+    total = sum(leaf.size for leaf in leaves)
+    counts = account.account(config)["parameters"]
+    assert counts["total"] == total == sum(count for tier, count in counts.items() if tier != "total")
 
 
 def test_tables_and_frozen_weights_are_tiers_of_their_own():
     plain, config = config_lib.default(), config_lib.default()
-    config.model.encoder.ngrams, config.model.encoder.ngram_rows = (3, 4, 5), 1000
+    config.model.encoder.ngrams = (3, 4, 5)
+    config.model.encoder.ngram_rows = 1000
     config.model.encoder.ngram_functions = 2
-    config.model.entropy_model.layers, config.model.entropy_model.d_byte = 3, 64
+    config.model.entropy_model.layers = 3
+    config.model.entropy_model.d_byte = 64
     alone = account.account(config_lib.entropy_model(config))["parameters"]["total"]
-    before, found = account.account(plain)["parameters"], account.account(config)["parameters"]
-    assert found["n-grams"] == 2 * 3 * 1000 * 256
-    assert found["entropy model"] == alone
-    new = found["n-grams"] + found["entropy model"]
-    assert found == before | {
-        "n-grams": found["n-grams"],
-        "entropy model": alone,
-        "total": before["total"] + new,
-    }
+    before, counts = (account.account(c)["parameters"] for c in (plain, config))
+    tables = 2 * 3 * 1000 * 256
+    added = {"n-grams": tables, "entropy model": alone, "total": before["total"] + tables + alone}
+    assert counts == before | added
     text = account.text(account.account(config))
     assert "n-grams" in text and "entropy model" in text
     assert "n-grams" not in account.text(account.account(plain))
@@ -50,13 +49,15 @@ def test_tables_and_frozen_weights_are_tiers_of_their_own():
 
 def test_a_model_without_a_trunk_makes_no_calls_and_keeps_no_cache():
     config = config_lib.default()
-    config.model.trunk.kind, config.model.entropy_head.weight, config.trigger.kind = "none", 0.0, "none"
-    found = account.account(config)
+    config.model.trunk.kind = "none"
+    config.model.entropy_head.weight = 0.0
+    config.trigger.kind = "none"
+    cost = account.account(config)
     assert account.rates(config) == (0, 0)
-    assert found["parameters"].keys() == found["inference_flops_per_byte"].keys() == {"encoder", "decoder", "total"}
-    assert found["trunk_calls_per_byte"] == found["commits_per_byte"] == found["kv_bytes_per_byte"] == 0
-    assert found["training_flops_per_byte"]["total"] == 3 * found["inference_flops_per_byte"]["total"]
-    assert "trunk " not in account.text(found).split("\ntrunk calls")[0]
+    assert cost["parameters"].keys() == cost["inference_flops_per_byte"].keys() == {"encoder", "decoder", "total"}
+    assert cost["trunk_calls_per_byte"] == cost["commits_per_byte"] == cost["kv_bytes_per_byte"] == 0
+    assert cost["training_flops_per_byte"]["total"] == 3 * cost["inference_flops_per_byte"]["total"]
+    assert "trunk " not in account.text(cost).split("\ntrunk calls")[0]
 
 
 def test_cache_does_not_depend_on_scratchpads():
@@ -86,7 +87,8 @@ def test_cache_does_not_depend_on_scratchpads():
 )
 def test_rates(patchifier, trigger, commits, scratchpads):
     config = config_lib.default()
-    config.patching.kind, config.trigger.kind = patchifier, trigger
+    config.patching.kind = patchifier
+    config.trigger.kind = trigger
     assert account.rates(config) == pytest.approx((commits, scratchpads))
 
 

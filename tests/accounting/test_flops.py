@@ -9,7 +9,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
 from scratchpatch.model import loss, stack
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.vocabulary import BYTES as VOCABULARY
 from tests import tiny
 
 BLT = {
@@ -30,28 +30,31 @@ POOLED = {
     "model.decoder.layers": 0,
     "model.entropy_head.weight": 0.0,
 }
-BYTES = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0}
+BYTES = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"}
 
 
-def wide_config(
-    patchifier="fixed", trigger="entropy", injection="add", pooling="cross_attention", kv_heads=0, fields=None
-):
-    """Wide enough that matrix products are all but everything; `fields` maps more dotted names to values."""
+# Wide enough that matrix products are all but everything.
+WIDE = {
+    "data.window": 256,
+    "model.d_byte": 256,
+    "model.encoder.window": 32,
+    "model.trunk.layers": 2,
+    "model.trunk.d_model": 512,
+    "model.decoder.window": 32,
+}
+
+
+def made(*fields):
+    """A checked config of several dicts of fields, later ones before earlier ones."""
     config = config_lib.default()
-    config.data.window = 256
-    config.model.d_byte = 256
-    config.model.encoder.window = config.model.decoder.window = 32
-    config.model.decoder.injection = injection
-    config.model.pooling.kind = pooling
-    config.model.trunk.layers = 2
-    config.model.trunk.d_model = 512
-    config.model.trunk.kv_heads = kv_heads
-    config.patching.kind = patchifier
-    config.trigger.kind = trigger
-    for name, value in (fields or {}).items():
+    for name, value in {name: value for each in fields for name, value in each.items()}.items():
         config_lib.set_field(config, name, value)
     config_lib.check(config)
     return config
+
+
+def wide_config(trigger="entropy", fields=None):
+    return made(WIDE, {"trigger.kind": trigger}, fields or {})
 
 
 def xla_flops(config):
@@ -63,47 +66,44 @@ def xla_flops(config):
         return output.logits_BLV, output.head_logits_BLV, output.entropy_BL
 
     with stack.unrolled():
-        compiled = jax.jit(logits).lower(weights, tokens_BL).compile()
+        compiled = jax.jit(logits, compiler_options=tiny.QUICK).lower(weights, tokens_BL).compile()
     return compiled.cost_analysis()["flops"] / config.data.window
 
 
+BYTE_PATCHES = {"patching.kind": "byte", "trigger.kind": "none"}
+MAX_QUERY = {"model.pooling.kind": "max_query"}
 VARIANTS = {
     "default": {},
-    "cross_attention-mean": {"injection": "cross_attention", "pooling": "mean", "kv_heads": 2},
-    "byte-last": {"patchifier": "byte", "trigger": "none", "pooling": "last"},
-    "every": {"trigger": "every"},
-    "max_query": {"pooling": "max_query"},
-    "max_query-3": {"pooling": "max_query", "fields": {"model.pooling.last_state": False, "model.pooling.queries": 3}},
-    # Two queries of 256 fill the trunk's 512, four do not.
-    "byte-max_query-2": {"patchifier": "byte", "trigger": "none", "pooling": "max_query", "fields": POOLED},
-    "byte-max_query-4": {
-        "patchifier": "byte",
-        "trigger": "none",
-        "pooling": "max_query",
-        "fields": POOLED | {"model.pooling.queries": 4},
+    "cross_attention-mean": {
+        "model.decoder.injection": "cross_attention",
+        "model.pooling.kind": "mean",
+        "model.trunk.kv_heads": 2,
     },
-    "blt": {
-        "patchifier": "entropy_and_jump",
-        "trigger": "none",
-        "injection": "cross_attention",
-        "pooling": "max_query",
-        "fields": BLT,
+    "byte-last": BYTE_PATCHES | {"model.pooling.kind": "last"},
+    "every": {"trigger.kind": "every"},
+    "max_query-3": MAX_QUERY | {"model.pooling.last_state": False, "model.pooling.queries": 3},
+    # Two queries of 256 fill the trunk's 512, four do not.
+    "byte-max_query-2": BYTE_PATCHES | MAX_QUERY | POOLED,
+    "byte-max_query-4": BYTE_PATCHES | MAX_QUERY | POOLED | {"model.pooling.queries": 4},
+    "blt": MAX_QUERY
+    | BLT
+    | {
+        "model.decoder.injection": "cross_attention",
+        "patching.kind": "entropy_and_jump",
+        "trigger.kind": "none",
     },
     "head and entropy model": {
-        "fields": {
-            "model.entropy_model.layers": 1,
-            "model.entropy_model.d_byte": 384,
-            "model.entropy_model.ffn_multiplier": 2.0,
-        }
+        "model.entropy_model.layers": 1,
+        "model.entropy_model.d_byte": 384,
+        "model.entropy_model.ffn_multiplier": 2.0,
     },
-    "no trunk": {"trigger": "none", "fields": BYTES},
-    "no trunk, n-grams": {"trigger": "none", "fields": BYTES | {"model.encoder.ngrams": (2, 3), "model.encoder.layers": 3}},
+    "no trunk, n-grams": BYTES | {"model.encoder.ngrams": (2, 3), "model.encoder.layers": 3},
 }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_compiled_flops_agree_with_xla_within_two_percent(name):
-    config = wide_config(**VARIANTS[name])
+    config = made(WIDE, VARIANTS[name])
     ours = sum(flops.compiled(config, config.data.window).values())
     assert ours == pytest.approx(xla_flops(config), rel=0.02)
 
@@ -138,12 +138,8 @@ SUMS = {
 }
 
 
-def hand_config(fields=None):
-    config = config_lib.default()
-    for name, value in (HAND | (fields or {})).items():
-        config_lib.set_field(config, name, value)
-    config_lib.check(config)
-    return config
+def hand_config(fields):
+    return made(HAND, fields)
 
 
 def test_a_step_of_counted_keys_costs_what_a_hand_computes():
@@ -167,26 +163,39 @@ def test_a_step_of_counted_keys_costs_what_a_hand_computes():
 
 
 def test_a_step_of_a_blt_costs_what_a_hand_computes():
-    fields = {"model.decoder.injection": "cross_attention", "model.pooling.kind": "max_query", "model.entropy_head.weight": 0.0}
-    entropy = {"layers": 2, "d_byte": 24, "heads": 2, "ffn_multiplier": 2.0}
-    config = hand_config(fields | {f"model.entropy_model.{k}": v for k, v in entropy.items()})
+    fields = {
+        "model.decoder.injection": "cross_attention",
+        "model.entropy_head.weight": 0.0,
+        "model.entropy_model.layers": 2,
+        "model.entropy_model.d_byte": 24,
+        "model.entropy_model.heads": 2,
+        "model.entropy_model.ffn_multiplier": 2.0,
+    }
+    config = hand_config(fields | MAX_QUERY)
     block = 4 * 2 * 16 * 16 + 3 * 2 * 16 * 48
+    context = 0.5 * 2 * 32 * 2 * 16
     tiers = {
         "encoder": block + 2 * 2 * 16 * 9,
         "trunk": 25_088,
-        # Two queries of 16 are the trunk's 32: no way in but the last state's. Queries, then q and o of both, 1.5 keys each.
+        # Two queries of 16 are the trunk's 32: no way in but the last state's. Queries, then q and o of both, 1.5 keys.
         "pooling": 2 * 2 * 16 * 16 + 0.5 * (2 * 16 * 32 + 2 * 16 * 2 * 16 + 2 * 2 * 2 * 16 * 16) + 2 * 2 * 2 * 16 * 1.5,
         # Two vectors a slot, k and v of each in both layers; a byte's q and o, and its two keys.
-        "decoder": 2 * (block + 2 * 2 * 16 * 5) + 2 * 16 * 264
-        + 0.5 * 2 * 32 * 2 * 16 + 2 * (0.5 * 2 * 2 * 2 * 16 * 16 + 2 * 2 * 16 * 16 + 2 * 2 * 16 * 2),
-    }  # fmt: skip
+        "decoder": 2 * (block + 2 * 2 * 16 * 5 + 0.5 * 2 * 2 * 2 * 16 * 16 + 2 * 2 * 16 * 16 + 2 * 2 * 16 * 2)
+        + (2 * 16 * 264 + context),
+    }
     frozen = 2 * (4 * 2 * 24 * 24 + 3 * 2 * 24 * 48 + 2 * 2 * 24 * 7) + 2 * 24 * 264
     assert sum(tiers.values()) == 7232 + 25_088 + 3264 + 27_776 and frozen == 37_056
     assert flops.trained(config, SUMS) == 100 * (3 * 63_360 + 37_056)
 
 
 def test_the_compiled_program_is_what_a_hand_computes():
-    config = hand_config({"model.encoder.layers": 1, "model.entropy_head.layers": 1, "model.decoder.layers": 1, "trigger.kind": "every"})
+    fields = {
+        "model.encoder.layers": 1,
+        "model.entropy_head.layers": 1,
+        "model.decoder.layers": 1,
+        "trigger.kind": "every",
+    }
+    config = hand_config(fields)
     block, slots = 4 * 2 * 16 * 16 + 3 * 2 * 16 * 48, (8 + 64) / 64
     # Windows of 10 and 6 run in blocks of 16, each with its predecessor; a slot multiplies with 8 commits and itself.
     assert flops.compiled(config, 64) == pytest.approx(
@@ -204,9 +213,9 @@ def counted_of(config, tokens_BL):
     """The work on rows of a layout that the patching itself decided."""
 
     def sums(tokens_BL):
-        found = tiny.decide(config, tokens_BL, jnp.zeros(tokens_BL.shape))
-        taken = {"positions": tokens_BL.size, "commits": found.commit_BL.sum(), "scratchpads": found.scratchpad_BL.sum()}
-        return loss.keys(config, found, tokens_BL != PAD) | taken
+        layout = tiny.decide(config, tokens_BL, jnp.zeros(tokens_BL.shape))
+        slots = {"commits": layout.commit_BL.sum(), "scratchpads": layout.scratchpad_BL.sum()}
+        return loss.keys(config, layout) | slots | {"positions": tokens_BL.size}
 
     return flops.counted({k: float(v) for k, v in jax.jit(sums, compiler_options=tiny.QUICK)(tokens_BL).items()})
 
@@ -215,7 +224,8 @@ def counted_of(config, tokens_BL):
 def test_expected_keys_are_those_of_a_layout_whose_document_fills_the_window(trigger):
     """All exact but the trunk's: half of the window's commits is right but for a key or so."""
     config = hand_config({"trigger.kind": trigger, "trigger.stride": 2, "data.window": 128})
-    counted, scratchpads = counted_of(config, np.arange(128)[None] % 200), {"none": 0.0, "every": 7 / 8, "stride": 3 / 8}[trigger]
+    scratchpads = {"none": 0.0, "every": 7 / 8, "stride": 3 / 8}[trigger]
+    counted = counted_of(config, np.arange(128)[None] % 200)
     expected = flops.expected(config, 1 / 8, scratchpads, 128)
     assert counted.slots == expected.slots == 1 / 8 + scratchpads
     assert counted.encoder_keys == expected.encoder_keys == (sum(range(1, 10)) + 119 * 10) / 128
@@ -239,7 +249,7 @@ def test_sums_over_tiers_tell_commits_from_scratchpads():
 
 def test_short_documents_are_not_credited_with_half_the_window():
     config = hand_config({"data.window": 128, "trigger.kind": "every"})
-    tokens_BL = np.tile(np.r_[BOS, np.arange(15)], (1, 8))  # of 16 positions, two patches
+    tokens_BL = np.tile(np.r_[VOCABULARY.bos, np.arange(15)], (1, 8))  # of 16 positions, two patches
     counted, expected = counted_of(config, tokens_BL), flops.expected(config, 1 / 8, 7 / 8, 128)
     # A slot of the first patch sees itself, one of the second a commit as well.
     assert counted.trunk_keys == 1.5 and expected.trunk_keys == 9
@@ -258,7 +268,8 @@ def test_trunk_and_pooling_scale_with_trunk_calls():
 def test_head_counts_at_inference_only_where_decisions_read_it():
     reads, ignores = wide_config(), wide_config(trigger="stride")
     head = flops.useful(reads, 1 / 16, 0.1, 256)["entropy head"]
-    assert flops.flops_per_byte(reads, 1 / 16, 0.1, 256) - flops.flops_per_byte(ignores, 1 / 16, 0.1, 256) == pytest.approx(head)
+    costs = [flops.flops_per_byte(config, 1 / 16, 0.1, 256) for config in (reads, ignores)]
+    assert costs[0] - costs[1] == pytest.approx(head)
     assert flops.training(reads, 1 / 16, 0.1, 256) == flops.training(ignores, 1 / 16, 0.1, 256)
 
 
@@ -286,11 +297,11 @@ def test_look_ups_cost_nothing():
 
 
 def test_without_a_trunk_there_are_two_tiers():
-    bytes_alone = wide_config(trigger="none", fields=BYTES)
+    bytes_alone = wide_config(fields=BYTES)
     with_trunk = flops.useful(wide_config(), 0.0, 0.0, 256)
-    found = flops.useful(bytes_alone, 0.0, 0.0, 256)
-    assert found == {tier: with_trunk[tier] for tier in ("encoder", "decoder")}
-    assert flops.inference(bytes_alone, 0.0, 0.0, 256) == found
+    tiers = flops.useful(bytes_alone, 0.0, 0.0, 256)
+    assert tiers == {tier: with_trunk[tier] for tier in ("encoder", "decoder")}
+    assert flops.inference(bytes_alone, 0.0, 0.0, 256) == tiers
 
 
 def test_useful_never_exceeds_compiled():

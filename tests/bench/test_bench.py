@@ -3,17 +3,20 @@ import json
 import pytest
 
 from scratchpatch import bench
+from scratchpatch import config as config_lib
 from scratchpatch.bench import data
+from scratchpatch.bench.results import Result
 from scratchpatch.errors import UserError
 
 
 def test_a_run_is_json_and_a_table(tiny, monkeypatch):
     monkeypatch.setattr(data, "_SECONDS", 0.02)
-    result = bench.run("data", tiny)
-    assert set(result) == {"machine", "data"} and result["machine"]["cores"] >= 1
-    assert json.loads(json.dumps(result)) == result
-    text = bench.table(result)
-    assert "megabytes per second" in text and result["machine"]["jax"] in text
+    monkeypatch.setattr(data, "_PREPARED", tiny.data.sources[0][0])
+    measured = bench.run("data", tiny)
+    assert set(measured) == {"machine", "data"} and measured["machine"]["cores"] >= 1
+    assert json.loads(json.dumps(measured)) == measured
+    text = bench.text(measured)
+    assert "megabytes per second" in text and measured["machine"]["jax"] in text
 
 
 def test_a_bad_config_is_refused(tiny):
@@ -23,12 +26,16 @@ def test_a_bad_config_is_refused(tiny):
 
 
 def test_all_means_every_one(tiny, monkeypatch):
-    class Nothing:
-        @staticmethod
-        def measure(config):
-            return bench_results.Result("nothing")
+    for name in bench.MEASURES:
+        monkeypatch.setitem(bench.MEASURES, name, lambda config, name=name: Result(name))
+    measured = bench.run("all", tiny)
+    assert list(measured) == ["machine", "train", "data", "linear", "kernels", "start", "peer"]
+    assert all(measured[name]["title"] == name for name in bench.MEASURES)
 
-    from scratchpatch.bench import results as bench_results
 
-    monkeypatch.setattr(bench.importlib, "import_module", lambda name: Nothing)
-    assert tuple(bench.run("all", tiny)) == ("machine", *bench.WHATS)
+def test_the_checkout_has_the_quickstart_and_a_package_alone_its_like(monkeypatch, tmp_path):
+    from_file = bench.quickstart()
+    monkeypatch.setattr(bench, "_QUICKSTART", tmp_path / "none.py")
+    for config in (from_file, bench.quickstart()):
+        config_lib.check(config)
+        assert (config.data.window, config.model.trunk.d_model, config.model.trunk.layers) == (512, 128, 4)

@@ -23,28 +23,28 @@ print("Finished XLA compilation of jit(report) in 9.0 sec")
 """
 
 
-def clock(code, metrics):
-    return start.Clock([sys.executable, "-uc", code, str(metrics)], {}, metrics)
+def run(clock, code, metrics):
+    clock.run([sys.executable, "-uc", code, str(metrics)], {}, metrics)
 
 
 def test_stages_add_up_and_the_child_is_stopped(tmp_path):
-    run = clock(TRAIN, tmp_path / "metrics.jsonl")
-    run.run()
-    found = run.seconds()
-    stages = [v for name, v in found.items() if name.endswith("_seconds") and name != "xla_seconds"]
-    assert sum(stages) == pytest.approx(found["seconds"]) and found["seconds"] < 30
+    clock = start.Clock()
+    run(clock, TRAIN, tmp_path / "metrics.jsonl")
+    seconds = clock.seconds()
+    stages = [value for name, value in seconds.items() if name.endswith("_seconds") and name != "xla_seconds"]
+    assert sum(stages) == pytest.approx(seconds["seconds"]) and seconds["seconds"] < 30
     assert min(stages) > 0
-    assert run.programs() == [("jit(step)", 1.5), ("jit(init)", 0.25)]
-    assert found["xla_seconds"] == 1.75 and found["programs"] == 2
+    assert clock.programs() == [("jit(step)", 1.5), ("jit(init)", 0.25)]
+    assert seconds["xla_seconds"] == 1.75 and seconds["programs"] == 2
 
 
 def test_a_child_that_fails_is_named(tmp_path):
     with pytest.raises(UserError, match="ended with 3 before its first step: no such source"):
-        clock("print('no such source'); raise SystemExit(3)", tmp_path / "metrics.jsonl").run()
+        run(start.Clock(), "print('no such source'); raise SystemExit(3)", tmp_path / "metrics.jsonl")
 
 
 def test_the_child_reads_the_same_config_with_one_step(tiny, tmp_path):
     start.write_config(tiny, tmp_path / "it's a config.py")
-    found = config_flags.load(str(tmp_path / "it's a config.py"))
-    changed = {line.split(":")[0] for line in config_lib.difference(tiny, found, free=True)}
-    assert changed == {"training.steps", "data.cache_dir"} and found.training.steps == 1
+    config = config_flags.load(str(tmp_path / "it's a config.py"))
+    changed = {line.split(":")[0] for line in config_lib.difference(tiny, config, free=True)}
+    assert changed == {"training.steps", "data.cache_dir"} and config.training.steps == 1

@@ -11,9 +11,9 @@ import numpy as np
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
-from scratchpatch.vocabulary import BOS
 from tests import tiny
 from tests.evaluation.pieces import random_weights
+from tests.tiny import BOS
 
 WINDOW = 32
 # Amid the entropies of these weights, so that some bytes fire.

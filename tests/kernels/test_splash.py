@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from scratchpatch.bench.subject import nothing_cached
+from scratchpatch.bench.train import nothing_cached
 from scratchpatch.kernels import attention, splash
 
 

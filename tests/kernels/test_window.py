@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch.bench import arrays
+from scratchpatch.bench import linear
 from scratchpatch.kernels import attention, xla
 from tests import tiny
 from tests.kernels.backends import norm, using, value_and_gradients
@@ -106,6 +106,6 @@ def test_memory_does_not_hold_a_square_of_the_row(backend):
         with using(backend):
             gradient = jax.grad(lambda q, k, v, s: attention.window(q, k, v, s, 32, backend).sum(), argnums=(0, 1, 2))
             text = jax.jit(gradient).lower(x, x, x, start).as_text("hlo")
-        return arrays.of(text)[0].bytes
+        return linear.arrays(text)[0].bytes
 
     assert largest(4096) <= 2 * largest(2048)

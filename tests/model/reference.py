@@ -9,7 +9,7 @@ any size.
 import numpy as np
 
 from scratchpatch import config as config_lib
-from scratchpatch.vocabulary import BOS
+from tests.tiny import BOS
 
 # Bases of the n-grams' hash functions, by number (BLT's code).
 PRIMES = (
@@ -113,7 +113,10 @@ def local(x, stack, heads, window, theta, eps, before=lambda x, tree: x):
 
 def read(q, k, v, heads):
     """Attention of queries [..., c, d] over [..., m, d], without mask or position."""
-    split = lambda x: x.reshape(*x.shape[:-1], heads, -1)  # noqa: E731
+
+    def split(x):
+        return x.reshape(*x.shape[:-1], heads, -1)
+
     q, k, v = split(q), split(k), split(v)
     weights = softmax(np.einsum("...chk,...mhk->...hcm", q, k) * q.shape[-1] ** -0.5)
     out = np.einsum("...hcm,...mhk->...chk", weights, v)

@@ -34,7 +34,8 @@ def compiled(data: int, fsdp: int, summed_in: str):
     made = mesh.make(tiny.config({"mesh.data": data, "mesh.fsdp": fsdp, "training.batch_rows": 64}))
     definition, params = nnx.split(layer())
     rows = NamedSharding(made, PartitionSpec(("data", "fsdp")))
-    placed = (jax.device_put(params, sharding.state_shardings(params, made)), *(jax.device_put(x, rows) for x in arrays()))
+    placed = [jax.device_put(params, sharding.state_shardings(params, made))]
+    placed += [jax.device_put(x, rows) for x in arrays()]
 
     def run(params, x, g):
         with sharding.summing(summed_in):

@@ -28,7 +28,11 @@ BLT = {
 }
 
 
-@pytest.mark.parametrize("fields", [{}, BLT, runs.WITH_ENTROPY_MODEL, runs.ENTROPY_MODEL], ids=["own", "blt", "separate", "bytes"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, BLT, runs.WITH_ENTROPY_MODEL, runs.ENTROPY_MODEL],
+    ids=["own", "blt", "separate", "bytes"],
+)
 def test_definitions_are_keys_that_know_no_thresholds(fields):
     """Compiled programs are kept by them."""
     one, other = (weights.abstract(tiny.config(fields | {"trigger.threshold": nats}))[0] for nats in (1.0, 2.0))

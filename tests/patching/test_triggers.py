@@ -3,8 +3,8 @@ import numpy as np
 
 from scratchpatch.patching import triggers
 from scratchpatch.patching.scores import Signals
-from scratchpatch.vocabulary import BOS
 from tests import tiny
+from tests.tiny import BOS
 
 
 def requests(kind: str, tokens, entropy=None, patch_starts=None, commits=(), threshold=1.0, **fields) -> list[int]:

@@ -16,17 +16,21 @@ PROGRAM = """HloModule jit__advance, entry_computation_layout={...}
 
 %all-reduce-scatter.1 (input.1: bf16[64,32]) -> bf16[16,32] {
   %input.1 = bf16[64,32]{1,0:T(8,128)(2,1)} parameter(0)
-  %all-reduce.1 = bf16[64,32]{1,0} all-reduce(%input.1), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, use_global_device_ids=true, to_apply=%add
+  %all-reduce.1 = bf16[64,32]{1,0} all-reduce(%input.1), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, \
+use_global_device_ids=true, to_apply=%add
   ROOT %dynamic-slice.1 = bf16[16,32]{1,0} dynamic-slice(%all-reduce.1, %i, %j), dynamic_slice_sizes={16,32}
 }
 
 %fused.1 (p.1: bf16[16,32]) -> bf16[64,32] {
   %p.1 = bf16[16,32]{1,0} parameter(0)
-  ROOT %all-gather.1 = bf16[1,64,32]{2,1,0:T(8,128)(2,1)S(1)} all-gather(%p.1), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}, frontend_attributes={chain_id="5"}, metadata={op_name="jit(_advance)/while/body/convert"}
+  ROOT %all-gather.1 = bf16[1,64,32]{2,1,0:T(8,128)(2,1)S(1)} all-gather(%p.1), channel_id=7, \
+replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}, frontend_attributes={chain_id="5"},\
+ metadata={op_name="jit(_advance)/while/body/convert"}
 }
 
 %fused.2 (p.2: bf16[16,32]) -> bf16[64,32] {
-  ROOT %all-gather.2 = bf16[1,64,32]{2,1,0} all-gather(%p.2), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}, frontend_attributes={chain_id="5"}
+  ROOT %all-gather.2 = bf16[1,64,32]{2,1,0} all-gather(%p.2), channel_id=7, \
+replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}, frontend_attributes={chain_id="5"}
 }
 
 %body.1 (t.1: (s32[], bf16[16,32])) -> (s32[], bf16[16,32]) {
@@ -43,10 +47,14 @@ PROGRAM = """HloModule jit__advance, entry_computation_layout={...}
 
 ENTRY %main.1 (x: bf16[16,32]) -> bf16[16,32] {
   %while.1 = (s32[]{:T(128)}, bf16[16,32]{1,0}) while(%t), condition=%condition.1, body=%body.1
-  %all-reduce.2 = (f32[8]{0}, f32[]{:T(128)}) all-reduce(%v, %w), channel_id=9, replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add
-  %reduce-scatter.1 = f32[10]{0} reduce-scatter(%v), channel_id=3, replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add
-  %collective-permute.1 = f32[100]{0} collective-permute(%v), channel_id=4, source_target_pairs={{0,1},{1,2},{2,3},{4,5},{5,6},{6,7}}
-  %send.1 = (f32[50]{0}, u32[]{:S(2)}, token[]) send(%v, %token), channel_id=12, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %all-reduce.2 = (f32[8]{0}, f32[]{:T(128)}) all-reduce(%v, %w), channel_id=9, replica_groups=[4,2]<=[2,4]T(1,0), \
+to_apply=%add
+  %reduce-scatter.1 = f32[10]{0} reduce-scatter(%v), channel_id=3, replica_groups=[1,8]<=[8], dimensions={0}, \
+to_apply=%add
+  %collective-permute.1 = f32[100]{0} collective-permute(%v), channel_id=4, \
+source_target_pairs={{0,1},{1,2},{2,3},{4,5},{5,6},{6,7}}
+  %send.1 = (f32[50]{0}, u32[]{:S(2)}, token[]) send(%v, %token), channel_id=12, \
+frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
   %send-done.1 = token[] send-done(%send.1), channel_id=12
   ROOT %copy.1 = bf16[16,32]{1,0} copy(%y)
 }
@@ -86,7 +94,9 @@ allocation 3: size 9999, color 1, page 0, preallocated-temp:
 
 def test_a_product_whose_factor_is_spread_gathers_it():
     made = mesh.make(tiny.config({"mesh.data": 1, "mesh.fsdp": 8}))
-    place = lambda *spec: NamedSharding(made, PartitionSpec(*spec))  # noqa: E731
+
+    def place(*spec):
+        return NamedSharding(made, PartitionSpec(*spec))
 
     def f(x, w):
         return x @ jax.lax.with_sharding_constraint(w, place(None, None))
@@ -100,10 +110,18 @@ def test_a_product_whose_factor_is_spread_gathers_it():
 @pytest.fixture(scope="module")
 def long_rows():
     """Collectives of a step whose rows of 512 bytes are spread over 4 devices; and its config."""
-    config = tiny.config(
-        {"data.window": 512, "patching.patch_bytes": 8, "trigger.kind": "stride", "trigger.stride": 2}
-        | {"model.encoder.window": 16, "model.decoder.window": 16, "mesh.sequence": 4, "training.remat": "full"}
-    )
+    fields = {
+        "data.window": 512,
+        "model.encoder.window": 16,
+        "model.entropy_head.weight": 0.0,
+        "model.decoder.window": 16,
+        "patching.patch_bytes": 8,
+        "trigger.kind": "stride",
+        "trigger.stride": 2,
+        "training.remat": "full",
+        "mesh.sequence": 4,
+    }
+    config = tiny.config(fields)
     trainer = Trainer(config, mesh.make(config))
     found = hlo.collectives(trainer.compile(tiny.QUICK).as_text(), dict(trainer.mesh.shape))
     return trainer.config, [c for c in found if c.axes == "sequence"]
@@ -126,7 +144,15 @@ def test_the_trunk_over_the_sequence_axis_gathers_keys_and_values_of_commits_alo
 
 
 def test_over_fsdp_weights_are_gathered_once_per_pass():
-    config = tiny.config({"model.trunk.layers": 4, "model.trunk.d_model": 64, "mesh.fsdp": 4, "training.remat": "full"})
+    fields = {
+        "model.entropy_head.weight": 0.0,
+        "model.trunk.layers": 4,
+        "model.trunk.d_model": 64,
+        "trigger.kind": "none",
+        "training.remat": "full",
+        "mesh.fsdp": 4,
+    }
+    config = tiny.config(fields)
     trainer = Trainer(config, mesh.make(config))
     found = hlo.collectives(trainer.compile(tiny.QUICK).as_text(), dict(trainer.mesh.shape))
     # Forward, and with the recomputation backward: matrices of the trunk, whole.

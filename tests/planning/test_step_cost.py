@@ -5,6 +5,7 @@ from experiments.scale import sizes
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
 from scratchpatch.model import weights
+from scratchpatch.planning import step_cost as step_cost_lib
 from scratchpatch.planning.step_cost import step_cost
 from tests import tiny
 
@@ -17,6 +18,13 @@ def cost(config, parts=1, fused=False, **mesh):
     return step_cost(config, parts, fused)
 
 
+@pytest.fixture
+def no_activations(monkeypatch):
+    """Counting activations traces the model, which takes seconds."""
+    monkeypatch.setattr(step_cost_lib, "_activations", lambda *_: 0)
+
+
+@pytest.mark.usefixtures("no_activations")
 def test_state_is_twelve_bytes_per_parameter_over_fsdp():
     config = sizes.scratchpads("1b")
     found = cost(config, data=4, fsdp=16)
@@ -24,6 +32,7 @@ def test_state_is_twelve_bytes_per_parameter_over_fsdp():
     assert found.parameters + found.optimizer == pytest.approx(12 * count / 16, rel=1e-6)
 
 
+@pytest.mark.usefixtures("no_activations")
 def test_flops_hold_padding_masked_keys_and_recomputation():
     config = tiny.config({"training.remat": "full", "training.batch_rows": 4})
     found, length = cost(config), config.data.window
@@ -49,11 +58,13 @@ def test_recomputation_keeps_less():
     assert kept["full"] < 0.5 * kept["none"]
 
 
+@pytest.mark.usefixtures("no_activations")
 def test_fused_attention_writes_no_logits():
     config = sizes.scratchpads("150m")
     assert cost(config, data=64, fused=True).traffic < 0.7 * cost(config, data=64).traffic
 
 
+@pytest.mark.usefixtures("no_activations")
 def test_padding_is_the_share_of_slots_that_nothing_fills():
     config = sizes.scratchpads("1b")
     assert cost(config, data=64).padding == pytest.approx(1 - (1 / 16 + 0.22) / (1 / 16 + 0.242), abs=0.001)

@@ -16,7 +16,7 @@ import pytest
 
 from scratchpatch import cli
 from scratchpatch import config as config_lib
-from scratchpatch.bench.subject import Subject
+from scratchpatch.bench.train import Subject
 from scratchpatch.data import entropies
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.index import IndexedStream

@@ -58,16 +58,14 @@ from scratchpatch.training.step import Trainer
 def fail(config, weights):
     raise OSError(5, "it broke")
 
-def refused(what, made, workdir):
-    try:
-        loop.train(made, workdir)
-    except UserError as error:
-        print("refused", what, error, flush=True)
-
 def train(made, workdir, *more):
     me, folder = processes.jax.process_index(), Path(workdir).parent
-    refused("seed:", config.from_flat(config.flat(made) | {"seed": me}), folder / "differs")
-    refused("used:", made, folder / "used")
+    other_seed = config.from_flat(config.flat(made) | {"seed": me})
+    for what, fields, refused in (("seed:", other_seed, folder / "differs"), ("used:", made, folder / "used")):
+        try:
+            whole(fields, refused, *more)
+        except UserError as error:
+            print("refused", what, error, flush=True)
     whole(made, workdir, *more)
 
 whole, loop.train = loop.train, train

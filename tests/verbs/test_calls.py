@@ -102,7 +102,7 @@ def test_account_prints_its_table_or_json(capsys, stand_in, config_file):
 
 
 def test_bench_takes_what_to_measure_by_position(capsys, stand_in, config_file):
-    calls = stand_in("scratchpatch.bench", run=lambda what, c: {"what": what}, table=lambda d: d["what"])
+    calls = stand_in("scratchpatch.bench", run=lambda what, c: {"what": what}, text=lambda d: d["what"])
     assert cli.main(["bench"]) == 0
     assert cli.main(["bench", "data", "--json", f"--config={config_file}"]) == 0
     assert capsys.readouterr().out == 'all\n{"what": "data"}\n'

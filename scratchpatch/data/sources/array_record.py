@@ -23,9 +23,10 @@ class ArrayRecord(Source):
     def read(self, name: str, path: str, bad: BadRecords) -> Iterator[Document]:
         """A record that cannot be read is a bad one, and so are those after it."""
         records = Records(name, path, bad, DAMAGE, "not a whole ArrayRecord file")
-        with records, tempfile.TemporaryDirectory() as folder:
+        # The reader knows no URLs.
+        copy = tempfile.TemporaryDirectory() if paths.is_url(path) else contextlib.nullcontext(".")
+        with records, copy as folder:
             paths.open_read(path).close()  # the system's own words where it cannot be read
-            # The reader knows no URLs.
             with contextlib.closing(ArrayRecordReader(paths.fetched(path, Path(folder)))) as reader:
                 records.count = reader.num_records() or None
                 for start in range(0, records.count or 0, _RECORDS):

@@ -20,7 +20,7 @@ from scratchpatch.data import paths
 from scratchpatch.data.extras import need
 from scratchpatch.data.records import TooLarge
 
-# Enough of a file to tell what it is: the least frame of zstd.
+# Bytes that tell what a file is: no more than the smallest frame of zstd has.
 _HEAD = 9
 # Compressed bytes that are read at a time, and bytes that are unpacked at a time.
 _PIECE = 1 << 16
@@ -30,7 +30,7 @@ _UNPACKED = 1 << 20
 _ZSTD_PIECE = 1 << 10
 # Text that people write is packed to a tenth, or a fiftieth where it repeats itself.
 _USUAL_RATIO = 100
-# As `zstd --ultra -22 --long=31` writes.
+# The window of `zstd --ultra -22 --long=31`, which is the largest.
 _LARGEST_WINDOW = 1 << 31
 
 
@@ -72,16 +72,16 @@ def open_bytes(path: str, most: int | None = None) -> BinaryIO:
         TooLarge: while it is read: it unpacks to more than it may.
     """
     file = paths.open_read(path)
+    file = file if isinstance(file, io.BufferedIOBase) else io.BufferedReader(file, _PIECE)
     try:
         head = file.read(_HEAD)
         form = next((form for form in _FORMATS if len(head) == _HEAD and re.match(form.head, head)), None)
         for named in _FORMATS:
             if head and not form and path.lower().endswith(named.suffixes):
                 raise EOFError(f"its name says {named.name}, its first bytes do not")
-        if not form and isinstance(file, io.BufferedReader):
+        if not form and file.seekable():
             file.seek(0)
             return file
-        # A file behind a URL may be read once, and a few bytes at a time.
         pieces = itertools.chain([head], iter(lambda: file.read(form.piece if form else _PIECE), b""))
         return io.BufferedReader(_Pieces(_unpacked(pieces, form, path, most) if form else pieces, file), 1 << 18)
     except BaseException:
@@ -137,12 +137,13 @@ def _unpacked(pieces: Iterator[bytes], form: _Format, path: str, most: int | Non
 
 def _decompressed(member: Any, packed: bytes, form: _Format) -> Iterator[bytes]:
     """All that a decompressor makes of some bytes, a piece at a time. Raises EOFError where they are damaged."""
-    more = True
-    while more:
+    while True:
         try:
-            yield member.decompress(packed, *form.most)
+            piece = member.decompress(packed, *form.most)
         except Exception as error:  # each library has its own kinds
             raise EOFError(f"{form.name}: {error}") from error
+        yield piece
         # zlib gives back the bytes that it has not unpacked yet, bz2 and lzma keep them.
         packed = getattr(member, "unconsumed_tail", b"")
-        more = not member.eof and (packed or not getattr(member, "needs_input", True))
+        if member.eof or not packed and getattr(member, "needs_input", True):
+            return

@@ -7,7 +7,6 @@ what one source holds out the other does not train on.
 from __future__ import annotations
 
 import ast
-import importlib
 import os
 import sysconfig
 import warnings
@@ -76,7 +75,7 @@ def _skipped(name: str) -> bool:
 
 def _topics() -> Iterator[Document]:
     try:
-        topics = importlib.import_module("pydoc_data.topics").topics
+        from pydoc_data.topics import topics
     except ImportError as error:
         raise UserError(
             f"stdlib:prose: this Python lacks pydoc_data.topics ({error}); install its whole standard library"
