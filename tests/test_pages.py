@@ -21,7 +21,7 @@ WIDEST = 120
 # What ends with one of these is a file of the repository, where nothing says otherwise.
 SUFFIXES = (".py", ".md", ".sh", ".sbatch", ".txt", ".toml", ".tsv", ".svg", ".yaml")
 # Written by runs, or by the user.
-ELSEWHERE = ("runs/", "queue.yaml", "claim.yaml", "manifests.yaml")
+ELSEWHERE = ("runs/", "index/", "queue.yaml", "claim.yaml", "manifests.yaml")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
