@@ -3,8 +3,6 @@
 Nothing here reads an array: about.json describes a step, and its checksums prove the files (see `format`).
 """
 
-from __future__ import annotations
-
 import datetime
 import itertools
 import math
