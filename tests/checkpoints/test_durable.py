@@ -283,8 +283,8 @@ def test_the_verb_lists_both_tiers(made, tmp_path, capsys):
     assert local.count("newest") == 1 and len(local.strip().splitlines()) == 3
     assert "20  damaged: about.json cannot be read" in second and "10  " in second
     assert cli.main(["checkpoint", "list", f"--workdir={tmp_path}/run", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["durable"]
-    assert [row["step"] for row in found["steps"]] == [10, 20] and found["folder"].endswith("durable")
+    copies = json.loads(capsys.readouterr().out)["durable"]
+    assert [row["step"] for row in copies["steps"]] == [10, 20] and copies["folder"].endswith("durable")
     shutil.rmtree(tmp_path / "durable")
     (tmp_path / "durable").write_text("")
     assert cli.main(["checkpoint", "list", f"--workdir={tmp_path}/run"]) == 0
