@@ -103,7 +103,7 @@ def replace_text(path: Path, text: str) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-    _sweep(path)
+    sweep(path)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -119,8 +119,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         replace_text(Path(os.path.realpath(path)), text)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed writers of this file have left beside it."""
+def sweep(path: Path) -> None:
+    """Remove what killed writers of this file have left beside it: FILE.*.tmp."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(path.parent):
             if entry.name.startswith(f"{path.name}.") and entry.name.endswith(".tmp"):

@@ -7,8 +7,8 @@ list[X], X | None, Annotated[int, Meta(ge=0)]. Fields that a shape does not name
 import hashlib
 import json
 import math
-import os
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -50,13 +50,13 @@ def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     return value
 
 
-def read(path: str | os.PathLike, shape: Any, constants: bool = False) -> Any:
-    """The value of a JSON file of this machine, see `parse`.
+def read(path: Any, shape: Any, constants: bool = False, open_read: Callable[..., BinaryIO] = files.open_regular) -> Any:
+    """The value of a JSON file, see `parse`; `open_read` opens one that is not of this machine.
 
     Raises Malformed, which names the path, as `parse` does and where the file is larger than any document of this
     package; OSError where it cannot be read, or is no regular file.
     """
-    with files.open_regular(path) as file:
+    with open_read(path) as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         limit = f"{_MOST_BYTES >> 20} MiB"

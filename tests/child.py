@@ -142,7 +142,7 @@ def _in_a_part(number: int, strike) -> None:
     from scratchpatch.training import entropies
 
     append, calls = Writer.append, []
-    entropies.PART = 64
+    entropies.GROUP_POSITIONS = 64
 
     def strike_within(self, values_T):
         calls.append(None)

@@ -27,9 +27,10 @@ from scratchpatch.checkpoints import durable, run_text, workdir
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.data import index
 from scratchpatch.errors import UserError
-from scratchpatch.evaluation import evaluate as verbs
+from scratchpatch.evaluation.evaluate import evaluate
 from scratchpatch.inference.loading import load_hf_blt
 from scratchpatch.preparation.folder import prepare
+from scratchpatch.report.evaluation import write_evaluation
 from scratchpatch.report.page import write_report
 from scratchpatch.training import loop
 from tests import runs
@@ -121,7 +122,7 @@ def _config(folder: Path):
 def _train(folder: Path) -> None:
     with _patched():
         loop.train(_config(folder), folder / "run")
-    verbs.evaluate(folder / "run", max_bytes=200)
+    write_evaluation(folder / "run", evaluate(folder / "run", max_bytes=200).comparisons(), step_named=False)
     sp.load(folder / "run")
 
 

@@ -1,12 +1,11 @@
 """The causality audit: nothing reads the future, other documents or other rows.
 
-Bytes that a position must not see are changed, and every stage of the model
-must give the same bits there: after every prefix length (suffixes), in the
-other rows (rows) and, but for rounding, in the other documents of a row
-(documents). Then single gradients of every stage with respect to the byte embeddings must be exactly
-zero where nothing may be read (gradients): a backward pass can leak on its own.
+Bytes that a position must not see are changed, and every stage of the model must give the same bits there: after every
+prefix length (suffixes), in the other rows (rows) and, but for rounding, in the other documents of a row (documents).
+Then single gradients of every stage with respect to the byte embeddings must be exactly zero where nothing may be read
+(gradients): a backward pass can leak on its own.
 
-Legend: R rows, L byte positions, N slots, d byte width.
+Legend: R rows, L byte positions, N slots, D trunk width, d byte width.
 """
 
 import dataclasses
@@ -18,24 +17,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scratchpatch import compilation_cache, vocabulary
+from scratchpatch import compilation_cache
 from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import window_xla
+from scratchpatch.kernels import attention
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
 from scratchpatch.patching import controller
 
 STAGES = ("encoder", "entropy head", "entropy model", "patchifier", "trigger", "pooling", "trunk", "decoder")
-# Those that gradients pass through.
+# Those that gradients pass through, and those of them whose states are the slots'.
 _SMOOTH = ("encoder", "entropy head", "pooling", "trunk", "decoder")
+_OF_SLOTS = ("pooling", "trunk")
 _ROWS = 8
 # A backward pass costs more, and two rows can leak into each other.
 _GRADIENT_ROWS = 2
 _PATCHES = 3
-# A row of so many bytes has every prefix length tried; a longer one those of
-# its first patches and of the edges of documents and blocks, and some between.
+# A row of so many bytes has every prefix length tried; a longer one those of its first patches and of the edges of
+# documents and blocks, and some between.
 _PREFIXES = 128
 
 
@@ -71,15 +71,10 @@ class AuditReport:
         return f"the causality audit failed: {self.findings[0]}"
 
     def text(self) -> str:
-        return "\n".join([self.summary(), *(f"  {f}" for f in self.findings)])
+        return "\n".join([self.summary(), *(f"  {finding}" for finding in self.findings)])
 
     def as_dict(self) -> dict:
-        return {
-            "ok": self.ok,
-            "findings": [dataclasses.asdict(f) for f in self.findings],
-            "checked": self.checked,
-            "seconds": self.seconds,
-        }
+        return {"ok": self.ok} | dataclasses.asdict(self)
 
 
 def audit_config(config) -> AuditReport:
@@ -99,10 +94,10 @@ def audit(config, weights, seed: int = 0, build: Callable | None = None) -> Audi
     Raises:
       UserError: no change of any byte changes any logit, so nothing can be told.
     """
-    if build is None:
-        build = functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
+    build = build or functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
     # Weights may be spread over a mesh; the audited rows are few, and every device computes all of them.
-    options = {"compiler_options": compilation_cache.quick(), "out_shardings": mesh_lib.everywhere(mesh_lib.of(weights))}
+    everywhere = mesh_lib.everywhere(mesh_lib.of(weights))
+    options = {"compiler_options": compilation_cache.quick(), "out_shardings": everywhere}
     forward = jax.jit(lambda weights, tokens_RL: build(weights)(tokens_RL), **options)
     backward = jax.jit(functools.partial(reached, config, build), **options)
     return Auditor(config, forward, backward, seed).report(weights)
@@ -115,21 +110,23 @@ def reached(config, build, weights, tokens_RL, row, position, stages) -> jax.Arr
       row, position: int32 scalars.
       stages: bool per name of `_SMOOTH`.
     """
+    rows, length = tokens_RL.shape
 
     def value(probe_RLd):
         output = build(weights)(tokens_RL, probe_RLd)
         slots = output.layout.slots
-        at_RL = (jnp.arange(tokens_RL.shape[0])[:, None] == row) & (jnp.arange(tokens_RL.shape[1]) == position)
-        at_RN = (jnp.arange(tokens_RL.shape[0])[:, None] == row) & (slots.end_BN == position) & slots.valid_BN
+        in_row_R1 = jnp.arange(rows)[:, None] == row
+        at_RL = in_row_R1 & (jnp.arange(length) == position)
+        at_RN = in_row_R1 & (slots.end_BN == position) & slots.valid_BN
         total = 0.0
         for name, x in _states(output).items():
-            at = at_RN if name in ("pooling", "trunk") else at_RL
+            at = at_RN if name in _OF_SLOTS else at_RL
             # Any direction in which no sum of states is flat.
             direction = jnp.cos(jnp.arange(x.shape[-1], dtype=jnp.float32))
             total += jnp.where((at & stages[name])[..., None], x.astype(jnp.float32) * direction, 0.0).sum()
         return total
 
-    probe_RLd = jnp.zeros((*tokens_RL.shape, config.model.d_byte), jnp.float32)
+    probe_RLd = jnp.zeros((rows, length, config.model.d_byte), jnp.float32)
     return (jax.grad(value)(probe_RLd) != 0).any(-1)
 
 
@@ -137,14 +134,15 @@ def _beyond_rounding(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Where two arrays differ by more than the order of a sum can make them; exact for masks."""
     if x.dtype == bool:
         return x != y
-    x, y, bound = np.asarray(x, np.float32), np.asarray(y, np.float32), 1e-5 if x.dtype == np.float32 else 3e-2
+    bound = 1e-5 if x.dtype == np.float32 else 3e-2
+    x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
     # The mask of the logits is no scale to measure by.
     scale = np.abs(np.where(np.abs(x) < 1e20, x, 0.0)).max(initial=0.0)
     return ~(np.abs(x - y) <= bound * scale)
 
 
 def _states(output: Output) -> dict[str, jax.Array]:
-    """The arrays of `_SMOOTH` stages, [R, L or N, ...]; of those that the model has."""
+    """The arrays of the `_SMOOTH` stages that the model has, [R, L or N, ...]."""
     states = {
         "encoder": output.hidden_BLd,
         "entropy head": output.head_logits_BLV,
@@ -156,32 +154,28 @@ def _states(output: Output) -> dict[str, jax.Array]:
 
 
 def _by_byte(config, output: Output) -> dict[str, list[np.ndarray]]:
-    """What each stage says at each byte, arrays [R, L, ...] on the host: none of a stage that the model lacks.
+    """What each stage says at each byte, arrays [R, L, ...] on the host; none of a stage that the model lacks.
 
-    Slot states are 0 where no slot stands.
+    The state of a slot stands at the slot's last byte, among zeros.
     """
     output = jax.device_get(output)
-    found = {stage: [] for stage in STAGES} | {"encoder": [output.hidden_BLd], "decoder": [output.logits_BLV]}
-    if config.model.trunk.kind == "none":
-        return found
-    layout, slots = output.layout, output.layout.slots
-    row_n = np.nonzero(slots.valid_BN)[0]
-    end_n = slots.end_BN[slots.valid_BN]
+    slots = output.layout.slots
+    row_n, end_n = np.nonzero(slots.valid_BN)[0], slots.end_BN[slots.valid_BN]
 
-    def place(x_RND):
-        at_byte = np.zeros((*layout.commit_BL.shape, x_RND.shape[-1]), x_RND.dtype)
-        at_byte[row_n, end_n] = x_RND[slots.valid_BN]
-        return at_byte
+    def at_bytes(x_RND: np.ndarray) -> np.ndarray:
+        x_RLD = np.zeros((*output.layout.commit_BL.shape, x_RND.shape[-1]), x_RND.dtype)
+        x_RLD[row_n, end_n] = x_RND[slots.valid_BN]
+        return x_RLD
 
-    found["entropy head"] = [] if output.head_logits_BLV is None else [output.head_logits_BLV]
-    if output.entropy_BL is not None:
-        found["entropy model" if config.model.entropy_model.layers else "entropy head"].append(output.entropy_BL)
-    return found | {
-        "patchifier": [layout.commit_BL],
-        "trigger": [layout.scratchpad_BL],
-        "pooling": [place(output.pooled_BND)],
-        "trunk": [place(output.trunk_BND)],
-    }
+    says = {stage: [] for stage in STAGES}
+    for stage, x in _states(output).items():
+        says[stage].append(at_bytes(x) if stage in _OF_SLOTS else x)
+    if config.model.trunk.kind != "none":
+        if output.entropy_BL is not None:
+            says["entropy model" if config.model.entropy_model.layers else "entropy head"].append(output.entropy_BL)
+        says["patchifier"].append(output.layout.commit_BL)
+        says["trigger"].append(output.layout.scratchpad_BL)
+    return says
 
 
 class Auditor:
@@ -190,20 +184,21 @@ class Auditor:
     Args:
       config: the experiment.
       forward: (weights, tokens_RL) -> Output.
-      backward: see `reached`.
+      backward: see `reached`; None leaves the gradients out.
       seed: of the text.
     """
 
     def __init__(self, config, forward: Callable, backward: Callable | None, seed: int = 0):
         self.config, self.forward, self.backward = config, forward, backward
+        self.vocabulary = config_lib.vocabulary(config)
         self.rng = np.random.default_rng(seed)
         self.findings: dict[tuple[str, str], Finding] = {}
         m, patch = config.model, config_lib.patch_limit(config)
         widest = max(m.encoder.window, m.decoder.window, m.entropy_model.window if m.entropy_model.layers else 0)
-        local = window_xla.block_size(widest, config.data.window)
+        local = attention.block_size(widest, config.data.window)
         carried = controller.CHUNK if config.patching.gain > 0 or config.trigger.gain > 0 else 0
-        # Three patches, the edge between two blocks of local attention, and the
-        # place where a controller first moves its threshold.
+        # Three patches, the edge between two blocks of local attention, and the place where a controller first moves
+        # its threshold.
         self.length = min(config.data.window, max((_PATCHES + 1) * patch, 2 * local, 5 * carried // 2))
         self.starts = (0, self.length // 4, self.length // 4 + self.length // 2)
         self.document_L = np.searchsorted(self.starts, np.arange(self.length), side="right") - 1
@@ -232,13 +227,14 @@ class Auditor:
         rates = {"patching": 1 / self.config.patching.patch_bytes, "trigger": self.config.trigger.rate}
         for section, rate in rates.items():
             settings = self.config[section]
-            if settings.kind in scores:
-                score = scores[settings.kind]
-                value = np.quantile(score, 1 - rate if settings.gain > 0 else 0.5)
-                if settings.gain > 0:
-                    # Its logarithm is what moves.
-                    value = max(value, score[score > 0].min(initial=1.0))
-                thresholds[f"{section}_threshold"] = np.float32(value)
+            if settings.kind not in scores:
+                continue
+            score = scores[settings.kind]
+            threshold = np.quantile(score, 1 - rate if settings.gain > 0 else 0.5)
+            if settings.gain > 0:
+                # A controller moves the logarithm of its threshold.
+                threshold = max(threshold, score[score > 0].min(initial=1.0))
+            thresholds[f"{section}_threshold"] = np.float32(threshold)
         return {**weights, "thresholds": thresholds}
 
     def suffixes(self) -> int:
@@ -248,76 +244,83 @@ class Auditor:
             dense = cuts[: _PATCHES * config_lib.patch_limit(self.config)]
             edges = [cuts[edge - 4 : edge + 4] for edge in (*self.starts[1:], self.length // 2)]
             cuts = np.unique(np.concatenate([dense, *edges, cuts[:: len(cuts) // (_PREFIXES // 4)]]))
-        seen, row_R = False, np.arange(_ROWS)
-        for part in np.array_split(cuts, -(-len(cuts) // _ROWS)):
-            cut_R = np.resize(part, _ROWS)
+        logits_changed, row_R = False, np.arange(_ROWS)
+        for some_cuts in np.array_split(cuts, -(-len(cuts) // _ROWS)):
+            cut_R = np.resize(some_cuts, _ROWS)
             other, next_R = self._text(), cut_R + 1
             # What follows the prefix: a byte, the document's end, or nothing at all.
-            ends_R = self.tokens[row_R, next_R] == vocabulary.BOS
-            other[row_R, next_R] = np.where(ends_R ^ (self.rng.random(_ROWS) < 0.5), ord("e"), vocabulary.BOS)
-            other[self.rng.random(_ROWS) < 0.2] = vocabulary.PAD
-            keep = np.arange(self.length) <= cut_R[:, None]
-            seen |= self._judge("suffix", np.where(keep, self.tokens, other), keep, "later bytes were changed")
-        if not seen:
+            ends_R = self.tokens[row_R, next_R] == self.vocabulary.bos
+            flips_R = self.rng.random(_ROWS) < 0.5
+            other[row_R, next_R] = np.where(ends_R ^ flips_R, ord("e"), self.vocabulary.bos)
+            other[self.rng.random(_ROWS) < 0.2] = self.vocabulary.pad
+            prefix_RL = np.arange(self.length) <= cut_R[:, None]
+            tokens = np.where(prefix_RL, self.tokens, other)
+            logits_changed |= self._judge("suffix", tokens, prefix_RL, "later bytes were changed")
+        if not logits_changed:
             raise UserError("the causality audit is blind: no change of any byte changes any logit")
         return len(cuts)
 
     def documents(self) -> int:
         """All bytes of one document of each row are replaced; the row's other documents must not notice."""
-        for first in range(len(self.starts)):
-            changed = self.document_L == (np.arange(_ROWS)[:, None] + first) % len(self.starts)
-            tokens = np.where(changed & (self.tokens != vocabulary.BOS), self._bytes(), self.tokens)
-            self._judge("document", tokens, ~changed, "another document of the row was changed")
+        for shift in range(len(self.starts)):
+            changed_RL = self.document_L == (np.arange(_ROWS)[:, None] + shift) % len(self.starts)
+            tokens = np.where(changed_RL & (self.tokens != self.vocabulary.bos), self._bytes(), self.tokens)
+            self._judge("document", tokens, ~changed_RL, "another document of the row was changed")
         return _ROWS * len(self.starts)
 
     def rows(self) -> int:
         """Half of the rows are replaced; the others must not notice. Every row meets every other."""
-        halves = [(np.arange(_ROWS) >> bit) % 2 == side for bit in range(_ROWS.bit_length() - 1) for side in (0, 1)]
-        for keep_R in halves:
-            keep = np.broadcast_to(keep_R[:, None], self.tokens.shape)
-            self._judge("row", np.where(keep, self.tokens, self._bytes()), keep, "other rows of the batch were changed")
+        for bit in range(_ROWS.bit_length() - 1):
+            for side in (0, 1):
+                stays_R1 = ((np.arange(_ROWS) >> bit) % 2 == side)[:, None]
+                tokens = np.where(stays_R1, self.tokens, self._bytes())
+                stays_RL = np.broadcast_to(stays_R1, self.tokens.shape)
+                self._judge("row", tokens, stays_RL, "other rows of the batch were changed")
         return _ROWS
 
     def gradients(self) -> int:
         """Single gradients, one row and position at a time: on both sides of documents' edges, and inside."""
         _, second, third = self.starts
         positions = (second - 1, second, self.length // 2, third - 1, third, self.length - 2)
-        tokens = self.tokens[:_GRADIENT_ROWS]
-        for i, n in enumerate(positions):
+        for i, position in enumerate(positions):
             row = i % _GRADIENT_ROWS
-            allowed = np.zeros(tokens.shape, bool)
-            allowed[row] = (np.arange(self.length) <= n) & (self.document_L == self.document_L[n])
-
-            def leaks(names, row=row, n=n, allowed=allowed):
-                wanted = {name: name in names for name in _SMOOTH}
-                return np.argwhere(np.asarray(self.backward(self.weights, tokens, row, n, wanted)) & ~allowed)
-
-            if len(leaks(_SMOOTH)):
-                stage, (at_row, at) = next((s, bad[0]) for s in _SMOOTH if len(bad := leaks((s,))))
+            if self._gradient_leak(row, position, _SMOOTH):
+                leaks = ((stage, self._gradient_leak(row, position, (stage,))) for stage in _SMOOTH)
+                stage, (at_row, at) = next((stage, leak) for stage, leak in leaks if leak)
                 where = f"from row {row} its gradient reaches row {at_row}, position {at}"
-                self._add(Finding("gradient", stage, int(n), where))
+                self._add(Finding("gradient", stage, int(position), where))
         return len(positions)
 
-    def _judge(self, check: str, tokens, must_stay_RL, detail: str) -> bool:
+    def _gradient_leak(self, row: int, position: int, stages: tuple[str, ...]) -> tuple[int, int] | None:
+        """The first row and position where gradients of these stages arrive and may not; None where there is none."""
+        tokens = self.tokens[:_GRADIENT_ROWS]
+        allowed_RL = np.zeros(tokens.shape, bool)
+        allowed_RL[row, : position + 1] = self.document_L[: position + 1] == self.document_L[position]
+        wanted = {stage: stage in stages for stage in _SMOOTH}
+        leaks = np.argwhere(np.asarray(self.backward(self.weights, tokens, row, position, wanted)) & ~allowed_RL)
+        return tuple(leaks[0]) if len(leaks) else None
+
+    def _judge(self, check: str, tokens: np.ndarray, must_stay_RL: np.ndarray, detail: str) -> bool:
         """Note the first stage that changed where it must not; whether any logit changed where it may."""
-        found = _by_byte(self.config, self.forward(self.weights, tokens))
-        changed = {}
+        says = _by_byte(self.config, self.forward(self.weights, tokens))
+        # Other bytes in a document can shift where the next one's commits stand in the row's arrays, and with it the
+        # order of a sum: rounding is no leak there.
+        unlike = _beyond_rounding if check == "document" else np.not_equal
+        found_leak = False
         for stage in STAGES:
-            pairs = zip(found[stage], self.base[stage], strict=True)
-            # Other bytes in a document can shift where the next one's commits stand in
-            # the row's arrays, and with it the order of a sum: rounding is no leak there.
-            unlike = _beyond_rounding if check == "document" else np.not_equal
-            differ = [unlike(x, y).reshape(*tokens.shape, -1).any(axis=-1) for x, y in pairs]
-            changed[stage] = np.any(differ, axis=0) if differ else np.zeros(tokens.shape, bool)
-        for stage in STAGES:
-            bad = np.argwhere(changed[stage] & must_stay_RL)
-            if len(bad):
-                row, position = bad[bad[:, 1].argmin()]
+            changed_RL = np.zeros(tokens.shape, bool)
+            for x, base in zip(says[stage], self.base[stage], strict=True):
+                changed_RL |= unlike(x, base).reshape(*tokens.shape, -1).any(axis=-1)
+            leaks = np.argwhere(changed_RL & must_stay_RL)
+            if len(leaks) and not found_leak:
+                row, position = leaks[leaks[:, 1].argmin()]
                 self._add(Finding(check, stage, int(position), f"row {row}; {detail}"))
-                break
-        return bool((changed["decoder"] & ~must_stay_RL).any())
+                found_leak = True
+        # The decoder is the last of the stages.
+        return bool((changed_RL & ~must_stay_RL).any())
 
     def _add(self, finding: Finding) -> None:
+        """Of the leaks of one stage that one check finds, the earliest is kept."""
         key = finding.check, finding.stage
         if key not in self.findings or finding.position < self.findings[key].position:
             self.findings[key] = finding
@@ -330,6 +333,6 @@ class Auditor:
     def _text(self) -> np.ndarray:
         """Rows of three documents; every other row begins inside its first."""
         tokens = self._bytes()
-        tokens[::2, 0] = vocabulary.BOS
-        tokens[:, self.starts[1:]] = vocabulary.BOS
+        tokens[::2, 0] = self.vocabulary.bos
+        tokens[:, self.starts[1:]] = self.vocabulary.bos
         return tokens

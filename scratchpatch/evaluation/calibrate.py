@@ -1,8 +1,7 @@
 """The threshold at which a trained model makes patches, or scratchpads, as often as wanted.
 
-Entropies do not depend on the layout: they are computed once, on a sample of
-the text, and the search repeats the decisions alone. The sample is evenly
-spread over the windows that `eval` reads, so rates mean what they mean there.
+Entropies do not depend on the layout: they are computed once, on a sample of the text, and the search repeats the
+decisions alone. The sample is evenly spread over the windows that `eval` reads, so that rates mean what they mean there.
 
 Legend: R rows, L positions of a row, C chunks of rows.
 """
@@ -31,10 +30,11 @@ from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.loading import load
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
+from scratchpatch.patching.rows import pack
+from scratchpatch.patching.scores import Signals
 from scratchpatch.progress import Progress
-from scratchpatch.vocabulary import BOS, PAD
 
-# Beyond every entropy and jump, in nats: at most ln of the vocabulary, 5.6.
+# Beyond every entropy and jump, in nats: they are at most the logarithm of the vocabulary's size.
 _BEYOND = 100.0
 # Positions that decisions are made on at once.
 _CHUNK = 1 << 18
@@ -66,12 +66,11 @@ def calibrate(
     sample_bytes: int = 1 << 18,
     step: int | None = None,
     overrides: dict[str, Any] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Find the threshold of the patchifier, or of the trigger, that gives a rate.
 
-    The budget and the controller of the part that is calibrated are off, as
-    they are where `LanguageModel.override` is given a threshold. Rates count
-    positions, a document's BOS among them, as `bpb.evaluate` does.
+    The budget and the controller of the section that is calibrated are off, as they are where `LanguageModel.override`
+    is given a threshold. Rates count positions, a document's BOS among them, as `bpb.measure` does.
 
     Args:
       workdir: folder of the run.
@@ -83,47 +82,49 @@ def calibrate(
       step: of the checkpoint; the newest where None.
       overrides: dotted config fields to change on the trained weights.
     Returns:
-      field, threshold (nats), target, unit, granularity (the rates on both
-      sides of where the target is crossed), sample and held_out (bytes, rate, source,
-      split), settings (overrides under which the rate holds).
+      field, threshold (nats), target, unit, granularity (the rates on both sides of where the target is crossed),
+      sample and held_out (bytes, rate, source, split), settings (overrides under which the rate holds).
     Raises:
       UserError: a kind without a threshold, or a rate that no threshold gives.
     """
     section = "patching" if scratchpads_per_byte is None else "trigger"
     target = bytes_per_patch if scratchpads_per_byte is None else scratchpads_per_byte
-    lm, settings = _free(load(workdir, step), section, overrides or {})
+    field, overrides = f"{section}.threshold", overrides or {}
+    lm = _without_budget(load(workdir, step), section, overrides)
 
-    def streams(of: str):
+    def streams_of(split: str) -> list[tuple[Any, float]]:
         if source is None:
-            return own_streams(workdir, lm.config, of, overrides)
-        return [(evaluation_stream(lm.config, source, of), 1.0)]
+            return own_streams(workdir, lm.config, split, overrides)
+        return [(evaluation_stream(lm.config, source, split), 1.0)]
 
     validates = source is None and bool(lm.config.data.validation_sources)
-    sample, held_out = _texts(lm, streams, split, validates, sample_bytes)
-    search = _Search(section, _counter(lm, section, sample), sample.positions)
-    threshold, granularity = search.find(target, lm.config)
-    count = _counter(lm, section, held_out)
-    field = f"{section}.threshold"
+    sample, held_out = _texts(lm, streams_of, split, validates, sample_bytes)
+    count = _counter(lm, section, sample)
+    threshold, granularity = search(section, count, sample.positions, target, lm.config)
+
+    def measured(text: _Text, decisions: int) -> dict[str, Any]:
+        return text.about | {"rate": _rate(section, decisions, text.positions)}
+
     return {
         "field": field,
         "threshold": threshold,
         "target": target,
         "unit": UNITS[section],
         "granularity": granularity,
-        "sample": sample.about | {"rate": search.rate(search.count(threshold))},
-        "held_out": held_out.about | {"rate": _rate(section, count(threshold), held_out.positions)},
-        "settings": settings | {field: threshold},
+        "sample": measured(sample, count(threshold)),
+        "held_out": measured(held_out, _counter(lm, section, held_out)(threshold)),
+        "settings": overrides | {field: threshold},
     }
 
 
-def table(result: dict, workdir: str) -> str:
+def table(result: dict[str, Any], workdir: str) -> str:
     """The result in words, with the lines that use it."""
     unit = result["unit"]
 
     def measured(name: str) -> str:
-        at = result[name]
-        rate = "no patch" if at["rate"] is None else f"{at['rate']:.4g} {unit}"
-        return f"{rate} on {at['bytes']:,} bytes of {at['source']} [{at['split']}]"
+        text = result[name]
+        rate = "no patch" if text["rate"] is None else f"{text['rate']:.4g} {unit}"
+        return f"{rate} on {text['bytes']:,} bytes of {text['source']} [{text['split']}]"
 
     lines = [
         f"{result['field']} = {result['threshold']!r} nats for {result['target']:g} {unit}",
@@ -132,135 +133,156 @@ def table(result: dict, workdir: str) -> str:
     ]
     rate = result["sample"]["rate"]
     if rate is None or abs(rate - result["target"]) > 0.01 * result["target"]:
-        between = " and ".join("no patch" if r is None else f"{r:.4g}" for r in result["granularity"])
-        lines.append(f"  the rate jumps between {between} at that threshold: entropies are equal, or ends by max_patch_bytes move")
+        between = " and ".join("no patch" if side is None else f"{side:.4g}" for side in result["granularity"])
+        why = "entropies are equal, or ends by max_patch_bytes move"
+        lines.append(f"  the rate jumps between {between} at that threshold: {why}")
     flags = " ".join(f"--override {shlex.quote(f'{k}={v}')}" for k, v in result["settings"].items())
     section = result["field"].split(".")[0]
     # What naming a threshold implies on trained weights, a config must say.
-    named = {f"{section}.gain": 0.0, f"{section}.capacity": 1.0} | result["settings"]
+    fields = {f"{section}.gain": 0.0, f"{section}.capacity": 1.0} | result["settings"]
     lines += ["on these weights:", f"  scratchpatch eval --workdir={shlex.quote(str(workdir))} {flags}", "in a config:"]
-    return "\n".join(lines + [f"  config.{name} = {value!r}" for name, value in named.items()])
+    return "\n".join(lines + [f"  config.{name} = {value!r}" for name, value in fields.items()])
 
 
-def _free(lm: LanguageModel, section: str, overrides: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
-    """The model with budget and controller of the section off, and the overrides that make it so."""
+def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) -> LanguageModel:
+    """The model with these overrides, and with the budget and the controller of the section off."""
     field = f"{section}.threshold"
     if field in overrides:
         raise UserError(f"{field} is what calibrate looks for: leave out --override {field}={overrides[field]}")
-    if overrides.get(f"{section}.gain"):
-        raise UserError(f"{section}.gain = {overrides[f'{section}.gain']} moves the threshold as it goes: leave it out")
-    lm = lm.override(overrides)
-    config = lm.config
+    if gain := overrides.get(f"{section}.gain"):
+        raise UserError(f"{section}.gain = {gain} moves the threshold as it goes: leave it out")
+    config = lm.override(overrides).config
     if config.model.trunk.kind == "none":
-        raise UserError("model.trunk.kind = 'none' makes neither patches nor scratchpads: calibrate a model with a trunk")
+        raise UserError(
+            "model.trunk.kind = 'none' makes neither patches nor scratchpads: calibrate a model with a trunk"
+        )
     kind = config[section].kind
     if kind not in config_lib.ENTROPY_PATCHIFIERS:
         raise UserError(f"{section}.kind = {kind!r} has no threshold: {_INSTEAD[section][kind]}")
     if section == "trigger" and config.patching.kind == "byte":
         raise UserError("patching.kind = 'byte' leaves no byte inside a patch where a scratchpad could fire")
-    return lm.override({**overrides, field: config[section].threshold}), overrides
+    return lm.override({**overrides, field: config[section].threshold})
 
 
 @dataclasses.dataclass(frozen=True)
 class _Text:
     """Rows that decisions are made on.
 
-    tokens_RL, entropy_RL: see `entropies.Rows`. counts_RL: positions that these
-    rows answer for. about: bytes, source, split.
+    tokens_RL, entropy_RL: see `entropies.Rows`. counts_RL: positions that these rows answer for. is_byte_RL: positions
+    of text, neither BOS nor PAD. source, split: where the rows come from.
     """
 
     tokens_RL: np.ndarray
     entropy_RL: np.ndarray
     counts_RL: np.ndarray
-    about: dict[str, Any]
+    is_byte_RL: np.ndarray
+    source: str
+    split: str
 
     @property
     def positions(self) -> int:
         return int(self.counts_RL.sum())
 
-    def part(self, first: int, end: int, split: str) -> _Text:
-        """Of the positions counted, those from `first` to `end`."""
-        order_RL = np.cumsum(self.counts_RL).reshape(self.counts_RL.shape) - 1
-        counts_RL = self.counts_RL & (order_RL >= first) & (order_RL < end)
-        about = self.about | {"bytes": _bytes(self.tokens_RL, counts_RL), "split": split}
-        return dataclasses.replace(self, counts_RL=counts_RL, about=about)
+    @property
+    def about(self) -> dict[str, Any]:
+        bytes_counted = int((self.counts_RL & self.is_byte_RL).sum())
+        return {"bytes": bytes_counted, "source": self.source, "split": self.split}
+
+    def halves(self) -> tuple[_Text, _Text]:
+        """The text twice: the first half of its positions counts in one, the second half in the other."""
+        in_first_RL = np.cumsum(self.counts_RL).reshape(self.counts_RL.shape) <= self.positions // 2
+        first = dataclasses.replace(
+            self, counts_RL=self.counts_RL & in_first_RL, split=f"{self.split}, first half of the sample"
+        )
+        second = dataclasses.replace(
+            self, counts_RL=self.counts_RL & ~in_first_RL, split=f"{self.split}, second half of the sample"
+        )
+        return first, second
 
 
-def _bytes(tokens_RL, counts_RL) -> int:
-    return int((counts_RL & (tokens_RL < BOS)).sum())
+def _texts(
+    lm: LanguageModel, streams_of: Callable, split: str, validates: bool, sample_bytes: int
+) -> tuple[_Text, _Text]:
+    """The sample, and text that is not in it: the validation split, or the half of the sample that is held back.
 
-
-def _texts(lm: LanguageModel, streams: Callable, split: str, validates: bool, sample_bytes: int) -> tuple[_Text, _Text]:
-    """The sample, and text that is not in it: the validation split, or the half of the sample that is kept back.
-
-    `streams`: a split's, with weights; `validates`: whether other sources than the sample's do.
+    Args:
+      streams_of: a split to its (stream, weight) pairs.
+      split: of the sample.
+      validates: whether the validation split has sources of its own.
+      sample_bytes: of each of the two.
     """
     entropies = Entropies(lm.config, lm.weights)
-    found = streams(split)
-    whole = split in ("validation", "all") or (not validates and any(s.split == "all" for s, _ in found))
-    if not whole:
-        return _read(entropies, found, sample_bytes), _read(entropies, streams("validation"), sample_bytes)
-    sample = _read(entropies, found, sample_bytes)
-    half, names = sample.positions // 2, sample.about["split"]
-    return sample.part(0, half, f"{names}, first half of the sample"), sample.part(
-        half, sample.positions, f"{names}, second half of the sample"
-    )
+    streams = streams_of(split)
+    sample = _sample(entropies, lm.config, streams, sample_bytes)
+    unsplit = not validates and any(stream.split == "all" for stream, _ in streams)
+    if unsplit or split in ("validation", "all"):
+        return sample.halves()
+    return sample, _sample(entropies, lm.config, streams_of("validation"), sample_bytes)
 
 
-def _read(entropies: Entropies, streams, sample_bytes: int) -> _Text:
+def _sample(entropies: Entropies, config, streams: list[tuple[Any, float]], sample_bytes: int) -> _Text:
     """Windows evenly spread over each stream, in all about `sample_bytes` by the streams' weights."""
-    total = sum(weight for _, weight in streams)
+    total_weight = sum(weight for _, weight in streams)
     chosen = []
     for stream, weight in streams:
-        there = windows.count(len(stream), entropies.length)
+        available = windows.count(len(stream), entropies.length)
         # All windows answer for about half their length, but the first, which answers for all of it.
-        wanted = max(math.ceil(sample_bytes * weight / total / max(entropies.length // 2, 1)), 1)
-        chosen.append(np.unique(np.linspace(0, there - 1, min(wanted, there)).round().astype(int)).tolist())
+        wanted = max(math.ceil(sample_bytes * weight / total_weight / max(entropies.length // 2, 1)), 1)
+        spread = np.linspace(0, available - 1, min(wanted, available)).round().astype(int)
+        chosen.append(np.unique(spread).tolist())
     rows = []
     with Progress(total=sum(map(len, chosen)), label="entropies", unit="windows") as progress:
-        for (stream, _), ks in zip(streams, chosen, strict=True):
-            for part in entropies.along(stream, ks):
-                rows.append(part)
-                progress.advance(len(part.windows), sum(w.count for w in part.windows))
-    tokens_RL, entropy_RL = (np.concatenate([getattr(r, name) for r in rows]) for name in ("tokens_RL", "entropy_RL"))
+        for (stream, _), indices in zip(streams, chosen, strict=True):
+            for some in entropies.along(stream, indices):
+                rows.append(some)
+                progress.advance(len(some.windows), sum(window.count for window in some.windows))
+    tokens_RL = np.concatenate([some.tokens_RL for some in rows])
     counts_RL = np.zeros(tokens_RL.shape, bool)
-    for row_L, w in zip(counts_RL, itertools.chain.from_iterable(r.windows for r in rows), strict=True):
+    for row_L, w in zip(counts_RL, itertools.chain.from_iterable(some.windows for some in rows), strict=True):
         row_L[w.first - w.start :][: w.count] = True
-    names = {name: ", ".join(dict.fromkeys(getattr(s, name) for s, _ in streams)) for name in ("spec", "split")}
-    about = {"bytes": _bytes(tokens_RL, counts_RL), "source": names["spec"], "split": names["split"]}
-    return _Text(tokens_RL, entropy_RL, counts_RL, about)
+    return _Text(
+        tokens_RL=tokens_RL,
+        entropy_RL=np.concatenate([some.entropy_RL for some in rows]),
+        counts_RL=counts_RL,
+        is_byte_RL=tokens_RL < config_lib.vocabulary(config).bos,
+        source=", ".join(dict.fromkeys(stream.spec for stream, _ in streams)),
+        split=", ".join(dict.fromkeys(stream.split for stream, _ in streams)),
+    )
 
 
 def _counter(lm: LanguageModel, section: str, text: _Text) -> Callable[[float], int]:
     """How many commits, or scratchpads, a threshold gives on the positions that the text counts."""
     rows, length = text.tokens_RL.shape
-    size = min(max(_CHUNK // length, 1), rows)
-    chunks = -(-rows // size)
+    rows_at_once = min(max(_CHUNK // length, 1), rows)
+    chunks = -(-rows // rows_at_once)
 
-    def chunked(x_RL, fill):
-        x_RL = np.pad(x_RL, ((0, chunks * size - rows), (0, 0)), constant_values=fill)
-        return jnp.asarray(x_RL.reshape(chunks, size, length))
+    def in_chunks(x_RL: np.ndarray, fill) -> jax.Array:
+        x_RL = np.pad(x_RL, ((0, chunks * rows_at_once - rows), (0, 0)), constant_values=fill)
+        return jnp.asarray(x_RL.reshape(chunks, rows_at_once, length))
 
-    arrays = chunked(text.tokens_RL, PAD), chunked(text.entropy_RL, 0.0), chunked(text.counts_RL, False)
-    thresholds = lm.weights["thresholds"]
-    others = layout.Thresholds(
-        jnp.asarray(thresholds["patching_threshold"]), jnp.asarray(thresholds["trigger_threshold"])
-    )
-
+    pad = config_lib.vocabulary(lm.config).pad
+    arrays = in_chunks(text.tokens_RL, pad), in_chunks(text.entropy_RL, 0.0), in_chunks(text.counts_RL, False)
+    weights = lm.weights["thresholds"]
+    own = layout.Thresholds(jnp.asarray(weights["patching_threshold"]), jnp.asarray(weights["trigger_threshold"]))
     config = weights_lib.without_thresholds(lm.config)
-    return lambda threshold: int(_count(config, section, arrays, dataclasses.replace(others, **{section: jnp.float32(threshold)})))
+
+    def count(threshold: float) -> int:
+        return int(_count(config, section, arrays, dataclasses.replace(own, **{section: jnp.float32(threshold)})))
+
+    return count
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _count(config, section: str, arrays, thresholds: layout.Thresholds):
-    """Decisions of the section on chunks of rows, where they count."""
+    """Decisions of the section on chunks of rows [C, R, L], where they count."""
 
-    def chunk(arrays):
-        tokens_rL, entropy_rL, counts_rL = arrays
-        found = layout.decide(config, tokens_rL, entropy_rL, thresholds)
-        return ((found.commit_BL if section == "patching" else found.scratchpad_BL) & counts_rL).sum()
+    def of_chunk(arrays):
+        tokens_RL, entropy_RL, counts_RL = arrays
+        rows = pack(tokens_RL, config_lib.vocabulary(config))
+        decisions = layout.decide(config, rows, Signals(entropy_RL), thresholds)
+        return ((decisions.commit_BL if section == "patching" else decisions.scratchpad_BL) & counts_RL).sum()
 
-    return jax.lax.map(chunk, arrays).sum()
+    return jax.lax.map(of_chunk, arrays).sum()
 
 
 def _rate(section: str, count: int, positions: int) -> float | None:
@@ -270,68 +292,68 @@ def _rate(section: str, count: int, positions: int) -> float | None:
     return positions / count if count else None
 
 
-class _Search:
-    """Bisection over all float32 thresholds, as if the count never rose with the threshold.
+def search(
+    section: str, count: Callable[[float], int], positions: int, target: float, config
+) -> tuple[float, list[float | None]]:
+    """The shortest decimal whose rate is nearest to the target, and the rates on both sides of where it is crossed.
 
-    Commits do rise, rarely and by little, where patching.max_patch_bytes ends patches: an end that a higher threshold
-    leaves out moves those that are counted in multiples of max_patch_bytes from it, and may move one into the
-    positions that a window answers for. Where the target is crossed several times, one crossing is found, and the
-    rates on its two sides are what is said. Scratchpads never rise.
+    The search is a bisection over all float32 thresholds, as if the count never rose with the threshold. Commits do
+    rise, rarely and by little, where patching.max_patch_bytes ends patches: an end that a higher threshold leaves out
+    moves those that are counted in multiples of max_patch_bytes from it, and may move one into the positions that a
+    window answers for. Where the target is crossed several times, one crossing is found, and the rates on its two
+    sides are what is said. Scratchpads never rise.
+
+    Args:
+      section: 'patching' or 'trigger'.
+      count: decisions at a threshold.
+      positions: that the count is over.
+      target: wanted, in the section's unit.
+      config: named where the target cannot be reached.
+    Raises:
+      UserError: no threshold comes near; says which rates are reachable.
     """
-
-    def __init__(self, section: str, count: Callable[[float], int], positions: int):
-        self.section, self.count, self._positions = section, count, positions
-
-    def rate(self, count: int) -> float | None:
-        return _rate(self.section, count, self._positions)
-
-    def find(self, target: float, config) -> tuple[float, list[float | None]]:
-        """The shortest decimal whose rate is nearest to the target, and the rates on both sides of where it is crossed.
-
-        Raises:
-          UserError: no threshold comes near; says which rates are reachable.
-        """
-        wanted = self._positions / target if self.section == "patching" else self._positions * target
-        most, least = self.count(-_BEYOND), self.count(_BEYOND)
-        if most == least or not least <= round(wanted) <= most:
-            raise UserError(self._unreachable(target, most, least, config))
-        # Counts are whole, so some threshold crosses this.
-        crossed = min(max(wanted, least + 0.5), most - 0.5)
-        low, high = _number(-_BEYOND), _number(_BEYOND)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.count(_float(middle)) > crossed else (low, middle)
-        counts = self.count(_float(low)), self.count(_float(high))
-        above = abs(counts[0] - wanted) < abs(counts[1] - wanted)
-        rates = [self.rate(n) for n in counts]
-        return self._short(_float(low if above else high), down=above), rates
-
-    def _short(self, threshold: float, down: bool) -> float:
-        """The decimal of fewest digits that decides alike."""
-        count, towards = self.count(threshold), math.floor if down else math.ceil
-        for digits in range(2, 9):
-            short = towards(threshold * 10**digits) / 10**digits
-            if self.count(short) == count:
-                return short
-        return threshold
-
-    def _unreachable(self, target: float, most: int, least: int, config) -> str:
-        ends = [self.rate(n) for n in ((most, least) if self.section == "patching" else (least, most))]
-        first, last = ("no patch at all" if rate is None else f"{rate:.6g}" for rate in ends)
-        unit, kind = UNITS[self.section], config[self.section].kind
-        fix = f"choose a target in between, or another {self.section}.kind than {kind!r}"
-        if self.section == "patching" and target > 1:
-            fix += f", or another patching.max_patch_bytes than {config.patching.max_patch_bytes}"
-        flag = f"--target_{unit.replace(' ', '_')}"
-        return f"{flag}={target:g}: thresholds reach from {first} to {last} {unit} on this text: {fix}"
+    wanted = positions / target if section == "patching" else positions * target
+    most, least = count(-_BEYOND), count(_BEYOND)
+    if most == least or not least <= round(wanted) <= most:
+        raise UserError(_unreachable(section, [_rate(section, n, positions) for n in (most, least)], target, config))
+    # Counts are whole, so some threshold crosses this.
+    crossed = min(max(wanted, least + 0.5), most - 0.5)
+    low, high = _ordinal(-_BEYOND), _ordinal(_BEYOND)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(_float(middle)) > crossed else (low, middle)
+    at_low, at_high = count(_float(low)), count(_float(high))
+    rates = [_rate(section, n, positions) for n in (at_low, at_high)]
+    if abs(at_low - wanted) < abs(at_high - wanted):
+        return _shortest(_float(low), count, math.floor), rates
+    return _shortest(_float(high), count, math.ceil), rates
 
 
-def _number(value: float) -> int:
+def _shortest(threshold: float, count: Callable[[float], int], towards: Callable[[float], int]) -> float:
+    """The decimal of fewest digits that decides as the threshold does; `towards` is where it is rounded to."""
+    wanted = count(threshold)
+    candidates = (towards(threshold * 10**digits) / 10**digits for digits in range(2, 9))
+    return next((short for short in candidates if count(short) == wanted), threshold)
+
+
+def _unreachable(section: str, rates: list[float | None], target: float, config) -> str:
+    """`rates`: at the lowest threshold and at the highest."""
+    ends = rates if section == "patching" else rates[::-1]
+    lowest, highest = ("no patch at all" if rate is None else f"{rate:.6g}" for rate in ends)
+    unit, kind = UNITS[section], config[section].kind
+    fix = f"choose a target in between, or another {section}.kind than {kind!r}"
+    if section == "patching" and target > 1:
+        fix += f", or another patching.max_patch_bytes than {config.patching.max_patch_bytes}"
+    flag = f"--target_{unit.replace(' ', '_')}"
+    return f"{flag}={target:g}: thresholds reach from {lowest} to {highest} {unit} on this text: {fix}"
+
+
+def _ordinal(value: float) -> int:
     """The place of a float32 among all of them, in order."""
     bits = int(np.float32(value).view(np.int32))
     return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
 
 
-def _float(number: int) -> float:
-    """The inverse of `_number`."""
-    return float(np.uint32(number if number >= 0 else -number | 0x80000000).view(np.float32))
+def _float(ordinal: int) -> float:
+    """The inverse of `_ordinal`."""
+    return float(np.uint32(ordinal if ordinal >= 0 else -ordinal | 0x80000000).view(np.float32))

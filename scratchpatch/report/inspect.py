@@ -20,14 +20,18 @@ def inspect(
     text_file: str | os.PathLike,
     html: str | os.PathLike | None = None,
     overrides: dict | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> str:
     """The text of a file with its patches and scratchpads, and a line of numbers, for a terminal.
 
-    Also writes a page to `html` where that is given, once `tell` was given the
-    text. `overrides` maps dotted config fields to values, such as
-    {"trigger.threshold": 1.0}. Raises UserError when the file cannot be read
-    or the page cannot be written.
+    Args:
+      workdir: folder of the run.
+      text_file: whose bytes are shown.
+      html: also write a page to this file.
+      overrides: dotted config fields to values, such as {"trigger.threshold": 1.0}.
+      tell: is given the text before the page is written.
+    Raises:
+      UserError: the file cannot be read, or the page cannot be written.
     """
     try:
         data = Path(text_file).read_bytes()
@@ -36,21 +40,19 @@ def inspect(
     model = load(workdir)
     if overrides:
         model = model.override(overrides)
-    found = model.segment(data)
-    shown = passage.Passage(data, found.entropy, found.commit, found.scratchpad)
+    decisions = model.segment(data)
+    shown = passage.Passage(data, decisions.entropy, decisions.commit, decisions.scratchpad)
     line = summary(shown, -float(np.mean(model.score(data))) if data else None)
     text = f"{passage.to_text(shown)}\n\n│ a patch ends   · a scratchpad\n{line}"
-    if tell is not None:
-        tell(text)
+    tell(text)
     if html is not None:
         title = f"{Path(text_file).name} in patches"
-        body = f'<h1>{html_lib.escape(title)}</h1><p class="note">{line}</p>{passage.to_html(shown)}'
+        content = f'<h1>{html_lib.escape(title)}</h1><p class="note">{line}</p>{passage.to_html(shown)}'
         try:
-            files.write_text(html, page.document(title, body))
+            files.write_text(html, page.document(title, content))
         except OSError as error:
-            raise UserError(
-                f"--html={html} cannot be written: {error.strerror}; name a file in a folder that exists"
-            ) from error
+            fix = "name a file in a folder that exists"
+            raise UserError(f"--html={html} cannot be written: {error.strerror}; {fix}") from error
     return text
 
 

@@ -20,20 +20,6 @@ SHADES = 10
 FULL_SHADE_NATS = 4.0  # a uniform guess over 256 bytes is 5.55 nats
 LIMIT = 16384  # bytes drawn; a page of more is slower to open than to read
 
-CSS = """
-.passage{font:15px/1.75 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;white-space:pre-wrap;
- overflow-wrap:anywhere;background:var(--panel);border:1px solid var(--line);border-radius:8px;
- padding:14px 16px;margin:10px 0}
-.passage i,.legend i{font-style:normal;unicode-bidi:isolate;padding:1px 0;border-bottom:3px solid transparent}
-.passage i:empty{padding-left:.3em}
-.passage i.h,.passage i.n{font-size:.78em}.passage i.h{display:inline-block}
-i.k{border-right:2px solid var(--ink);margin-right:2px}
-.passage i.s,.legend i.s{border-bottom-color:var(--pad)}
-.legend{display:flex;flex-wrap:wrap;gap:6px 22px;align-items:center;color:var(--soft);font-size:14px}
-.legend i{display:inline-block;min-width:1.1em;text-align:center;line-height:1.3;color:var(--ink)}
-.legend .scale i{min-width:14px;height:1.3em;vertical-align:middle}
-""" + "".join(f"i.e{n}{{background:rgba(224,123,34,{0.7 * n / (SHADES - 1):.3f})}}" for n in range(1, SHADES))
-
 
 @dataclasses.dataclass(frozen=True)
 class Passage:

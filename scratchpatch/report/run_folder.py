@@ -25,54 +25,25 @@ from scratchpatch.report.passage import Passage
 from scratchpatch.training import goodput
 from scratchpatch.training.metrics import read_metrics
 
-# What can be drawn; an evaluation writes None for what is no number.
+# A number that can be drawn; an evaluation writes None for what is no number.
 _Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)] | None
-_Count = Count | None
+_NUMBERS = (
+    "bpb",
+    "end_of_document_nats",
+    "entropy_head_bpb",
+    "trunk_calls_per_byte",
+    "scratchpads_per_byte",
+    "bytes_per_patch",
+    "flops_per_byte",
+    "kv_bytes_per_byte",
+)
+_COUNTS = ("bytes", "documents", "compressed_bytes", "step", "max_bytes")
 
 
 class _Config(TypedDict):
     config: dict[str, Any]
     schema: NotRequired[Any]
     version: NotRequired[str]
-
-
-class _Result(TypedDict, total=False):
-    """Of one evaluation."""
-
-    bpb: _Number
-    bytes: _Count
-    documents: _Count
-    end_of_document_nats: _Number
-    entropy_head_bpb: _Number
-    trunk_calls_per_byte: _Number
-    scratchpads_per_byte: _Number
-    bytes_per_patch: _Number
-    flops_per_byte: _Number
-    kv_bytes_per_byte: _Number
-    bpb_by_offset: list[_Number] | None
-    bytes_by_offset: list[_Count] | None
-    compressors: dict[str, _Number] | None
-    compressed_bytes: _Count
-    source: str | None
-    split: str | None
-    step: _Count
-    max_bytes: _Count
-
-
-class _Point(TypedDict, total=False):
-    """Of a sweep."""
-
-    threshold: _Number
-    bpb: _Number
-    bytes: _Count
-    trunk_calls_per_byte: _Number
-    flops_per_byte: _Number
-
-
-class _Results(TypedDict, total=False):
-    validation: _Result | None
-    without_scratchpads: _Result | None
-    sweep: list[_Point] | None
 
 
 class _Passage(TypedDict):
@@ -82,34 +53,56 @@ class _Passage(TypedDict):
     scratchpad: list[bool]
 
 
-class _Parameters(TypedDict, total=False):
-    total: _Count
+def _object(fields: dict[str, Any]) -> Any:
+    """The shape of a JSON object, any of whose fields may be missing."""
+    return TypedDict("_Object", fields, total=False)
 
 
-class _Account(TypedDict, total=False):
-    parameters: _Parameters
-
-
-class _Evaluation(TypedDict, total=False):
-    step: _Count
-    max_bytes: _Count
-    results: _Results
-    passage: _Passage
-    account: _Account
+_RESULT = dict.fromkeys(_NUMBERS, _Number) | dict.fromkeys(_COUNTS, Count | None)
+_Result = _object(
+    _RESULT
+    | {
+        "bpb_by_offset": list[_Number] | None,
+        "bytes_by_offset": list[Count | None] | None,
+        "compressors": dict[str, _Number] | None,
+        "source": str | None,
+        "split": str | None,
+    }
+)
+_Sweep = list[_object(_RESULT | {"threshold": _Number})]
+_Evaluation = _object(
+    {
+        "step": Count | None,
+        "max_bytes": Count | None,
+        "results": _object(
+            {"validation": _Result | None, "without_scratchpads": _Result | None, "sweep": _Sweep | None}
+        ),
+        "passage": _Passage,
+        "account": _object({"parameters": _object({"total": Count | None})}),
+    }
+)
 
 
 class RunFolder:
-    """config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run; `kind`: see `evaluation_file`.
+    """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
 
-    config: dotted field name to value. changes: (step, lines 'name: old -> new')
-    of what held from a step on, in order. metrics: one dict per line, those of
-    training first. goodput: see training.goodput.account, or None. evaluation:
-    the evaluator's dict. Raises UserError when the folder does not exist, or a
-    line of metrics.jsonl is none of metrics.
+    Args:
+      workdir: folder of the run.
+      suffix: of the evaluation, see `evaluation_file`.
+    Attributes:
+      config: dotted field name to value.
+      changes: (step, lines 'name: old -> new') of what held from a step on, in order.
+      metrics: one dict per line, those of training first.
+      goodput: see `training.goodput.account`, or None.
+      evaluation: what `report.evaluation` wrote.
+    Raises:
+      UserError: the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
+        config.
     """
 
-    def __init__(self, workdir: str | os.PathLike, kind: str = ""):
+    def __init__(self, workdir: str | os.PathLike, suffix: str = ""):
         self.path = Path(workdir)
+        self.name = self.path.resolve().name
         if not self.path.is_dir():
             raise UserError(f"there is no run at {workdir}: `{command('train', workdir, '--config=FILE')}` makes one")
         self.config = self._config()
@@ -117,72 +110,69 @@ class RunFolder:
         training, validation = read_metrics(self.path) if (self.path / "metrics.jsonl").exists() else ([], [])
         self.metrics = training + validation
         self.goodput = goodput.account(self.path)
-        self.evaluation = read_evaluation(workdir, kind)
+        self.evaluation = read_evaluation(workdir, suffix)
 
     def _config(self) -> dict[str, Any]:
-        """Those of the fields that there are now. Raises UserError where a newer version wrote them."""
-        document = _read(self.path / "config.json", _Config, constants=True)
-        known = {field.name for field in config_lib.FIELDS}
+        """Those of the stored fields that this version has."""
+        path = self.path / "config.json"
+        document = _read(path, _Config, constants=True)
         try:
-            stored = {name: value for name, value in schema.fields(document).items() if name in known} if document else {}
-            config_lib.from_flat(stored)
+            values = schema.fields(document) if document else {}
+            values = {field.name: values[field.name] for field in config_lib.FIELDS if field.name in values}
+            config_lib.from_flat(values)
         except schema.Newer as error:
-            raise UserError(f"cannot read {self.path / 'config.json'}: {error}") from error
+            raise UserError(f"cannot read {path}: {error}") from error
         except UserError as error:
-            logging.warning("%s counts as missing: %s", self.path / "config.json", error)
+            logging.warning("%s counts as missing: %s", path, error)
             return {}
-        return stored
+        return values
 
     def _changes(self) -> list[tuple[int, list[str]]]:
         """Of the settings and of the sources' weights; what cannot be read counts as no change."""
-        found = []
+        changes = []
         with contextlib.suppress(UserError):
-            found += settings.described(settings.read(self.path))
+            changes += settings.described(settings.read(self.path))
         with contextlib.suppress(UserError):
             weights = [(step, {"weights of data.sources": each}) for step, each in run_text.read(self.path)["weights"]]
-            found += settings.described(weights)
-        return sorted(found, key=lambda change: change[0])
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
+            changes += settings.described(weights)
+        return sorted(changes, key=lambda change: change[0])
 
     def result(self, name: str) -> Any:
         """One entry of the evaluation's results; {} where there is none."""
-        results = self.evaluation.get("results")
-        return (results.get(name) if isinstance(results, dict) else None) or {}
+        return self.evaluation.get("results", {}).get(name) or {}
 
     def passage(self) -> Passage | None:
+        """The passage of the evaluation; None where there is none, or it does not fit together."""
         try:
             return Passage.from_json(self.evaluation["passage"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, ValueError):
             return None
 
     def curve(self, key: str, label: str) -> Series:
         """A metric against the step; lines that lack it are left out."""
-        points = [(m["step"], m[key]) for m in self.metrics if m.get(key) is not None]
-        return Series(label, [p[0] for p in points], [p[1] for p in points])
+        lines = [line for line in self.metrics if line.get(key) is not None]
+        return Series(label, [line["step"] for line in lines], [line[key] for line in lines])
 
     def bytes_per_step(self) -> int:
         """Bytes of the windows that one optimizer step reads."""
         values = config_lib.flat(config_lib.default()) | self.config
-        found = math.prod(values[name] for name in ("training.batch_rows", "data.window"))
-        return min(max(found, 1), 1 << 62)
+        size = math.prod(values[name] for name in ("training.batch_rows", "data.window"))
+        return min(max(size, 1), 1 << 62)
 
 
-def evaluation_file(workdir: str | os.PathLike, kind: str = "") -> Path:
-    """Where an evaluation lies; kind: '' of the run's own, else what tells it from that, such as '_step_200'."""
-    return Path(workdir) / f"evaluation{kind}.json"
+def evaluation_file(workdir: str | os.PathLike, suffix: str = "") -> Path:
+    """Where an evaluation lies; suffix: '' of the run's own, else what tells it from that, such as '_step_200'."""
+    return Path(workdir) / f"evaluation{suffix}.json"
 
 
-def report_file(workdir: str | os.PathLike, kind: str = "") -> Path:
-    """Where the page of an evaluation of that kind lies."""
-    return Path(workdir) / f"report{kind}.html"
+def report_file(workdir: str | os.PathLike, suffix: str = "") -> Path:
+    """Where the page of an evaluation lies."""
+    return Path(workdir) / f"report{suffix}.html"
 
 
-def read_evaluation(workdir: str | os.PathLike, kind: str = "") -> dict:
-    """The evaluator's dict, {} where there is none that can be read."""
-    return _read(evaluation_file(workdir, kind), _Evaluation)
+def read_evaluation(workdir: str | os.PathLike, suffix: str = "") -> dict:
+    """What an evaluation's file holds; {} where there is none that can be read."""
+    return _read(evaluation_file(workdir, suffix), _Evaluation)
 
 
 def command(verb: str, workdir: str | os.PathLike, *more: str) -> str:
@@ -191,13 +181,12 @@ def command(verb: str, workdir: str | os.PathLike, *more: str) -> str:
 
 
 def _read(path: Path, shape: Any, constants: bool = False) -> dict:
-    """A JSON object (see `json_files.read`), {} where there is none that can be read."""
+    """A JSON object (see `json_files.read`); {} where there is none that can be read."""
     try:
         return json_files.read(path, shape, constants)
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        logging.warning("%s counts as missing: %s", path, error.strerror)
-    except json_files.Malformed as error:
-        logging.warning("%s; it counts as missing", error)
-    return {}
+    except (OSError, json_files.Malformed) as error:
+        reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else error
+        logging.warning("%s; it counts as missing", reason)
+        return {}

@@ -12,7 +12,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
 from scratchpatch.report.page import write_report
-from scratchpatch.training import branch, optimizer
+from scratchpatch.training import optimizer, start
 from scratchpatch.training.loop import train
 from tests import runs
 
@@ -153,7 +153,7 @@ def test_a_decay_branches_off_a_stable_run(folder, tmp_path, monkeypatch):
     np.testing.assert_allclose(rates, [0.008125, 0.01, 0.0055, 0.001], rtol=1e-6)
     # Once it has a checkpoint of its own, it needs the other run no more.
     again = runs.rewind(tmp_path / "branch", 6, tmp_path / "again")
-    monkeypatch.setattr("scratchpatch.training.branch.restore", lambda *_: pytest.fail("read the other run"))
+    monkeypatch.setattr("scratchpatch.training.start.restore_branch", lambda *_: pytest.fail("read the other run"))
     train(config(folder, fields), again)
     assert_same_run(folder, fields, again, resumed)
 
@@ -165,7 +165,7 @@ def test_a_branch_of_a_mixture_keeps_its_place_under_the_weights_that_it_had(fol
     data["weights"] = [[0, [2.0]], [3, [1.0]], [6, [4.0]]]
     (tmp_path / "mixed" / "data.json").write_text(json.dumps(data))
     (tmp_path / "branch").mkdir()
-    branch.begin(config(folder, {"training.continue_from": f"{tmp_path}/mixed@4"}), tmp_path / "branch")
+    start.begin_branch(config(folder, {"training.continue_from": f"{tmp_path}/mixed@4"}), tmp_path / "branch")
     branched = json.loads((tmp_path / "branch" / "data.json").read_text())
     assert branched == data | {"weights": [[0, [2.0]], [3, [1.0]]]}
     assert run_text.weights(tmp_path / "branch", [3.0], 4) == [(0, [2.0]), (3, [1.0]), (4, [3.0])]

@@ -60,13 +60,20 @@ READS = {
 }
 
 
-def reads(config) -> dict[str, tuple[str, ...]]:
-    """The pieces of a config's model, each with the fields that it depends on."""
+def pieces_of(config, fields: dict) -> dict[str, tuple]:
+    """The pieces of a config's model, each with those (name, value) of the fields that it depends on."""
     m = config.model
-    if m.trunk.kind == "none":
-        return {"encoder": READS["encoder"], "decoder": ("model.decoder.layers", *TRUNKLESS)}
     lacks = {"entropy_head": m.entropy_head.weight == 0, "entropy_model": m.entropy_model.layers == 0}
-    return {name: fields for name, fields in READS.items() if not lacks.get(name)}
+    reads = {name: names for name, names in READS.items() if not lacks.get(name)}
+    if m.trunk.kind == "none":
+        reads = {"encoder": READS["encoder"], "decoder": ("model.decoder.layers", *TRUNKLESS)}
+    # Pooling asks of the patchifier how long a patch may be, which is the same for all but this one; and between patches
+    # of one byte no trigger is asked.
+    idle = {("decide", "trigger.kind")} if config.patching.kind == "byte" else {("pooling", "patching.kind")}
+    return {
+        piece: tuple((name, fields[name]) for name in names if name in fields and (piece, name) not in idle)
+        for piece, names in reads.items()
+    }
 
 
 def random_weights(abstract):
@@ -92,16 +99,15 @@ def _compile(name: str, fields: dict, plant=None):
             with plant:
                 return _DECIDE(config, *args)
 
-        # Many of these, each run a few times.
         return jax.jit(decide, compiler_options=tiny.QUICK)
     definition, abstract = weights_lib.abstract(config)
 
-    def run(weights, *args, commits=None):
-        part = getattr(weights_lib.merge(definition, weights), name)
+    def run(weights, *args):
         with plant:
-            return part(*args) if commits is None else part(*args, commits)
+            return getattr(weights_lib.merge(definition, weights), name)(*args)
 
-    return functools.partial(jax.jit(run, static_argnames="commits"), random_weights(abstract))
+    # The weights go to the device here, and not in every call.
+    return functools.partial(jax.jit(run, compiler_options=tiny.QUICK), jax.device_put(random_weights(abstract)))
 
 
 @functools.lru_cache
@@ -119,22 +125,19 @@ class Model:
 
     def __init__(self, fields: dict, plants: dict | None = None):
         self.config, plants = tiny.config(FIELDS | fields), plants or {}
-        parts = {
-            name: _compile(name, fields, plants[name])
-            if name in plants
-            else _shared(name, tuple((f, fields[f]) for f in read if f in fields))
-            for name, read in reads(self.config).items()
+        pieces = {
+            name: _compile(name, fields, plants[name]) if name in plants else _shared(name, own)
+            for name, own in pieces_of(self.config, fields).items()
         }
-        trunk, self._decide = parts.pop("trunk", None), parts.pop("decide", None)
-        parts["trunk"] = lambda x, slots, commits: trunk(x, slots, commits=commits)
-        self._parts = {"entropy_head": None, "entropy_model": None} | parts
+        self._decide = pieces.pop("decide", None)
+        self._pieces = {"entropy_head": None, "entropy_model": None} | pieces
         start = layout.initial_thresholds(self.config)
         self.weights = {"thresholds": {"patching_threshold": start.patching, "trigger_threshold": start.trigger}}
 
     def __call__(self, weights, tokens_BL, probe_BLd=None):
-        found = weights["thresholds"]
-        thresholds = layout.Thresholds(found["patching_threshold"], found["trigger_threshold"])
-        joined = types.SimpleNamespace(config=self.config, thresholds=lambda: thresholds, **self._parts)
+        values = weights["thresholds"]
+        thresholds = layout.Thresholds(values["patching_threshold"], values["trigger_threshold"])
+        joined = types.SimpleNamespace(config=self.config, thresholds=lambda: thresholds, **self._pieces)
         layout.decide = lambda config, *args: self._decide(*args)
         try:
             return ByteLM.__call__(joined, tokens_BL, probe_BLd)

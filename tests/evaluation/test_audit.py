@@ -1,20 +1,18 @@
 """The audit passes every causal model (`test_audit_leaks`: and names the stage of every planted leak).
 
 Covered, exactly:
-- forward checks: the whole product of patchifier x trigger x pooling x
-  last_state x (decoder injection, 0 or 1 layers) x (encoder of 0 or 1 layers),
-  2352 models joined of separately compiled stages (`pieces`);
-- forward checks, joined likewise, of BLT's options: max_query pooling x
-  patchifiers of entropies x commit_bos x (entropy head, entropy model, both) x
-  how often inputs are added x n-grams x the trunk's last norm x decoder
-  injection; and of models without a trunk;
-- gradient checks, joined likewise: the product of pooling x last_state x
-  decoder x encoder, on layouts of several patchifiers and triggers (decisions
-  carry no gradient), and without a trunk;
-- `audit` itself, one compiled program forward and one backward, as it runs
-  before training: every patchifier, bfloat16, both remats, grouped and full KV
-  heads, controllers that move, chunked staircases, an unstopped entropy head
-  and none, BLT's options together, no trunk.
+- forward checks of models joined of separately compiled stages (`pieces`): with each patchifier every pair among trigger,
+  pooling (with and without last_state), decoder (injection, 0 or 1 layers) and encoder (0 or 1 layers). A stage sees of
+  the others the arrays between them alone, so what two options leak together, a pair of them shows: the full product of
+  2352 models, six times as many, shows no more;
+- forward checks, joined likewise, of BLT's options: with the entropy head, the entropy model and both every triple among
+  patchifier of entropies, commit_bos, how often inputs are added, n-grams, the trunk's last norm and decoder injection,
+  under max_query pooling; and of all models without a trunk;
+- gradient checks, joined likewise: the product of pooling, last_state, decoder and encoder, each on the layout of one of
+  six patchifiers and triggers (decisions carry no gradient), and without a trunk;
+- `audit` itself, one compiled program forward and one backward, as it runs before training: every patchifier, bfloat16,
+  both remats, grouped and full KV heads, controllers that move, chunked staircases, an unstopped entropy head and none,
+  BLT's options together, no trunk.
 """
 
 import itertools
@@ -27,23 +25,39 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
+from scratchpatch import config_fields
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
-from scratchpatch.kernels import staircase_xla
+from scratchpatch.kernels import xla
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.patching import controller
-from scratchpatch.vocabulary import BOS
+from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
-POOLINGS = tuple(itertools.product(config_lib.POOLINGS, (False, True)))
+POOLINGS = tuple(itertools.product(config_fields.POOLINGS, (False, True)))
 DECODERS = (("add", 0), ("add", 1), ("cross_attention", 1))
 ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARATE}
 
 
-def parts(pooling, decoder, encoder_layers: int) -> dict:
+def covering(strength: int, *options) -> list[tuple]:
+    """Rows of the options' product, of which every combination of values of any `strength` options is in some row."""
+
+    def combinations(row: tuple) -> set:
+        return set(itertools.combinations(enumerate(row), strength))
+
+    product = {row: combinations(row) for row in itertools.product(*options)}
+    missing, rows = set().union(*product.values()), []
+    while missing:
+        rows.append(max(product, key=lambda row: len(product[row] & missing)))
+        missing -= product[rows[-1]]
+    return rows
+
+
+def fields_of(pooling, decoder, encoder_layers: int) -> dict:
+    """Fields of a config."""
     return {
         "model.pooling.kind": pooling[0],
         "model.pooling.last_state": pooling[1],
@@ -54,10 +68,10 @@ def parts(pooling, decoder, encoder_layers: int) -> dict:
 
 
 # One test per patchifier, so that what its models share is compiled in one process.
-@pytest.mark.parametrize("patchifier", config_lib.PATCHIFIERS)
-def test_every_combination_passes(patchifier):
-    for trigger, pooling, decoder, encoder_layers in itertools.product(config_lib.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
-        fields = decisions(patchifier, trigger) | parts(pooling, decoder, encoder_layers)
+@pytest.mark.parametrize("patchifier", config_fields.PATCHIFIERS)
+def test_every_pair_of_options_passes(patchifier):
+    for trigger, *others in covering(2, config_fields.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
+        fields = decisions(patchifier, trigger) | fields_of(*others)
         report = report_of(Model(fields))
         assert report.ok, f"{fields}: {report.text()}"
         assert report.checked == {"prefixes": 23, "documents": 24, "rows": 8}
@@ -65,20 +79,19 @@ def test_every_combination_passes(patchifier):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_of_every_combination_pass(decoder):
-    layouts = itertools.cycle(itertools.product(config_lib.PATCHIFIERS[1:], config_lib.TRIGGERS[1:]))
+    layouts = itertools.cycle(zip(config_fields.PATCHIFIERS[1:], config_fields.TRIGGERS[1:], strict=True))
     for pooling, encoder_layers in itertools.product(POOLINGS, (0, 1)):
-        fields = decisions(*next(layouts)) | parts(pooling, decoder, encoder_layers)
+        fields = decisions(*next(layouts)) | fields_of(pooling, decoder, encoder_layers)
         report = report_of(Model(fields), gradients=True)
         assert report.ok, f"{fields}: {report.text()}"
         assert report.checked["gradients"] == 6
 
 
 @pytest.mark.parametrize("entropies", ENTROPIES)
-@pytest.mark.parametrize("commit_bos", (False, True))
-def test_every_combination_of_blts_options_passes(commit_bos, entropies):
-    options = config_lib.ENTROPY_PATCHIFIERS, (1, 2), ((), (2, 3)), (True, False), DECODERS[1:]
-    for patchifier, residual, sizes, final_norm, decoder in itertools.product(*options):
-        fields = decisions(patchifier, "entropy") | parts(("max_query", False), decoder, 1) | ENTROPIES[entropies]
+def test_every_triple_of_blts_options_passes(entropies):
+    options = config_fields.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), DECODERS[1:]
+    for patchifier, commit_bos, residual, sizes, final_norm, decoder in covering(3, *options):
+        fields = decisions(patchifier, "entropy") | fields_of(("max_query", False), decoder, 1) | ENTROPIES[entropies]
         fields |= {
             "model.cross_residual": residual,
             "model.encoder.ngrams": sizes,
@@ -165,7 +178,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models_pass(monkeypatch, name):
-    monkeypatch.setattr(staircase_xla, "CHUNK", 16)
+    monkeypatch.setattr(xla, "CHUNK", 16)
     config = tiny.config(WHOLE[name])
     report = audit.audit(config, random_weights(weights_lib.abstract(config)[1]))
     assert report.ok, report.text()
@@ -181,7 +194,9 @@ def test_weights_spread_over_a_mesh_are_audited_where_they_are():
 
 
 def test_an_audit_that_can_see_nothing_says_so():
-    silent = lambda self, h_BLd, *_: jnp.zeros((*h_BLd.shape[:2], 264))  # noqa: E731
+    def silent(self, h_BLd, *_):
+        return jnp.zeros((*h_BLd.shape[:2], BYTES.rows))
+
     model = Model(decisions("fixed", "entropy"), {"decoder": mock.patch.object(Decoder, "__call__", silent)})
     with pytest.raises(UserError, match="blind"):
         report_of(model)
@@ -194,7 +209,7 @@ def test_a_bad_config_is_refused():
         audit.audit_config(config)
 
 
-@pytest.mark.parametrize("kind", config_lib.ENTROPY_PATCHIFIERS)
+@pytest.mark.parametrize("kind", config_fields.ENTROPY_PATCHIFIERS)
 def test_thresholds_are_laid_amid_the_entropies(kind):
     """The configs' own would ask nowhere, so that only the longest patches would end."""
     fields = {"patching.kind": kind, "patching.capacity": 1.0, "patching.threshold": 9.0, "trigger.kind": "none"}
@@ -223,7 +238,7 @@ def test_a_stage_says_nothing_where_the_model_lacks_it():
 
 def test_the_audited_text_holds_what_it_must():
     auditor = audit.Auditor(tiny.config(), None, None)
-    assert (np.sort(np.argwhere(auditor.tokens == BOS)[:, 1]) == np.repeat([0, *auditor.starts[1:]], [4, 8, 8])).all()
+    assert (np.sort(np.argwhere(auditor.tokens == BYTES.bos)[:, 1]) == np.repeat([0, *auditor.starts[1:]], [4, 8, 8])).all()
     assert auditor.length >= 3 * 5 and auditor.length >= 2 * 12
     fields = {"data.window": 512, "model.entropy_model.layers": 1, "model.entropy_model.window": 100}
     assert audit.Auditor(tiny.config(fields), None, None).length >= 2 * 100

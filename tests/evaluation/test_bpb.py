@@ -16,7 +16,7 @@ from scratchpatch.evaluation import bpb, compressors
 from scratchpatch.inference import windows
 from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.vocabulary import BOS, BYTES, PAD
 from tests import tiny
 from tests.evaluation.pieces import random_weights
 from tests.inference.models import WINDOW, language_model, some_bytes
@@ -25,12 +25,12 @@ DOCUMENTS = (some_bytes(11), b"", bytes(range(100)), b"\xff", some_bytes(70, see
 
 
 def stream(*documents: bytes) -> windows.Text:
-    return windows.Text(np.array([t for data in documents for t in (BOS, *data)], np.int32))
+    return windows.Text(np.array([t for data in documents for t in (BOS, *data)], np.int32), BYTES)
 
 
 @functools.lru_cache
 def found(*documents: bytes) -> dict:
-    return bpb.evaluate(language_model(), [stream(*documents)])
+    return bpb.measure(language_model(), [stream(*documents)])
 
 
 @pytest.mark.parametrize("size", (1, WINDOW - 1, WINDOW, 100))
@@ -59,7 +59,7 @@ def test_short_documents_of_one_row_cost_what_they_cost_alone():
 
 def test_streams_add_up():
     parts = [DOCUMENTS[:3], DOCUMENTS[3:]]
-    whole = bpb.evaluate(language_model(), [stream(*part) for part in parts])
+    whole = bpb.measure(language_model(), [stream(*part) for part in parts])
     assert whole["bytes"] == sum(map(len, DOCUMENTS)) and whole["documents"] == len(DOCUMENTS)
     each = [found(*part) for part in parts]
     bits = sum(e["bpb"] * e["bytes"] for e in each)
@@ -71,7 +71,7 @@ def test_streams_add_up():
 def test_the_compressors_read_the_beginning_of_each_stream(size, each, monkeypatch):
     monkeypatch.setattr(bpb, "_CHUNK", 7)
     parts = DOCUMENTS[:3], DOCUMENTS[3:]
-    result = bpb.evaluate(language_model(), [stream(*part) for part in parts], compressor_bytes=size)
+    result = bpb.measure(language_model(), [stream(*part) for part in parts], compressor_bytes=size)
     beginnings = [b"".join(part)[:each] for part in parts]
     assert (result["compressors"], result["compressed_bytes"]) == compressors.bits_per_byte(beginnings)
     assert result["compressed_bytes"] == 2 * each and result["bytes"] == sum(map(len, DOCUMENTS))
@@ -95,7 +95,7 @@ class Counting:
 def test_a_long_stream_is_read_piece_by_piece(monkeypatch):
     monkeypatch.setattr(bpb, "_CHUNK", 64)
     text = Counting(4000)
-    result = bpb.evaluate(language_model(), [text])
+    result = bpb.measure(language_model(), [text])
     assert (result["documents"], result["bytes"], result["compressed_bytes"]) == (40, 3960, 3960)
     assert text.longest == 64
 
@@ -143,8 +143,8 @@ def test_no_byte_has_no_rate():
 
 def test_a_head_is_a_shorter_stream():
     tokens = stream(*DOCUMENTS)
-    head = bpb.evaluate(language_model(), [windows.Head(tokens, 60)])
-    cut = bpb.evaluate(language_model(), [windows.Text(tokens.read(0, 60))])
+    head = bpb.measure(language_model(), [windows.Head(tokens, 60)])
+    cut = bpb.measure(language_model(), [windows.Text(tokens.read(0, 60), BYTES)])
     for result in (head, cut):
         result.pop("seconds")
     assert head == cut and head["bytes"] == 57 and head["documents"] == 3
@@ -167,7 +167,7 @@ def test_rates_are_per_position():
 @pytest.mark.parametrize("kind, calls", (("every", 1.0), ("none", None)))
 def test_the_trunk_runs_once_for_each_slot(kind, calls):
     lm = language_model().override({"trigger.kind": kind})
-    result = bpb.evaluate(lm, [stream(*DOCUMENTS)], compressor_bytes=0)
+    result = bpb.measure(lm, [stream(*DOCUMENTS)], compressor_bytes=0)
     assert result["compressors"] is None and result["compressed_bytes"] == 0
     if kind == "every":
         assert result["trunk_calls_per_byte"] == 1.0 and result["scratchpads_per_byte"] > 0.75
@@ -182,7 +182,7 @@ def test_the_entropy_head_is_scored_where_there_is_one():
     assert found(data)["entropy_head_bpb"] == pytest.approx(nats.mean() / math.log(2), rel=1e-5)
     headless = tiny.config({"data.window": 8, "model.entropy_head.weight": 0.0, "trigger.kind": "none"})
     plain = LanguageModel(headless, random_weights(weights_lib.abstract(headless)[1]))
-    assert bpb.evaluate(plain, [stream(b"abc")])["entropy_head_bpb"] is None
+    assert bpb.measure(plain, [stream(b"abc")])["entropy_head_bpb"] is None
     assert np.isnan(plain.segment(b"abc").entropy).all()
 
 
@@ -190,9 +190,9 @@ def test_a_model_without_a_trunk_has_bits_and_no_lag():
     fields = {"data.window": 32, "model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"}
     config = tiny.config(fields)
     lm = LanguageModel(config, random_weights(weights_lib.abstract(config)[1]))
-    result, data = bpb.evaluate(lm, [stream(*DOCUMENTS)]), some_bytes(20)
+    result, data = bpb.measure(lm, [stream(*DOCUMENTS)]), some_bytes(20)
     assert result["bytes"] == sum(map(len, DOCUMENTS)) and result["documents"] == len(DOCUMENTS)
-    assert bpb.evaluate(lm, [stream(data)])["bpb"] == pytest.approx(-lm.score(data).mean(), rel=1e-5)
+    assert bpb.measure(lm, [stream(data)])["bpb"] == pytest.approx(-lm.score(data).mean(), rel=1e-5)
     assert result["bpb_by_offset"] == result["bytes_by_offset"] == []
     assert result["trunk_calls_per_byte"] == result["scratchpads_per_byte"] == result["kv_bytes_per_byte"] == 0
     assert result["bytes_per_patch"] is None and result["entropy_head_bpb"] is None
@@ -219,7 +219,7 @@ def test_a_tally_groups_by_the_offsets_it_is_given():
             "since": [1, 2, 1, 2],
         }.items()}
     )  # fmt: skip
-    own, other = bpb.Tally(), bpb.Tally()
+    own, other = bpb.Tally(BYTES), bpb.Tally(BYTES)
     own.add(part)
     other.add(part, np.array([3, 0, 3, 0]))
     assert own.bpb == other.bpb == pytest.approx(13 / 3 / math.log(2))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchpatch import cli, config
+from scratchpatch import cli, config, config_fields
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
-from scratchpatch.evaluation import calibrate as module
+from scratchpatch.evaluation import calibrate as calibrate_lib
 from scratchpatch.evaluation.calibrate import calibrate, table
 from scratchpatch.evaluation.evaluate import evaluate
 from tests import runs, tiny
@@ -42,12 +42,11 @@ def workdirs(tmp_path_factory):
     return found
 
 
-def search(score_n, section="patching"):
-    return module._Search(section, lambda t: int((score_n > np.float32(t)).sum()), len(score_n))
+def search(score_n, target, section="patching"):
+    def count(threshold):
+        return int((score_n > np.float32(threshold)).sum())
 
-
-def find(score_n, target, section="patching"):
-    return search(score_n, section).find(target, config.default())
+    return calibrate_lib.search(section, count, len(score_n), target, config.default())
 
 
 scores = st.lists(st.sampled_from(np.float32([-2.5, -1e-3, 0, 1e-7, 0.1, 0.3, 1.335, 1.3351, 5])), min_size=2, max_size=40)
@@ -60,7 +59,7 @@ def test_no_threshold_comes_nearer(values, target):
     reachable = [int((score_n > t).sum()) for t in (-100.0, *score_n)]
     if round(wanted) > len(score_n) or len(set(reachable)) == 1:
         return
-    threshold, rates = find(score_n, target)
+    threshold, rates = search(score_n, target)
     got = int((score_n > np.float32(threshold)).sum())
     assert abs(got - wanted) == min(abs(n - wanted) for n in reachable)
     sides = [0 if rate is None else len(score_n) / rate for rate in rates]
@@ -70,18 +69,18 @@ def test_no_threshold_comes_nearer(values, target):
 
 def test_a_threshold_is_written_in_few_digits():
     score_n = np.linspace(0, 5, 1001, dtype=np.float32)
-    threshold, _ = find(score_n, 4.0)
+    threshold, _ = search(score_n, 4.0)
     assert threshold == pytest.approx(3.75, abs=0.006) and len(str(threshold)) <= 5
-    threshold, _ = find(score_n, 0.2, "trigger")
+    threshold, _ = search(score_n, 0.2, "trigger")
     assert threshold == pytest.approx(4.0, abs=0.006)
 
 
 def test_equal_entropies_leave_a_gap_that_is_reported():
-    threshold, rates = find(np.float32([1, 2, 2, 2, 2, 2, 2, 3]), 1.8)
+    threshold, rates = search(np.float32([1, 2, 2, 2, 2, 2, 2, 3]), 1.8)
     assert rates == [8 / 7, 8.0] and 1 <= threshold < 2
 
 
-@pytest.mark.parametrize("kind", config.ENTROPY_PATCHIFIERS)
+@pytest.mark.parametrize("kind", config_fields.ENTROPY_PATCHIFIERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_patches_have_the_size_wanted_and_eval_agrees(workdirs, name, kind):
     _, workdir = workdirs[name]
@@ -91,10 +90,10 @@ def test_patches_have_the_size_wanted_and_eval_agrees(workdirs, name, kind):
     assert found["sample"]["rate"] == pytest.approx(target, rel=0.01)
     assert found["settings"] == overrides | {"patching.threshold": found["threshold"]}
     # Another program may round an entropy to the other side of the threshold.
-    train = evaluate(workdir, split="train", overrides=found["settings"])
+    train = evaluate(workdir, split="train", overrides=found["settings"]).result
     assert found["sample"]["rate"] == pytest.approx(train["bytes_per_patch"], rel=3e-3)
     assert found["sample"]["bytes"] == train["bytes"]
-    held_out = evaluate(workdir, overrides=found["settings"])
+    held_out = evaluate(workdir, overrides=found["settings"]).result
     assert found["held_out"]["rate"] == pytest.approx(held_out["bytes_per_patch"], rel=0.03)
     assert (found["held_out"]["bytes"], found["held_out"]["split"]) == (held_out["bytes"], "validation")
 
@@ -117,7 +116,7 @@ def test_scratchpads_fire_as_often_as_wanted_beside_patches_under_a_controller(w
     _, workdir = workdirs["head"]
     found = calibrate(workdir, scratchpads_per_byte=0.2, sample_bytes=WHOLE, overrides={"trigger.kind": kind})
     assert found["sample"]["rate"] == pytest.approx(0.2, rel=0.01)
-    train = evaluate(workdir, split="train", overrides=found["settings"])
+    train = evaluate(workdir, split="train", overrides=found["settings"]).result
     assert found["sample"]["rate"] == pytest.approx(train["scratchpads_per_byte"], rel=3e-3)
 
 
@@ -175,9 +174,9 @@ def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
 
 
 def test_every_kind_without_a_threshold_has_advice():
-    with_threshold = set(config.ENTROPY_PATCHIFIERS)
-    assert set(module._INSTEAD["patching"]) == set(config.PATCHIFIERS) - with_threshold
-    assert set(module._INSTEAD["trigger"]) == set(config.TRIGGERS) - with_threshold
+    with_threshold = set(config_fields.ENTROPY_PATCHIFIERS)
+    assert set(calibrate_lib._INSTEAD["patching"]) == set(config_fields.PATCHIFIERS) - with_threshold
+    assert set(calibrate_lib._INSTEAD["trigger"]) == set(config_fields.TRIGGERS) - with_threshold
 
 
 def test_a_model_without_patches_to_size_is_named(tmp_path):

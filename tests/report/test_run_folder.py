@@ -86,11 +86,11 @@ def test_no_value_of_an_evaluation_keeps_the_page_from_being_written(tmp_path, v
         run = read(changed)
         refused += run.evaluation == {}
         if run.evaluation and len(path) < 3:
-            assert "report" in page._body(run, None)
+            assert "report" in page.body(run)
         elif run.evaluation:
             change(taken, path)
     # All that is let through, in one page: to draw is what takes time.
-    assert read(taken).evaluation and "report" in page._body(read(taken), None)
+    assert read(taken).evaluation and "report" in page.body(read(taken))
     assert refused or value is None
 
 
@@ -121,7 +121,7 @@ def test_sizes_that_cannot_be_are_drawn_somehow(tmp_path):
     folder = write_run(tmp_path / "r", metrics=[{"step": 1, "bpb": 8.0}, {"step": 2, "bpb": 7.0}])
     for rows in (-1, 0, 10**400):
         (folder / "config.json").write_text(json.dumps({"config": {"training.batch_rows": rows}}))
-        assert "<svg" in page._body(RunFolder(folder), None)
+        assert "<svg" in page.body(RunFolder(folder))
 
 
 def test_a_field_that_is_no_more_is_left_out(tmp_path):

@@ -72,21 +72,19 @@ def test_what_lies_beside_the_checkpoints_is_no_reason_to_stop(tmp_path, monkeyp
             some.room = None
 
     monkeypatch.setattr(loop.Progress, "advance", free_at_last)
-    monkeypatch.setattr(loop, "write_report", raising(NO_SPACE))
     monkeypatch.setattr(durable, "copy", raising(NO_SPACE))
     assert train(made(tmp_path), tmp_path / "run")
     assert_as_calm(tmp_path, calm)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for what in ("metrics.jsonl", "tfevents", "goodput.jsonl", "cannot copy step 2 to", "no report"):
+    for what in ("metrics.jsonl", "tfevents", "goodput.jsonl", "cannot copy step 2 to"):
         assert len([said for said in warnings if what in said and "No space left" in said]) == 1, (what, warnings)
-    assert len(warnings) == 5
+    assert len(warnings) == 4
     assert "metrics.jsonl is written again: nothing is missing" in caplog.text
     assert (
         "goodput.jsonl lacks what could not be written" in caplog.text
         and "does not have the last steps: " in caplog.text
     )
     assert goodput.account(tmp_path / "run") is None
-    assert f"`scratchpatch report --workdir={tmp_path}/run` makes it" in caplog.text
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_a_line_and_it_resumes_as_the_calm_one(
