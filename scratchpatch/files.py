@@ -5,8 +5,6 @@ Only regular files are opened to be read (`open_regular`): a pipe would wait for
 end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

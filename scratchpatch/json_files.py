@@ -4,8 +4,6 @@ A document has a shape, given as a type that msgspec knows: a TypedDict for an o
 list[X], X | None, Annotated[int, Meta(ge=0)]. Fields that a shape does not name are let through.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -5,8 +5,6 @@ A change that gives a field or an array of a checkpoint another name, or takes o
 here, under the number before, what has become of it. New fields of a config need nothing: they have defaults.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -96,11 +96,11 @@ def _rename(data, path: Path, _) -> str:
 
 def _link(data, path: Path, _) -> str:
     target = data.draw(st.sampled_from((*_ELSEWHERE, path.name, str(path), "..", ".")), label="target")
-    kept = path.with_name(f"{path.name}.kept")
+    aside = path.with_name(f"{path.name}.aside")
     if target == str(path):
         # The thing itself, by way of a link.
-        path.rename(kept)
-        target = kept.name
+        path.rename(aside)
+        target = aside.name
     else:
         _remove(data, path, _)
     path.symlink_to(target)

@@ -102,8 +102,8 @@ class Supervised:
 
     def newest(self, folder: Path | None = None) -> Path | None:
         """The newest stored step."""
-        found = [p for p in (folder or self.workdir / "checkpoints").glob("*") if p.name.isdecimal()]
-        return max(found, key=lambda p: int(p.name), default=None)
+        steps = [p for p in (folder or self.workdir / "checkpoints").glob("*") if p.name.isdecimal()]
+        return max(steps, key=lambda p: int(p.name), default=None)
 
     def pid(self, process: int) -> int:
         """Of a process that runs."""
@@ -246,10 +246,10 @@ def _kill_supervisor(run, rng):
 
 
 def _refused(command: list[str], words: str) -> str:
-    found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    if found.returncode == 0 or words not in found.stderr:
-        raise Failed(f"not refused, but ended with {found.returncode}: {found.stderr[-2000:]}")
-    return found.stderr.strip().splitlines()[-1].removeprefix("supervise: ").removeprefix("scratchpatch: ")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if done.returncode == 0 or words not in done.stderr:
+        raise Failed(f"not refused, but ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stderr.strip().splitlines()[-1].removeprefix("supervise: ").removeprefix("scratchpatch: ")
 
 
 def _second_supervisor(run, rng):

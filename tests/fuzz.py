@@ -91,17 +91,17 @@ def _patiently(call: Callable[[], Any]) -> Any:
 
 def outside(folder: Path) -> dict[str, bytes]:
     """Every file of a folder that is nobody's to write."""
-    found = (path for path in sorted(folder.rglob("*")) if path.relative_to(folder).parts[0] not in OWN)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.is_file()}
+    files = (path for path in sorted(folder.rglob("*")) if path.relative_to(folder).parts[0] not in OWN)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()}
 
 
 def digest(tree: Any) -> str:
     """Of all arrays of a pytree, with their paths."""
-    found = hashlib.blake2b(digest_size=8)
+    hasher = hashlib.blake2b(digest_size=8)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+        hasher.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return hasher.hexdigest()
 
 
 # --- a run, and its durable copy
@@ -128,10 +128,10 @@ def _train(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
-    kept = []
+    replaced = []
 
     def setattr_(target, name, value):
-        kept.append((target, name, getattr(target, name)))
+        replaced.append((target, name, getattr(target, name)))
         setattr(target, name, value)
 
     runs.leave_out_audit(setattr_)
@@ -139,7 +139,7 @@ def _patched() -> Iterator[None]:
     try:
         yield
     finally:
-        for target, name, value in reversed(kept):
+        for target, name, value in reversed(replaced):
             setattr(target, name, value)
 
 
@@ -149,12 +149,12 @@ class _Compiling(Exception):
 
 def _resume(folder: Path) -> tuple[int, str] | str:
     """(step, digest of the state) that `train` goes on from; also where it finds the run finished."""
-    found, opened, restore = [], [], Checkpoints.restore_latest
+    restored_states, opened, restore = [], [], Checkpoints.restore_latest
 
     def restoring(self, abstract):
         opened.append(self)
         restored = restore(self, abstract)
-        found.append("anew" if restored is None else (restored.step, digest(restored.state)))
+        restored_states.append("anew" if restored is None else (restored.step, digest(restored.state)))
         return restored
 
     def compiling(_):
@@ -172,7 +172,7 @@ def _resume(folder: Path) -> tuple[int, str] | str:
                 # Its copies go on beside the next damage else.
                 for each in opened:
                     each.close()
-    return found[0]
+    return restored_states[0]
 
 
 def _resume_elsewhere(folder: Path) -> tuple[int, str] | str:
@@ -285,13 +285,13 @@ def _write_text(folder: Path) -> str:
 
 
 def _documents(spec: str, folder: Path) -> str:
-    found = hashlib.blake2b(digest_size=8)
+    hasher = hashlib.blake2b(digest_size=8)
     for split in ("train", "validation", "test"):
         stream = index.open_stream(spec, split, str(folder / "cache"), held_out=0.2)
         for document in stream.documents_iter():
-            found.update(b"%d:" % len(document) + document)
-        found.update(stream.checksum.encode())
-    return found.hexdigest()
+            hasher.update(b"%d:" % len(document) + document)
+        hasher.update(stream.checksum.encode())
+    return hasher.hexdigest()
 
 
 def _prepare(folder: Path) -> None:

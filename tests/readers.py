@@ -77,15 +77,15 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
             if child.returncode:
                 last = (folder / f"{name}.err").read_text()[-4000:]
                 raise Failed(f"{name}, beside a run at work, ended with {child.returncode}:\n{last}")
-            found = json.loads(said)
-            if found["raw"]:
-                raise Failed(f"{name}, beside a run at work: {found['raw'][0]}")
-            if not found["results"]:
-                raise Failed(f"{name} gave no result beside a run at work: {found['lines']}")
-            counts += collections.Counter({"results": found["results"], "lines": sum(found["lines"].values())})
-            lines += collections.Counter(found["lines"])
-            said = f"{found['results']} results, {sum(found['lines'].values())} lines"
-            print(f"{name}: {said}, {found['retries']} newer steps taken", flush=True)
+            outcome = json.loads(said)
+            if outcome["raw"]:
+                raise Failed(f"{name}, beside a run at work: {outcome['raw'][0]}")
+            if not outcome["results"]:
+                raise Failed(f"{name} gave no result beside a run at work: {outcome['lines']}")
+            counts += collections.Counter({"results": outcome["results"], "lines": sum(outcome["lines"].values())})
+            lines += collections.Counter(outcome["lines"])
+            said = f"{outcome['results']} results, {sum(outcome['lines'].values())} lines"
+            print(f"{name}: {said}, {outcome['retries']} newer steps taken", flush=True)
         if torn:
             raise Failed(f"seen half written: {torn}")
         if trainer.poll() is not None:
@@ -102,18 +102,18 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
 
 def _torn(workdir: Path, children: list[subprocess.Popen]) -> list[str]:
     """Look at what evaluations write until all children are done; the names of what was not whole."""
-    found: set[str] = set()
+    torn: set[str] = set()
     while any(child.poll() is None for child in children):
         with contextlib.suppress(FileNotFoundError):
             if not (workdir / "report.html").read_text().endswith("</html>\n"):
-                found.add("report.html")
+                torn.add("report.html")
         with contextlib.suppress(FileNotFoundError):
             try:
                 json.loads((workdir / "evaluation.json").read_text())
             except ValueError:
-                found.add("evaluation.json")
+                torn.add("evaluation.json")
         time.sleep(0.01)
-    return sorted(found)
+    return sorted(torn)
 
 
 def _read(name: str, seconds: float, folder: Path) -> dict:
@@ -122,11 +122,11 @@ def _read(name: str, seconds: float, folder: Path) -> dict:
     from scratchpatch import cli
     from scratchpatch.checkpoints import reader as checkpoint_reader
 
-    found = {"results": 0, "lines": collections.Counter(), "raw": [], "retries": 0}
+    outcome = {"results": 0, "lines": collections.Counter(), "raw": [], "retries": 0}
     removed = checkpoint_reader.Removed.__init__
 
     def counted(self, *arguments):
-        found["retries"] += 1
+        outcome["retries"] += 1
         removed(self, *arguments)
 
     checkpoint_reader.Removed.__init__ = counted
@@ -153,12 +153,12 @@ def _read(name: str, seconds: float, folder: Path) -> dict:
             said.write(traceback.format_exc())
         complaints = [line for line in said.getvalue().splitlines() if line.startswith("scratchpatch: ")]
         if "Traceback" in said.getvalue() or code not in (0, 1) or (code == 1) != (len(complaints) == 1):
-            found["raw"].append(f"exit code {code}: {said.getvalue()}")
+            outcome["raw"].append(f"exit code {code}: {said.getvalue()}")
         elif code:
-            found["lines"][complaints[0].replace(str(folder), "")[:160]] += 1
+            outcome["lines"][complaints[0].replace(str(folder), "")[:160]] += 1
         else:
-            found["results"] += 1
-    return found
+            outcome["results"] += 1
+    return outcome
 
 
 def main() -> int:

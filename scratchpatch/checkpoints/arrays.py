@@ -3,8 +3,6 @@
 Arrays are named by the paths of their leaves, such as 'params.trunk.kernel', and stored apart by their top-level keys.
 """
 
-from __future__ import annotations
-
 import logging as standard_logging
 import re
 import sys

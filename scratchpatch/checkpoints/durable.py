@@ -8,8 +8,6 @@ The folder is a path, or a URL that fsspec knows, such as gs://bucket/run. Where
 its checksums still are the proof of a step: no half step is ever taken for a whole one.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -14,8 +14,6 @@ does not have the shape of `About` is damage, and a file that it names is a regu
 no link.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -5,8 +5,6 @@ later attempt that names the newest values follows the whole history, from which
 drops what the history says from its step on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator

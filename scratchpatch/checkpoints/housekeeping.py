@@ -3,8 +3,6 @@
 Nothing here reads an array: about.json describes a step, and its checksums prove the files (see `format`).
 """
 
-from __future__ import annotations
-
 import datetime
 import itertools
 import math
@@ -179,27 +177,24 @@ def _reader(workdir: str | Path) -> CheckpointReader:
 
 def _listing(store: StepFolder) -> dict[str, Any]:
     abouts, errors = _descriptions(store)
-    written = {step: when for step in abouts if (when := _time_written(store.location(step))) is not None}
-    best = _best_first({step: abouts[step] for step in written})[:1]
+    best = _best_first(abouts)[:1]
     rows = [
         {
             "step": step,
             "damaged": None,
-            "bytes": _bytes_described(abouts[step]),
-            "arrays": len(abouts[step]["arrays"]),
-            "written": written[step],
-            "version": abouts[step]["version"],
-            "validation_bpb": abouts[step]["metrics"].get("validation_bpb"),
-            "validation_bytes": abouts[step]["metrics"].get("validation_bytes"),
+            "bytes": _bytes_described(about),
+            "arrays": len(about["arrays"]),
+            "written": _time_written(store.location(step)),
+            "version": about["version"],
+            "validation_bpb": about["metrics"].get("validation_bpb"),
+            "validation_bytes": about["metrics"].get("validation_bytes"),
             "best": best == [step],
-            "newest": step == max(written),
+            "newest": step == max(abouts),
         }
-        for step in written
+        for step, about in abouts.items()
     ]
-    rows += [
-        {"step": step, "unread" if isinstance(error, Unreadable) else "damaged": str(error)}
-        for step, error in errors.items()
-    ]
+    for step, error in errors.items():
+        rows.append({"step": step, "unread" if isinstance(error, Unreadable) else "damaged": str(error)})
     return {"steps": sorted(rows, key=lambda row: row["step"]), "beside": store.beside()}
 
 
@@ -246,12 +241,10 @@ def _bytes_on_disk(path: Path) -> int:
     return sum(each.lstat().st_size for each in path.rglob("*") if each.is_symlink() or not each.is_dir())
 
 
-def _time_written(step: str) -> str | None:
-    """When about.json was written, by the clock of its file system; None: it is gone by now."""
+def _time_written(step: str) -> str:
+    """When about.json was written, by the clock of its file system."""
     try:
         about = paths.join(step, format.ABOUT)
         return durable.system(about).modified(about).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except FileNotFoundError:
-        return None
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError):  # no date of any calendar, or the step is gone by now
         return "?"

@@ -1,7 +1,5 @@
 """Who owns a folder and who reads one: locks that the system drops with the process, however it dies. Free of JAX."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

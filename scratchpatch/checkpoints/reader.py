@@ -6,8 +6,6 @@ The run that owns the folder may be at work, and remove steps. It leaves a step 
 until its next save, where the disk has locks. Whoever asked for the newest step and loses it goes on with a newer one.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

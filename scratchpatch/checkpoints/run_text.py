@@ -8,8 +8,6 @@ Text that has changed is refused wherever a run's own splits are read: its batch
 out may be what the run trained on. A run may go on with other weights in data.sources, see `history`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 

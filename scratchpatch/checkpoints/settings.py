@@ -6,8 +6,6 @@ The length of the run and all of `optimizer.*` are among them: see `history` for
 step are those that hold at its index, so the steps before a change are, done again, what they were.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

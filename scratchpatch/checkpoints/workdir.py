@@ -5,8 +5,6 @@
     workdir/supervisor     held by the supervisor that restarts it (launch/supervise)
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

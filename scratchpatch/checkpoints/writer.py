@@ -4,8 +4,6 @@ Of several processes each writes its share below one STEP.partial, so all of the
 checks it); the first process renames, prunes, and copies to the durable tier (see `durable`).
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import math
 import shutil
@@ -139,8 +137,9 @@ class Checkpoints(CheckpointReader):
         if step is None and fetched is None:
             self._refuse(errors)
         self._unread = {bad for bad, error in errors.items() if isinstance(error, Unreadable)}
-        for bad in errors.keys() - self._unread:
-            self._set_aside(bad, errors[bad])
+        for bad, error in errors.items():
+            if bad not in self._unread:
+                self._set_aside(bad, error)
         if fetched is None:
             return step
         self._rename(fetched)
@@ -234,17 +233,17 @@ class Checkpoints(CheckpointReader):
 
     def _prune(self) -> None:
         scores = {}
-        for step in self.steps():
+        # A step that cannot be read is neither counted nor deleted.
+        for step in (step for step in self.steps() if step not in self._unread):
             try:
                 scores[step] = format.score(format.read_about(self.folder / str(step)))
             except Damaged:
                 scores[step] = math.inf
             except Unreadable:
-                pass  # it is neither counted nor deleted
-        steps = [step for step in scores if step not in self._unread]
-        best = min(steps, key=scores.__getitem__, default=None)
-        keep = {*steps[-self._keep_last :], *(self._mirror.held() if self._mirror else ())}
-        for step in steps:
+                continue
+        keep = {*[*scores][-self._keep_last :], *(self._mirror.held() if self._mirror else ())}
+        best = min(scores, key=scores.__getitem__, default=None)
+        for step in scores:
             if step not in keep and (step != best or scores[best] == math.inf):
                 self._try(_remove_unread, self.folder / str(step))
         for leftover in self.beside("deleted"):

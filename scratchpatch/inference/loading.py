@@ -3,8 +3,6 @@
 Weights are found before they are read, so that each device reads its own share alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

@@ -23,9 +23,9 @@ def test_an_array_lies_in_chunks(tmp_path, monkeypatch):
     mesh = jax.make_mesh((4,), ("fsdp",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
     target = {"params.x": jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)}
-    (found,) = arrays.load(tmp_path / "state", target)
-    np.testing.assert_array_equal(found, array)
-    assert found.sharding == sharding
+    (loaded,) = arrays.load(tmp_path / "state", target)
+    np.testing.assert_array_equal(loaded, array)
+    assert loaded.sharding == sharding
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,16 @@ def test_an_array_lies_in_chunks(tmp_path, monkeypatch):
 )
 def test_an_axis_that_would_fall_into_crumbs_stays_whole(shape, cut):
     """Hash tables like a prime number of rows: a chunk of each would be a file system's nightmare."""
-    found = arrays._storage(None, jax.ShapeDtypeStruct(shape, jnp.float32))
-    assert (found and found.chunk_byte_size) == (arrays._CHUNK_BYTES if cut else None)
+    storage = arrays._storage(None, jax.ShapeDtypeStruct(shape, jnp.float32))
+    assert (storage and storage.chunk_byte_size) == (arrays._CHUNK_BYTES if cut else None)
 
 
 @given(st.integers(2, 10**4))
 def test_the_largest_prime_factor(number):
-    found = arrays._largest_prime(number)
-    assert number % found == 0 and all(found % factor for factor in range(2, int(found**0.5) + 1))
+    largest = arrays._largest_prime(number)
+    assert number % largest == 0 and all(largest % factor for factor in range(2, int(largest**0.5) + 1))
     rest = number
-    for factor in range(2, found + 1):
+    for factor in range(2, largest + 1):
         while rest % factor == 0:
             rest //= factor
     assert rest == 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import fsspec
 import jax
@@ -55,7 +56,7 @@ def train(made, tmp_path, *steps):
         run.save(step, make_state(step))
         run.wait()
         while run._mirror.held():
-            pass
+            time.sleep(0.001)
     run.close()
 
 
@@ -213,7 +214,7 @@ def test_training_waits_for_no_copy_and_the_step_is_held_until_it_is_copied(made
         run.save(step, make_state(step))
         run.wait()
         while step == 10 and run._mirror._waiting is not None:
-            pass
+            time.sleep(0.001)
     assert names(tmp_path / "run" / "checkpoints") == ["10", "30"] and not copied
     go_on.set()
     run.close()
@@ -256,7 +257,7 @@ def test_a_tier_may_be_a_bucket(made, tmp_path, caplog, capsys):
     shutil.rmtree(tmp_path / "run")
     fetch_files(made, tmp_path / "run")
     bucket = fsspec.filesystem("memory")
-    largest = max(bucket.find(f"{folder}/30"), key=bucket.size)
+    largest = max(bucket.find(f"{folder}/30/state"), key=bucket.size)
     bucket.pipe_file(largest, bytes(bucket.size(largest)))
     assert_restores(made, tmp_path, 20)
     assert "bucket/30 is damaged (the size or checksum of state/" in caplog.text
@@ -283,8 +284,8 @@ def test_the_verb_lists_both_tiers(made, tmp_path, capsys):
     assert local.count("newest") == 1 and len(local.strip().splitlines()) == 3
     assert "20  damaged: about.json cannot be read" in second and "10  " in second
     assert cli.main(["checkpoint", "list", f"--workdir={tmp_path}/run", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["durable"]
-    assert [row["step"] for row in found["steps"]] == [10, 20] and found["folder"].endswith("durable")
+    copies = json.loads(capsys.readouterr().out)["durable"]
+    assert [row["step"] for row in copies["steps"]] == [10, 20] and copies["folder"].endswith("durable")
     shutil.rmtree(tmp_path / "durable")
     (tmp_path / "durable").write_text("")
     assert cli.main(["checkpoint", "list", f"--workdir={tmp_path}/run"]) == 0

@@ -48,9 +48,9 @@ def store(folder, *steps, config=CONFIG, keep_last=9):
     return folder
 
 
-def assert_is(found, step):
-    assert found.step == found.metadata["step"] == step
-    assert all((np.asarray(x) == step).all() for x in jax.tree.leaves(found.state))
+def assert_is(restored, step):
+    assert restored.step == restored.metadata["step"] == step
+    assert all((np.asarray(x) == step).all() for x in jax.tree.leaves(restored.state))
 
 
 @contextlib.contextmanager
@@ -84,9 +84,9 @@ def test_whoever_reads_beside_a_writer_gets_a_whole_step_or_one_line(tmp_path):
     with writer(Checkpoints(folder, CONFIG, 1), state, first=2):
         while len(steps) < READS or steps[-1] == steps[0]:
             reader = CheckpointReader(folder, CONFIG)
-            found = reader.restore_latest(ABSTRACT)
-            assert_is(found, found.step)
-            steps.append(found.step)
+            restored = reader.restore_latest(ABSTRACT)
+            assert_is(restored, restored.step)
+            steps.append(restored.step)
             assert not any(row["damaged"] for row in housekeeping.listing(tmp_path)["steps"])
             try:
                 assert housekeeping.complaint(housekeeping.verify(tmp_path)) is None
@@ -196,17 +196,17 @@ def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, mo
     folder, read = store(tmp_path / "checkpoints", 1, 2), arrays.load
 
     def early(path, targets):
-        found = read(path, targets)
+        restored = read(path, targets)
         monkeypatch.undo()
         shutil.rmtree(path.parent)
         other = Checkpoints(folder, CONFIG, 9)
         other.save(2, state(7))
         other.close()
-        return found
+        return restored
 
     monkeypatch.setattr(arrays, "load", early)
-    found = CheckpointReader(folder).restore_latest(ABSTRACT)
-    assert found.step == 2 and all((np.asarray(x) == 7).all() for x in jax.tree.leaves(found.state))
+    restored = CheckpointReader(folder).restore_latest(ABSTRACT)
+    assert restored.step == 2 and all((np.asarray(x) == 7).all() for x in jax.tree.leaves(restored.state))
 
 
 def test_verification_starts_over_where_all_steps_were_removed_meanwhile(tmp_path, monkeypatch):
@@ -279,10 +279,10 @@ def test_a_step_under_another_number_is_damaged(tmp_path):
 
 
 def another(**fields):
-    found = config_lib.default()
+    config = config_lib.default()
     for name, value in fields.items():
-        config_lib.set_field(found, name.replace("__", "."), value)
-    return found
+        config_lib.set_field(config, name.replace("__", "."), value)
+    return config
 
 
 def test_a_step_of_another_experiment_is_named(tmp_path):
@@ -344,8 +344,8 @@ def test_a_step_of_a_later_version_is_named_with_its_folder(tmp_path):
 def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path, model):
     run = save_run(tmp_path / "run", *model)
     path = run / "config.json"
-    found = json.loads(path.read_text())
-    path.write_text(json.dumps(found | {"config": found["config"] | {"patching.kind": "random"}}))
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"config": document["config"] | {"patching.kind": "random"}}))
     with pytest.raises(UserError, match="is of another experiment: patching.kind: 'fixed' -> 'random'"):
         sp.load(run)
 

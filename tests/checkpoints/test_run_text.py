@@ -103,9 +103,9 @@ def test_validation_text_of_its_own_that_changed_is_refused(tmp_path):
         run_text.own_streams(workdir, own, "validation")
     assert run_text.own_streams(workdir, own, "train")
     # What was not written down is not compared.
-    known = stored(workdir)
-    del known["validation_checksums"]
-    (workdir / "data.json").write_text(json.dumps(known))
+    data_json = stored(workdir)
+    del data_json["validation_checksums"]
+    (workdir / "data.json").write_text(json.dumps(data_json))
     assert run_text.own_streams(workdir, own, "validation")
 
 
@@ -188,7 +188,7 @@ def test_a_run_goes_on_with_other_weights(tmp_path, monkeypatch):
         return runs.config(tmp_path, small | more | fields)
 
     seen, batch = [], Batches.batch
-    monkeypatch.setattr(Batches, "batch", lambda self, step: seen.append((step, found := batch(self, step))) or found)
+    monkeypatch.setattr(Batches, "batch", lambda self, step: seen.append((step, rows := batch(self, step))) or rows)
     train(config(1.0), tmp_path / "run")
     run = runs.rewind(tmp_path / "run", 4, tmp_path / "changed")
     train(config(9.0), run)
@@ -203,8 +203,8 @@ def test_a_run_goes_on_with_other_weights(tmp_path, monkeypatch):
     again = runs.rewind(run, 2, tmp_path / "again")
     train(config(9.0), again)
     assert runs.lines(again) == runs.lines(run) and stored(again) == stored(run)
-    for step, found in seen:
-        np.testing.assert_array_equal(found, batch(changed, step))
+    for step, rows in seen:
+        np.testing.assert_array_equal(rows, batch(changed, step))
     assert {step for step, _ in seen} >= {2, 3, 4, 5}
     third = ((f"text:{tmp_path}/text/*.txt", 1.0),)
     with pytest.raises(UserError, match="holds another experiment: data.sources"):

@@ -74,9 +74,9 @@ def test_a_finished_run_goes_on_with_more_steps_and_other_settings_from_then_on(
     rates = [line["learning_rate"] for line in training(folder / "more")]
     assert rates == [before(i) for i in range(STEPS)] + [after(i) for i in range(STEPS, 12)]
     assert (rates[STEPS - 1], rates[11]) == (1e-3, 5e-4)
-    known = settings.read(folder / "more")
-    assert [step for step, _ in known] == [0, STEPS]
-    assert {name: known[1][1][name] for name in CHANGED} == CHANGED
+    history = settings.read(folder / "more")
+    assert [step for step, _ in history] == [0, STEPS]
+    assert {name: history[1][1][name] for name in CHANGED} == CHANGED
     assert config_lib.read(folder / "more" / "config.json").training.steps == 12
 
 
@@ -160,14 +160,14 @@ def test_a_decay_branches_off_a_stable_run(folder, tmp_path, monkeypatch):
 
 def test_a_branch_of_a_mixture_keeps_its_place_under_the_weights_that_it_had(folder, tmp_path):
     """The other run changed its weights twice; the branch leaves it between the changes."""
-    known = json.loads((folder / "whole" / "data.json").read_text())
+    data = json.loads((folder / "whole" / "data.json").read_text())
     shutil.copytree(folder / "whole", tmp_path / "mixed")
-    known["weights"] = [[0, [2.0]], [3, [1.0]], [6, [4.0]]]
-    (tmp_path / "mixed" / "data.json").write_text(json.dumps(known))
+    data["weights"] = [[0, [2.0]], [3, [1.0]], [6, [4.0]]]
+    (tmp_path / "mixed" / "data.json").write_text(json.dumps(data))
     (tmp_path / "branch").mkdir()
     start.begin_branch(config(folder, {"training.continue_from": f"{tmp_path}/mixed@4"}), tmp_path / "branch")
-    found = json.loads((tmp_path / "branch" / "data.json").read_text())
-    assert found == known | {"weights": [[0, [2.0]], [3, [1.0]]]}
+    branched = json.loads((tmp_path / "branch" / "data.json").read_text())
+    assert branched == data | {"weights": [[0, [2.0]], [3, [1.0]]]}
     assert run_text.weights(tmp_path / "branch", [3.0], 4) == [(0, [2.0]), (3, [1.0]), (4, [3.0])]
 
 
@@ -205,11 +205,11 @@ def test_a_branch_that_cannot_be_is_named_and_leaves_no_run(folder, tmp_path, fi
 
 
 def test_a_branch_on_other_text_is_refused(folder, tmp_path):
-    shutil.copytree(folder / "text", tmp_path / "kept")
+    shutil.copytree(folder / "text", tmp_path / "before")
     file = next((folder / "text").glob("*.txt"))
     try:
         file.write_bytes(file.read_bytes()[:-1] + b"!")
         with pytest.raises(UserError, match="is not what .* was trained on"):
             train(config(folder, {"training.continue_from": f"{folder}/whole@4"}), tmp_path / "run")
     finally:
-        shutil.copytree(tmp_path / "kept", folder / "text", dirs_exist_ok=True)
+        shutil.copytree(tmp_path / "before", folder / "text", dirs_exist_ok=True)

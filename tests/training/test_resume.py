@@ -159,11 +159,11 @@ def test_a_run_goes_on_with_another_number_of_devices(folder, tmp_path, monkeypa
     runs.compile_quickly(monkeypatch.setattr)
     workdir = runs.rewind(folder / "whole", 9, tmp_path / "run")
     train(runs.config(folder, FIELDS | {"mesh.data": 2, "mesh.fsdp": 2}), workdir)
-    found, whole = runs.lines(workdir), runs.lines(folder / "whole")
-    assert found[:9] == whole[:9] and [line["step"] for line in found] == [line["step"] for line in whole]
+    resumed, whole = runs.lines(workdir), runs.lines(folder / "whole")
+    assert resumed[:9] == whole[:9] and [line["step"] for line in resumed] == [line["step"] for line in whole]
     # Other roundings may move a decision on the edge of a threshold.
     names = ("bpb", "head_bpb", "bytes", "learning_rate", "patching_threshold")
-    got, wanted = ({name: [line.get(name, 0) for line in lines] for name in names} for lines in (found, whole))
+    got, wanted = ({name: [line.get(name, 0) for line in lines] for name in names} for lines in (resumed, whole))
     chex.assert_trees_all_close(got, wanted, rtol=2e-3)
     config = runs.config(folder, FIELDS)
     got, wanted = (runs.state(run, config, STEPS)["params"] for run in (workdir, folder / "whole"))

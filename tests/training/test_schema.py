@@ -62,8 +62,8 @@ def test_an_old_run_goes_on_and_is_then_of_this_schema(tmp_path, monkeypatch):
     config = workdir.load_config(tmp_path / "run")
     config.optimizer.learning_rate = 5e-3
     train(config, tmp_path / "run")
-    found = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert found["schema"] == schema.CURRENT and runs.stored_steps(tmp_path / "run") == [3, 6]
+    document = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert document["schema"] == schema.CURRENT and runs.stored_steps(tmp_path / "run") == [3, 6]
     rates = [line["learning_rate"] for line in runs.lines(tmp_path / "run") if "bpb" in line]
     np.testing.assert_allclose(rates, [2.5e-3, 4.375e-3, 6.25e-3, 4.0625e-3, 5e-3, 5e-4], rtol=1e-6)
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
