@@ -88,7 +88,8 @@ class Counting:
     def read(self, start: int, length: int) -> np.ndarray:
         self.longest = max(self.longest, length)
         at_T = np.arange(start, start + length)
-        return np.where(at_T < self.positions, np.where(at_T % 100 == 0, BYTES.bos, at_T % 100), BYTES.pad).astype(np.int32)
+        tokens_T = np.where(at_T % 100 == 0, BYTES.bos, at_T % 100)
+        return np.where(at_T < self.positions, tokens_T, BYTES.pad).astype(np.int32)
 
 
 def test_a_long_stream_is_read_piece_by_piece(monkeypatch):
