@@ -1,5 +1,6 @@
-"""Runs of a study, several at a time, each in a process of its own on one core."""
+"""Runs of a study, several at a time, each in a process of its own on one core; and the flags that studies share."""
 
+import argparse
 import concurrent.futures
 import dataclasses
 import os
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scratchpatch.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,26 @@ class Job:
         return self.folder / "result.json"
 
 
+def flags(description: str, workdir: str, page: Path) -> argparse.Namespace:
+    """The flags of a study.
+
+    Args:
+      description: the study's docstring.
+      workdir: default folder of its runs.
+      page: default folder of the page that it writes.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0,1", help="seeds, each a pair of initialisation and data order")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of 1024 bytes")
+    parser.add_argument("--eval_bytes", type=int, default=150_000, help="validation bytes of a run")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one core each")
+    parser.add_argument("--workdir", type=Path, default=Path(workdir), help="folder of the runs, in the repository")
+    parser.add_argument("--output", type=Path, default=page, help="folder of README.md and its figures")
+    parsed = parser.parse_args()
+    parsed.seeds = [int(seed) for seed in parsed.seeds.split(",")]
+    return parsed
+
+
 def run(jobs: Sequence[Job], workers: int, label: str) -> None:
     """Run the jobs that have no result yet, in this order.
 
@@ -40,12 +63,12 @@ def run(jobs: Sequence[Job], workers: int, label: str) -> None:
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
         Progress(total=len(jobs), first=len(jobs) - len(missing), label=label, unit="runs") as progress,
     ):
-        for done in concurrent.futures.as_completed(pool.submit(_one, job, cores) for job in missing):
+        for finished in concurrent.futures.as_completed(pool.submit(_run_one, job, cores) for job in missing):
             progress.advance(1, 0)
-            progress.note(f"{done.result()}: done")
+            progress.note(f"{finished.result()}: done")
 
 
-def _one(job: Job, cores: queue.Queue) -> str:
+def _run_one(job: Job, cores: queue.Queue) -> str:
     core = cores.get()
     job.folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -7,7 +7,7 @@ shopt -s inherit_errexit
 
 # What flags may be given, with their defaults: filled by the launcher, then by read_flags.
 declare -A flags
-# What read_flags found.
+# What read_flags has read.
 verb=""
 train=()
 
@@ -53,12 +53,14 @@ read_flags() {
                 if [[ "$argument" == *=* ]]; then
                     flags[$name]="${argument#*=}"
                 else
-                    [[ "${flags[$name]}" == yes || "${flags[$name]}" == no ]] || refuse "--$name wants a value: --$name=VALUE"
+                    [[ "${flags[$name]}" == yes || "${flags[$name]}" == no ]] ||
+                        refuse "--$name wants a value: --$name=VALUE"
                     flags[$name]=yes
                 fi
                 ;;
             *)
-                [[ -z "$verb" ]] || refuse "'$argument' is not a flag: write --NAME=VALUE, and the flags of scratchpatch train after --"
+                [[ -z "$verb" ]] ||
+                    refuse "'$argument' is not a flag: write --NAME=VALUE, and the flags of scratchpatch train after --"
                 verb="$argument"
                 ;;
         esac
@@ -89,7 +91,8 @@ check_train() {
         esac
         [[ "$argument" != *$'\n'* ]] || refuse "a line break in ${argument%%=*}: put it into the config file"
     done
-    [[ -n "$config" ]] || refuse "$verb needs --config=FILE after --: a file of this repository, such as experiments/scale/sp_1b.py"
+    [[ -n "$config" ]] ||
+        refuse "$verb needs --config=FILE after --: a file of this repository, such as experiments/scale/sp_1b.py"
     [[ -n "$workdir" ]] || refuse "$verb needs --workdir=$mount/NAME after --: the run's folder"
     [[ "$workdir" == "$mount"/?* ]] ||
         refuse "--workdir=$workdir: wanted a folder below $mount, which all hosts share and no preemption takes away"

@@ -2,7 +2,8 @@
 # Training on Kubernetes (GKE): a JobSet of one job per slice, in a Kueue queue; see launch/gke_jobset.yaml.
 #   bash launch/gke.sh VERB FLAGS [-- TRAIN_FLAGS]
 # Verbs:
-#   submit   make the JobSet; it starts when the queue has room, and after a preemption goes on from the newest checkpoint
+#   submit   make the JobSet; it starts when the queue has room, and after a preemption goes on from the newest
+#            checkpoint
 #   status   the JobSet, its place in the queue, and every pod with its exit code
 #   logs     the last lines of every pod
 #   delete   remove it; submitted again, the same run goes on
@@ -11,7 +12,8 @@
 #   --namespace=NAMESPACE   default: default
 #   --queue=QUEUE           the Kueue LocalQueue
 #   --image=IMAGE           built from launch/Dockerfile
-#   --accelerator=TYPE      TPU: tpu-v5p-slice, tpu-v5-lite-podslice, tpu-v6e-slice, tpu7x, ...; GPU: nvidia-h100-80gb, ...
+#   --accelerator=TYPE      TPU: tpu-v5p-slice, tpu-v5-lite-podslice, tpu-v6e-slice, tpu7x, ...
+#                           GPU: nvidia-h100-80gb, ...
 #   --topology=AxB[xC]      TPU: chips of a slice, such as 4x4x4
 #   --hosts=N               GPU: nodes; of TPUs it follows from topology and chips per host
 #   --chips_per_host=N      TPU: 4 on most; GPU: GPUs of a node
@@ -51,10 +53,12 @@ hosts() {
         chips=$((chips * side))
     done
     if ((chips < flags[chips_per_host])); then
-        refuse "--topology=${flags[topology]}: a slice of $chips chips has no host of ${flags[chips_per_host]}: --chips_per_host=$chips"
+        refuse "--topology=${flags[topology]}: a slice of $chips chips has no host of ${flags[chips_per_host]}:" \
+            "--chips_per_host=$chips"
     fi
     ((chips % flags[chips_per_host] == 0)) ||
-        refuse "--chips_per_host=${flags[chips_per_host]}: $chips chips (--topology=${flags[topology]}) are no whole number of hosts"
+        refuse "--chips_per_host=${flags[chips_per_host]}: $chips chips (--topology=${flags[topology]})" \
+            "are no whole number of hosts"
     echo $((chips / flags[chips_per_host]))
 }
 
@@ -75,17 +79,27 @@ manifest() {
     if [[ "${flags[accelerator]}" == tpu* ]]; then
         kind=google.com/tpu
         hosts="$(hosts)"
-        selector="\"cloud.google.com/gke-tpu-accelerator\": \"${flags[accelerator]}\", \"cloud.google.com/gke-tpu-topology\": \"${flags[topology]}\""
+        selector="\"cloud.google.com/gke-tpu-accelerator\": \"${flags[accelerator]}\""
+        selector+=", \"cloud.google.com/gke-tpu-topology\": \"${flags[topology]}\""
     else
         kind=nvidia.com/gpu
         hosts="${flags[hosts]}"
         selector="\"cloud.google.com/gke-accelerator\": \"${flags[accelerator]}\""
     fi
     [[ "${flags[spot]}" == no ]] || selector+=', "cloud.google.com/gke-spot": "true"'
-    local -A values=([NAME]="$name" [NAMESPACE]="${flags[namespace]}" [QUEUE]="${flags[queue]}" [IMAGE]="${flags[image]}"
-        [MAX_RESTARTS]="${flags[max_restarts]}" [SLICES]="${flags[slices]}" [HOSTS]="$hosts" [NODE_SELECTOR]="{$selector}"
-        [CHIPS]="{\"$kind\": ${flags[chips_per_host]}}" [VOLUME_CLAIM]="${flags[volume_claim]}"
-        [ARGS]="$(as_list "${train[@]}" --distributed=auto --stopped_code=75)")
+    local -A values=(
+        [NAME]="$name"
+        [NAMESPACE]="${flags[namespace]}"
+        [QUEUE]="${flags[queue]}"
+        [IMAGE]="${flags[image]}"
+        [MAX_RESTARTS]="${flags[max_restarts]}"
+        [SLICES]="${flags[slices]}"
+        [HOSTS]="$hosts"
+        [NODE_SELECTOR]="{$selector}"
+        [CHIPS]="{\"$kind\": ${flags[chips_per_host]}}"
+        [VOLUME_CLAIM]="${flags[volume_claim]}"
+        [ARGS]="$(as_list "${train[@]}" --distributed=auto --stopped_code=75)"
+    )
     text="$(grep -v '^#' "$root/launch/gke_jobset.yaml")"
     local key
     # The train flags last: what they hold is replaced by nothing.
@@ -105,7 +119,8 @@ submit() {
     check max_restarts '[0-9]{1,6}' "a number from 0"
     if [[ "${flags[accelerator]}" == tpu* ]]; then
         check topology '[1-9][0-9]*x[1-9][0-9]*(x[1-9][0-9]*)?' "AxB or AxBxC chips, such as 4x4x4"
-        [[ -z "${flags[hosts]}" ]] || refuse "--hosts=${flags[hosts]}: of TPUs it follows from --topology and --chips_per_host"
+        [[ -z "${flags[hosts]}" ]] ||
+            refuse "--hosts=${flags[hosts]}: of TPUs it follows from --topology and --chips_per_host"
     else
         check hosts '[1-9][0-9]{0,4}' "the number of nodes"
         [[ -z "${flags[topology]}" ]] || refuse "--topology=${flags[topology]}: only TPUs have one; GPUs: --hosts=N"
@@ -124,7 +139,8 @@ submit() {
 }
 
 status() {
-    local columns='POD:.metadata.name,NODE:.spec.nodeName,PHASE:.status.phase,EXIT:.status.containerStatuses[0].state.terminated.exitCode'
+    local columns='POD:.metadata.name,NODE:.spec.nodeName,PHASE:.status.phase'
+    columns+=',EXIT:.status.containerStatuses[0].state.terminated.exitCode'
     run "${kubectl[@]}" get jobset "$name" --output=wide
     run "${kubectl[@]}" get workloads.kueue.x-k8s.io --selector="kueue.x-k8s.io/queue-name=${flags[queue]}"
     if [[ "${flags[dry_run]}" == yes ]]; then

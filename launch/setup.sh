@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository's root and installs scratchpatch into it with pinned versions.
-#   bash launch/setup.sh [EXTRA]     EXTRA: test, tpu, cuda, data, peer or tfds (see pyproject.toml)
+#   bash launch/setup.sh [EXTRA]     EXTRA: test, tpu, cuda, data, peer, tensorboard or tfds (see pyproject.toml)
 # PYTHON=path names the Python to use. A second run installs nothing unless the
 # project's dependencies, its place or its Python have changed.
 set -euo pipefail
@@ -55,6 +55,7 @@ fi
 if [[ "$installed" != "$state" ]]; then
     echo "setup: installing scratchpatch${extra:+[$extra]} (the first time a minute and 1 GB, or more with cuda)" >&2
     (cd "$root" && "$python" -m pip install -qq --disable-pip-version-check --no-input \
-        -c constraints.txt -e ".${extra:+[$extra]}") || fail "pip could not install the packages (its own words are above)"
+        -c constraints.txt -e ".${extra:+[$extra]}") ||
+        fail "pip could not install the packages (its own words are above)"
     echo "$state" >"$stamps/${extra:-base}"
 fi

@@ -14,7 +14,8 @@
 #   --name=NAME            of the resource and, with several slices, of its nodes NAME-0, NAME-1, ...
 #   --zone=ZONE            such as us-east5-a
 #   --project=PROJECT      default: gcloud's own
-#   --accelerator=TYPE     of a slice, as gcloud names it: v5p-128 (64 chips: v4 and v5p count cores), v6e-64, v5litepod-64
+#   --accelerator=TYPE     of a slice, as gcloud names it: v5p-128 (64 chips: v4 and v5p count cores), v6e-64,
+#                          v5litepod-64
 #   --runtime_version=V    default: the one for the accelerator
 #   --slices=N             default 1
 #   --spot                 cheaper, and preempted at any time
@@ -44,7 +45,8 @@ check lines '[1-9][0-9]*' "a number from 1"
 check poll_seconds '[0-9]+' "seconds"
 [[ -z "${flags[project]}" ]] || check project '[a-z][-a-z0-9:.]*' "a project id"
 case "$verb" in create | resume)
-    [[ "${flags[accelerator]}" != *7x* ]] || refuse "--accelerator=${flags[accelerator]}: TPU7x is on GKE alone: use launch/gke.sh"
+    [[ "${flags[accelerator]}" != *7x* ]] ||
+        refuse "--accelerator=${flags[accelerator]}: TPU7x is on GKE alone: use launch/gke.sh"
     check accelerator '(v4|v5litepod|v5p|v6e)-[1-9][0-9]*' "v4-N, v5litepod-N, v5p-N or v6e-N"
     ;;
 esac
@@ -75,13 +77,14 @@ trap 'rm -rf "$scratch"' EXIT
 
 # The state of the resource. NONE: there is no such resource. PREEMPTED: one of its slices is.
 state() {
-    local found
-    if found="$(gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format='value(state.state)' 2>"$scratch/describe")"; then
-        if [[ "$found" == ACTIVE && -n "$(gcloud compute tpus tpu-vm list "${where[@]}" --format='value(name)' \
+    local now
+    if now="$(gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format='value(state.state)' \
+        2>"$scratch/describe")"; then
+        if [[ "$now" == ACTIVE && -n "$(gcloud compute tpus tpu-vm list "${where[@]}" --format='value(name)' \
             --filter="name ~ /$name(-[0-9]+)?\$ AND state = PREEMPTED")" ]]; then
-            found=PREEMPTED
+            now=PREEMPTED
         fi
-        echo "$found"
+        echo "$now"
     elif grep -qi 'not.\?found' "$scratch/describe"; then
         echo NONE
     else
@@ -111,7 +114,9 @@ wait_for_it() {
         before="$now"
         case "$now" in
             ACTIVE) return ;;
-            FAILED) fail "$name was refused; 'gcloud compute tpus queued-resources describe $name ${where[*]}' says why" ;;
+            FAILED)
+                fail "$name was refused; 'gcloud compute tpus queued-resources describe $name ${where[*]}' says why"
+                ;;
             NONE | PREEMPTED | SUSPENDING | SUSPENDED) exit "$PREEMPTED" ;;
         esac
         sleep "${flags[poll_seconds]}"
@@ -143,12 +148,18 @@ ensure() {
 
 # on NODE COMMAND: on all of its workers at once.
 on() {
-    run gcloud compute tpus tpu-vm ssh "$1" "${where[@]}" --worker=all --ssh-flag="-o ServerAliveInterval=60" --command="$2"
+    run gcloud compute tpus tpu-vm ssh "$1" "${where[@]}" --worker=all --ssh-flag="-o ServerAliveInterval=60" \
+        --command="$2"
 }
 
 copy() {
     local archive="$scratch/scratchpatch.tar.gz" node
-    git -C "$root" rev-parse --git-dir >/dev/null 2>&1 || fail "$root is no git checkout: clone the repository to copy it"
+    # Nothing is changed below a run that is at work. .venv stays: the next run installs only what is new.
+    local unpack="bash scratchpatch/launch/tpu_worker.sh running 2>/dev/null || (mkdir -p scratchpatch"
+    unpack+=" && find scratchpatch -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +"
+    unpack+=" && tar -xzf scratchpatch.tar.gz -C scratchpatch)"
+    git -C "$root" rev-parse --git-dir >/dev/null 2>&1 ||
+        fail "$root is no git checkout: clone the repository to copy it"
     (cd "$root" && git ls-files -z --cached --others --exclude-standard) >"$scratch/files"
     if [[ "${flags[dry_run]}" == yes ]]; then
         echo "# scratchpatch.tar.gz: $(tr -cd '\0' <"$scratch/files" | wc -c) files of $root"
@@ -159,8 +170,7 @@ copy() {
     fi
     for node in "${nodes[@]}"; do
         run gcloud compute tpus tpu-vm scp "$archive" "$node:scratchpatch.tar.gz" "${where[@]}" --worker=all
-        # Nothing is changed below a run that is at work. .venv stays: the next run installs only what is new.
-        on "$node" "bash scratchpatch/launch/tpu_worker.sh running 2>/dev/null || (mkdir -p scratchpatch && find scratchpatch -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && tar -xzf scratchpatch.tar.gz -C scratchpatch)"
+        on "$node" "$unpack"
     done
 }
 

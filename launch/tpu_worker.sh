@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One worker of a TPU slice, on its own VM: launch/tpu_vm.sh calls it there.
-#   bash launch/tpu_worker.sh run SLICE HOST:/EXPORT TRAIN_FLAG...   prepare, start and follow; the exit code is the run's
-#   bash launch/tpu_worker.sh prepare HOST:/EXPORT       Python, packages, and the shared file system at /mnt/scratchpatch
+#   bash launch/tpu_worker.sh run SLICE HOST:/EXPORT TRAIN_FLAG...
+#                                                        prepare, start and follow; the exit code is the run's
+#   bash launch/tpu_worker.sh prepare HOST:/EXPORT       Python, packages, and the shared files at /mnt/scratchpatch
 #   bash launch/tpu_worker.sh start TRAIN_FLAG...        train in the background; at work already: leave it
 #   bash launch/tpu_worker.sh follow SLICE               print the log until training ends
 #   bash launch/tpu_worker.sh status SLICE               one line: not started, running, or its exit code
@@ -50,7 +51,8 @@ prepare() {
     if ((${#packages[@]})); then
         # A fresh VM updates itself first.
         sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
-        sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y "${packages[@]}" >/dev/null
+        sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y "${packages[@]}" \
+            >/dev/null
     fi
     if ! mountpoint -q "$mount"; then
         sudo mkdir -p "$mount"

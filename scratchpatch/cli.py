@@ -1,9 +1,8 @@
 """The command line: `scratchpatch VERB --flag=value ...`.
 
-Here are parsing, help and exit codes; the verbs themselves are in
-verbs/. A UserError while flags are read is wrong usage (exit 2); one from a
-verb at work is a failure (exit 1). Both print one line and no traceback; any
-other exception is a defect and keeps its traceback.
+Here are parsing, help and exit codes; the verbs themselves are in verbs/. A UserError while flags are read is wrong
+usage (exit 2); one from a verb at work is a failure (exit 1). Both print one line and no traceback; any other exception
+is a defect and keeps its traceback.
 """
 
 import contextlib
@@ -14,15 +13,18 @@ import traceback
 
 from absl import flags
 
-from scratchpatch import background, config_flags, log_lines, output
-from scratchpatch import config as fields
+from scratchpatch import background, config_flags, output
+from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
-from scratchpatch.verbs.verb import Verb
+from scratchpatch.verbs.verb import Answer, Verb
 
 # What a required flag takes, where it is no folder.
 _KINDS = {"config": "FILE", "text": "FILE", "source": "SPEC"}
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE = 0
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
 
 EXIT_CODES = """exit codes:
   0  done
@@ -33,19 +35,22 @@ EXIT_CODES = """exit codes:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name; None: this process's own) and return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    log_lines.to_stderr()
+    output.log_to_stderr()
+    code = DONE
     try:
         with output.to_anywhere():
-            return _dispatch(argv)
+            code = _dispatch(sys.argv[1:] if argv is None else argv)
+        return code
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except OSError as error:
-        # Standard output cannot be written, or its reader left (`| head`). Python would complain
-        # once more when it flushes at exit: give it somewhere to write.
+        # Standard output cannot be written, or its reader left (`| head`). Python would complain once more when it
+        # flushes at exit: give it somewhere to write.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if isinstance(error, BrokenPipeError) else _complain(f"standard output: {error.strerror}", FAILED)
+        if code == FAILED or isinstance(error, BrokenPipeError):
+            return FAILED
+        return _complain(f"standard output cannot be written: {error.strerror}", FAILED)
 
 
 def script() -> int:
@@ -72,43 +77,43 @@ def _dispatch(argv: list[str]) -> int:
         near = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.0)[0]
         return _complain(f"no verb {name!r}; the nearest is {near!r} (verbs: {', '.join(VERBS)})", WRONG_USAGE)
     verb = VERBS[name]
+    if {"--help", "-h", "--helpfull"} & set(arguments):
+        print(_verb_help(verb))
+        return DONE
+    see = f"(see scratchpatch {name} --help)"
     try:
-        flag_values = _flags(name, verb, arguments)
+        values = _parse(verb, arguments)
     except flags.IllegalFlagValueError as error:
         return _complain(config_flags.explain(error), WRONG_USAGE)
     except OSError as error:
-        return _complain(f"{error.filename or 'the working directory'}: {error.strerror} (see scratchpatch {name} --help)", WRONG_USAGE)
+        return _complain(f"{error.filename or 'the working directory'}: {error.strerror} {see}", WRONG_USAGE)
     except (UserError, flags.Error, UnicodeError) as error:
-        return _complain(f"{error} (see scratchpatch {name} --help)", WRONG_USAGE)
+        return _complain(f"{error} {see}", WRONG_USAGE)
     except RecursionError:
-        return _complain(f"a flag's value is nested too deep (see scratchpatch {name} --help)", WRONG_USAGE)
-    if flag_values is None:
-        print(_verb_help(name, verb))
-        return DONE
+        return _complain(f"a flag's value is nested too deep {see}", WRONG_USAGE)
     try:
-        return verb.run(flag_values)
+        return _run(verb, values)
     except UserError as error:
         return _complain(str(error), FAILED)
     except BrokenPipeError:
         raise
     except OSError as error:
-        said = error.strerror or str(error) or type(error).__name__
-        return _complain(said if error.filename is None else f"{error.filename}: {said}", FAILED)
+        reason = error.strerror or str(error) or type(error).__name__
+        return _complain(reason if error.filename is None else f"{error.filename}: {reason}", FAILED)
     except MemoryError as error:
-        said = f" ({error})" if str(error) else ""
-        return _complain(f"this machine's memory does not suffice{said}: a smaller batch, window or model needs less", FAILED)
+        size = f" ({error})" if str(error) else ""
+        advice = "a smaller batch, window or model needs less"
+        return _complain(f"this machine's memory does not suffice{size}: {advice}", FAILED)
     except RecursionError as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return _complain(f"something that was read is nested too deep ({last.filename}:{last.lineno})", FAILED)
 
 
-def _flags(name: str, verb: Verb, arguments: list[str]) -> flags.FlagValues | None:
-    """The parsed and checked flags of a verb; None if its help is asked for."""
-    if {"--help", "-h", "--helpfull"} & set(arguments):
-        return None
+def _parse(verb: Verb, arguments: list[str]) -> flags.FlagValues:
+    """The parsed and checked flags of a verb."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
-    argv = values.read_flags_from_files([name, *arguments], force_gnu=True)
+    argv = values.read_flags_from_files([verb.name, *arguments], force_gnu=True)
     verb.define(values)
     if verb.config:
         config_flags.define(values, argv)
@@ -119,44 +124,48 @@ def _flags(name: str, verb: Verb, arguments: list[str]) -> flags.FlagValues | No
         values[flag].parse(value)
     for flag in verb.required:
         if values[flag].value in (None, ""):
-            raise UserError(f"{name} needs --{flag}={_KINDS.get(flag, 'DIR')}")
+            raise UserError(f"{verb.name} needs --{flag}={_KINDS.get(flag, 'DIR')}")
     if verb.config and values.config is not None:
-        fields.check(values.config)
+        config_lib.check(values.config)
     verb.check(values)
     return values
 
 
+def _run(verb: Verb, values: flags.FlagValues) -> int:
+    answer = Answer()
+    with contextlib.redirect_stdout(sys.stderr):
+        code = verb.run(values, answer)
+    answer.end()
+    return code or DONE
+
+
 def _help() -> str:
     width = max(map(len, VERBS))
-    lines = [
-        "Byte-level language models with scratchpad patching.",
-        "",
-        "usage: scratchpatch VERB [--FLAG=VALUE]...",
-        "",
-        "verbs:",
-    ]
-    lines += [f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()]
-    lines += ["", "examples:", *(f"  {verb.examples[0]}" for verb in VERBS.values())]
-    lines += ["", EXIT_CODES, "scratchpatch VERB --help tells all about one verb."]
-    return "\n".join(lines)
+    lines = ["Byte-level language models with scratchpad patching.", ""]
+    lines += ["usage: scratchpatch VERB [--FLAG=VALUE]...", ""]
+    lines += ["verbs:", *(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()), ""]
+    lines += ["examples:", *(verb.help()[1].partition("\n")[0] for verb in VERBS.values()), ""]
+    return "\n".join([*lines, EXIT_CODES, "scratchpatch VERB --help tells all about one verb."])
 
 
-def _verb_help(name: str, verb: Verb) -> str:
+def _verb_help(verb: Verb) -> str:
     values = flags.FlagValues()
     verb.define(values)
     if verb.config:
-        config_flags.define(values, [name])
-    lines = [verb.summary, "", f"usage: scratchpatch {name} {verb.usage}", "", *verb.details, "", "flags:"]
-    for flag in sorted(values, key=lambda f: (f not in verb.required, f)):
+        config_flags.define(values, [verb.name])
+    before, examples = verb.help()
+    lines = [before, "", "flags:"]
+    for flag in sorted(values, key=lambda flag: (flag not in verb.required, flag)):
         default = values[flag].default
         default = "required" if flag in verb.required else f"default: {'none' if default in (None, []) else default}"
         lines += [f"  --{flag}  ({default})", f"      {' '.join(values[flag].help.split())}"]
-    lines += ["", "examples:", *(f"  {example}" for example in verb.examples), "", EXIT_CODES]
+    lines += ["", "examples:", examples, "", EXIT_CODES]
     if verb.config:
-        lines += ["fields of a config, with their defaults (--config.FIELD=VALUE overrides one):", fields.describe()]
+        lines += ["fields of a config, with their defaults (--config.FIELD=VALUE overrides one):"]
+        lines += [config_lib.describe()]
     return "\n".join(lines).rstrip()
 
 
 def _complain(message: str, code: int) -> int:
-    print("scratchpatch: " + output.escaped(" ".join(message.split())), file=sys.stderr)
+    print("scratchpatch: " + output.one_line(message), file=sys.stderr)
     return code

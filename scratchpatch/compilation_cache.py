@@ -17,24 +17,26 @@ def folder() -> Path:
 def enable() -> None:
     """Make JAX keep and reuse compiled programs; a folder that JAX_COMPILATION_CACHE_DIR names stays.
 
-    Where nothing can be written, a warning says so and every start compiles anew. Call it before the first compilation: JAX opens the cache once.
+    Where nothing can be written, a warning says so and every start compiles anew. Call it before the first compilation:
+    JAX opens the cache once.
     """
-    # The C++ side of XLA reads this when it is loaded; its warnings about
-    # tuning are not for the user of a training run.
+    # The C++ side of XLA reads this when it is loaded; its warnings about tuning are not for the user of a training run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
     if platforms.unused_gpu():
-        logging.warning("an NVIDIA GPU is here, but the plugin with which JAX uses it is not, so this runs on the CPU: bash launch/setup.sh cuda")
-    if not jax.config.jax_compilation_cache_dir and (usable := _usable()):
-        jax.config.update("jax_compilation_cache_dir", usable)
-    # By default only programs that took a second or more are kept, and a run
-    # compiles many small ones.
+        logging.warning(
+            "an NVIDIA GPU is here, but the plugin with which JAX uses it is not, so this runs on the CPU: "
+            "bash launch/setup.sh cuda"
+        )
+    if not jax.config.jax_compilation_cache_dir and (path := _writable_folder()):
+        jax.config.update("jax_compilation_cache_dir", path)
+    # By default only programs that took a second or more are kept, and a run compiles many small ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _usable() -> str | None:
+def _writable_folder() -> str | None:
     """The folder, made where it is missing; None where it cannot be written, which a warning says."""
     try:
         path = folder()
@@ -42,14 +44,15 @@ def _usable() -> str | None:
             problem = f"the cache {unfit.partition(';')[0]}: set SCRATCHPATCH_CACHE"
         else:
             path.mkdir(parents=True, exist_ok=True)
-            problem = None if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written: set SCRATCHPATCH_CACHE"
+            if os.access(path, os.W_OK | os.X_OK):
+                return str(path)
+            problem = f"{path} cannot be written: set SCRATCHPATCH_CACHE"
     except OSError as error:
         problem = f"{path} cannot be made ({error.strerror}): set SCRATCHPATCH_CACHE"
     except UserError as error:
         problem = str(error)
-    if problem:
-        logging.warning("compiled programs are not kept, so that every start compiles them anew: %s", problem)
-    return None if problem else str(path)
+    logging.warning("compiled programs are not kept, so that every start compiles them anew: %s", problem)
+    return None
 
 
 def quick() -> dict | None:

@@ -1,14 +1,11 @@
 """The `--config` flag: a config file, and overrides of its fields.
 
-A config file is Python with a function `get_config()` that returns a
-`ConfigDict` (start from `scratchpatch.config.default()` or from another file's
-`get_config()`). It may import from its own folder and from its project's root,
-the nearest folder above it that holds a pyproject.toml. `FILE:ARGUMENT` calls
-`get_config(ARGUMENT)`. The config.json of a run or of an exported model is a
-config file too.
+A config file is Python with a function `get_config()` that returns a `ConfigDict` (start from
+`scratchpatch.config.default()` or from another file's `get_config()`). It may import from its own folder and from its
+project's root, the nearest folder above it that holds a pyproject.toml. `FILE:ARGUMENT` calls `get_config(ARGUMENT)`.
+The config.json of a run or of an exported model is a config file too.
 
-Every mistake is a UserError of one line that names the file and line, or the
-flag, and the nearest right name.
+Every mistake is a UserError of one line that names the file and line, or the flag, and the nearest right name.
 """
 
 import ast
@@ -18,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +23,24 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from scratchpatch import config as fields
+from scratchpatch import config as config_lib
 from scratchpatch import files, places
+from scratchpatch.config_fields import BY_NAME
 from scratchpatch.errors import UserError
 
 
 def load(path: str) -> ml_collections.ConfigDict:
     """The locked config that a file's `get_config()` returns, each field of its type.
 
-    Raises UserError if the file is missing or fails, or if a field is unknown
-    or of another type. Values are not checked against each other: see
-    `config.check`, which comes after the overrides.
+    Values are not checked: see `config.check`, which comes after the overrides.
+
+    Raises:
+      UserError: the file is missing or fails, or a field is unknown or of another type.
     """
     path = places.expanded(path)
     path, _, argument = path.partition(":") if not os.path.exists(path) else (path, "", "")
     if path.endswith(".json") and os.path.exists(path):
-        return fields.read(path)
+        return config_lib.read(path)
     try:
         with files.open_regular(path) as file:
             source = file.read()
@@ -51,7 +50,7 @@ def load(path: str) -> ml_collections.ConfigDict:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from error
     # What the file prints is no result of a verb.
     with _import_folders(Path(path).resolve().parent), _named_line(path), contextlib.redirect_stdout(sys.stderr):
-        # Not an import: Python's bytecode cache would miss a second edit within one second.
+        # This is no import: Python's bytecode cache would miss a second edit within one second.
         names = {"__name__": Path(path).stem, "__file__": path}
         exec(compile(source, path, "exec"), names)
         get_config = names.get("get_config")
@@ -69,23 +68,21 @@ def define(flag_values: flags.FlagValues, argv: list[str]) -> None:
     Raises UserError if an override names no field, or stands before `--config`.
     """
     _check_override_names(argv)
-    config_flags.DEFINE_config_file(
-        "config",
-        help_string="Config file; --config.FIELD=VALUE after it overrides a field.",
-        flag_values=flag_values,
-        sys_argv=argv,
-    )
-    flag_values["config"].parser = _Parser()
+    help_text = "Config file; --config.FIELD=VALUE after it overrides a field."
+    config_flags.DEFINE_config_file("config", help_string=help_text, flag_values=flag_values, sys_argv=argv)
+    # ml-collections' own parser puts a traceback in its errors and hides a missing file.
+    flag_values["config"].parser = Parser(load)
 
 
 def explain(error: flags.IllegalFlagValueError) -> str:
     """absl's words on a bad flag value; for a config field, the type that it takes instead."""
-    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), flags=re.DOTALL)
-    field = next((f for f in fields.FIELDS if found and f.name == found[1]), None)
-    if field is None:
+    override = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), flags=re.DOTALL)
+    if override is None or override[1] not in BY_NAME:
         return str(error)
-    wanted = type(field.default).__name__
-    return f"--config.{field.name}={found[2][:200]}: the field takes a value of type {wanted}, such as {field.default!r}"
+    name, value = override.groups()
+    default = BY_NAME[name].default
+    kind = type(default).__name__
+    return f"--config.{name}={value[:200]}: the field takes a value of type {kind}, such as {default!r}"
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -93,12 +90,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--override={text}: wanted FIELD=VALUE, such as trigger.threshold=1.0")
-    trial = fields.default()
     parsed = _literal(value)
-    if isinstance(next((f.default for f in fields.FIELDS if f.name == name), None), str):
-        parsed = parsed if isinstance(parsed, str) else value
-    fields.set_field(trial, name, parsed)
-    return name, fields.get(trial, name)
+    if name in BY_NAME and isinstance(BY_NAME[name].default, str) and not isinstance(parsed, str):
+        parsed = value
+    config = config_lib.default()
+    config_lib.set_field(config, name, parsed)
+    return name, config_lib.get(config, name)
 
 
 def _literal(text: str) -> Any:
@@ -110,38 +107,33 @@ def _literal(text: str) -> Any:
         return text
 
 
-class _Parser(flags.ArgumentParser):
-    """Loads with `load`: ml-collections' own parser puts a traceback in its errors and hides a missing file."""
+class Parser(flags.ArgumentParser):
+    """Parses a flag's value by a function, which raises UserError where the value is wrong."""
 
-    def parse(self, path: str) -> ml_collections.ConfigDict:
-        return load(path)
+    def __init__(self, parse: Callable[[str], Any]):
+        self.parse = parse
 
 
 def _check_override_names(argv: list[str]) -> None:
-    given = False
-    for arg in argv[1:]:
-        if arg == "--":
+    config_given = False
+    for argument in argv[1:]:
+        if argument == "--":
             break
-        given = given or re.match(r"--?config(=|$)", arg) is not None
-        found = re.match(r"--?(?:no)?config\.([^=]*)", arg)
-        if not found:
-            continue
-        if not given:
-            raise UserError(f"{arg} overrides a config: give --config=FILE before it")
-        name = found[1]
-        if name not in (f.name for f in fields.FIELDS):
-            raise UserError(f"--config has no field {name!r}; the nearest is --config.{fields.nearest(name)}")
+        config_given = config_given or re.match(r"--?config(=|$)", argument) is not None
+        override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if override and not config_given:
+            raise UserError(f"{argument} overrides a config: give --config=FILE before it")
+        if override and override[1] not in BY_NAME:
+            near = config_lib.nearest(override[1])
+            raise UserError(f"--config has no field {override[1]!r}; the nearest is --config.{near}")
 
 
 def _typed(config: ml_collections.ConfigDict, path: str) -> ml_collections.ConfigDict:
     """A locked copy in which every field has its own type (a file may have unlocked its config)."""
-    typed = fields.default()
-    for name, value in _leaves(config, ""):
-        try:
-            fields.set_field(typed, name, value)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-    return typed
+    try:
+        return config_lib.from_flat(dict(_leaves(config, "")))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _leaves(config: ml_collections.ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -188,7 +180,7 @@ def _reason(error: BaseException, source: str) -> str:
     # An AttributeError of a ConfigDict holds the KeyError that it came from.
     try:
         text = str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner)
-    except Exception:  # an exception of the file's own may be unable to say what it is
+    except Exception:  # An exception of the file's own may be unable to say what it is.
         text = ""
     missing = re.match(r"Key \"(\w+)\" does not exist|'(\w+)'\nDid you mean", text)
     if missing:
@@ -196,5 +188,5 @@ def _reason(error: BaseException, source: str) -> str:
         # The message names the last part only; the line of source has the path before it.
         dotted = re.search(rf"\w+\.((?:\w+\.)*{key}(?:\.\w+)*)\b", source)
         name = dotted[1] if dotted else key
-        return f"config has no field {name!r}; the nearest is {fields.nearest(name)!r}"
+        return f"config has no field {name!r}; the nearest is {config_lib.nearest(name)!r}"
     return ": ".join([type(error).__name__, *(line[:500] for line in text.splitlines()[:1])])

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The one exception that a user's mistake raises, and how other errors are said in one line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,9 @@ class UserError(Exception):
     The command line prints it as one line and exits with 1; it never shows a
     traceback for it.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """An error of any library as one line of at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

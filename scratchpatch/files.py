@@ -1,7 +1,8 @@
-"""Files as every part of the package opens and writes them. Free of JAX.
+"""Files of this machine as every part of the package opens and writes them. Free of JAX.
 
-A name that a file holds may have been written by anyone: `below` is the one place that makes a path of such a name. What
-is opened to be read is a regular file (`open_regular`): a pipe would wait for a writer for ever, a device may have no end.
+A name that a file holds may have been written by anyone: `below` is the one place that makes a path of such a name.
+Only regular files are opened to be read (`open_regular`): a pipe would wait for a writer for ever, a device may have no
+end.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
-P = TypeVar("P")
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -30,26 +30,24 @@ _CHUNK_BYTES = 1 << 20
 _ABANDONED_SECONDS = 3600
 
 
-def below(folder: P, name: str) -> P:
-    """The path of something in a folder, by a name that some file holds.
+def below(folder: Path, name: str) -> Path:
+    """The path of something in a folder, by a name that some file holds, such as 'state/params/manifest.ocdbt'.
 
-    Args:
-      folder: a pathlib.Path, or an etils.epath.Path.
-      name: such as 'state/params/manifest.ocdbt': parts joined by '/'.
-
-    Raises:
-      ValueError: the name is no plain relative path (absolute, '..', empty parts, NUL), or a part of it is a link.
+    Raises ValueError where the name is no plain relative path, see `plain_parts`, or leads through a link.
     """
     path = folder
     for part in plain_parts(folder, name):
         path = path / part
-        if "://" not in str(path) and os.path.islink(path):
+        if path.is_symlink():
             raise ValueError(f"{name!r} leads through the link {path}, which is not followed")
     return path
 
 
 def plain_parts(folder: object, name: str) -> list[str]:
-    """The parts of a plain relative name; `folder` is for the message. Raises ValueError where it is another."""
+    """The parts of a plain relative name, which are joined by '/'; `folder` is for the message.
+
+    Raises ValueError where the name is absolute, or has a part that is empty, '.', '..', or holds NUL or a backslash.
+    """
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
         raise ValueError(f"{name!r} is no plain relative path below {folder}")
@@ -65,8 +63,7 @@ def irregular(mode: int) -> str | None:
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """A regular file of this machine, opened for its bytes; links to one are followed.
 
-    Raises:
-      OSError: it cannot be opened, or is no regular file (strerror says what it is).
+    Raises OSError where it cannot be opened, or is no regular file (strerror says what it is).
     """
     # Without O_NONBLOCK, opening a pipe waits for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -92,10 +89,8 @@ def size_and_checksum(file: BinaryIO, seen: Callable[[bytes], None] | None = Non
 def replace_text(path: Path, text: str) -> None:
     """Write a file such that readers, and a kill at any moment, see the old text or the new one.
 
-    Of several writers at once the last one's text stays, whole.
-
-    Raises:
-      OSError: with this path; the old text is still there.
+    Where several processes write at once, the text of the last one stays, whole. Raises OSError with this path; the
+    old text is then still there.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -110,16 +105,15 @@ def replace_text(path: Path, text: str) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-    _sweep(path)
+    sweep(path)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a file that a user named: replaced as `replace_text` does, links followed; a pipe or a device is written into.
+    """Write a file that a user named, through links: replace a regular file, write into a pipe or a device.
 
-    Raises:
-      OSError: it cannot be written.
+    Raises OSError where it cannot be written.
     """
-    # Of /dev/stdout, a link may lead to a regular file that the shell has opened.
+    # /dev/stdout may lead through links to a regular file that the shell has opened.
     if os.path.abspath(path).startswith(("/dev/", "/proc/")) or os.path.exists(path) and not os.path.isfile(path):
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
@@ -127,8 +121,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         replace_text(Path(os.path.realpath(path)), text)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed writers of this file have left beside it."""
+def sweep(path: Path) -> None:
+    """Remove what killed writers of this file have left beside it: FILE.*.tmp."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(path.parent):
             if entry.name.startswith(f"{path.name}.") and entry.name.endswith(".tmp"):

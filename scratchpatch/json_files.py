@@ -1,6 +1,6 @@
 """JSON that others may have written, or damaged: one reader for the package. Free of JAX.
 
-A document has a shape, told by types as msgspec reads them: a TypedDict for an object of known fields, dict[str, X],
+A document has a shape, given as a type that msgspec knows: a TypedDict for an object of named fields, dict[str, X],
 list[X], X | None, Annotated[int, Meta(ge=0)]. Fields that a shape does not name are let through.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
 
 from scratchpatch import files
 
-# Of any document of this package, the most bytes and the deepest nesting.
+# The most bytes and the deepest nesting of any document of this package.
 _MOST_BYTES, _DEEPEST = 1 << 28, 32
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -27,14 +28,11 @@ class Malformed(ValueError):
 
 
 def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
-    """The value of a JSON document.
+    """The value of a JSON document of a shape, see above.
 
-    Args:
-      shape: see the module.
-      constants: NaN and Infinity are let through; JSON itself has no such numbers.
+    constants: NaN and Infinity are let through; JSON itself has no such numbers.
 
-    Raises:
-      Malformed: it is no JSON, nested too deep, or not of that shape.
+    Raises Malformed where it is no JSON, nested too deep, or not of that shape.
     """
     try:
         value = json.loads(text, parse_constant=None if constants else _refuse)
@@ -54,17 +52,17 @@ def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     return value
 
 
-def read(path: Any, shape: Any, constants: bool = False) -> Any:
-    """The value of a JSON file of this machine (or of an etils.epath.Path), see `parse`.
+def read(path: Any, shape: Any, constants: bool = False, open_read: Callable[..., BinaryIO] = files.open_regular) -> Any:
+    """The value of a JSON file, see `parse`; `open_read` opens one that is not of this machine.
 
-    Raises:
-      Malformed: as `parse`, after the path; or the file is larger than any document of this package.
-      OSError: it cannot be read, or is no regular file.
+    Raises Malformed, which names the path, as `parse` does and where the file is larger than any document of this
+    package; OSError where it cannot be read, or is no regular file.
     """
-    with files.open_regular(path) if "://" not in str(path) else path.open("rb") as file:
+    with open_read(path) as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
-        raise Malformed(f"{path}: it is larger than {_MOST_BYTES >> 20} MiB, which no document of this kind is")
+        limit = f"{_MOST_BYTES >> 20} MiB"
+        raise Malformed(f"{path}: it is larger than {limit}, which no document of this kind is")
     try:
         return parse(text, shape, constants)
     except Malformed as error:
@@ -77,7 +75,7 @@ def seal(value: Any) -> str:
 
 
 def plain(value: Any) -> float | int | str | bool | None:
-    """A scalar (Python, numpy or jax) as JSON has it; None for a number that is not finite.
+    """A scalar (Python, numpy or JAX) as JSON has it; None for a number that is not finite.
 
     Raises TypeError or ValueError where it is no scalar.
     """
@@ -96,10 +94,8 @@ def _refuse(constant: str) -> None:
 
 def _deeper(value: Any, limit: int) -> bool:
     """Whether lists and objects are nested more than `limit` deep."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > limit:
-            return True
-        level = [inner for each in level if isinstance(each, (dict, list)) for inner in (each.values() if isinstance(each, dict) else each)]
-    return False
+    level = [value]
+    for _ in range(limit):
+        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [inner for each in lists for inner in each]
+    return bool(level)

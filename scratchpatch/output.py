@@ -1,13 +1,18 @@
-"""What a verb prints: one JSON object, or a table; how a count is written, and a text that anyone may have made."""
+"""What this program prints and logs: results as JSON or tables, counts, and texts that anyone may have written."""
 
 import codecs
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from absl import flags
+from absl import logging as absl_logging
 
 _ERRORS = "scratchpatch"
 
@@ -15,8 +20,8 @@ _ERRORS = "scratchpatch"
 def escaped(text: str, keep: str = "") -> str:
     """The text without characters that steer a terminal, or that no encoding has: `\\x1b` in their place.
 
-    Those are control and format characters (also those that turn the direction of a line), line breaks, and the bytes of
-    a file's name that are no UTF-8. `keep`: what stays all the same.
+    Those are control and format characters (also those that turn the direction of a line), line breaks, and the bytes
+    of a file's name that are no UTF-8. The characters of `keep` stay all the same.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
 
@@ -25,6 +30,23 @@ def _escape(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def one_line(text: object, longest: int | None = None) -> str:
+    """The text, escaped, on one line of at most `longest` characters."""
+    line = escaped(" ".join(str(text).split()))
+    return line if longest is None or len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+def short_repr(value: Any) -> str:
+    """The value as Python writes it, cut after 200 characters."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "a value that is nested too deep"
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
 class _Terminal:
@@ -45,11 +67,11 @@ class _Terminal:
 def to_anywhere() -> Iterator[None]:
     """Let standard output take every text: on a terminal without control characters, elsewhere as it is.
 
-    What its encoding lacks is escaped; bytes of a file's name that are no UTF-8 are written as they were. All is written
-    when this is left: raises OSError where it cannot be.
+    Characters that its encoding lacks are escaped; bytes of a file's name that are no UTF-8 are written as they were.
+    Everything is written when the context is left. Raises OSError where it cannot be.
     """
     stream = sys.stdout
-    if stream is None:  # closed by who started this
+    if stream is None:  # Whoever started this process closed it.
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
         return
@@ -67,7 +89,7 @@ def to_anywhere() -> Iterator[None]:
             stream.reconfigure(errors=before)
 
 
-def _encoded(error: UnicodeError) -> tuple[str | bytes, int]:
+def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
@@ -76,7 +98,32 @@ def _encoded(error: UnicodeError) -> tuple[str | bytes, int]:
     return _escape(character), error.start + 1
 
 
-codecs.register_error(_ERRORS, _encoded)
+codecs.register_error(_ERRORS, _encode)
+
+
+def log_to_stderr() -> None:
+    """Log plain lines on standard error: this package's from INFO up, those of libraries from WARNING up."""
+    flags.FLAGS.mark_as_parsed()
+    flags.FLAGS.logtostderr = True
+    absl_logging.set_verbosity(absl_logging.INFO)
+    absl_logging.use_absl_handler()
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(_LogLine("%(message)s"))
+    handler.addFilter(_is_logged)
+
+
+class _LogLine(logging.Formatter):
+    """Messages hold names of files, and words of libraries: none steers a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record), "\n\t")
+
+
+def _is_logged(record: logging.LogRecord) -> bool:
+    if record.name.startswith("matplotlib") and record.levelno <= logging.WARNING:
+        return False  # Where there is no home, matplotlib finds itself a folder, and says so.
+    ours = record.pathname.startswith(str(Path(__file__).parent) + os.sep)
+    return ours or record.levelno >= logging.WARNING
 
 
 def plain(value: Any) -> Any:
@@ -104,6 +151,22 @@ def as_table(values: dict[str, Any]) -> str:
     return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in rows)
 
 
+def _rows(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _rows(value, f"{prefix}{name}.")
+        else:
+            yield escaped(prefix + name), _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_cell(v) for v in value)
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else escaped(str(value))
+
+
 def quantity(value: float) -> str:
     """A count in few characters: 950, 12.5k, 3.1M, 1.2G."""
     for scale, unit in ((1, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"), (1e15, "P")):
@@ -112,19 +175,3 @@ def quantity(value: float) -> str:
         if abs(value) < 999.5 * scale:
             break
     return text
-
-
-def _rows(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _rows(value, f"{prefix}{name}.")
-        else:
-            yield escaped(prefix + name), _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(_text(v) for v in value)
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else escaped(str(value))

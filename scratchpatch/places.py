@@ -16,8 +16,8 @@ from scratchpatch.errors import UserError
 
 def home() -> str | None:
     """$HOME, else what the password file says; None where a user has neither, as in many containers."""
-    if named := os.environ.get("HOME"):
-        return named
+    if variable := os.environ.get("HOME"):
+        return variable
     try:
         return pwd.getpwuid(os.getuid()).pw_dir or None
     except KeyError:
@@ -42,37 +42,44 @@ def unstorable(path: str) -> str | None:
     if not path or "://" in path:
         return None
     full = os.path.abspath(path)
-    if full.isascii() or not any("\udc80" <= c <= "\udcff" for c in full):
+    if not any("\udc80" <= character <= "\udcff" for character in full):
         return None
-    return f"lies at {full}, which is no UTF-8, and the libraries that store arrays take no other names; rename it, or name a link to it"
+    return (
+        f"lies at {full}, which is no UTF-8, and the libraries that store arrays take no other names; rename it, "
+        "or name a link to it"
+    )
 
 
 def cache_folder(configured: str = "") -> Path:
     """Folder of stream indexes and compiled programs; it need not exist.
 
-    `configured`, else $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch, else, without a home, a folder of this user alone
-    below the system's temporary one.
+    It is `configured`, else $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch, else, without a home, a folder of this
+    user alone below the system's temporary one.
 
     Raises:
       UserError: there is none; the line names SCRATCHPATCH_CACHE.
     """
-    if named := configured or os.environ.get("SCRATCHPATCH_CACHE"):
-        return Path(expanded(named))
+    if path := configured or os.environ.get("SCRATCHPATCH_CACHE"):
+        return Path(expanded(path))
     folder = home()
     return Path(folder) / ".cache" / "scratchpatch" if folder else _temporary()
 
 
 @functools.cache
 def _temporary() -> Path:
-    """The folder that serves where there is no home. Others write beside it, so what is there must be this user's own."""
+    """The cache folder of a user without a home. Others write beside it, so it must be this user's own."""
     path = None
     try:
         path = Path(tempfile.gettempdir()) / f"scratchpatch-{os.getuid()}"
         path.mkdir(mode=0o700, exist_ok=True)
-        about = path.lstat()
+        status = path.lstat()
     except OSError as error:
-        raise UserError(f"no home folder, and {path or 'the temporary one'} cannot be used ({error.strerror}): set SCRATCHPATCH_CACHE") from error
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
-        raise UserError(f"no home folder, and {path} is not a folder of this user alone: set SCRATCHPATCH_CACHE to one that is")
-    logging.info("there is no home folder: indexes and compiled programs go to %s; SCRATCHPATCH_CACHE names another", path)
+        problem = f"{path or 'the temporary one'} cannot be used ({error.strerror})"
+        raise UserError(f"no home folder, and {problem}: set SCRATCHPATCH_CACHE") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        problem = f"{path} is not a folder of this user alone"
+        raise UserError(f"no home folder, and {problem}: set SCRATCHPATCH_CACHE to one that is")
+    logging.info(
+        "there is no home folder: indexes and compiled programs go to %s; SCRATCHPATCH_CACHE names another", path
+    )
     return path

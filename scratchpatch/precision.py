@@ -46,8 +46,8 @@ def of_arguments(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(*args):
-        found = (x for x in jax.tree.leaves(args) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating))
-        with products(next(found).dtype):
+        arrays = (x for x in jax.tree.leaves(args) if isinstance(x, jax.Array))
+        with products(next(x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating))):
             return function(*args)
 
     return run

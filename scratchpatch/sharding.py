@@ -32,6 +32,21 @@ TABLE = {
     "layers": (),
 }
 
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Logical names of the axes of activations [rows, positions, width], and of what lies inside a block of layers."""
+
+    rows: str
+    positions: str
+    inner: str
+    heads: str
+
+
+BYTE_TIER = Axes("local_rows", "positions", "local_inner", "local_heads")
+TRUNK = Axes("rows", "slots", "trunk_inner", "trunk_heads")
+
 _FIXES = {
     "rows": "change training.batch_rows or training.accumulation",
     "local_rows": "change training.batch_rows or training.accumulation",
@@ -71,11 +86,17 @@ def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | Abs
             share *= mesh.shape[axis]
         if size % share:
             raise UserError(
-                f"{what}: {name} = {size} (dimension {dimension}) is not divisible by mesh.{' x mesh.'.join(axes)} = {share}: "
-                f"{_FIXES[name]}"
+                f"{what}: {name} = {size} (dimension {dimension}) is not divisible by mesh.{' x mesh.'.join(axes)} = "
+                f"{share}: {_FIXES[name]}"
             )
         parts.append(axes[0] if len(axes) == 1 else (axes or None))
     return PartitionSpec(*parts)
+
+
+def spread_mesh() -> AbstractMesh | None:
+    """The mesh over which rows and heads are spread; None: it has one device, or this is already one device's part."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual else mesh
 
 
 def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
@@ -83,28 +104,34 @@ def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    found = spec(names, x.shape, mesh, seam)
+    place = spec(names, x.shape, mesh, seam)
     for seams in _SEAMS:
-        seams[seam] = found
-    return jax.lax.with_sharding_constraint(x, found)
+        seams[seam] = place
+    return jax.lax.with_sharding_constraint(x, place)
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Of a matrix that fsdp spreads. used: whole over fsdp, where it is multiplied with; kept: it and its gradient."""
+class Placement:
+    """Of a matrix that fsdp spreads.
+
+    Attributes:
+      used: whole over fsdp, as the matrix is multiplied with.
+      stored: as the matrix and its gradient lie between steps.
+    """
 
     used: PartitionSpec
-    kept: PartitionSpec
+    stored: PartitionSpec
 
 
-def places_of(variable: nnx.Variable) -> Places | None:
-    """The places of a matrix on the current mesh; None where fsdp does not spread it."""
+def placement(variable: nnx.Variable) -> Placement | None:
+    """The placement of a matrix on the current mesh; None where fsdp does not spread it."""
     mesh, names = jax.sharding.get_abstract_mesh(), _names(variable)
     if mesh.empty or mesh.shape.get("fsdp", 1) == 1 or "width" not in names:
         return None
     shape = variable.get_value().shape
-    placed = lambda names: spec(names, shape, mesh, f"a matrix of shape {shape}")  # noqa: E731
-    return Places(used=placed(tuple(None if name == "width" else name for name in names)), kept=placed(names))
+    whole = tuple(None if name == "width" else name for name in names)
+    used, stored = (spec(each, shape, mesh, f"a matrix of shape {shape}") for each in (whole, names))
+    return Placement(used, stored)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,15 @@ from pathlib import Path
 
 # Imported once by the process that the children are forked from; none of them starts a thread or a backend of JAX.
 _PRELOADED = [
-    "flax.nnx", "grain", "jax.numpy", "matplotlib.figure", "ml_collections", "optax", "orbax.checkpoint", "tensorboardX"
-]  # fmt: skip
+    "flax.nnx",
+    "grain",
+    "jax.numpy",
+    "matplotlib.figure",
+    "ml_collections",
+    "optax",
+    "orbax.checkpoint",
+    "tensorboardX",
+]
 
 
 def run(argv: list[str], log: Path, moment: tuple[str, int] | None = None, sent: int = signal.SIGKILL) -> int:
@@ -89,28 +96,28 @@ def _while_saving(step: int, strike) -> None:
 
 def _before_renaming(step: int, strike) -> None:
     """All files of a checkpoint are written, but it does not have its name yet."""
-    from scratchpatch.checkpoints import format as manifest
+    from scratchpatch.checkpoints import format
 
-    write = manifest.write
+    write = format.write_about
 
     def strike_then(path, *described):
         write(path, *described)
         if path.name == f"{step}.partial":
             strike()
 
-    manifest.write = strike_then
+    format.write_about = strike_then
 
 
 def _while_copying(step: int, strike) -> None:
     """A piece of a checkpoint has been copied to the durable tier."""
-    from scratchpatch.checkpoints import format as manifest
+    from scratchpatch.checkpoints import durable
 
-    copy = manifest.copy
+    copy = durable.copy
 
     def strike_within(path, into, moved):
         copy(path, into, (lambda _: strike()) if path.name == str(step) else moved)
 
-    manifest.copy = strike_within
+    durable.copy = strike_within
 
 
 def _while_removing(step: int, strike) -> None:
@@ -135,7 +142,7 @@ def _in_a_part(number: int, strike) -> None:
     from scratchpatch.training import entropies
 
     append, calls = Writer.append, []
-    entropies.PART = 64
+    entropies.GROUP_POSITIONS = 64
 
     def strike_within(self, values_T):
         calls.append(None)

@@ -7,17 +7,19 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["SCRATCHPATCH_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "scratchpatch")
+# Configs of experiments name files in this folder, which no test reads.
+os.environ.setdefault("SCRATCHPATCH_DATA", os.devnull)
+
+import jax
+import pytest
+from hypothesis import settings
+
+from scratchpatch import compilation_cache
 
 # Ignored where the tests run in the background of a script or under nohup, and then in every process that they start.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
-
-from scratchpatch import compilation_cache  # noqa: E402
 
 compilation_cache.enable()
 # Simulated devices, for the tests of meshes; in this process alone, not in those that tests start.
@@ -33,7 +35,8 @@ _SEED = os.environ.setdefault("SCRATCHPATCH_HYPOTHESIS_SEED", str(secrets.randbe
 
 
 def pytest_addoption(parser):
-    parser.addoption("--fuzz_minutes", type=float, default=0, help="Let tests/test_fuzz.py go on for so long; 0: for some examples.")
+    help_text = "Let tests/test_fuzz.py go on for so long; 0: for some examples."
+    parser.addoption("--fuzz_minutes", type=float, default=0, help=help_text)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,5 +55,6 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_terminal_summary(terminalreporter, config):
     seed = config.option.hypothesis_seed
-    how = "examples derived from the tests' names" if seed is None else f"--hypothesis-seed={seed} repeats these examples"
+    repeat = f"--hypothesis-seed={seed} repeats these examples"
+    how = "examples derived from the tests' names" if seed is None else repeat
     terminalreporter.write_line(f"property tests: {how}")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from scratchpatch.checkpoints import format as manifest
+from scratchpatch.checkpoints import format
 
 DEEP = "[" * 5000 + "]" * 5000
 # Beside and above the folder that is damaged; nothing may follow them.
 _ELSEWHERE = ("../outside/canary", "../../outside/canary", "../../../outside/canary", "/dev/zero", "/proc/self/nowhere")
-_VALUES = (None, True, False, -1, 0, 1, 99, 1 << 70, 1e308, float("nan"), float("inf"), "", "x", *_ELSEWHERE, [], {}, [[]], [None], {"a": 1})
+_NUMBERS = (True, False, -1, 0, 1, 99, 1 << 70, 1e308, float("nan"), float("inf"))
+_VALUES = (None, *_NUMBERS, "", "x", *_ELSEWHERE, [], {}, [[]], [None], {"a": 1})
 
 
 def draw(data: st.DataObject, folder: Path) -> str:
@@ -69,7 +70,9 @@ def _zero(data, path: Path, _) -> str:
 
 
 def _swap(data, path: Path, folder: Path) -> str:
-    other = folder / data.draw(st.sampled_from([name for name in _entries(folder) if (folder / name).is_file()]), label="other")
+    other = folder / data.draw(
+        st.sampled_from([name for name in _entries(folder) if (folder / name).is_file()]), label="other"
+    )
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(theirs)
     other.write_bytes(mine)
@@ -83,7 +86,9 @@ def _remove(data, path: Path, _) -> str:
 
 def _rename(data, path: Path, _) -> str:
     name = path.name
-    target = path.with_name(data.draw(st.sampled_from((f"0{name}", f"{name}0", f"{name}.x", "99", "٣", "-1", f" {name}")), label="new name"))
+    target = path.with_name(
+        data.draw(st.sampled_from((f"0{name}", f"{name}0", f"{name}.x", "99", "٣", "-1", f" {name}")), label="new name")
+    )
     if not target.exists():
         path.rename(target)
     return f"to {target.name!r}"
@@ -130,7 +135,7 @@ def _retype(data, path: Path, _) -> str:
         value, said = _changed(data, value["about"] if sealed else value)
     except (ValueError, RecursionError, IndexError, KeyError, TypeError):
         return "was damaged already"
-    lines[number : number + 1] = [manifest._sealed(value) if sealed else json.dumps(value)]
+    lines[number : number + 1] = [format._sealed(value) if sealed else json.dumps(value)]
     path.write_text("\n".join(lines) + ("" if sealed else "\n"))
     return said
 

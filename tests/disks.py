@@ -101,7 +101,12 @@ def _metrics(run: Run, step: int) -> str:
             code = process.wait(PATIENCE)
         finally:
             process.kill()
-        run.expect(code, 0, f"cannot write {run.workdir}/metrics.jsonl: No space left", "metrics.jsonl is written again: nothing is missing")
+        run.expect(
+            code,
+            0,
+            f"cannot write {run.workdir}/metrics.jsonl: No space left",
+            "metrics.jsonl is written again: nothing is missing",
+        )
         lines = (disk.folder / "metrics.jsonl").read_text()
     (run.workdir / "metrics.jsonl").unlink()
     (run.workdir / "metrics.jsonl").write_text(lines)
@@ -130,7 +135,12 @@ def _checkpoints(run: Run, step: int) -> str:
 
 def _mirror(run: Run, step: int) -> str:
     with small(run.durable, str(step // 2)):
-        run.expect(run.ends(f"--config.training.durable_dir={run.durable}"), 0, "the run goes on, and tries again", "does not have the last steps: ")
+        run.expect(
+            run.ends(f"--config.training.durable_dir={run.durable}"),
+            0,
+            "the run goes on, and tries again",
+            "does not have the last steps: ",
+        )
     return "went on without copies"
 
 

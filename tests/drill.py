@@ -3,7 +3,8 @@
     python -m tests.drill --faults=20 --steps=200 --seed=0 [--processes=4] [--folder=DIR]
     python -m tests.drill --full_disks [--steps=200] [--kinds=events,metrics]    (as root, or through `unshare -rm`)
 
-With --full_disks the disk of one writer after the other fills, each in a run of one process. Prints a line per fault and a verdict; exit code 0: passed. All of it happens on this machine, over loopback.
+With --full_disks the disk of one writer after the other fills, each in a run of one process. It prints a line per fault
+and a verdict; exit code 0: passed. All of it happens on this machine, over loopback.
 """
 
 import argparse
@@ -21,12 +22,9 @@ from tests import disks, faults, readers, runs
 from tests.faults import Failed, Supervised
 
 EVERY = 4
-# Few layers, because tracing and auditing them is most of a start; wide ones, so that a full disk is met by a checkpoint.
-FIELDS = {
-    "model.encoder.layers": 0,
-    "model.entropy_head.layers": 0,
-    "model.decoder.layers": 0,
-    "model.pooling.kind": "mean",
+# The layers are few, because tracing and auditing them is most of a start, and wide, so that a checkpoint meets a full
+# disk first.
+FIELDS = runs.SHALLOW | {
     "model.trunk.d_model": 128,
     "trigger.gain": 0.01,
     "training.batch_rows": 8,
@@ -71,7 +69,11 @@ def full_disks(folder: Path, kinds: Sequence[str], steps: int) -> list[str]:
     train = [f"--config={runs.write_config(folder / 'experiment.py', config)}"]
     calm, lines = disks.Run(folder, "calm", train), []
     calm.resumes()
-    stored = sum(4096 * -(-path.stat().st_size // 4096) for path in (calm.workdir / "checkpoints" / str(steps)).rglob("*") if path.is_file())
+    stored = sum(
+        4096 * -(-path.stat().st_size // 4096)
+        for path in (calm.workdir / "checkpoints" / str(steps)).rglob("*")
+        if path.is_file()
+    )
     for number, kind in enumerate(kinds, start=1):
         run = disks.Run(folder / kind, "run", train)
         run.workdir.parent.mkdir()
@@ -113,8 +115,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("faults", 20), ("steps", 200), ("seed", 0), ("processes", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--full_disks", action="store_true", help=f"the disks of writers fill instead: {', '.join(disks.KINDS)}")
-    parser.add_argument("--readers", type=float, default=60, help="seconds of readers beside a writer, after the faults")
+    parser.add_argument(
+        "--full_disks", action="store_true", help=f"the disks of writers fill instead: {', '.join(disks.KINDS)}"
+    )
+    parser.add_argument(
+        "--readers", type=float, default=60, help="seconds of readers beside a writer, after the faults"
+    )
     parser.add_argument("--kinds", help=f"these in this order, with commas: {', '.join(faults.KINDS)}")
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     given = parser.parse_args()
@@ -143,7 +149,10 @@ def main() -> int:
             print(f"FAILED: {error}")
             return 1
     processes = 1 if given.full_disks else given.processes
-    print(f"passed: {len(kinds)} faults in {given.steps} steps of {processes} processes, {time.monotonic() - began:.0f} s; metrics, parameters and moments are those of the calm run, bit for bit")
+    print(
+        f"passed: {len(kinds)} faults in {given.steps} steps of {processes} processes, "
+        f"{time.monotonic() - began:.0f} s; metrics, parameters and moments are those of the calm run, bit for bit"
+    )
     return 0
 
 

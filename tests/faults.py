@@ -36,7 +36,15 @@ class Supervised:
         self.processes = processes
         self._said = folder / f"{name}.supervisor.log"
         train = [*train, f"--workdir={self.workdir}", f"--config.training.durable_dir={self.durable}"]
-        self.command = [sys.executable, str(SUPERVISE), f"--processes={processes}", "--devices_per_process=1", *flags, "--", *train]
+        self.command = [
+            sys.executable,
+            str(SUPERVISE),
+            f"--processes={processes}",
+            "--devices_per_process=1",
+            *flags,
+            "--",
+            *train,
+        ]
         self.start()
 
     def start(self) -> None:
@@ -101,7 +109,8 @@ class Supervised:
         """Of a process that runs."""
         own = f"{self._supervisor.pid}"
         for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split():
-            if Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").endswith(f",{process},{self.processes}".encode()):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+            if command.endswith(f",{process},{self.processes}".encode()):
                 return int(pid)
         raise Failed(f"process {process} does not run")
 

@@ -1,4 +1,4 @@
-"""A disk that is full for some files, without a disk: `os.write` and `open(..., "w")` of them fail as the system has it."""
+"""A disk that is full for some files, without a disk: `os.write` of them fails as the system has it."""
 
 import errno
 import os

@@ -116,7 +116,7 @@ def _config(folder: Path):
         "data.cache_dir": str(folder / "cache"),
         "trigger.gain": 0.01,
     }
-    return runs.config(folder, fields)
+    return runs.config(folder, runs.SHALLOW | fields)
 
 
 def _train(folder: Path) -> None:
@@ -160,7 +160,10 @@ def _resume(folder: Path) -> tuple[int, str] | str:
     def compiling(_):
         raise _Compiling
 
-    with mock.patch.object(Checkpoints, "restore_latest", restoring), mock.patch.object(loop.background, "start", compiling):
+    with (
+        mock.patch.object(Checkpoints, "restore_latest", restoring),
+        mock.patch.object(loop.background, "start", compiling),
+    ):
         # What fails is tried again at once.
         with mock.patch.object(durable, "_PAUSES", ()), contextlib.suppress(_Compiling):
             try:
@@ -265,7 +268,11 @@ def _write_hf(folder: Path) -> None:
 
 # Nothing in the folder says what its numbers were.
 HF = Subject(
-    "hf", _write_hf, "blt", {"load": lambda folder: digest(load_hf_blt(folder / "blt", 128, 128).weights)}, lambda *_: True
+    "hf",
+    _write_hf,
+    "blt",
+    {"load": lambda folder: digest(load_hf_blt(folder / "blt", 128, 128).weights)},
+    lambda *_: True,
 )
 
 

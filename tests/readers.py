@@ -1,6 +1,6 @@
 """Who reads a run while it stores and removes steps as fast as it can: each read gives its result, or one line.
 
-    python -m tests.readers [--seconds=60] [--folder=DIR]
+python -m tests.readers [--seconds=60] [--folder=DIR]
 """
 
 import argparse
@@ -21,11 +21,7 @@ from tests import runs, tiny
 from tests.faults import PATIENCE, Failed
 
 # A trainer that keeps one step, and stores each.
-FIELDS = {
-    "model.encoder.layers": 0,
-    "model.entropy_head.layers": 0,
-    "model.decoder.layers": 0,
-    "model.pooling.kind": "mean",
+FIELDS = runs.SHALLOW | {
     "training.steps": 10**9,
     "training.checkpoint_every": 1,
     "training.keep_last": 1,
@@ -65,7 +61,13 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
         (folder / "out").mkdir()
         command = [sys.executable, "-m", "tests.readers", f"--seconds={seconds}", f"--folder={folder}"]
         children = [
-            subprocess.Popen([*command, f"--read={name}"], stdout=subprocess.PIPE, stderr=(folder / f"{name}.err").open("w"), text=True, env=environment)
+            subprocess.Popen(
+                [*command, f"--read={name}"],
+                stdout=subprocess.PIPE,
+                stderr=(folder / f"{name}.err").open("w"),
+                text=True,
+                env=environment,
+            )
             for name in READS
         ]
         torn = _torn(workdir, children)
@@ -73,7 +75,8 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
         for name, child in zip(READS, children, strict=True):
             said = child.communicate()[0]
             if child.returncode:
-                raise Failed(f"{name}, beside a run at work, ended with {child.returncode}:\n{(folder / f'{name}.err').read_text()[-4000:]}")
+                last = (folder / f"{name}.err").read_text()[-4000:]
+                raise Failed(f"{name}, beside a run at work, ended with {child.returncode}:\n{last}")
             found = json.loads(said)
             if found["raw"]:
                 raise Failed(f"{name}, beside a run at work: {found['raw'][0]}")
@@ -81,7 +84,8 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
                 raise Failed(f"{name} gave no result beside a run at work: {found['lines']}")
             counts += collections.Counter({"results": found["results"], "lines": sum(found["lines"].values())})
             lines += collections.Counter(found["lines"])
-            print(f"{name}: {found['results']} results, {sum(found['lines'].values())} lines, {found['retries']} newer steps taken", flush=True)
+            said = f"{found['results']} results, {sum(found['lines'].values())} lines"
+            print(f"{name}: {said}, {found['retries']} newer steps taken", flush=True)
         if torn:
             raise Failed(f"seen half written: {torn}")
         if trainer.poll() is not None:
@@ -92,7 +96,8 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
     if code:
         raise Failed(f"the run that was read ended with {code}:\n{(folder / 'read.log').read_text()[-2000:]}")
     shown = "; ".join(f"{count} x {line}" for line, count in lines.most_common(3))
-    return f"readers: {sum(counts.values())} reads beside a run that stored {stored} steps: {counts['results']} results, {counts['lines']} lines {shown}"
+    reads = f"readers: {sum(counts.values())} reads beside a run that stored {stored} steps"
+    return f"{reads}: {counts['results']} results, {counts['lines']} lines {shown}"
 
 
 def _torn(workdir: Path, children: list[subprocess.Popen]) -> list[str]:
@@ -132,7 +137,11 @@ def _read(name: str, seconds: float, folder: Path) -> dict:
         number += 1
         out, said = io.TextIOWrapper(io.BytesIO()), io.StringIO()
         where = {"text": next((folder / "text").iterdir()), "out": folder / "out", "number": number}
-        verb = [*name.removesuffix(" again").split(), f"--workdir={workdir}", *(flag.format(**where) for flag in READS[name])]
+        verb = [
+            *name.removesuffix(" again").split(),
+            f"--workdir={workdir}",
+            *(flag.format(**where) for flag in READS[name]),
+        ]
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
                 code = cli.main(verb) if name != "load" else int(sp.load(workdir).step < 0)

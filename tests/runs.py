@@ -47,10 +47,23 @@ FIELDS = {
     "mesh.data": 1,
 }
 
+# Few layers, because tracing them is most of a start.
+SHALLOW = {
+    "model.encoder.layers": 0,
+    "model.entropy_head.layers": 0,
+    "model.decoder.layers": 0,
+    "model.pooling.kind": "mean",
+}
+
 # A model of bytes alone: no patches, scratchpads or entropies.
 BYTE_LEVEL = {"patching.kind": "byte", "trigger.kind": "none", "model.entropy_head.weight": 0.0}
 # A model such as entropies are taken from, and one whose patches end by those of a model like it.
-ENTROPY_MODEL = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
+ENTROPY_MODEL = {
+    "model.trunk.kind": "none",
+    "model.entropy_head.weight": 0.0,
+    "model.decoder.layers": 0,
+    "trigger.kind": "none",
+}
 WITH_ENTROPY_MODEL = {
     "model.entropy_head.weight": 0.0,
     "model.entropy_model.layers": 1,
@@ -104,7 +117,8 @@ def untrained(folder, fields=None, weights=None):
 def write_config(path: Path, made) -> str:
     """An experiment file that returns a config; its path."""
     values = json.loads(json.dumps(config_lib.flat(made)))
-    path.write_text(f"from scratchpatch import config\n\n\ndef get_config():\n    return config.from_flat({values!r})\n")
+    source = f"from scratchpatch import config\n\n\ndef get_config():\n    return config.from_flat({values!r})\n"
+    path.write_text(source)
     return str(path)
 
 

@@ -41,6 +41,9 @@ def test_a_failed_audit_is_reported_while_the_step_compiles(tmp_path, monkeypatc
 
 
 def test_a_process_leaves_with_its_code_while_something_is_at_work():
-    code = "import time; from scratchpatch import background; background.start(lambda: time.sleep(3600)); print('said', end=''); background.leave(7)"
+    code = (
+        "import time; from scratchpatch import background; background.start(lambda: time.sleep(3600)); "
+        "print('said', end=''); background.leave(7)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (found.returncode, found.stdout) == (7, "said"), found

@@ -1,3 +1,5 @@
+"""Where compiled programs are kept, and what is said where they cannot be."""
+
 import logging
 import os
 from pathlib import Path

@@ -1,9 +1,11 @@
+"""Fields of a config: defaults, checks, files, comparison, and what follows from the fields."""
+
 import json
 import os
 
 import pytest
 
-from scratchpatch import config
+from scratchpatch import config, output
 from scratchpatch.errors import UserError
 from scratchpatch.inference import loading
 
@@ -101,7 +103,11 @@ def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
         ("data.sources", (("text:a\0b", 1.0),), "holds a NUL"),
         ("data.sources", (("text:x", 1.0),) * 5000, "holds 5000 sources: at most 4096"),
         ("model.encoder.ngrams", (3,) * 16, "must hold at most 15 whole numbers"),
-        ("trigger.threshold", float("nan"), r"nan must lie between -1e\+30 and 1e\+30, or be inf for never, or -inf for always"),
+        (
+            "trigger.threshold",
+            float("nan"),
+            r"nan must lie between -1e\+30 and 1e\+30, or be inf for never, or -inf for always",
+        ),
         ("data.sources", (), "name at least one"),
         ("data.sources", ("text:x", 1.0), r"must hold \(SPEC, weight\) pairs"),
         ("data.sources", (("text:x", 0.0),), "a weight above 0, and finite"),
@@ -128,7 +134,7 @@ def test_a_model_of_a_seed_that_jax_does_not_take_is_refused(seed):
         ("model.target_rows", 256, "must lie between 257 and 264"),
         ("model.entropy_model.heads", 3, "must divide the width 256"),
         ("patching.commit_bos", True, "needs patching.capacity = 1.0"),
-        ("model.entropy_head.weight", 0.0, "which the patchifier or trigger reads: raise it, or name a model.entropy_model"),
+        ("model.entropy_head.weight", 0.0, "which the patchifier or trigger reads: raise it, or name a model.entropy"),
     ],
 )
 def test_check_names_the_field_its_value_and_the_fix(name, value, words):
@@ -146,15 +152,19 @@ THRESHOLDS = {"patching.threshold", "patching.jump", "trigger.threshold"}
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
 def test_every_number_has_a_range_beyond_which_it_is_refused(field):
-    """Also one that is added tomorrow: nothing sensible is as large as 10^31, and nothing that is not finite is, but a threshold."""
+    """This holds for a field that is added tomorrow, too.
+
+    Nothing sensible is as large as 10^31, and nothing but a threshold is infinite.
+    """
     infinite = [] if field.name in THRESHOLDS else [float("inf"), float("-inf"), 10**400]
     for value in (-(10**31), 10**31, *([float("nan"), *infinite] if isinstance(field.default, float) else [])):
         c = config.default()
         config.set_field(c, field.name, value)
-        kept = config.get(c, field.name)
+        stored = config.get(c, field.name)
         with pytest.raises(UserError, match=r"must (lie|be) ") as caught:
             config.check(c)
-        assert f"{field.name} = {config.shown(kept)} must" in str(caught.value) and len(str(caught.value)) < 500
+        message = str(caught.value)
+        assert f"{field.name} = {output.short_repr(stored)} must" in message and len(message) < 500
 
 
 @pytest.mark.parametrize("field", TEXTS, ids=lambda field: field.name)
@@ -173,20 +183,26 @@ def test_a_threshold_may_be_infinite(value):
 
 def test_the_largest_models_and_pods_are_no_nonsense():
     """An 8B model on 4,096 chips, 64 layers, a step of 64 MiB."""
-    c = changed(model__trunk__layers=64, model__trunk__d_model=16384, model__trunk__heads=128, data__window=8192)
-    for name, value in {"training.batch_rows": 8192, "training.accumulation": 64, "mesh.fsdp": 32, "mesh.slice": 64}.items():
-        config.set_field(c, name, value)
-    for name, value in {"training.keep_last": 10**9, "training.eval_bytes": 10**12, "training.steps": 10**9, "optimizer.b2": 0.99999}.items():
-        config.set_field(c, name, value)
+    c = config.default()
+    c.model.trunk.layers = 64
+    c.model.trunk.d_model = 16384
+    c.model.trunk.heads = 128
+    c.data.window = 8192
+    c.training.batch_rows = 8192
+    c.training.accumulation = 64
+    c.training.keep_last = 10**9
+    c.training.eval_bytes = 10**12
+    c.training.steps = 10**9
+    c.optimizer.b2 = 0.99999
+    c.mesh.fsdp = 32
+    c.mesh.slice = 64
     config.check(c)
     c.training.batch_rows = 1 << 19
     with pytest.raises(UserError, match="more than the 2147483648 bytes that one step may read: lower one of them"):
         config.check(c)
 
 
-def test_a_value_is_shown_short():
-    assert config.shown("a") == "'a'" and config.shown(10**5000) == "a number of thousands of digits"
-    assert config.shown("x" * 300) == "'" + "x" * 199 + "... (302 characters)"
+def test_a_value_of_another_type_is_shown_short():
     with pytest.raises(UserError, match="takes a value of type str, such as '', not a number of thousands of digits"):
         config.set_field(config.default(), "data.cache_dir", 10**5000)
 
@@ -205,7 +221,7 @@ def written(folder, text: str):
         ({"optimizer.b1": 1}, "optimizer.b1 = 1.0 must lie between"),
         ({"optimizer.eps": 10**400}, "optimizer.eps = inf must lie between"),
         ({"model.trunk.layers": 10**8}, "model.trunk.layers = 100000000 must lie between"),
-        ({"model.trunk.layers": None}, "config field model.trunk.layers takes a value of type int, such as 8, not None"),
+        ({"model.trunk.layers": None}, "field model.trunk.layers takes a value of type int, such as 8, not None"),
         ({"model.trunk.layers": {"a": 1}}, "config field model.trunk.layers takes a value of type int"),
         ({"data.sources": [[["a"], 1]]}, "data.sources = ((('a',), 1),) holds (('a',), 1): wanted (SPEC, weight)"),
         ({"data.sources": {"a": 1}}, "config field data.sources takes a value of type tuple"),
@@ -312,8 +328,8 @@ def test_who_reads_entropies_and_whose():
     stride = changed(trigger__kind="stride", model__entropy_head__weight=0.0)
     config.check(stride)
     assert not config.reads_entropy(stride)
-    for values in ({"patching__kind": "entropy_and_jump", "trigger__kind": "stride"}, {"trigger__kind": "entropy_jump"}):
-        c = changed(model__entropy_head__weight=0.0, **values)
+    for patches, scratchpads in (("entropy_and_jump", "stride"), ("fixed", "entropy_jump")):
+        c = changed(model__entropy_head__weight=0.0, patching__kind=patches, trigger__kind=scratchpads)
         assert config.reads_entropy(c)
         with pytest.raises(UserError, match="leaves no entropy head"):
             config.check(c)
@@ -328,13 +344,13 @@ def test_the_entropy_model_is_a_plain_byte_model_of_its_own():
     fields |= {"ffn_multiplier": 2.0, "rope_theta": 500.0, "norm_eps": 1e-4}
     c = changed(**{f"model__entropy_model__{name}": value for name, value in fields.items()}, data__window=300)
     c.model.target_rows = 260
-    found = config.entropy_model(c)
-    config.check(found)
-    m = found.model
+    own = config.entropy_model(c)
+    config.check(own)
+    m = own.model
     assert (m.encoder.layers, m.d_byte, m.encoder.heads, m.encoder.window) == (3, 96, 6, 40)
     assert (m.ffn_multiplier, m.rope_theta, m.norm_eps, m.target_rows) == (2.0, 500.0, 1e-4, 260)
     assert (m.trunk.kind, m.decoder.layers, m.encoder.ngrams, m.entropy_model.layers) == ("none", 0, (), 0)
-    assert found.data.window == 300 and not config.reads_entropy(found)
+    assert own.data.window == 300 and not config.reads_entropy(own)
 
 
 def test_controller_needs_a_positive_start():

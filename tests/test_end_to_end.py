@@ -10,12 +10,18 @@ import pytest
 import scratchpatch
 from scratchpatch import cli
 from scratchpatch.distributed import mesh
+from scratchpatch.report import page as report_page
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import Trainer
+from scratchpatch.vocabulary import BYTES
 from tests import runs
 
 # BPB of the first two batches of `golden_rows`, before any step and after one.
 GOLDEN_BPB = (8.018113, 7.916432)
+
+
+def full_disk(*_):
+    raise OSError(28, "No space left on device")
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +64,8 @@ def test_eval_counts_every_raw_byte_once(folder, capsys):
     np.testing.assert_allclose(np.array(found["bytes_by_offset"]) / sizes, 0.25, atol=0.01)
     mean = np.average(found["bpb_by_offset"], weights=found["bytes_by_offset"])
     assert found["bpb"] == pytest.approx(mean, rel=1e-6)
-    splits = [
-        answer(capsys, "eval", f"--workdir={folder}/run", f"--source=text:{folder}/text/*.txt", f"--split={split}")["bytes"]
-        for split in ("train", "validation", "test")
-    ]
+    run = ["eval", f"--workdir={folder}/run", f"--source=text:{folder}/text/*.txt"]
+    splits = [answer(capsys, *run, f"--split={split}")["bytes"] for split in ("train", "validation", "test")]
     assert sum(splits) == sizes and min(splits) > 0
 
 
@@ -100,7 +104,8 @@ def test_inspect_shows_the_text_and_writes_a_page(folder, capsys):
 def test_generate_writes_raw_bytes_after_any_prompt(folder, capfdbinary):
     # How the interpreter hands over arguments that are no UTF-8.
     prompt = b"the \xff\xc3".decode("utf-8", "surrogateescape")
-    argv = ["generate", f"--workdir={folder}/run", f"--prompt={prompt}", "--max_bytes=6", "--temperature=1.0", "--seed=3"]
+    flags = ("--max_bytes=6", "--temperature=1.0", "--seed=3")
+    argv = ["generate", f"--workdir={folder}/run", f"--prompt={prompt}", *flags]
     assert cli.main(argv) == 0
     first = capfdbinary.readouterr().out
     assert cli.main(argv) == 0
@@ -129,8 +134,25 @@ def test_report_is_written_anew(folder, capsys):
     assert "<svg" in page.read_text()
 
 
+def test_a_finished_run_whose_report_is_missing_gets_it_at_the_next_start(folder, caplog, monkeypatch):
+    """It is missing after a kill between the last checkpoint and the page, or where the page could not be written."""
+    caplog.set_level("INFO", logger="absl")
+    page = folder / "run" / "report.html"
+    train = ["train", f"--config={folder}/experiment.py", f"--workdir={folder}/run"]
+    written = page.stat().st_mtime_ns
+    assert cli.main(train) == 0 and page.stat().st_mtime_ns == written
+    page.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(report_page, "replace_text", full_disk)
+        assert cli.main(train) == 0
+    assert "no report (" in caplog.text and "No space left" in caplog.text and not page.exists()
+    assert f"the run is finished, and `scratchpatch report --workdir={folder}/run` makes it" in caplog.text
+    assert cli.main(train) == 0
+    assert f"report: {page}" in caplog.text and "<svg" in page.read_text()
+
+
 # A plain byte model, and the one whose decisions it makes.
-BYTES = {
+BYTE_MODEL = {
     "model.trunk.kind": "none",
     "model.entropy_head.weight": 0.0,
     "model.encoder.layers": 2,
@@ -175,7 +197,7 @@ def test_a_model_without_a_trunk_and_one_that_reads_its_entropies(tmp_path, caps
         runs.compile_quickly(patch.setattr)
         # A verb has its turn.
         runs.leave_out_audit(patch.setattr)
-        for name, fields in (("bytes", BYTES), ("patches", SEPARATE | named)):
+        for name, fields in (("bytes", BYTE_MODEL), ("patches", SEPARATE | named)):
             runs.write_config(tmp_path / f"{name}.py", runs.config(tmp_path, fields))
             assert cli.main(["train", f"--config={tmp_path}/{name}.py", f"--workdir={tmp_path}/{name}"]) == 0
 
@@ -202,7 +224,7 @@ def test_a_model_without_a_trunk_and_one_that_reads_its_entropies(tmp_path, caps
 def test_one_step_has_the_numbers_that_are_written_down(tmp_path):
     config = runs.config(tmp_path, {"trigger.kind": "stride", "trigger.stride": 2})
     rows_BM = np.tile(np.arange(65, dtype=np.int32) * 37 % 256, (2, 1))
-    rows_BM[0, 0] = rows_BM[1, 20] = 256
+    rows_BM[0, 0] = rows_BM[1, 20] = BYTES.bos
     trainer = Trainer(config, mesh.make(config))
     with pytest.MonkeyPatch.context() as patch:
         runs.compile_quickly(patch.setattr)

@@ -4,16 +4,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from etils import epath
 
 from scratchpatch import files
 
 
-@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/.", "a\0b", "..\\x", None, 3])
-@pytest.mark.parametrize("kind", [Path, epath.Path])
-def test_a_name_that_leads_elsewhere_is_refused(name, kind, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/.", "a\0b", "..\\x", None, 3]
+)
+def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match="no plain relative path"):
-        files.below(kind(tmp_path), name)
+        files.below(tmp_path, name)
 
 
 def test_a_plain_name_is_a_path_below_the_folder_and_links_are_not_followed(tmp_path):

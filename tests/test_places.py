@@ -1,3 +1,5 @@
+"""Where a user's files are, with a home folder and without."""
+
 import os
 import pwd
 import tempfile
@@ -35,7 +37,9 @@ def test_the_cache_folder_is_configured_or_in_the_environment_or_at_home(monkeyp
 
 def test_a_tilde_means_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me/")
-    assert [places.expanded(path) for path in ("~", "~/a", "a~", "a/~/b", "gs://b/~", "")] == ["/home/me", "/home/me/a", "a~", "a/~/b", "gs://b/~", ""]
+    assert places.expanded("~") == "/home/me" and places.expanded("~/a") == "/home/me/a"
+    for path in ("a~", "a/~/b", "gs://b/~", ""):
+        assert places.expanded(path) == path
     monkeypatch.setenv("HOME", "/")
     assert places.expanded("~/a") == "/a" and places.expanded("~") == "/"
     # An empty HOME is none: the password file knows.
@@ -48,12 +52,12 @@ def test_without_a_home_a_tilde_is_one_line_and_the_cache_a_folder_of_this_user_
     with pytest.raises(UserError, match=r"~/a: this user has no home folder \(HOME is not set\): write the whole path"):
         places.expanded("~/a")
     with caplog.at_level("INFO"):
-        found = places.cache_folder()
-        assert found == places.cache_folder() == homeless / f"scratchpatch-{os.getuid()}"
-    assert found.stat().st_mode & 0o777 == 0o700
+        folder = places.cache_folder()
+        assert folder == places.cache_folder() == homeless / f"scratchpatch-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
     assert len(caplog.messages) == 1 and "SCRATCHPATCH_CACHE" in caplog.text
     places._temporary.cache_clear()
-    assert places.cache_folder() == found
+    assert places.cache_folder() == folder
     assert places.cache_folder("/c") == Path("/c")
 
 

@@ -1,7 +1,10 @@
+"""Which platforms JAX is told to try, by what is installed and plugged in."""
+
 import importlib.util
 import os
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +24,7 @@ def machine(monkeypatch):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(platforms, "_chosen", None)
-        monkeypatch.setattr(platforms.glob, "glob", lambda pattern: [file for file in files if platforms.Path(file).match(pattern)])
+        monkeypatch.setattr(platforms.glob, "glob", lambda pattern: [f for f in files if Path(f).match(pattern)])
         monkeypatch.setattr(platforms, "_plugins", lambda: list(plugins))
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: libtpu or None)
         if jax is None:

@@ -5,6 +5,7 @@ Legend: B rows, L byte positions, M = L + 1 tokens.
 
 import functools
 import json
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +15,29 @@ from scratchpatch import config as config_lib
 from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.patching.rows import Rows
+from scratchpatch.patching.rows import pack as pack_rows
+from scratchpatch.patching.scores import Signals
+from scratchpatch.vocabulary import BYTES
 
 WINDOW = 72
+BOS, PAD = BYTES.bos, BYTES.pad
 
 
-def _known(options):
+def _supported(options):
     """Those of the options that this version of XLA has."""
-    known = {}
+    supported = {}
     for name, value in options.items():
         try:
             jax.jit(lambda x: x, compiler_options={name: value}).lower(0).compile()
         except jax.errors.JaxRuntimeError:
             continue
-        known[name] = value
-    return known
+        supported[name] = value
+    return supported
 
 
-# Compiling is most of the time of these tests: this takes a fifth of it. The
-# numbers differ by rounding alone.
-QUICK = _known(
+# Compiling is most of the time of these tests: this takes a fifth of it. The numbers differ by rounding alone.
+QUICK = _supported(
     {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
@@ -88,21 +92,20 @@ def pack(rng: np.random.Generator, lengths, length: int, inside: bool = False, p
     """One row, int32 [length]: documents of `lengths` bytes, the last one cut or filled up, then PAD.
 
     Args:
-      inside: the row begins inside a document, so its first one has no BOS.
+      inside: whether the row begins inside a document, so that its first one has no BOS.
       pad: positions of PAD at the end.
     """
     tokens = []
     for i, size in enumerate((*lengths, length)):
-        tokens += [] if inside and i == 0 else [BOS]
+        tokens += [] if inside and i == 0 else [BYTES.bos]
         tokens += text(rng, size).tolist()
-    return np.array(tokens[: length - pad] + [PAD] * pad, np.int32)
+    return np.array(tokens[: length - pad] + [BYTES.pad] * pad, np.int32)
 
 
 def batch(seed: int = 0, rows: int = 2, length: int = WINDOW + 1) -> np.ndarray:
     """int32 [rows, length]: packed documents.
 
-    Row 0 holds one longer than a chunk of the controller; odd rows begin
-    inside a document; the last row ends in PAD.
+    Row 0 holds one longer than a chunk of the controller; odd rows begin inside a document; the last row ends in PAD.
     """
     rng = np.random.default_rng(seed)
     sizes = [rng.integers(2, length // 2, 3) if r else [2, length] for r in range(rows)]
@@ -128,9 +131,9 @@ def _with_gradient(key: str):
 
     def value(params, w, tokens_BM):
         output = weights_lib.merge(definition, {**w, "params": params})(tokens_BM[:, :-1])
-        nats_BL = loss_lib.nats(output.logits_BLV, tokens_BM[:, 1:])
+        nats_BL = loss_lib.nats(output.logits_BLV, tokens_BM[:, 1:], BYTES)
         if output.head_logits_BLV is not None:
-            nats_BL += loss_lib.nats(output.head_logits_BLV, tokens_BM[:, 1:])
+            nats_BL += loss_lib.nats(output.head_logits_BLV, tokens_BM[:, 1:], BYTES)
         return nats_BL.mean(), output
 
     gradient = jax.grad(value, has_aux=True)
@@ -139,14 +142,24 @@ def _with_gradient(key: str):
 
 @functools.lru_cache
 def _weights(key: str):
-    weights = weights_lib.init(config_lib.from_flat(json.loads(key)), 0)
-    rng = np.random.default_rng(0)
+    made = config_lib.from_flat(json.loads(key))
+    # Drawn here, because a model's own initialisation takes seconds to compile.
+    _, weights = weights_lib.abstract(made)
 
-    def jitter(path, x):
-        sharpen = 30.0 if "projection" in jax.tree_util.keystr(path) and x.shape[-1] > 200 else 1.0
-        return x * (sharpen * rng.uniform(0.7, 1.3, x.shape)).astype(np.float32)
+    def draw(path, x):
+        name = jax.tree_util.keystr(path)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        if "scale" in name:
+            return rng.uniform(0.7, 1.3, x.shape).astype(np.float32)
+        deviation = 1.0 if "'embedding'" in name else x.shape[-2] ** -0.5 if x.ndim > 1 else 0.02
+        sharpen = 3.0 if "projection" in name and x.shape[-1] == BYTES.rows else 1.0
+        return jnp.asarray(rng.normal(size=x.shape) * deviation * sharpen, jnp.float32)
 
-    return {**weights, "params": jax.tree_util.tree_map_with_path(jitter, weights["params"])}
+    drawn = jax.tree_util.tree_map_with_path(draw, weights)
+    start = layout.initial_thresholds(made)
+    if weights["thresholds"]:
+        drawn["thresholds"] = {"patching_threshold": start.patching, "trigger_threshold": start.trigger}
+    return drawn
 
 
 def weights(made):
@@ -173,9 +186,15 @@ def with_thresholds(w, **thresholds):
     return {**w, "thresholds": {**w["thresholds"], **new}}
 
 
+def rows(tokens_BL) -> Rows:
+    """The rows of a batch of byte tokens."""
+    return pack_rows(jnp.asarray(tokens_BL), BYTES)
+
+
 def decide(made, tokens_BL, entropy_BL, **thresholds) -> layout.Layout:
     """The layout of a batch at the config's thresholds, or at others."""
     start = layout.initial_thresholds(made)
     patching = jnp.float32(thresholds.get("patching", start.patching))
     trigger = jnp.float32(thresholds.get("trigger", start.trigger))
-    return layout.decide(made, jnp.asarray(tokens_BL), jnp.asarray(entropy_BL), layout.Thresholds(patching, trigger))
+    signals = Signals(jnp.asarray(entropy_BL))
+    return layout.decide(made, rows(tokens_BL), signals, layout.Thresholds(patching, trigger))

@@ -21,6 +21,7 @@ from scratchpatch.bench import timing
 from scratchpatch.model import stack
 from scratchpatch.model import weights as weights_lib
 
+MODELS = ("8B", "1B", "small")
 SIZES = (4, 6, 8)
 # Whole patches of each size.
 _WINDOW, _ROWS = 1536, 2
@@ -29,42 +30,49 @@ _WINDOW, _ROWS = 1536, 2
 def small(patch_bytes: int):
     """The 1B model's shape cut down to 8M parameters, trunk-heavy as the 8B one."""
     config = published.get_config(f"1b-{patch_bytes}")
-    config.data.window, config.training.dtype = _WINDOW, "float32"
-    m = config.model
-    m.d_byte, m.encoder.heads, m.encoder.window, m.encoder.ngram_rows = 64, 4, 64, 1000
-    m.pooling.heads, m.decoder.layers, m.decoder.heads, m.decoder.window = 4, 3, 4, 64
-    m.trunk.layers, m.trunk.d_model, m.trunk.heads, m.pooling.queries, m.decoder.context_vectors = 8, 256, 8, 4, 4
-    m.entropy_model.layers = 0
+    config.data.window = _WINDOW
+    config.training.dtype = "float32"
+    config.model.d_byte = 64
+    config.model.encoder.heads = 4
+    config.model.encoder.window = 64
+    config.model.encoder.ngram_rows = 1000
+    config.model.entropy_model.layers = 0
+    config.model.pooling.heads = 4
+    config.model.pooling.queries = 4
+    config.model.trunk.layers = 8
+    config.model.trunk.d_model = 256
+    config.model.trunk.heads = 8
+    config.model.decoder.layers = 3
+    config.model.decoder.heads = 4
+    config.model.decoder.window = 64
+    config.model.decoder.context_vectors = 4
     config.patching.max_patch_bytes = patch_bytes
+    return config
+
+
+def config_of(name: str, patch_bytes: int):
+    config = small(patch_bytes) if name == "small" else published.get_config(f"{name.lower()}-{patch_bytes}")
+    config.data.window = _WINDOW
     return config
 
 
 def rows() -> dict[str, list[dict]]:
     """Per model and patch size: FLOPs per byte of trunk and of all, analytic and XLA's."""
-    found = {}
-    for name, make in {
-        "8B": lambda p: published.get_config(f"8b-{p}"),
-        "1B": lambda p: published.get_config(f"1b-{p}"),
-        "small": small,
-    }.items():
-        found[name] = []
-        for p in SIZES:
-            config = make(p)
-            config.data.window = _WINDOW
-            tiers = flops.inference(config, 1 / p, 0.0, _WINDOW)
-            programme = flops.compiled(config, _WINDOW)
-            if "entropy model" not in tiers:
-                programme.pop("entropy model", None)
-            found[name].append(
-                {
-                    "patch_bytes": p,
-                    "trunk": tiers["trunk"],
-                    "total": sum(tiers.values()),
-                    "program": sum(programme.values()),
-                    "xla": counted(config),
-                }
-            )
-    return found
+    return {name: [row(config_of(name, p), p) for p in SIZES] for name in MODELS}
+
+
+def row(config, patch_bytes: int) -> dict:
+    tiers = flops.inference(config, 1 / patch_bytes, 0.0, _WINDOW)
+    program = flops.compiled(config, _WINDOW)
+    if "entropy model" not in tiers:
+        program.pop("entropy model", None)
+    return {
+        "patch_bytes": patch_bytes,
+        "trunk": tiers["trunk"],
+        "total": sum(tiers.values()),
+        "program": sum(program.values()),
+        "xla": counted(config),
+    }
 
 
 def counted(config) -> float:
@@ -80,8 +88,8 @@ def bytes_per_second(seconds: float) -> dict[int, float]:
     """Of the small model's forward pass, sizes in turns."""
     tokens_BL = jnp.asarray(jax.random.randint(jax.random.key(0), (_ROWS, _WINDOW), 0, 256))
 
-    def call(p: int):
-        config = small(p)
+    def call(patch_bytes: int):
+        config = small(patch_bytes)
         definition, _ = weights_lib.abstract(config)
         weights = weights_lib.random(config, 0)
         forward = jax.jit(lambda w, t: weights_lib.merge(definition, w)(t).logits_BLV)
@@ -91,18 +99,21 @@ def bytes_per_second(seconds: float) -> dict[int, float]:
     return {p: _ROWS * _WINDOW / times.median(str(p)) for p in SIZES}
 
 
-def table(found: dict, speed: dict[int, float]) -> str:
+def table(rows_by_model: dict[str, list[dict]], speed: dict[int, float]) -> str:
+    """The costs as Markdown. speed: bytes per second of the small model, by bytes per patch."""
     lines = [
-        "| model | bytes per patch | MFLOPs/byte, useful | of these trunk | in the program, by our count | by XLA's | relative to p=4 | 4/p | bytes/s |",
+        "| model | bytes per patch | MFLOPs/byte, useful | of these trunk | in the program, by our count | by XLA's "
+        "| relative to p=4 | 4/p | bytes/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, sizes in found.items():
-        for row in sizes:
-            p, relative = row["patch_bytes"], row["total"] / sizes[0]["total"]
+    for name, of_model in rows_by_model.items():
+        for cost in of_model:
+            p, relative = cost["patch_bytes"], cost["total"] / of_model[0]["total"]
             measured = f"{speed[p]:,.0f} ({speed[p] / speed[4]:.2f}x)" if name == "small" else ""
             lines.append(
-                f"| {name} | {p} | {row['total'] / 1e6:.4g} | {row['trunk'] / row['total']:.0%} | {row['program'] / 1e6:.4g} | "
-                f"{row['xla'] / 1e6:.4g} | {relative:.2f} | {4 / p:.2f} | {measured} |"
+                f"| {name} | {p} | {cost['total'] / 1e6:.4g} | {cost['trunk'] / cost['total']:.0%} "
+                f"| {cost['program'] / 1e6:.4g} | {cost['xla'] / 1e6:.4g} | {relative:.2f} | {4 / p:.2f} "
+                f"| {measured} |"
             )
     return "\n".join(lines)
 
@@ -113,11 +124,11 @@ def main() -> None:
     parser.add_argument("--json", help="also write the numbers to this file")
     arguments = parser.parse_args()
     compilation_cache.enable()
-    found, speed = rows(), bytes_per_second(arguments.seconds)
+    costs, speed = rows(), bytes_per_second(arguments.seconds)
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"rows": found, "bytes_per_second": speed}, file, indent=1)
-    print(table(found, speed))
+            json.dump({"rows": costs, "bytes_per_second": speed}, file, indent=1)
+    print(table(costs, speed))
 
 
 if __name__ == "__main__":

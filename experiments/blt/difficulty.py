@@ -3,8 +3,9 @@
 Purpose: patches of 4 bytes on average that begin where the entropy model is
 uncertain, anywhere, or at every fourth byte; English books, Python, and
 classical Chinese, which has no spaces and three bytes to a character.
-Hardware and expected time: as small.py. Expected numbers: on code and Chinese, entropy is 0.01 BPB worse
-than fixed and ties with random (README.md beside this file).
+Hardware and expected time: as small.py.
+Expected numbers: on code and Chinese, entropy is 0.01 BPB worse than fixed and
+ties with random (README.md beside this file).
 Command, one of the nine (entropy needs --config.patching.threshold as in entropy_4.py):
     scratchpatch train --config=experiments/blt/difficulty.py:random-chinese --workdir=runs/blt/random-chinese
 """

@@ -1,4 +1,7 @@
-"""Train one small BLT and measure it: `python -m experiments.blt.worker VARIANT SEED FOLDER THRESHOLD STEPS EVAL_BYTES`."""
+"""Train one small BLT and measure it.
+
+.venv/bin/python -m experiments.blt.worker VARIANT SEED FOLDER THRESHOLD STEPS EVAL_BYTES
+"""
 
 import json
 import sys
@@ -8,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from experiments.blt.difficulty import get_config
-from scratchpatch import compilation_cache, load, vocabulary
+from scratchpatch import compilation_cache, load
 from scratchpatch import config as config_lib
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
@@ -29,47 +32,56 @@ def byte_class(byte_T: np.ndarray) -> np.ndarray:
 
 def measure(lm, stream) -> dict:
     """BPB, patch statistics, and how the entropies go with the losses, on a stream."""
-    tally = Tally(config_lib.vocabulary(lm.config))
-    sizes, starts, all_bytes, entropy, nats = [], np.zeros(5), np.zeros(5), [], []
-    open_bytes = 0
+    vocabulary = config_lib.vocabulary(lm.config)
+    tally, sizes, entropy, nats = Tally(vocabulary), [], [], []
+    starts, all_bytes = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
+    open_bytes, bos = 0, vocabulary.bos
     for part in lm.positions(stream):
         tally.add(part)
-        is_byte = part.targets < vocabulary.BOS
+        is_byte = part.targets < bos
         entropy.append(part.entropy[is_byte])
         nats.append(part.nats[is_byte])
         # A patch ends at a commit, so the next one starts with the target there.
         classes = byte_class(part.targets[is_byte])
-        all_bytes += np.bincount(classes, minlength=5)
-        starts += np.bincount(classes[part.commit[is_byte]], minlength=5)
+        all_bytes += np.bincount(classes, minlength=len(CLASSES))
+        starts += np.bincount(classes[part.commit[is_byte]], minlength=len(CLASSES))
         for commit, since in zip(part.commit, part.since, strict=True):
             open_bytes = 1 if since == 1 else open_bytes + 1
             if commit:
                 sizes.append(open_bytes)
                 open_bytes = 0
-    sizes, entropy, nats = np.array(sizes), np.concatenate(entropy), np.concatenate(nats)
-    rank = lambda x: np.argsort(np.argsort(x))  # noqa: E731
+    entropy, nats = np.concatenate(entropy), np.concatenate(nats)
+    quantiles = {"5%": 0.05, "50%": 0.5, "95%": 0.95, "most": 1.0}
     return {
         "bpb": tally.bpb,
         "bytes_per_patch": tally.sums["positions"] / tally.sums["commits"],
-        "sizes": {q: float(np.quantile(sizes, p)) for q, p in (("5%", 0.05), ("50%", 0.5), ("95%", 0.95), ("most", 1.0))},
+        "sizes": {name: float(np.quantile(sizes, q)) for name, q in quantiles.items()},
         "starts": (starts / starts.sum()).tolist(),
         "bytes": (all_bytes / all_bytes.sum()).tolist(),
-        "rank_correlation": float(np.corrcoef(rank(entropy), rank(nats))[0, 1]),
+        "rank_correlation": float(np.corrcoef(_ranks(entropy), _ranks(nats))[0, 1]),
         "entropy_bits": float(entropy.mean() / np.log(2)),
     }
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(x))
 
 
 def main(variant: str, seed: int, folder: Path, threshold: float, steps: int, eval_bytes: int) -> None:
     logging.set_verbosity(logging.INFO)
     compilation_cache.enable()
     config = get_config(variant)
-    config.seed, config.training.steps, config.patching.threshold = seed, steps, threshold
+    config.seed = seed
+    config.training.steps = steps
+    config.patching.threshold = threshold
     if not train(config, folder):
         raise SystemExit("stopped: the same command goes on from there")
     streams = [Head(stream, eval_bytes + 1) for stream, _ in streams_for(config, "validation")]
-    found = measure(load(folder), streams[0]) | {"training_bytes": steps * config.training.batch_rows * config.data.window}
-    replace_text(folder / "result.json", json.dumps(found, indent=1) + "\n")
+    result = measure(load(folder), streams[0])
+    result["training_bytes"] = steps * config.training.batch_rows * config.data.window
+    replace_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))
+    variant, seed, folder, threshold, steps, eval_bytes = sys.argv[1:]
+    main(variant, int(seed), Path(folder), float(threshold), int(steps), int(eval_bytes))

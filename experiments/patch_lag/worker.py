@@ -1,11 +1,14 @@
-"""Train one variant with one seed and measure it: `python -m experiments.patch_lag.worker VARIANT SEED FOLDER STEPS EVAL_BYTES`."""
+"""Train one variant of the patch-lag study with one seed, and measure it.
+
+.venv/bin/python -m experiments.patch_lag.worker VARIANT SEED FOLDER STEPS EVAL_BYTES
+"""
 
 import json
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
+import jax
 from absl import logging
 
 from experiments.patch_lag.config import get_config
@@ -25,19 +28,19 @@ PERIOD = 16
 def measure(lm, streams) -> dict:
     """BPB, rates, and BPB by offset in a patch of PERIOD bytes, over all streams and each."""
     vocabulary = config_lib.vocabulary(lm.config)
-    total, each = Tally(vocabulary), []
+    total, bpb_by_stream = Tally(vocabulary), []
     for stream in streams:
         alone = Tally(vocabulary)
         for part in lm.positions(stream):
             alone.add(part)
             total.add(part, part.since % PERIOD)
-        each.append(alone.bpb)
-    s = total.sums
-    commits, scratchpads = s["commits"] / s["positions"], s["scratchpads"] / s["positions"]
+        bpb_by_stream.append(alone.bpb)
+    commits = total.sums["commits"] / total.sums["positions"]
+    scratchpads = total.sums["scratchpads"] / total.sums["positions"]
     return {
         "bpb": total.bpb,
-        "books": each[0],
-        "code": each[1],
+        "books": bpb_by_stream[0],
+        "code": bpb_by_stream[1],
         "trunk_calls_per_byte": commits + scratchpads,
         "scratchpads_per_byte": scratchpads,
         "flops_per_byte": flops.flops_per_byte(lm.config, commits, scratchpads, lm.config.data.window),
@@ -50,22 +53,20 @@ def main(variant: str, seed: int, folder: Path, steps: int, eval_bytes: int) -> 
     logging.set_verbosity(logging.INFO)
     compilation_cache.enable()
     config = get_config(variant)
-    config.seed, config.training.steps = seed, steps
+    config.seed = seed
+    config.training.steps = steps
     began = time.monotonic()
     if not train(config, folder):
         raise SystemExit("stopped: the same command goes on from there")
     lm = load(folder)
     streams = [Head(stream, eval_bytes // 2 + 1) for stream, _ in streams_for(config, "validation")]
     result = measure(lm, streams)
-    result["parameters"] = int(sum(np.prod(x.shape) for x in _leaves(lm.weights["params"])))
+    result["parameters"] = sum(x.size for x in jax.tree.leaves(lm.weights["params"]))
     if config.trigger.kind != "none":
         result["without_scratchpads"] = measure(lm.override({"trigger.kind": "none"}), streams)
-    result |= {"seconds": time.monotonic() - began, "training_bytes": steps * config.training.batch_rows * config.data.window}
+    result["seconds"] = time.monotonic() - began
+    result["training_bytes"] = steps * config.training.batch_rows * config.data.window
     replace_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
-
-
-def _leaves(tree):
-    return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
 
 
 if __name__ == "__main__":

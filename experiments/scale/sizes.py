@@ -1,4 +1,7 @@
-"""Models of four sizes, each with scratchpads, with patches alone, and byte-level: what the experiments here differ in."""
+"""Models of four sizes, each with scratchpads, with patches alone, and byte-level: what the experiments here differ in.
+
+Purpose: sp_*.py, patch_*.py and byte_*.py in this folder are these three functions at four sizes.
+"""
 
 import dataclasses
 
@@ -7,14 +10,14 @@ from scratchpatch import config as config_lib
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Trunk (layers x width, heads of 128, key-value heads), width of the byte tiers, widening of the feed-forward blocks."""
+    """What the sizes differ in. Heads of the trunk and of the byte tiers are 128 wide."""
 
-    layers: int
-    width: int
-    kv_heads: int
-    d_byte: int
-    ffn_multiplier: float
-    fsdp: int
+    layers: int  # of the trunk
+    width: int  # of the trunk
+    kv_heads: int  # key-value heads of the trunk
+    d_byte: int  # width of the byte tiers
+    ffn_multiplier: float  # widening of the feed-forward blocks
+    fsdp: int  # devices that share parameters
     learning_rate: float
 
 
@@ -31,18 +34,28 @@ def byte(name: str):
     size = SIZES[name]
     config = config_lib.default()
     config.data.window = 8192
-    m = config.model
-    m.d_byte, m.ffn_multiplier = size.d_byte, size.ffn_multiplier
-    m.encoder.layers, m.decoder.layers = 2, 4
-    m.encoder.window = m.decoder.window = 512
-    m.encoder.heads = m.decoder.heads = m.pooling.heads = size.d_byte // 128
-    m.entropy_head.weight = 0.0
-    m.trunk.layers, m.trunk.d_model = size.layers, size.width
-    m.trunk.heads, m.trunk.kv_heads = size.width // 128, size.kv_heads
-    config.patching.kind, config.trigger.kind = "byte", "none"
-    config.training.batch_rows, config.training.steps = 512, 100_000
-    config.training.remat, config.training.dtype = "full", "bfloat16"
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = size.learning_rate, 2000
+    config.model.d_byte = size.d_byte
+    config.model.ffn_multiplier = size.ffn_multiplier
+    config.model.encoder.layers = 2
+    config.model.encoder.window = 512
+    config.model.encoder.heads = size.d_byte // 128
+    config.model.decoder.layers = 4
+    config.model.decoder.window = 512
+    config.model.decoder.heads = size.d_byte // 128
+    config.model.pooling.heads = size.d_byte // 128
+    config.model.entropy_head.weight = 0.0
+    config.model.trunk.layers = size.layers
+    config.model.trunk.d_model = size.width
+    config.model.trunk.heads = size.width // 128
+    config.model.trunk.kv_heads = size.kv_heads
+    config.patching.kind = "byte"
+    config.trigger.kind = "none"
+    config.training.batch_rows = 512
+    config.training.steps = 100_000
+    config.training.remat = "full"
+    config.training.dtype = "bfloat16"
+    config.optimizer.learning_rate = size.learning_rate
+    config.optimizer.warmup_steps = 2000
     config.mesh.fsdp = size.fsdp
     return config
 
@@ -50,13 +63,18 @@ def byte(name: str):
 def patches(name: str):
     """Patches of 16 bytes, and no scratchpads."""
     config = byte(name)
-    config.patching.kind, config.patching.patch_bytes = "fixed", 16
+    config.patching.kind = "fixed"
+    config.patching.patch_bytes = 16
     return config
 
 
 def scratchpads(name: str):
     """Patches of 16 bytes, and scratchpads by entropy at 0.22 of the bytes, with a budget a tenth above."""
     config = patches(name)
-    config.model.entropy_head.layers, config.model.entropy_head.weight = 2, 1.0
-    config.trigger.kind, config.trigger.rate, config.trigger.gain, config.trigger.capacity = "entropy", 0.22, 0.01, 0.242
+    config.model.entropy_head.layers = 2
+    config.model.entropy_head.weight = 1.0
+    config.trigger.kind = "entropy"
+    config.trigger.rate = 0.22
+    config.trigger.gain = 0.01
+    config.trigger.capacity = 0.242
     return config

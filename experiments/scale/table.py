@@ -49,7 +49,7 @@ CASES = [
 WEAK = [Case("sp_1b", pod) for pod in ("v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x16", "v5p:16x16x16")]
 
 
-def found(case: Case) -> dict | str:
+def planned(case: Case) -> dict | str:
     """The plan of a case, or why there is none."""
     config = importlib.import_module(f"experiments.scale.{case.experiment}").get_config()
     pod = topology.parse(case.pod, case.slices)
@@ -61,34 +61,54 @@ def found(case: Case) -> dict | str:
 
 
 def row(case: Case, result: dict | str) -> str:
-    where = case.pod + (f" x {case.slices}" if case.slices > 1 else "")
+    """A plan, or the reason why there is none, as a row of the table."""
+    pod = case.pod + (f" x {case.slices}" if case.slices > 1 else "")
     if isinstance(result, str):
-        return f"| {case.experiment} | {where} | {result[:120]} |" + " |" * 9
-    held, seconds = result["bytes_per_chip"], result["seconds"]
-    mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1)
-    work = seconds["compute"] + seconds["memory"]
-    gib = f"{held['total'] / 2**30:.1f} of {result['hbm_bytes'] / 2**30:.0f}"
-    cells = [
-        case.experiment, where, f"{result['chips']:,}", mesh, f"{case.rows * 8} KiB", gib if result["fits"] else f"**{gib}: does not fit**",
-        f"{quantity(result['flops_per_chip'])}", f"{quantity(result['collective_bytes_per_chip'])}B",
-        f"{seconds['compute'] / (work + seconds['ici'] + seconds['dcn']):.0%}", f"{result['seconds_estimate']:.2f}", f"{result['mfu_estimate']:.0%}",
-        "; ".join(w.split(":")[0].split(",")[0] for w in result["warnings"]) or "none",
-    ]  # fmt: skip
-    return "| " + " | ".join(cells) + " |"
+        return f"| {case.experiment} | {pod} | {result[:120]} |" + " |" * (len(COLUMNS) - 3)
+    seconds = result["seconds"]
+    gib = f"{result['bytes_per_chip']['total'] / 2**30:.1f} of {result['hbm_bytes'] / 2**30:.0f}"
+    cells = {
+        "experiment": case.experiment,
+        "pod": pod,
+        "chips": f"{result['chips']:,}",
+        "mesh": " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1),
+        "text per device": f"{case.rows * 8} KiB",
+        "GiB per device": gib if result["fits"] else f"**{gib}: does not fit**",
+        "FLOP per device": quantity(result["flops_per_chip"]),
+        "sent per device": f"{quantity(result['collective_bytes_per_chip'])}B",
+        "compute's share": f"{seconds['compute'] / sum(seconds[k] for k in ('compute', 'memory', 'ici', 'dcn')):.0%}",
+        "step, s": f"{result['seconds_estimate']:.2f}",
+        "MFU": f"{result['mfu_estimate']:.0%}",
+        "warnings": "; ".join(w.split(":")[0].split(",")[0] for w in result["warnings"]) or "none",
+    }
+    return f"| {' | '.join(cells[column] for column in COLUMNS)} |"
 
 
-HEAD = [
-    "| experiment | pod | chips | mesh | text per device | GiB per device | FLOP per device | sent per device | compute's share | step, s | MFU | warnings |",
-    "|" + "---|" * 12,
-]
+COLUMNS = (
+    "experiment",
+    "pod",
+    "chips",
+    "mesh",
+    "text per device",
+    "GiB per device",
+    "FLOP per device",
+    "sent per device",
+    "compute's share",
+    "step, s",
+    "MFU",
+    "warnings",
+)
 
 
 def write(name: str, cases: list[Case]) -> None:
-    lines = list(HEAD)
+    """Write the table between its marks in README.md anew."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for i, case in enumerate(cases):
         began = time.monotonic()
-        lines.append(row(case, found(case)))
-        print(f"{name} {i + 1}/{len(cases)} ({time.monotonic() - began:.0f} s) {lines[-1]}", file=sys.stderr, flush=True)
+        lines.append(row(case, planned(case)))
+        print(
+            f"{name} {i + 1}/{len(cases)} ({time.monotonic() - began:.0f} s) {lines[-1]}", file=sys.stderr, flush=True
+        )
     path = _HERE / "README.md"
     begin, end = _MARKS.format(f"begin {name}"), _MARKS.format(f"end {name}")
     before, _, rest = path.read_text().partition(begin)

@@ -1,1 +1,1 @@
-"""What a model costs: parameters, FLOPs, KV cache, by tier."""
+"""What a model holds and what it costs, by arithmetic: parameters, FLOPs, KV cache; and what chips can do."""

@@ -11,43 +11,42 @@ from scratchpatch.output import quantity
 def rates(config) -> tuple[float, float]:
     """Commits and scratchpads per byte that a config aims at.
 
-    Exact for byte, fixed, stride and every; the target for random and for
-    entropies; the budget for white space, which depends on the text; none
-    without a trunk.
+    Exact for byte, fixed, stride and every; the target for random and for entropies; the budget for white space, which
+    depends on the text; none without a trunk.
     """
     if config.model.trunk.kind == "none":
         return 0.0, 0.0
     patching, trigger = config.patching, config.trigger
-    commits = {"byte": 1.0, "whitespace": float(config_lib.commit_capacity(config))}.get(patching.kind, 1 / patching.patch_bytes)
-    commits = min(commits, float(config_lib.commit_capacity(config)))
+    most_commits = float(config_lib.commit_capacity(config))
+    most_scratchpads = float(config_lib.scratchpad_capacity(config))
+    commits = min({"byte": 1.0, "whitespace": most_commits}.get(patching.kind, 1 / patching.patch_bytes), most_commits)
     inside = 1 - commits
     scratchpads = {
         "none": 0.0,
         "every": inside,
         # The patch's last byte commits and needs none.
         "stride": commits * ((round(1 / commits) - 1) // trigger.stride),
-        "whitespace": inside * float(config_lib.scratchpad_capacity(config)),
+        "whitespace": inside * most_scratchpads,
         "random": inside * trigger.rate,
     }.get(trigger.kind, trigger.rate)
-    return commits, max(min(scratchpads, float(config_lib.scratchpad_capacity(config)), inside), 0.0)
+    return commits, max(min(scratchpads, most_scratchpads, inside), 0.0)
 
 
 def account(config) -> dict:
-    """Parameters, FLOPs and cache of a config, by tier.
+    """Parameters, FLOPs and cache of a config, by tier (see `flops`).
 
-    Returns a dict: parameters {tier: count}, inference_flops_per_byte and
-    training_flops_per_byte {tier: FLOPs}, each with 'total';
-    trunk_calls_per_byte, commits_per_byte, scratchpads_per_byte,
-    kv_bytes_per_byte, window.
+    Returns a dict: parameters {tier: count}, inference_flops_per_byte and training_flops_per_byte {tier: FLOPs}, each
+    with 'total'; trunk_calls_per_byte, commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, window.
     """
     config_lib.check(config)
     commits, scratchpads = rates(config)
     window = config.data.window
-    with_total = lambda tiers: tiers | {"total": sum(tiers.values())}  # noqa: E731
-    return {
-        "parameters": with_total(parameters(config)),
-        "inference_flops_per_byte": with_total(flops.inference(config, commits, scratchpads, window)),
-        "training_flops_per_byte": with_total(flops.training(config, commits, scratchpads, window)),
+    by_tier = {
+        "parameters": parameters(config),
+        "inference_flops_per_byte": flops.inference(config, commits, scratchpads, window),
+        "training_flops_per_byte": flops.training(config, commits, scratchpads, window),
+    }
+    return {name: tiers | {"total": sum(tiers.values())} for name, tiers in by_tier.items()} | {
         "trunk_calls_per_byte": commits + scratchpads,
         "commits_per_byte": commits,
         "scratchpads_per_byte": scratchpads,
@@ -56,16 +55,17 @@ def account(config) -> dict:
     }
 
 
-def table(found: dict) -> str:
-    """An account as text."""
+def text(accounted: dict) -> str:
+    """An account as people read it."""
+    names = ("parameters", "inference_flops_per_byte", "training_flops_per_byte")
     lines = [f"{'tier':<14}{'parameters':>12}{'inference FLOPs/byte':>22}{'training FLOPs/byte':>22}"]
     for tier in (*flops.TIERS, "total"):
-        if tier in found["parameters"]:
-            values = [found[k].get(tier, 0.0) for k in ("parameters", "inference_flops_per_byte", "training_flops_per_byte")]
-            lines.append(f"{tier:<14}{quantity(values[0]):>12}{quantity(values[1]):>22}{quantity(values[2]):>22}")
+        if tier in accounted["parameters"]:
+            count, inference, training = (quantity(accounted[name].get(tier, 0.0)) for name in names)
+            lines.append(f"{tier:<14}{count:>12}{inference:>22}{training:>22}")
     lines += [
-        f"trunk calls per byte {found['trunk_calls_per_byte']:.4f} = {found['commits_per_byte']:.4f} commits "
-        f"+ {found['scratchpads_per_byte']:.4f} scratchpads",
-        f"trunk KV cache {found['kv_bytes_per_byte']:,.1f} bytes per byte of text (scratchpads keep none)",
+        f"trunk calls per byte {accounted['trunk_calls_per_byte']:.4f} = {accounted['commits_per_byte']:.4f} commits "
+        f"+ {accounted['scratchpads_per_byte']:.4f} scratchpads",
+        f"trunk KV cache {accounted['kv_bytes_per_byte']:,.1f} bytes per byte of text (scratchpads keep none)",
     ]
     return "\n".join(lines)

@@ -1,8 +1,4 @@
-"""What known chips can do at best and how much they hold, from their makers' data sheets.
-
-`ici` is what a chip sends along one ring of its own network (TPU: both
-directions of one axis; GPU: NVLink), `dcn` what it sends beyond that network.
-"""
+"""What known chips can do at best and how much they hold, from their makers' data sheets."""
 
 from __future__ import annotations
 
@@ -17,9 +13,9 @@ GIB = 2**30
 class Chip:
     """One device of JAX.
 
-    kind: part of its device_kind. flops: dense bf16 per second, without
-    sparsity. memory: bytes that a program can have. bandwidth, ici, dcn: bytes
-    per second of its memory, its network, and between slices or nodes.
+    kind: part of its device_kind. flops: dense bf16 per second, without sparsity. memory: bytes that a program can
+    have. bandwidth: bytes per second of its memory. ici: bytes per second that it sends along one ring of its own
+    network (TPU: both directions of one axis; GPU: NVLink). dcn: the same between slices or nodes.
     """
 
     name: str
@@ -31,7 +27,7 @@ class Chip:
     dcn: float
 
 
-# In the order in which a device_kind is looked up. A TPU's memory is what XLA leaves to programs; 7x has two devices a chip.
+# A device_kind is looked up in this order. A TPU's memory is what XLA leaves to programs; a tpu7x chip is two devices.
 CHIPS = (
     Chip("v4", "TPU v4", 275e12, 30.75 * GIB, 1.23e12, 90e9, 6.25e9),
     Chip("v5e", "TPU v5 lite", 197e12, 15.75 * GIB, 0.82e12, 90e9, 3.125e9),
@@ -49,10 +45,10 @@ NAMES = tuple(dict.fromkeys(chip.name for chip in CHIPS))
 
 def named(name: str) -> Chip:
     """The chip of a name such as v5p or h200. Raises UserError for one that is not known."""
-    found = next((chip for chip in CHIPS if chip.name == name), None)
-    if found is None:
-        raise UserError(f"no chip {name!r} is known; known are {', '.join(NAMES)}")
-    return found
+    for chip in CHIPS:
+        if chip.name == name:
+            return chip
+    raise UserError(f"no chip {name!r} is known; known are {', '.join(NAMES)}")
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
+from scratchpatch import config_fields
 from scratchpatch.bench import timing
 from scratchpatch.bench.results import Result
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import staircase, staircase_xla, window
+from scratchpatch.kernels import attention, xla
 
-_BACKENDS = tuple(name for name in config_lib.BACKENDS if name != "auto")
+_BACKENDS = tuple(name for name in config_fields.BACKENDS if name != "auto")
 _WINDOWS, _DOCUMENT, _SECONDS = (2048, 8192), 3000, 6.0
 # Bytes of float32 logits that a dense reference may take; its gradient needs several times as much.
 _DENSE = 1 << 28
@@ -73,10 +74,10 @@ def _staircase(config, length: int):
     arrays = _random(config, *((1, len(end_N), heads, width) for heads in (trunk.heads, groups, groups)))
 
     def attend(q, k, v, backend):
-        return staircase.attend(q, k, v, first_BN, commits_BN, commits, backend)
+        return attention.staircase(q, k, v, first_BN, commits_BN, commits, backend)
 
     def dense(q, k, v):
-        return staircase_xla.dense(q, k[:, :commits], v[:, :commits], k, v, first_BN, commits_BN)
+        return xla.dense(q, k[:, :commits], v[:, :commits], k, v, first_BN, commits_BN)
 
     return _sides(attend, dense, 4 * trunk.heads * len(end_N) * commits), arrays
 
@@ -89,10 +90,10 @@ def _window(config, length: int):
     arrays = _random(config, *[(1, length, heads, config.model.d_byte // heads)] * 3)
 
     def attend(q, k, v, backend):
-        return window.attend(q, k, v, start_BL, reach, backend)
+        return attention.window(q, k, v, start_BL, reach, backend)
 
     def dense(q, k, v):
-        return staircase_xla.dense(q, k, v, k, v, jnp.maximum(start_BL, n_BL - (reach - 1)), n_BL)
+        return xla.dense(q, k, v, k, v, jnp.maximum(start_BL, n_BL - (reach - 1)), n_BL)
 
     return _sides(attend, dense, 4 * heads * length * length), arrays
 

@@ -13,7 +13,9 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 from scratchpatch import config as config_lib
 from scratchpatch.data.batches import Batches
 from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.training import fingerprint, initial, optimizer
+from scratchpatch.training import optimizer
+from scratchpatch.training.entropies import fingerprint
+from scratchpatch.training.start import given_weights
 from scratchpatch.training.step import Trainer
 
 
@@ -40,8 +42,8 @@ class Subject:
         self.state_bytes = sum(x.nbytes for x in jax.tree.leaves(self._state))
         batches = Batches(config)
         if config.data.entropies:
-            self._state |= initial.load(config, self._trainer.shardings)
-            batches.open_entropies(fingerprint.of(config, self._state["frozen"]))
+            self._state |= given_weights(config, self._trainer.shardings)
+            batches.open_entropies(fingerprint(config, self._state["frozen"]))
         self._batch = self._trainer.place(*batches.arrays(0))
         self.bytes = config.training.batch_rows * config.data.window
         self.trunk_calls_per_byte = sum(config_lib.slots(config)) / config.data.window

@@ -22,17 +22,17 @@ try:
 except ImportError:
     from orbax.checkpoint.experimental import v1 as ocp
 
-_OWN = re.compile(r"(?:ocdbt\.)?process_(\d+)")
+_OWN_FOLDER = re.compile(r"(?:ocdbt\.)?process_(\d+)")
 _CONTEXT = ocp.Context()
 # A folder that cannot be made in the background leaves threads of orbax that hold up the exit for five minutes.
 _CONTEXT.async_options.create_directories_asynchronously = False
-# Whoever reads a slice of an array reads the chunks that it lies in, whole: of a chunk the most bytes. Orbax cuts axes
-# into equal pieces, so one with a larger prime factor than this would fall into crumbs, and stays whole.
+# The most bytes of a chunk: whoever reads a slice of an array reads whole chunks. Orbax cuts axes into equal pieces, so
+# an axis with a prime factor larger than _PRIME would fall into crumbs, and such an array stays whole.
 _CHUNK_BYTES, _PRIME = 1 << 24, 256
 
 
 def _storage(_: Any, array: Any) -> Any:
-    """How an array is cut into chunks on disk; None: one for each share that a device has."""
+    """How an array is cut into chunks on disk; None: into one for each share that a device has."""
     shape = array.sharding.shard_shape(array.shape) if isinstance(array, jax.Array) else array.shape
     if any(_largest_prime(length) > _PRIME for length in shape):
         return None
@@ -40,97 +40,95 @@ def _storage(_: Any, array: Any) -> Any:
 
 
 def _largest_prime(number: int) -> int:
-    """Factor of a number; 1 of 0 and 1."""
-    factor, largest = 2, 1
+    """The largest prime factor of a number; 1 for 0 and 1."""
+    factor = 2
     while factor * factor <= number:
-        while number % factor == 0:
-            number, largest = number // factor, factor
-        factor += 1
-    return max(number, largest) if number > 1 else largest
+        if number % factor:
+            factor += 1
+        else:
+            number //= factor
+    return max(number, 1)
 
 
 _CONTEXT.array_options.saving.scoped_storage_options_creator = _storage
 
 
-def _keep(record: standard_logging.LogRecord) -> bool:
+def _is_wanted(record: standard_logging.LogRecord) -> bool:
     # Orbax logs fifty lines per save at the level of this package's own lines, and the traceback of an exception that
     # it also raises.
     return "orbax" not in record.pathname or (record.levelno >= standard_logging.WARNING and not record.exc_info)
 
 
-logging.get_absl_logger().addFilter(_keep)
+logging.get_absl_logger().addFilter(_is_wanted)
 # Orbax drops its coroutines where writing fails; the failure itself is raised.
 warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-# Where reading fails, so do the reads that have begun beside it, of which nobody asks any more.
+# Where a read fails, so do the reads that have begun beside it, whose results nobody asks for any more.
 _BESIDE = ("orbax", "tensorstore", "TensorStore", "Event loop is closed")
 standard_logging.getLogger("asyncio").addFilter(lambda record: not any(name in record.getMessage() for name in _BESIDE))
-_said = sys.unraisablehook
+_usual_hook = sys.unraisablehook
 
 
-def _say(unraisable: Any) -> None:
+def _report(unraisable: Any) -> None:
     if not any(name in f"{unraisable.exc_value} {unraisable.object!r}" for name in _BESIDE):
-        _said(unraisable)
+        _usual_hook(unraisable)
 
 
-sys.unraisablehook = _say
+sys.unraisablehook = _report
 
 
-def write(path: Path, arrays: dict[str, Any]):
+def save(path: Path, arrays: dict[str, Any]):
     """Copy arrays by name to the host, then write them in the background; `result()` of what is returned waits."""
     with _CONTEXT:
         return ocp.save_checkpointables_async(path, _grouped(arrays))
 
 
-def read(path: Path, targets: dict[str, Any]) -> list[jax.Array]:
-    """The arrays of names to jax.ShapeDtypeStruct, each where its sharding says; without one on this process's first."""
+def load(path: Path, targets: dict[str, jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    """The arrays of these names, each where its sharding says; without one on the first device of this process."""
     values = ocp.load_checkpointables(path, _grouped({name: _with_sharding(leaf) for name, leaf in targets.items()}))
-    return [values[group(name)][name] for name in targets]
+    return [values[top_key(name)][name] for name in targets]
 
 
-def writer(name: str) -> int:
-    """The process that wrote a file of a step, by its path: of most files, orbax gives each process a folder of its own.
-
-    Those that all processes have in common are the first one's.
-    """
-    own = next((match for part in name.split("/") if (match := _OWN.fullmatch(part))), None)
+def writing_process(name: str) -> int:
+    """The process that wrote a file of a step: the one that orbax has named in the path, or else the first one."""
+    own = next((match for part in name.split("/") if (match := _OWN_FOLDER.fullmatch(part))), None)
     return int(own[1]) if own else 0
 
 
-def named(state: dict[str, Any]) -> dict[str, Any]:
-    """Path to leaf, such as 'params.trunk.kernel', in the order of jax.tree.leaves."""
+def by_path(state: dict[str, Any]) -> dict[str, Any]:
+    """Path, such as 'params.trunk.kernel', to leaf, in the order of jax.tree.leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    if len(found) != len(leaves):
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
         raise ValueError("two leaves of the state have the same path: use keys without dots")
-    return found
+    return named
 
 
 def shape_and_dtype(array: Any) -> dict[str, Any]:
     return {"shape": list(array.shape), "dtype": str(array.dtype)}
 
 
-def group(name: str) -> str:
+def top_key(name: str) -> str:
     """The top-level key of a path."""
     return name.split(".", 1)[0]
 
 
-def like(described: dict[str, Any], beside: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """An array of that shape and dtype (see `shape_and_dtype`), whole on every device that another one lies on."""
+def replicated_target(described: dict[str, Any], beside: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """A target of the described shape and dtype, whole on every device that the target `beside` lies on."""
     mesh = getattr(beside.sharding, "mesh", None)
     sharding = NamedSharding(mesh, PartitionSpec()) if mesh is not None else beside.sharding
     return jax.ShapeDtypeStruct(described["shape"], described["dtype"], sharding=sharding)
 
 
 def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros where its sharding says."""
+    """An array of zeros, where the sharding of the leaf says."""
     whole = np.zeros(leaf.shape, leaf.dtype)
     return jax.make_array_from_callback(leaf.shape, _with_sharding(leaf).sharding, lambda index: whole[index])
 
 
 def _grouped(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {top_key(name): {} for name in arrays}
     for name, leaf in arrays.items():
-        groups.setdefault(group(name), {})[name] = leaf
+        groups[top_key(name)][name] = leaf
     return groups
 
 

@@ -1,117 +1,130 @@
-"""The second tier of a run's checkpoints: copies on storage that outlives the machine.
+"""The second storage tier of a run's checkpoints: copies on storage that outlives the machine.
 
-    DURABLE_DIR/200/            as checkpoints/200 in the workdir, see checkpoints
-    DURABLE_DIR/200.partial/    while it is copied
+    DURABLE_DIR/200/            as checkpoints/200 in the workdir, see `format`
+    DURABLE_DIR/200.partial/    a step that is being copied
     DURABLE_DIR/run/            the workdir's small files as they were then: what a lost workdir needs beside a step
 
-Paths go through etils.epath, so a bucket (gs://...) serves where its credentials are. Where a rename is not atomic,
-about.json and its checksums still are the proof of a step: no half step is ever taken for a whole one.
+The folder is a path, or a URL that fsspec knows, such as gs://bucket/run. Where a rename is not atomic, about.json and
+its checksums still are the proof of a step: no half step is ever taken for a whole one.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 from absl import logging
-from etils import epath
 
-from scratchpatch.checkpoints import format as manifest
-from scratchpatch.checkpoints.format import Damaged
-from scratchpatch.files import replace_text
+from scratchpatch.checkpoints import format
+from scratchpatch.checkpoints.format import Damaged, Folder, StepFolder
+from scratchpatch.data import paths
+from scratchpatch.errors import first_line
+from scratchpatch.files import replace_text, size_and_checksum
 
-# Seconds before another try, and without a byte moved after which the end of a run waits no longer.
+# Seconds before another try, and seconds without a byte copied after which the end of a run waits no longer.
 _PAUSES = (1.0, 4.0, 16.0)
 _STALLED = 60.0
-# The most steps that a line about those that are missing names.
+# The most steps that a line about missing copies names.
 _NAMED = 8
 _RUN, _FILES = "run", ("data.json", "settings.json", "metrics.jsonl", "goodput.jsonl")
 
 
-class Tier:
-    """The steps in a folder of any file system that etils.epath knows.
+def system(folder: str) -> fsspec.AbstractFileSystem:
+    """The file system of a path or a URL. Raises UserError where it is unknown or its package is missing."""
+    return paths.system(folder) if paths.is_url(folder) else fsspec.filesystem("file")
 
-    Whatever cannot be reached raises what that file system raises: OSError, or its own kind.
+
+def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
+    """Copy a step to a new folder, about.json last, and read the copy again, so that every byte of it is proven.
+
+    advance: called with the number of bytes of every piece that was copied or read.
+
+    Raises Damaged where the step or its copy is; Unreadable; OSError where the copy cannot be written.
     """
+    about = format.read_about(step)
+    for name, recorded in about["files"].items():
+        name = f"{format.STATE}/{name}"
+        source, path = (format.path_below(folder, name) for folder in (step, target))
+        paths.make_folder(path.rpartition("/")[0])
+        with system(path).open(path, "wb") as out:
 
-    def __init__(self, folder: str):
-        self.folder = epath.Path(folder)
+            def put(piece: bytes, out=out) -> None:
+                out.write(piece)
+                advance(len(piece))
 
-    def steps(self) -> list[int]:
-        """The stored steps, oldest first, damaged ones included."""
-        return sorted(step for name in self._names() if (step := manifest.number(name)) is not None)
+            try:
+                # There is no second try, which would write what the first one has written once more.
+                with paths.open_read(source) as file:
+                    written = size_and_checksum(file, put)
+            except OSError as error:
+                if format.is_missing(error):
+                    raise Damaged(f"{name} cannot be read: {error.strerror or first_line(error)}") from error
+                raise
+        if written != recorded:
+            raise Damaged(f"the size or checksum of {name} is wrong")
+    format.write_about(target, about)
+    format.check_files(target, format.read_about(target), advance=advance)
 
-    def beside(self, *kinds: str) -> list[epath.Path]:
-        """The folders STEP.KIND that lie beside the steps."""
-        found = [(name, *name.partition(".")[::2]) for name in sorted(self._names())]
-        return [self.folder / name for name, step, kind in found if kind in kinds and manifest.number(step) is not None]
 
-    def store(self, step: Path, keep: int, moved=lambda count: None) -> None:
+class Tier(StepFolder):
+    """The steps in training.durable_dir."""
+
+    def store(self, step: Path, keep: int, advance: Callable[[int], None] = lambda count: None) -> None:
         """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it.
 
-        One that is there whole is left; a later one, which the run did not take, stays until it is stored anew.
-
-        Raises:
-          Damaged, Unreadable: the step in the workdir is.
+        A step that is there whole is left; a later one, which the run did not take, stays until it is stored anew.
+        Raises Damaged or Unreadable where the step in the workdir is.
         """
-        target = self.folder / step.name
-        if not self._holds(step, moved):
-            partial = self.folder / f"{step.name}.partial"
+        number, target = int(step.name), self.location(step.name)
+        if not self._holds(step, advance):
+            partial = self.location(f"{step.name}.partial")
             _remove(partial)
-            manifest.copy(step, partial, moved)
+            copy(step, partial, advance)
             _remove(target)
-            partial.rename(target)
-        for old in [each for each in self.steps() if each <= int(step.name)][:-keep]:
-            _remove(self.folder / str(old))
-        for leftover in self.beside("partial"):
-            _remove(leftover)
+            system(target).mv(partial, target, recursive=True)
+        for old in [each for each in self.steps() if each <= number][:-keep]:
+            _remove(self.location(old))
+        for name in self.beside("partial"):
+            _remove(self.location(name))
 
-    def fetch(self, step: int, into: Path) -> None:
-        """Copy a step to the new local folder `into`, verified. Raises Damaged, Unreadable."""
-        _remove(into)
-        manifest.copy(self.folder / str(step), into, lambda count: None)
+    def fetch(self, step: int, target: Path) -> None:
+        """Copy a step to the new local folder `target`, verified. Raises Damaged or Unreadable."""
+        _remove(str(target))
+        copy(self.location(step), target, lambda count: None)
 
     def store_files(self, workdir: Path) -> None:
         """Copy the small files of a run."""
         for name in _FILES:
             if (workdir / name).exists():
-                target = self.folder / _RUN / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                text = (workdir / name).read_text(errors="replace")
-                # A bucket shows an object once it is whole.
-                (target.write_text if "://" in str(target) else functools.partial(replace_text, target))(text)
+                paths.make_folder(paths.join(self.folder, _RUN))
+                paths.write_text(paths.join(self.folder, _RUN, name), (workdir / name).read_text(errors="replace"))
 
     def fetch_files(self, workdir: Path) -> None:
-        """Copy those of them that the workdir lacks."""
+        """Copy those small files of a run that the workdir lacks."""
         for name in _FILES:
-            if not (workdir / name).exists() and (self.folder / _RUN / name).exists():
-                replace_text(workdir / name, (self.folder / _RUN / name).read_bytes().decode(errors="replace"))
+            source = paths.join(self.folder, _RUN, name)
+            if not (workdir / name).exists() and paths.is_file(source):
+                with paths.open_read(source) as file:
+                    replace_text(workdir / name, file.read().decode(errors="replace"))
 
-    def _holds(self, step: Path, moved) -> bool:
+    def _holds(self, step: Path, advance: Callable[[int], None]) -> bool:
+        stored = self.location(step.name)
         try:
-            about = manifest.read(self.folder / step.name)
-            if about != manifest.read(step):
-                return False
-            manifest.check(self.folder / step.name, about, skipped=(), seen=moved)
+            about = format.read_about(stored)
+            return about == format.read_about(step) and format.check_files(stored, about, advance=advance) is None
         except Damaged:
             return False
-        return True
-
-    def _names(self) -> list[str]:
-        try:
-            return [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
-        except FileNotFoundError:  # since then
-            return []
 
 
 class Mirror:
-    """Copies the steps of a folder to a tier in the background, the newest first; training never waits for it.
+    """Copies the steps of a folder to a storage tier in the background, the newest first; training never waits for it.
 
-    The first failure is a warning, and all are tried again; a step that is still not there when a newer one comes is left
-    out. The log says when copies succeed again, and at the end which steps are missing.
+    The first failure is a warning, and the copy is tried again; a step that still could not be copied when a newer one
+    comes is left out. The log says when copies succeed again, and at the end which steps are missing.
     """
 
     def __init__(self, tier: Tier, folder: Path, keep: int):
@@ -121,14 +134,17 @@ class Mirror:
         self._copying: int | None = None
         self._missing: list[int] = []
         self._moved = time.monotonic()
-        # A daemon, because a dead mount can hold a thread for ever.
-        threading.Thread(target=self._work, name="durable", daemon=True).start()
 
     def push(self, step: int) -> None:
         """Have a step copied that lies whole in the folder."""
         with self._changed:
-            self._waiting = step
-            self._changed.notify_all()
+            if self._copying is None:
+                self._copying = step
+                # The thread is a daemon, because a dead mount can hold it for ever. It ends when nothing waits.
+                threading.Thread(target=self._work, args=(step,), name="durable", daemon=True).start()
+            else:
+                self._waiting = step
+                self._changed.notify_all()
 
     def held(self) -> set[int]:
         """The steps that must not be deleted yet."""
@@ -136,7 +152,7 @@ class Mirror:
             return {step for step in (self._waiting, self._copying) if step is not None}
 
     def close(self) -> None:
-        """Wait for what was pushed, as long as it moves."""
+        """Wait for what was pushed, as long as bytes move."""
         self._moved = time.monotonic()
         while held := self.held():
             if time.monotonic() - self._moved > _STALLED:
@@ -147,37 +163,35 @@ class Mirror:
         if self._missing:
             logging.info("%s does not have the last steps: %s", self._tier.folder, ", ".join(map(str, self._missing)))
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None)
-                step, self._waiting = self._waiting, None
-                self._copying = step
+    def _work(self, step: int | None) -> None:
+        while step is not None:
             self._copy(step)
             with self._changed:
-                self._copying = None
+                step = self._copying = self._waiting
+                self._waiting = None
                 self._changed.notify_all()
 
     def _copy(self, step: int) -> None:
+        folder = self._tier.folder
         for pause in (*_PAUSES, None):
             try:
                 self._tier.store(self._folder / str(step), self._keep, self._note)
                 self._tier.store_files(self._folder.parent)
             except Exception as error:  # file systems raise their own kinds
                 if not self._missing:
-                    reason = manifest.first_line(error)
-                    logging.warning("cannot copy step %d to %s (%s); the run goes on, and tries again", step, self._tier.folder, reason)
+                    says = f"cannot copy step {step} to {folder} ({first_line(error)})"
+                    logging.warning("%s; the run goes on, and tries again", says)
             else:
                 if self._missing:
                     lacks = ", ".join(str(each) for each in self._missing if each != step) or "none"
-                    logging.info("%s is written again: it has step %d, and lacks: %s", self._tier.folder, step, lacks)
+                    logging.info("%s is written again: it has step %d, and lacks: %s", folder, step, lacks)
                 self._missing = []
                 return
             if step not in self._missing:
                 self._missing = [*self._missing, step][-_NAMED:]
             with self._changed:
                 if pause is None or self._changed.wait_for(lambda: self._waiting is not None, pause):
-                    break
+                    return
             self._note(0)
 
     def _note(self, _: int) -> None:
@@ -189,18 +203,18 @@ def fetch_files(config, workdir: Path) -> None:
 
     A tier that cannot be reached is a warning here: whether the run can go on without it is for its checkpoints to say.
     """
-    if not config.training.durable_dir:
-        return
+    folder = config.training.durable_dir
     try:
-        Tier(config.training.durable_dir).fetch_files(workdir)
+        if folder:
+            Tier(folder).fetch_files(workdir)
     except Exception as error:  # file systems raise their own kinds
-        logging.warning("cannot read %s: %s", config.training.durable_dir, manifest.first_line(error))
+        logging.warning("cannot read %s: %s", folder, first_line(error))
 
 
-def _remove(step: Path) -> None:
+def _remove(step: str) -> None:
     """Delete a step where it is, or a link to one; a kill in between leaves none that looks whole."""
-    if "://" not in str(step) and os.path.islink(step):
+    if not paths.is_url(step) and os.path.islink(step):
         os.unlink(step)
-    elif step.exists():
-        manifest.revoke(step)
-        epath.Path(step).rmtree()
+    else:
+        paths.remove(paths.join(step, format.ABOUT))
+        paths.remove(step)

@@ -1,44 +1,56 @@
-"""What a stored step consists of, so that damage is found before anything reads it.
+"""What is in a checkpoint: its names on disk, what describes it, and the checksums that prove it.
 
-    STEP/state/        files of any kind
-    STEP/about.json    {"about": {..., "files": {path under state/: [bytes, CRC-32]}}, "checksum": CRC-32 of "about"}
+    checkpoints/200/state/        the arrays after 200 optimizer steps, in files that orbax writes (see `arrays`)
+    checkpoints/200/about.json    {"about": the description of the step, see `About`, "checksum": CRC-32 of "about"}
+    checkpoints/200.partial/      a step that is being written; it is renamed once all of it is there
+    checkpoints/200.deleted/      a step that is being removed
+    checkpoints/200.damaged/      a step that a run found damaged and set aside; nothing reads it
 
-Anyone may have written a step. What about.json says has the shape of `About`, or the step is damaged; a file that it names
-is a regular file below the step, reached through no link.
+A state is a dict whose top-level keys ('params', 'optimizer', ...) are stored apart, so that one can be read without
+the others. Below them any pytree of numeric arrays goes: only the paths of its leaves are stored.
+
+The folder of a step lies on this machine or at a URL (see `data.paths`). Anyone may have written it: a description that
+does not have the shape of `About` is damage, and a file that it names is a regular file below the step, reached through
+no link.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NotRequired, TypedDict, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import ml_dtypes
 import msgspec
 import numpy as np
-from etils import epath
 
-from scratchpatch import files as files_lib
 from scratchpatch import json_files
+from scratchpatch.data import paths
+from scratchpatch.errors import first_line
+from scratchpatch.files import size_and_checksum
 from scratchpatch.json_files import Count
 
 STATE = "state"
 ABOUT = "about.json"
-# Of about.json; the rest of a longer one is cut off, and what is left is no JSON.
+# The most bytes of about.json; the rest of a longer file is cut off, and what is left is no JSON.
 _MOST_BYTES = 1 << 28
-# What says that a file is not there; of any other error of a disk or a network, the next try may know nothing.
+# These errors prove that a file is not there, is no regular file, or has a name that no file can have. After any other
+# error of a disk or a network, the next try may succeed.
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# Of what is no regular file, or has a name that no file can have.
 _NO_FILE = (errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG)
+# Seconds before another try to read.
 _PAUSES = (0.2, 1.0)
 T = TypeVar("T")
-# Path under state/ to size and CRC-32.
-Files = dict[str, list[int]]
+# The folder of a step: a path of this machine, or a URL as a string.
+Folder = str | Path
+# Path under state/ to size in bytes and CRC-32.
+Checksums = dict[str, list[int]]
 
 
 class _Array(TypedDict):
@@ -47,14 +59,22 @@ class _Array(TypedDict):
 
 
 class _Metrics(TypedDict, total=False):
-    """Those that something is decided by; others may be there."""
+    """The metrics that something is decided by; others may be there."""
 
     validation_bpb: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None
     validation_bytes: Count | None
 
 
 class About(TypedDict):
-    """What describes a step."""
+    """The description of a step.
+
+    schema: of the names in it, see `scratchpatch.schema`; absent in schema 1.
+    config: field to value of the run's config, see `config.flat`.
+    step: optimizer steps done. version: of the package that wrote it.
+    metrics: what was measured at this step: name to number, text, or None.
+    arrays: path of a leaf, such as 'params.trunk.kernel', to the array's shape and dtype.
+    files: path under state/ to the file's size in bytes and CRC-32.
+    """
 
     schema: NotRequired[Any]
     config: dict[str, Any]
@@ -70,44 +90,74 @@ class _Sealed(TypedDict):
     checksum: Count
 
 
-class Damaged(Exception):
-    """A stored step that cannot be trusted; says why."""
+class NotWhole(Exception):
+    """A stored step that is not known to be whole; says why."""
 
 
-class Unreadable(Exception):
-    """A stored step that could not be read, in several tries, which proves nothing about it; says why."""
+class Damaged(NotWhole):
+    """A stored step that cannot be trusted."""
 
 
-def files(step: Path, chosen: Callable[[str], bool]) -> Files:
-    """Size and checksum of the files under STEP/state whose names are chosen. Raises OSError."""
-    state = step / STATE
-    names = sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
-    return {name: _size_and_checksum(state / name) for name in names if chosen(name)}
+class Unreadable(NotWhole):
+    """A stored step that could not be read in several tries, which proves nothing about it."""
 
 
-def write(step: Path, about: dict[str, Any], known: Files | None = None) -> None:
-    """Describe the folder STEP/state: `about` (all of About but "files") and its files. Raises OSError.
-
-    known: of the files, those that others have already described; they are not read.
-    """
-    known = known or {}
-    found = known | files(step, lambda name: name not in known)
-    files_lib.replace_text(step / ABOUT, _sealed(about | {"files": dict(sorted(found.items()))}))
-
-
-def number(name: str) -> int | None:
-    """The step that a folder of this name holds; None: such names are no steps ('0008', as '8' is one, or '٨')."""
+def step_number(name: str) -> int | None:
+    """The step that a folder of this name holds; None for a name that no step has, such as '0008' or '٨'."""
     return int(name) if name.isascii() and name.isdecimal() and str(int(name)) == name else None
 
 
-def read(step: Path) -> dict[str, Any]:
-    """What `write` was given, and "files": see `About`.
+class StepFolder:
+    """A folder of steps, of this machine or at a URL. Methods raise OSError, or what another file system raises."""
 
-    step: named by its number, perhaps with more behind a dot ('200', '200.partial').
+    def __init__(self, folder: str | Path):
+        self.folder = folder
 
-    Raises Damaged or Unreadable.
-    """
-    text = _patiently(ABOUT, lambda: _text(_part(step, ABOUT)))
+    def steps(self) -> list[int]:
+        """The stored steps, oldest first, damaged ones included."""
+        return sorted(step for name in self._names() if (step := step_number(name)) is not None)
+
+    def location(self, step: int | str) -> str:
+        """The folder of a step, which may be missing, or of a name that lies beside the steps."""
+        return paths.join(os.fspath(self.folder), str(step))
+
+    def beside(self, *kinds: str) -> list[str]:
+        """The names STEP.KIND beside the steps, oldest step first; without kinds those of every kind."""
+        kinds = kinds or ("damaged", "partial", "deleted")
+        names = [name.partition(".") for name in self._names()]
+        names = [(step_number(step), kind) for step, _, kind in names if kind in kinds]
+        return [f"{step}.{kind}" for step, kind in sorted(name for name in names if name[0] is not None)]
+
+    def _names(self) -> list[str]:
+        folder = os.fspath(self.folder)
+        try:
+            if not paths.is_url(folder):
+                return os.listdir(folder)
+            return [path.rstrip("/").rpartition("/")[2] for path in paths.system(folder).ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+
+
+def checksums(step: Folder, chosen: Callable[[str], bool]) -> Checksums:
+    """Size and CRC-32 of the files under STEP/state, on this machine, whose names are chosen. Raises OSError."""
+    state = Path(step) / STATE
+    names = sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
+    return {name: _size_and_checksum(str(state / name)) for name in names if chosen(name)}
+
+
+def write_about(step: Folder, about: dict[str, Any]) -> None:
+    """Write about.json, which makes a step of the folder. Raises OSError."""
+    paths.write_text(paths.join(os.fspath(step), ABOUT), _sealed(about))
+
+
+def read_about(step: Folder) -> dict[str, Any]:
+    """The description of a step, a folder named '200' or '200.partial', see `About`. Raises Damaged or Unreadable."""
+
+    def head() -> bytes:
+        with paths.open_read(path_below(step, ABOUT)) as file:
+            return file.read(_MOST_BYTES)
+
+    text = _patiently(ABOUT, head)
     try:
         # Thresholds may be infinite.
         about = json_files.parse(text, _Sealed, constants=True)["about"]
@@ -115,7 +165,7 @@ def read(step: Path) -> dict[str, Any]:
         raise Damaged(f"{ABOUT} cannot be read: {error}") from error
     if _sealed(about).encode() != text:
         raise Damaged(f"the checksum of {ABOUT} is wrong")
-    if number(step.name.partition(".")[0]) != about["step"]:
+    if step_number(PurePosixPath(step).name.partition(".")[0]) != about["step"]:
         raise Damaged(f"it holds step {about['step']}, which is not its folder's name")
     for name, array in about["arrays"].items():
         if not _is_dtype(array["dtype"]):
@@ -123,111 +173,58 @@ def read(step: Path) -> dict[str, Any]:
     return about
 
 
-def parts(step: Path) -> Iterator[Path]:
-    """The files that a step consists of, about.json first: it says what the others are. Raises Damaged or Unreadable."""
-    yield step / ABOUT
-    yield from (_part(step, f"{STATE}/{name}") for name in read(step)["files"])
+def file_paths(step: Folder) -> Iterator[str]:
+    """The files of a step, about.json first, because it names the others. Raises Damaged or Unreadable."""
+    yield paths.join(os.fspath(step), ABOUT)
+    yield from (path_below(step, f"{STATE}/{name}") for name in read_about(step)["files"])
 
 
-def revoke(step: Path) -> None:
-    """Take away what makes a step whole, before its files go."""
-    (step / ABOUT).unlink(missing_ok=True)
-
-
-def finished(step: Path) -> float:
-    """When `write` was done, in seconds since the epoch. Raises OSError."""
-    path = step / ABOUT
-    # For a file of this machine, epath also looks its owner's name up, and not every owner has one.
-    return epath.Path(path).stat().mtime if "://" in str(path) else os.stat(path).st_mtime
-
-
-def check(
-    step: Path, about: dict[str, Any], skipped: Collection[str], seen: Callable[[int], None] | None = None
-) -> None:
-    """Raise Damaged unless the files are those that were written, Unreadable where that cannot be told.
-
-    about: from `read`.
-    skipped: folders directly under STEP/state that are not looked at.
-    seen: called with the number of bytes of every piece that was read, for who waits.
-    """
-    count = None if seen is None else lambda chunk: seen(len(chunk))
-    for name, (size, checksum) in about["files"].items():
-        if name.split("/")[0] in skipped:
-            continue
-        path = _part(step, f"{STATE}/{name}")
-        size_now, checksum_now = _patiently(f"{STATE}/{name}", lambda path=path: _size_and_checksum(path, count))
-        if size_now != size:
-            raise Damaged(f"{STATE}/{name} holds {size_now} bytes instead of {size}")
-        if checksum_now != checksum:
-            raise Damaged(f"the checksum of {STATE}/{name} is wrong")
-
-
-def copy(step: Path, into: Path, moved: Callable[[int], None]) -> None:
-    """Copy a step, about.json last, and read the copy again: every byte of it is then known to be what was written.
-
-    step, into: folders of any file system that etils.epath knows; `into` is new.
-    moved: called with the number of bytes of every piece that was copied or read.
-
-    Raises:
-      Damaged: the step is, or the copy came out so. Unreadable: it cannot be read. OSError: the copy cannot be written.
-    """
-    about = read(step)
-    for name, wanted in about["files"].items():
-        target = _part(into, f"{STATE}/{name}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as out:
-
-            def put(chunk: bytes, out=out) -> None:
-                out.write(chunk)
-                moved(len(chunk))
-
-            try:
-                # Not patiently: a second try would write twice.
-                found = _size_and_checksum(_part(step, f"{STATE}/{name}"), put)
-            except OSError as error:
-                if _is_missing(error):
-                    raise Damaged(f"{STATE}/{name} cannot be read: {error.strerror or first_line(error)}") from error
-                raise
-        if found != wanted:
-            raise Damaged(f"the size or checksum of {STATE}/{name} is wrong")
-    (into / ABOUT).write_text(_sealed(about))
-    check(into, read(into), skipped=(), seen=moved)
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line of at most 300 characters."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def _part(step: Path, name: str) -> Path:
-    """The path of a file of a step by its name, such as 'state/params/manifest.ocdbt'. Raises Damaged."""
+def path_below(step: Folder, name: str) -> str:
+    """The path of a file of a step by a name such as 'state/params/manifest.ocdbt'. Raises Damaged."""
     try:
-        return files_lib.below(step, name)
+        return paths.below(os.fspath(step), name)
     except ValueError as error:
         raise Damaged(str(error)) from error
 
 
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb") if "://" in str(path) else files_lib.open_regular(path)
+def check_files(
+    step: Folder, about: dict[str, Any], skipped: Collection[str] = (), advance: Callable[[int], None] | None = None
+) -> None:
+    """Raise Damaged unless the files are those that were written, Unreadable where that cannot be told.
+
+    skipped: folders directly under STEP/state that are not looked at.
+    advance: called with the number of bytes of every piece that was read, to show progress.
+    """
+    count = None if advance is None else lambda piece: advance(len(piece))
+    for name, (size, checksum) in about["files"].items():
+        if name.split("/")[0] not in skipped:
+            name = f"{STATE}/{name}"
+            path = path_below(step, name)
+            size_now, checksum_now = _patiently(name, lambda path=path: _size_and_checksum(path, count))
+            if size_now != size:
+                raise Damaged(f"{name} holds {size_now} bytes instead of {size}")
+            if checksum_now != checksum:
+                raise Damaged(f"the checksum of {name} is wrong")
 
 
-def _text(path: Path) -> bytes:
-    with _open(path) as file:
-        return file.read(_MOST_BYTES)
+def score(about: dict[str, Any]) -> float:
+    """What the best step has the least of: 'validation_bpb' in bits per byte; infinite where it was not measured."""
+    value = about["metrics"].get("validation_bpb")
+    return math.inf if value is None else value
 
 
-def _is_missing(error: OSError) -> bool:
+def is_missing(error: OSError) -> bool:
+    """Whether an error proves that a file is not there, or is no regular file."""
     return isinstance(error, _GONE) or error.errno in _NO_FILE
 
 
 def _is_dtype(name: str) -> bool:
-    """Whether arrays of numbers may have it."""
+    """Whether arrays of numbers may have a dtype of this name."""
     try:
-        found = np.dtype(name)
+        dtype = np.dtype(name)
     except (TypeError, ValueError):
         return False
-    return found.name == name and (found.kind in "biufc" or hasattr(ml_dtypes, name))
+    return dtype.name == name and (dtype.kind in "biufc" or hasattr(ml_dtypes, name))
 
 
 def _sealed(about: dict[str, Any]) -> str:
@@ -235,15 +232,15 @@ def _sealed(about: dict[str, Any]) -> str:
     return json.dumps({"about": about, "checksum": zlib.crc32(text.encode())}, sort_keys=True)
 
 
-def _patiently(name: str, get: Callable[[], T]) -> T:
-    """What `get` reads, tried again after an error that may pass. Raises Damaged where the file is gone, or Unreadable."""
+def _patiently(name: str, read: Callable[[], T]) -> T:
+    """What `read` returns, tried again after an error that may pass. Raises Damaged or Unreadable."""
     pauses = iter(_PAUSES)
     while True:
         try:
-            return get()
+            return read()
         except OSError as error:
             reason = f"{name} cannot be read: {error.strerror or first_line(error)}"
-            if _is_missing(error):
+            if is_missing(error):
                 raise Damaged(reason) from error
             pause = next(pauses, None)
             if pause is None:
@@ -251,6 +248,6 @@ def _patiently(name: str, get: Callable[[], T]) -> T:
             time.sleep(pause)
 
 
-def _size_and_checksum(path: Path, seen: Callable[[bytes], None] | None = None) -> list[int]:
-    with _open(path) as file:
-        return files_lib.size_and_checksum(file, seen)
+def _size_and_checksum(path: str, seen: Callable[[bytes], None] | None = None) -> list[int]:
+    with paths.open_read(path) as file:
+        return size_and_checksum(file, seen)

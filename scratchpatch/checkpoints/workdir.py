@@ -8,38 +8,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import ml_collections
 
 import scratchpatch
 from scratchpatch import config as config_lib
 from scratchpatch import schema
-from scratchpatch.checkpoints import lock, settings
+from scratchpatch.checkpoints import history, lock, settings
 from scratchpatch.data.anchor import anchored
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
-from scratchpatch.files import replace_text
 
 _CONFIG = "config.json"
-_LOCK = "lock"
 
 
 def refuse_foreign(workdir: str | Path) -> None:
-    """Raise UserError where a folder is no workdir and cannot become one: nothing is written there.
+    """Raise UserError where a folder is no workdir and cannot become one; nothing is written there.
 
-    That is an exported model, or whatever has a config.json that is no run's. Other files of the user are no obstacle.
+    Such a folder holds an exported model, or a config.json that is no run's. Other files of the user are no obstacle.
     """
     folder = Path(workdir)
-    arrays = next(iter(sorted(folder.glob("*.safetensors*"))), None)
+    arrays = min(folder.glob("*.safetensors*"), default=None)
     if arrays and not (folder / "checkpoints").exists():
-        raise UserError(
-            f"workdir {workdir} holds a model ({arrays.name}) and no run: use another --workdir, and "
-            f"--config.training.init_from={workdir} to start from its weights"
-        )
+        fix = f"use another --workdir, and --config.training.init_from={workdir} to start from its weights"
+        raise UserError(f"workdir {workdir} holds a model ({arrays.name}) and no run: {fix}")
     if (folder / _CONFIG).exists():
         try:
             load_config(workdir)
@@ -50,27 +44,22 @@ def refuse_foreign(workdir: str | Path) -> None:
 def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Make the workdir this config's own, and write its config.json.
 
-    A workdir that holds the same experiment passes: fields that are free to change on resumption (config.Field.free)
-    may differ. Raises UserError where it holds another experiment, or cannot be written.
+    Fields that are free to change on resumption (config.Field.free) may differ from those of the run that is there.
+    Raises UserError where the workdir holds another experiment, or cannot be written.
     """
     path = Path(workdir) / _CONFIG
     if path.exists():
         # Older versions kept relative paths as they were.
         changes = config_lib.difference(anchored(load_config(workdir)), config)
         if changes:
-            raise UserError(
-                f"workdir {workdir} holds another experiment: {'; '.join(changes)}; "
-                "use another --workdir, or undo these changes to resume"
-            )
+            other = f"workdir {workdir} holds another experiment: {'; '.join(changes)}"
+            raise UserError(f"{other}; use another --workdir, or undo these changes to resume")
         # The fields that may change are about to be written over.
         settings.begin(Path(workdir), load_config(workdir))
-    if jax.process_index() != 0:
-        return
-    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "config": config_lib.flat(config)}
-    text = json.dumps(about, indent=1)
+    document = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "config": config_lib.flat(config)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, text + "\n")
+        history.write(path, document)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
 
@@ -85,10 +74,7 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str | Path) -> Iterator[None]:
-    """Hold the workdir alone. Raises UserError, in every process of the run, where another trainer holds it.
-
-    The system drops the lock with the process, however it dies. Of a run's several processes the first one holds it.
-    """
-    with contextlib.ExitStack() as held:
-        processes.first(lambda: held.enter_context(lock.hold(Path(workdir) / _LOCK, "trainer")))
+    """Hold the workdir alone. Raises UserError, in every process of the run, where another trainer holds it."""
+    with contextlib.ExitStack() as stack:
+        processes.first(lambda: stack.enter_context(lock.hold(Path(workdir) / "lock", "trainer")))
         yield

@@ -1,8 +1,8 @@
 """Files compared with their checksums: little ones at each opening, large ones once after each change.
 
-What was found right is remembered in a marker file: of each file its size, times and inode, which change where it is
-written, copied or put in another's place. What is left to read is read at once where it is little; where it is more, a
-thread reads it while the stream is in use, and whoever reads on then learns what it found.
+A marker file remembers which files were right: of each its size, times and inode, which change where the file is
+written, copied or replaced. What is left to compare is read at once where it is little. Where it is more, a thread
+reads it while the stream is in use, and the next read of the stream raises what the thread has found.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -26,107 +26,98 @@ EACH_TIME, AT_ONCE = 1 << 24, 1 << 28
 
 
 class Damaged(Exception):
-    """A file is not what its checksum says; names it."""
+    """A file is not what its checksum says; the message names the file."""
 
 
 class Checked(NamedTuple):
-    """A file with a checksum.
-
-    Attributes:
-        path: of the file, on this machine.
-        size: in bytes.
-        right: reads it, and says whether it is what its checksum says.
-    """
+    """A file of this machine, its bytes, and a function that reads it and returns whether it has its checksum."""
 
     path: str
     size: int
-    right: Callable[[], bool]
+    is_right: Callable[[], bool]
 
 
 class Check:
-    """The files of one stream. Making one reads what is read at once; `start` has the rest read in a thread."""
+    """The files of one stream. The constructor reads what is read at once; `start` has the rest read in a thread."""
 
-    def __init__(self, parts: list[Checked], marker: Path, found: Callable[[str], str]):
+    def __init__(self, checked: list[Checked], marker: Path, message: Callable[[str], str]):
         """Compare what is little.
 
         Args:
-            parts: the files, those that count most first.
+            checked: the files, the most important first.
             marker: the file that remembers.
-            found: is told the path of a damaged file that the thread finds, and gives the message for the user.
+            message: gets the path of a damaged file that the thread has found, and returns the message for the user.
 
         Raises:
-            Damaged: one of them is.
+            Damaged: one of the files is.
             OSError: one cannot be read.
         """
-        self._marker, self._message = marker, found
-        self._states = _states([part.path for part in parts])
-        each_time = sum(part.size for part in parts) <= EACH_TIME
-        known = {} if each_time else _read(marker)
-        waiting = [part for part in parts if known.get(os.path.basename(part.path)) != self._states[os.path.basename(part.path)]]
+        self._marker, self._message = marker, message
+        self._states = _states([file.path for file in checked])
+        each_time = sum(file.size for file in checked) <= EACH_TIME
+        remembered = {} if each_time else read_marker(marker, dict[str, list[int]], {})
+        changed = {name for name, state in self._states.items() if remembered.get(name) != state}
+        self._waiting = [file for file in checked if os.path.basename(file.path) in changed]
         room = AT_ONCE
-        while waiting and waiting[0].size <= room:
-            room -= waiting[0].size
-            _compare(waiting.pop(0))
-        self._waiting = waiting
+        while self._waiting and self._waiting[0].size <= room:
+            room -= self._waiting[0].size
+            _compare(self._waiting.pop(0))
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
-        if not each_time and not waiting and known != self._states:
-            self._remember()
+        if not each_time and not self._waiting and remembered != self._states:
+            write_marker(marker, self._states)
 
     def start(self) -> None:
-        """Read what is left, in a thread; once."""
+        """Read what is left, in a thread; a second call does nothing."""
         if self._waiting and self._thread is None:
-            total = sum(part.size for part in self._waiting)
-            logging.info("comparing %.1f GB with their checksums meanwhile: %s, ...", total / 1e9, self._waiting[0].path)
-            self._thread = threading.Thread(target=self._read_rest, daemon=True)
+            gigabytes = sum(file.size for file in self._waiting) / 1e9
+            logging.info("comparing %.1f GB with their checksums meanwhile: %s, ...", gigabytes, self._waiting[0].path)
+            self._thread = threading.Thread(target=self._compare_rest, daemon=True)
             self._thread.start()
 
-    def raise_found(self) -> None:
+    def raise_damage(self) -> None:
         """Raise UserError where the thread has found damage."""
         if self._problem is not None:
             raise UserError(self._problem)
 
-    def _read_rest(self) -> None:
-        for part in self._waiting:
+    def _compare_rest(self) -> None:
+        for file in self._waiting:
             try:
-                _compare(part)
+                _compare(file)
             except Damaged:
-                self._problem = self._message(part.path)
+                self._problem = self._message(file.path)
                 return
             except OSError as error:
-                logging.warning("%s cannot be compared with its checksum (%s)", part.path, error)
+                logging.warning("%s cannot be compared with its checksum (%s)", file.path, error)
                 return
-        self._remember()
-
-    def _remember(self) -> None:
         # A file that was changed while it was read has another state by now, and will be read again.
-        _write(self._marker, self._states)
+        write_marker(self._marker, self._states)
 
 
-def remember(marker: Path, found: list[str]) -> None:
+def remember(marker: Path, written: list[str]) -> None:
     """Let a marker say that files, which have just been written, are right."""
-    _write(marker, _states(found))
+    write_marker(marker, _states(written))
 
 
-def _states(found: list[str]) -> dict[str, list[int]]:
-    return {os.path.basename(path): paths.changed(path) for path in found}
-
-
-def _write(marker: Path, states: dict[str, list[int]]) -> None:
-    with contextlib.suppress(OSError):  # another user's cache, or a full disk: it is compared again next time
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        files.replace_text(marker, json.dumps(states))
-
-
-def _compare(part: Checked) -> None:
-    if not part.right():
-        raise Damaged(f"the checksum of {part.path} is wrong")
-
-
-def _read(marker: Path) -> dict[str, list[int]]:
-    if not os.path.exists(marker):
-        return {}
+def read_marker(marker: Path, shape: Any, default: Any) -> Any:
+    """What a marker file says, see `json_files`; the default where it is missing or damaged."""
     try:
-        return json_files.read(marker, dict[str, list[int]])
-    except (OSError, ValueError):  # a marker that is damaged says nothing
-        return {}
+        return json_files.read(marker, shape) if os.path.exists(marker) else default
+    except (OSError, ValueError):
+        return default
+
+
+def write_marker(marker: Path, value: Any) -> None:
+    """Write a marker file where that is possible; in another user's cache, or on a full disk, nothing is remembered."""
+    with contextlib.suppress(OSError):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        files.replace_text(marker, json.dumps(value))
+
+
+def _states(checked: list[str]) -> dict[str, list[int]]:
+    return {os.path.basename(path): paths.changed(path) for path in checked}
+
+
+def _compare(file: Checked) -> None:
+    if not file.is_right():
+        raise Damaged(f"the checksum of {file.path} is wrong")

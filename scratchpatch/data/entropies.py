@@ -3,11 +3,10 @@
     entropies/KEY.f32           float32, little-endian: one number per position of the stream
     entropies/KEY.f32.partial   its first positions, while it is computed
 
-The number at position t is the entropy in nats of the byte after t, given the
-bytes of its document up to t. KEY names the text, where its documents begin,
-and the model, so a file is right wherever it is found; it lies beside the
-stream's index. A finished file has its name at once, by a rename. What nobody has
-gone on with for a month is removed when the next is written.
+The number at position t is the entropy in nats of the token after t, given the tokens of its document up to t. KEY
+names the text, where its documents begin, and the model, so a file is right wherever it is found. It lies beside the
+stream's index. A finished file gets its name by a rename. A beginning that nobody has gone on with for a month is
+removed when the next file is written.
 
 Legend: R rows, L positions of a row.
 """
@@ -24,11 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from scratchpatch.data.stream import Stream
+from scratchpatch.data.work_folder import lock_alone
 from scratchpatch.errors import UserError
 from scratchpatch.places import cache_folder
 
 _DTYPE = np.dtype("<f4")
-_PARTIAL, _KEPT_SECONDS = ".partial", 30 * 86_400
+_PARTIAL, _ABANDONED_SECONDS = ".partial", 30 * 86_400
 
 
 class Entropies:
@@ -39,20 +39,17 @@ class Entropies:
 
     def read_windows(self, windows_R: np.ndarray, window: int) -> np.ndarray:
         """float32 [R, L]: those of the inputs of each window (see `Stream.read_windows`), 0 beyond the end."""
-        found_RL = np.zeros((len(windows_R), window), np.float32)
+        entropy_RL = np.zeros((len(windows_R), window), np.float32)
         for row, w in enumerate(windows_R):
             piece = self._values_T[int(w) * window :][:window]
-            found_RL[row, : len(piece)] = piece
-        return found_RL
+            entropy_RL[row, : len(piece)] = piece
+        return entropy_RL
 
 
 def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies:
     """The computed entropies of a stream.
 
-    Args:
-        stream: whose.
-        model: checksum of the entropy model.
-        cache_dir: see `places.cache_folder`.
+    `model` is the checksum of the entropy model; for `cache_dir` see `places.cache_folder`.
 
     Raises:
         UserError: they are not there, or not all of them; names the command.
@@ -63,7 +60,7 @@ def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies
             f"data.entropies: {path.parent} holds none of {stream.spec} [{stream.split}] by this entropy model: "
             "run scratchpatch entropies --config=FILE with this config, or set data.entropies = False"
         )
-    # A plain view of the map: a np.memmap costs more per slice than a window does.
+    # A plain view of the map, because slicing a np.memmap costs more than copying a window does.
     return Entropies(np.asarray(np.memmap(path, _DTYPE, "r")))
 
 
@@ -89,12 +86,12 @@ class Writer:
         self.written = os.fstat(file.fileno()).st_size // _DTYPE.itemsize
 
     def keep(self, positions: int) -> None:
-        """Forget all but the first so many."""
+        """Forget all but the first `positions`."""
         self._file.truncate(positions * _DTYPE.itemsize)
         self.written = positions
 
     def append(self, values_T: np.ndarray) -> None:
-        """Onto the disk, so that a power cut leaves no zeros before later parts."""
+        """Write values onto the disk, so that a power cut leaves no zeros before later ones."""
         self._file.seek(self.written * _DTYPE.itemsize)
         self._file.write(values_T.astype(_DTYPE).tobytes())
         self._file.flush()
@@ -111,27 +108,25 @@ def writer(path: Path) -> Iterator[Writer]:
     """A writer of the file at `path`, which no other process has.
 
     Raises:
-        UserError: another process writes it, or it cannot be written.
+        UserError: another process writes the file, or it cannot be written.
     """
     partial = path.with_name(path.name + _PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(partial)
         with open(partial, "r+b" if partial.exists() else "w+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another process writes {partial}: wait for it") from error
+            lock_alone(file.fileno(), f"another process writes {partial}: wait for it")
             yield Writer(file, path)
     except OSError as error:
-        raise UserError(f"cannot write {partial} ({error.strerror}); free space there, or set data.cache_dir") from error
+        fix = "free space there, or set data.cache_dir"
+        raise UserError(f"cannot write {partial} ({error.strerror}); {fix}") from error
 
 
-def _sweep(mine: Path) -> None:
+def _sweep(own: Path) -> None:
     """Remove the other beginnings that have no writer, and had none for long."""
-    for partial in mine.parent.glob(f"*{_PARTIAL}"):
+    for partial in own.parent.glob(f"*{_PARTIAL}"):
         with contextlib.suppress(OSError):
-            if partial != mine and time.time() - partial.stat().st_mtime > _KEPT_SECONDS:
+            if partial != own and time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                 with open(partial, "r+b") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     partial.unlink()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scratchpatch.data import sources, splits
-from scratchpatch.data.index import open_stream
+from scratchpatch.data import index, sources, splits
+from scratchpatch.data.sources import Source
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
 
@@ -11,10 +11,9 @@ from scratchpatch.errors import UserError
 def streams_for(config, split: str) -> list[tuple[Stream, float]]:
     """(stream, weight) of every source that `split` reads.
 
-    Without data.validation_sources every source is dealt to train, validation
-    and test. With them, sources are read whole: data.sources to train,
-    data.validation_sources to validate; then there is no test split. The
-    standard library and prepared folders always keep their splits.
+    Without data.validation_sources every source is dealt to train, validation and test. With them, sources are read
+    whole: data.sources to train, data.validation_sources to validate; then there is no test split. The standard library
+    and prepared folders always keep their splits.
 
     Raises:
         UserError: anything wrong with a source, or a test split that does not exist.
@@ -27,24 +26,24 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
             "or take the validation split"
         )
     pairs = config.data.validation_sources if split == "validation" and validating else config.data.sources
-    return [
-        (_open(config, spec, split if not validating or sources.parse(spec).keeps_splits else "all"), float(weight))
-        for spec, weight in pairs
-    ]
+    parsed = [(sources.parse(spec), float(weight)) for spec, weight in pairs]
+    return [(_open(config, source, split, dealt=not validating), weight) for source, weight in parsed]
 
 
 def evaluation_stream(config, spec: str, split: str) -> Stream:
     """The stream of a source named at evaluation.
 
-    The standard library, prepared folders, and a source that the config deals
-    into splits, give the split asked for. Any other source was not trained on and is read whole.
+    The standard library, prepared folders, and a source that the config deals to splits, give the split asked for. Any
+    other source was not trained on and is read whole.
     """
     splits.check(split)
     source = sources.parse(spec)
-    own = [sources.parse(known).identity for known, _ in config.data.sources]
-    dealt = source.keeps_splits or (source.identity in own and not config.data.validation_sources)
-    return _open(config, spec, split if dealt else "all")
+    trained_on = [sources.parse(own).identity for own, _ in config.data.sources]
+    return _open(config, source, split, source.identity in trained_on and not config.data.validation_sources)
 
 
-def _open(config, spec: str, split: str) -> Stream:
-    return open_stream(spec, split, config.data.cache_dir, config.data.on_bad_record, config.data.held_out, config.data.record_bytes)
+def _open(config, source: Source, split: str, dealt: bool) -> Stream:
+    """The split of a source that is dealt to splits, or has splits of its own; else all of it."""
+    data = config.data
+    split = split if dealt or source.keeps_splits else "all"
+    return index.open_source(source, split, data.cache_dir, data.on_bad_record, data.held_out, data.record_bytes)

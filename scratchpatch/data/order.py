@@ -1,14 +1,12 @@
 """Which window stands in row k of the endless order of a mixture, for any k, by arithmetic.
 
-Rows are dealt to the sources evenly in proportion to their weights, which may
-change at a row: from there on rows are dealt by the new weights, and each source
-goes on at the window after the last that it had. A source's rows go through its windows in one permutation per epoch: two coordinates of an
-a x b grid, shifted in turn by a hash of the other (a Feistel network, its
-cycles followed until they are back below the number of windows). Nothing is
-stored, so a corpus of any size and a jump to any row cost the same; the
-definition is ours, so a run resumes on the same data under another version of
-any library. (Grain's own shuffle takes 20-2000 microseconds a row on sources
-of less than a thousand windows.)
+Rows are dealt to the sources evenly in proportion to their weights. The weights may change at a row: from there on rows
+are dealt by the new weights, and each source goes on at the window after the last that it had. A source's rows go
+through its windows in one permutation per epoch: two coordinates of an a x b grid, shifted in turn by a hash of the
+other (a Feistel network, whose cycles are followed until they are back below the number of windows). Nothing is stored,
+so a corpus of any size and a jump to any row cost the same. The definition is ours, so a run resumes on the same data
+under another version of any library. (Grain's own shuffle takes 20-2000 microseconds a row on sources of less than a
+thousand windows.)
 
 Legend: R rows.
 """
@@ -22,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Rows computed together: their cost per row is then far below that of reading.
+# Rows that are computed together: their cost per row is then far below that of reading.
 BLOCK = 4096
 _SHARE_UNITS = 1 << 20
 _ROUNDS = 4
@@ -31,47 +29,46 @@ _ROUNDS = 4
 class Order:
     """The order of a mixture."""
 
-    def __init__(self, windows: list[int], weights: list[float], seed: int, changes: Sequence[tuple[int, list[float]]] = ()):
-        """`windows`: how many each source has, each at least 1.
-
-        `changes`: (row, weights) from a row on, in the order of rows, each above 0.
-        """
+    def __init__(
+        self, windows: list[int], weights: list[float], seed: int, changes: Sequence[tuple[int, list[float]]] = ()
+    ):
+        """`windows`: how many each source has, at least 1; `changes`: (row, weights from there on), in the order of rows."""
         self._windows = windows
         self._stretches = [_Stretch(0, _shares(weights), np.zeros(len(windows), np.int64))]
         for row, changed in changes:
             before = self._stretches[-1]
-            turns = before.turns + _dealt(row - before.first, before.shares)
+            turns = before.turns + _dealt(row - before.begin, before.shares)
             self._stretches.append(_Stretch(row, _shares(changed), turns))
         self._seeds = [_hash_text(f"{seed}/{source}") for source in range(len(windows))]
         self._block = functools.lru_cache(maxsize=8)(self._compute_block)
 
-    def rows(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(source, window) of rows [first, first + count): two int64 [R]."""
-        blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
-        sources_R, windows_R = (np.concatenate(parts) for parts in zip(*map(self._block, blocks), strict=True))
-        skip = first - blocks[0] * BLOCK
+    def rows(self, begin: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(source, window) of rows [begin, begin + count): two int64 [R]."""
+        blocks = range(begin // BLOCK, (begin + count - 1) // BLOCK + 1)
+        sources_R, windows_R = (np.concatenate(pieces) for pieces in zip(*map(self._block, blocks), strict=True))
+        skip = begin - blocks[0] * BLOCK
         return sources_R[skip : skip + count], windows_R[skip : skip + count]
 
     def _compute_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         sources_R, turns_R = np.empty((2, BLOCK), np.int64)
-        begin, ends = block * BLOCK, [stretch.first for stretch in self._stretches[1:]]
+        begin, ends = block * BLOCK, [stretch.begin for stretch in self._stretches[1:]]
         for stretch, end in zip(self._stretches, [*ends, begin + BLOCK], strict=True):
-            low, high = max(stretch.first, begin), min(end, begin + BLOCK)
+            low, high = max(stretch.begin, begin), min(end, begin + BLOCK)
             if low < high:
-                sources, turns = _deal(np.arange(low - stretch.first, high - stretch.first), stretch.shares)
+                sources, turns = _deal(np.arange(low - stretch.begin, high - stretch.begin), stretch.shares)
                 sources_R[low - begin : high - begin] = sources
                 turns_R[low - begin : high - begin] = turns + stretch.turns[sources]
         windows_R = np.empty_like(turns_R)
         for source, (count, seed) in enumerate(zip(self._windows, self._seeds, strict=True)):
-            mine = sources_R == source
-            windows_R[mine] = shuffled(turns_R[mine], count, seed)
+            own_R = sources_R == source
+            windows_R[own_R] = shuffled(turns_R[own_R], count, seed)
         return sources_R, windows_R
 
 
 class _Stretch(NamedTuple):
-    """Rows from `first` on: int64 [sources] the rows of each source in every `shares.sum()`, and those it had before."""
+    """Rows from `begin` on; int64 [sources]: a source's rows in every `shares.sum()`, and the rows it had before."""
 
-    first: int
+    begin: int
     shares: np.ndarray
     turns: np.ndarray
 
@@ -89,16 +86,18 @@ def _dealt(rows: int, shares: np.ndarray) -> np.ndarray:
 
 
 def _deal(rows_R: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each row, and how many rows it had before: of any first k rows, source i has its share of k
-    to within its number of sources. Source by source, it takes what the rest leaves."""
-    total = int(shares.sum())
-    cycles_R, now_R = np.divmod(rows_R, total)
+    """The source of each row, and how many rows that source had before.
+
+    Of any first k rows, a source has its share of k to within the number of sources. Source by source, a row goes to
+    the one that the rest leaves it to.
+    """
+    remaining = int(shares.sum())
+    cycles_R, now_R = np.divmod(rows_R, remaining)
     then_R = now_R + 1
     sources_R = np.full(len(rows_R), -1)
     turns_R = np.empty(len(rows_R), np.int64)
-    remaining = total
     for source, share in enumerate(shares):
-        rest_now_R, rest_then_R = now_R * (remaining - share) // remaining, then_R * (remaining - share) // remaining
+        rest_now_R, rest_then_R = (edge_R * (remaining - share) // remaining for edge_R in (now_R, then_R))
         takes_R = (sources_R < 0) & (then_R - rest_then_R > now_R - rest_now_R)
         sources_R[takes_R] = source
         turns_R[takes_R] = (cycles_R * share + now_R - rest_now_R)[takes_R]

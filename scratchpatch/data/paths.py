@@ -7,12 +7,8 @@ package gcsfs, s3:// s3fs), with the credentials that it finds.
 
 from __future__ import annotations
 
-import contextlib
-import glob as system_glob
 import os
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,9 +19,7 @@ from scratchpatch import files as local_files
 from scratchpatch import json_files, places
 from scratchpatch.errors import UserError
 
-_FILE = "file://"
-# A copy that was begun so long ago has no writer any more.
-_ABANDONED_SECONDS = 86_400
+_LOCAL = LocalFileSystem()
 
 
 def is_url(path: str) -> bool:
@@ -33,8 +27,18 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def local(path: str) -> str | None:
+    """The path on this machine of a plain path or a file:// URL; None for another URL."""
+    path = path.removeprefix("file://")
+    return None if is_url(path) else path
+
+
 def absolute(path: str) -> str:
-    """The path without `~` and `..`; a URL as its file system writes it. Raises UserError as `system` does, and where there is no home."""
+    """The path without `~` and `..`; a URL as its file system writes it.
+
+    Raises:
+        UserError: as `system`, or there is no home folder.
+    """
     if is_url(path):
         files = system(path)
         return files.unstrip_protocol(files._strip_protocol(path))
@@ -57,126 +61,48 @@ def below(folder: str, name: str) -> str:
 
 
 def irregular(path: str) -> str | None:
-    """What a path of this machine is, in words, where it is no regular file; None where it is one, a URL, or not seen."""
-    path = path.removeprefix(_FILE)
-    if is_url(path):
-        return None
+    """What a path of this machine is, in words, where it is no regular file; None where it is one, or not seen."""
+    path = local(path)
     try:
-        return local_files.irregular(os.stat(path).st_mode)
+        return None if path is None else local_files.irregular(os.stat(path).st_mode)
     except OSError:  # reading it says what is wrong
         return None
 
 
-def system(url: str) -> fsspec.AbstractFileSystem:
-    """The file system of a URL. Raises UserError where it is unknown, or its package is missing."""
+def system(path: str) -> fsspec.AbstractFileSystem:
+    """The file system of a path or URL. Raises UserError where it is unknown, or its package is missing."""
+    if not is_url(path):
+        return _LOCAL
     try:
         # A listing that is kept would not show what other processes write.
-        return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+        return fsspec.core.url_to_fs(path, use_listings_cache=False)[0]
     except (ImportError, ValueError) as error:
-        raise UserError(f"{url}: {error}") from error
-
-
-def glob(pattern: str) -> list[str]:
-    """The files of a pattern, sorted. Raises OSError.
-
-    `**` crosses folders, also through links, each real folder once: under its own name where it has one below the
-    pattern's fixed part, else under the first link's. So links in circles end.
-    """
-    if not is_url(pattern):
-        return sorted({path for path in _matches(pattern) if not os.path.isdir(path)})
-    files = system(pattern)
-    if isinstance(files, LocalFileSystem):
-        return [files.unstrip_protocol(path) for path in glob(files._strip_protocol(pattern))]
-    found = files.glob(pattern, detail=True)
-    return sorted(files.unstrip_protocol(path) for path, about in found.items() if about["type"] == "file")
-
-
-def _matches(pattern: str) -> Iterator[str]:
-    """The paths of a pattern of this machine, some perhaps more than once."""
-    parts = pattern.split(os.sep)
-    if "**" not in parts:
-        yield from system_glob.glob(pattern)
-        return
-    at = parts.index("**")
-    head, tail = os.sep.join(parts[:at]) or (os.sep if at else os.curdir), parts[at + 1 :]
-    tops = system_glob.glob(head) if system_glob.has_magic(head) else [head]
-    for folder in _folders([top for top in tops if os.path.isdir(top)]):
-        yield from _matches(os.path.join(system_glob.escape(folder), *(tail or ["*"])))
-
-
-def _folders(tops: list[str]) -> Iterator[str]:
-    """The folders from these down, without those whose names begin with a dot, each real one once."""
-    seen, tops = set(), sorted(tops, key=lambda top: (os.path.islink(top), top))
-    while tops:
-        links = []
-        for top in tops:
-            ahead = [top]
-            while ahead:
-                folder = ahead.pop()
-                try:
-                    about = os.stat(folder)
-                    if (about.st_dev, about.st_ino) in seen:
-                        continue
-                    seen.add((about.st_dev, about.st_ino))
-                    entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
-                except OSError:  # as glob does: what may not be seen does not match
-                    continue
-                yield folder
-                below = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-                ahead += [entry.path for entry in below if not entry.is_symlink()]
-                links += [entry.path for entry in below if entry.is_symlink()]
-        # A link to what is found under its own name is no other folder, so links come last.
-        tops = sorted(links)
-
-
-def distinct(files: list[str]) -> list[str]:
-    """The files in their order, each real one once: under the name with the fewest links on its way, else the first."""
-    if not files or is_url(files[0]) and not isinstance(system(files[0]), LocalFileSystem):
-        return files
-    names: dict[object, list[str]] = {}
-    for path in files:
-        try:
-            about = os.stat(path.removeprefix("file://"))
-            names.setdefault((about.st_dev, about.st_ino), []).append(path)
-        except OSError:  # reading it says what is wrong
-            names.setdefault(path, []).append(path)
-    kept = {same[0] if len(same) == 1 else min(same, key=lambda path: (_links(path), path)) for same in names.values()}
-    return [path for path in files if path in kept]
-
-
-def _links(path: str) -> int:
-    """How many of the folders on the way to a file, and the file, are links."""
-    path, count = path.removeprefix("file://"), 0
-    while path != (above := os.path.dirname(path)):
-        count, path = count + os.path.islink(path), above
-    return count
+        raise UserError(f"{path}: {error}") from error
 
 
 def is_file(path: str) -> bool:
-    """Whether a file is there."""
-    return system(path).isfile(path) if is_url(path) else os.path.isfile(path)
+    return system(path).isfile(path)
 
 
 def is_folder(path: str) -> bool:
-    """Whether a folder is there."""
-    return system(path).isdir(path) if is_url(path) else os.path.isdir(path)
+    return system(path).isdir(path)
 
 
 def size(path: str) -> int:
     """Bytes of a file. Raises OSError."""
-    return system(path).size(path) if is_url(path) else os.path.getsize(path)
+    return system(path).size(path)
 
 
 def sizes(folder: str) -> dict[str, int]:
     """Name to bytes of the files in a folder, by one listing. Raises OSError."""
-    if is_url(folder):
-        try:
-            found = system(folder).ls(folder, detail=True)
-        except FileNotFoundError:  # a bucket has no empty folders
-            found = []
-        return {about["name"].rpartition("/")[2]: about["size"] for about in found if about["type"] == "file"}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    try:
+        entries = system(folder).ls(folder, detail=True)
+    except FileNotFoundError:
+        if not is_url(folder):
+            raise
+        entries = []  # a bucket has no empty folders
+    # A link to a file of this machine is of type "other", and its size that of the file.
+    return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] != "directory"}
 
 
 def state(path: str) -> list:
@@ -197,20 +123,13 @@ def changed(path: str) -> list[int]:
 
 def open_read(path: str) -> BinaryIO:
     """The file opened for its bytes; of this machine, only a regular one. Raises OSError."""
-    path = path.removeprefix(_FILE)
-    return system(path).open(path, "rb") if is_url(path) else local_files.open_regular(path)
+    here = local(path)
+    return system(path).open(path, "rb") if here is None else local_files.open_regular(here)
 
 
-def read_json(path: str, shape: Any) -> Any:
+def read_json(path: str, shape: Any, constants: bool = False) -> Any:
     """The value of a JSON file, see `json_files`. Raises OSError, or Malformed, which names the file."""
-    if not is_url(path):
-        return json_files.read(path, shape)
-    with open_read(path) as file:
-        text = file.read()
-    try:
-        return json_files.parse(text, shape)
-    except json_files.Malformed as error:
-        raise json_files.Malformed(f"{path}: {error}") from None
+    return json_files.read(path, shape, constants, open_read)
 
 
 def write_text(path: str, text: str) -> None:
@@ -223,10 +142,7 @@ def write_text(path: str, text: str) -> None:
 
 def make_folder(path: str) -> None:
     """Make a folder and those above it. Raises OSError."""
-    if is_url(path):
-        system(path).makedirs(path, exist_ok=True)
-    else:
-        os.makedirs(path, exist_ok=True)
+    system(path).makedirs(path, exist_ok=True)
 
 
 def publish(local: str, path: str) -> None:
@@ -246,7 +162,7 @@ def publish(local: str, path: str) -> None:
 
 def remove(folder: str) -> None:
     """Remove a folder and what is in it, if it is there. Raises OSError."""
-    files = system(folder) if is_url(folder) else fsspec.filesystem("file")
+    files = system(folder)
     if files.exists(folder):
         files.rm(folder, recursive=True)
 
@@ -258,19 +174,11 @@ def fetched(path: str, folder: Path) -> str:
     copy = folder / path.rpartition("/")[2]
     if not copy.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        partial = folder / f".{uuid.uuid4().hex}"
+        local_files.sweep(copy)
+        partial = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.tmp")
         try:
             system(path).get_file(path, str(partial))
             os.replace(partial, copy)
         finally:
             partial.unlink(missing_ok=True)
     return str(copy)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove copies that killed processes have begun."""
-    with contextlib.suppress(OSError):
-        for partial in folder.glob(".*"):
-            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
-                partial.unlink(missing_ok=True)

@@ -1,31 +1,23 @@
-"""Reading one file: raw bytes or JSON lines, with every failure named by file and line."""
+"""What a file holds: documents, and records that cannot be read, each named by its file and number."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from scratchpatch.data.compressed import TooLarge, open_bytes
-from scratchpatch.data.json_lines import Problem, text_of
 from scratchpatch.errors import UserError
 
-UNREADABLE = (OSError, EOFError, TooLarge)
-KEPT_MESSAGES = 20
-# The most that one record may hold, where nobody says otherwise: as much is in memory several times while it is read.
+_MESSAGES = 20
+# The most that one record may hold by default: a record is in memory several times while it is read.
 RECORD_BYTES = 1 << 26
-# Bytes of a text file that are read at first, for most files are little, and of a longer one or a line that is passed over.
-_FIRST, _PIECE = 1 << 16, 1 << 22
+FIX = "; mend or remove it, or set data.on_bad_record=skip"
 
 
 class Document(NamedTuple):
-    """One document.
+    """One document. The data of a long text file is an iterator, to be used before the next document is asked for."""
 
-    Attributes:
-        name: the same on every machine.
-        data: its raw bytes; of a long text file an iterator of pieces, to be taken before the next document is asked for.
-    """
-
-    name: str
+    name: str  # the same on every machine
     data: bytes | Iterator[bytes]
 
     @property
@@ -34,33 +26,38 @@ class Document(NamedTuple):
         return iter((self.data,) if isinstance(self.data, bytes) else self.data)
 
 
+class Problem(str):
+    """Why a record holds no document, in words."""
+
+
 class Broken(Exception):
-    """A document that cannot be read to its end; its args are those for `BadRecords.add`."""
+    """A document or file that cannot be read to its end; its args are those of `BadRecords.add`."""
 
 
+class TooLarge(Exception):
+    """A file unpacks to more than it may; its argument is how many bytes it may."""
+
+
+# What reading any file raises.
+UNREADABLE = (OSError, EOFError, TooLarge)
+# What libraries raise that decode a damaged file: among it numbers that are too large for Python or the memory.
+DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError)
+
+
+@dataclasses.dataclass
 class BadRecords:
-    """What happens to records that cannot be read: 'error' raises at once, 'skip' counts them.
+    """What happens to records that cannot be read: the mode 'error' raises at once, 'skip' counts them."""
 
-    Attributes:
-        count: records skipped.
-        broken: files that break off, so that nobody knows how many records after the bad one are lost.
-        messages: the first of them, one line each.
-        record_bytes: the most that one record may hold.
-    """
-
-    def __init__(self, mode: str, record_bytes: int = RECORD_BYTES):
-        self.mode, self.record_bytes = mode, record_bytes
-        self.count = self.broken = 0
-        self.messages: list[str] = []
-
-    def add_too_large(self, place: str, size: int | None = None) -> None:
-        """Count a record that holds more than it may. Raises UserError unless the mode is 'skip'."""
-        self.add(place, too_large(f"holds {size:,} bytes" if size else "is longer", self.record_bytes))
+    mode: str
+    record_bytes: int = RECORD_BYTES  # the most that one record may hold
+    count: int = 0  # records skipped
+    broken: int = 0  # files that break off, so that nobody knows how many records after the bad one are lost
+    messages: list[str] = dataclasses.field(default_factory=list)  # of the first problems, one line each
 
     def add(self, place: str, problem: str, records: int | None = 1) -> None:
         """Count `records` of one problem; None: one, and nobody knows how many after it.
 
-        `place` is FILE or FILE:LINE. Raises UserError unless the mode is 'skip'.
+        `place` is FILE or FILE:NUMBER. Raises UserError unless the mode is 'skip'.
         """
         message = f"{place}: {problem}"
         if self.mode != "skip":
@@ -71,16 +68,56 @@ class BadRecords:
         elif records > 1:
             message += f"; {records:,} records"
         self.count += 1 if records is None else records
-        if len(self.messages) < KEPT_MESSAGES:
+        if len(self.messages) < _MESSAGES:
             self.messages.append(message)
 
 
-FIX = "; mend or remove it, or set data.on_bad_record=skip"
+@dataclasses.dataclass
+class Records:
+    """The records of one file, numbered from 1. As a context it counts what is lost where the file is damaged."""
+
+    name: str  # of the file
+    path: str
+    bad: BadRecords  # takes the records that cannot be read
+    damage: tuple[type[Exception], ...] = ()  # what reading the file raises beside UNREADABLE
+    says: str = "cannot be read"  # what such an error means
+    count: int | None = None  # how many records the file says that it holds, if it does
+    number: int = 0  # of the last record
+
+    def documents(self, record: bytes | Problem | None) -> Iterator[Document]:
+        """The document of the next record, if it has one (any object with a length and the buffer protocol is bytes).
+
+        A record of None is no document, and not a bad one. Raises UserError as `BadRecords.add` does.
+        """
+        self.number += 1
+        place = f"{self.path}:{self.number}"
+        if isinstance(record, Problem):
+            self.bad.add(place, record)
+        elif record is not None and len(record) > self.bad.record_bytes:
+            self.bad.add(place, too_large(f"holds {len(record):,} bytes", self.bad.record_bytes))
+        elif record is not None:
+            yield Document(f"{self.name}#{self.number}", bytes(record))
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, _, error: BaseException | None, __) -> bool:
+        if isinstance(error, Broken):
+            self.bad.add(*error.args)
+        elif isinstance(error, UNREADABLE + self.damage):
+            lost = None if self.count is None else self.count - self.number
+            self.bad.add(f"{self.path}:{self.number + 1}", explain(error, self.says), lost)
+        else:
+            return False
+        return True
 
 
-def too_large(what: str, record_bytes: int) -> str:
-    """The problem of a record that holds more than it may, in words."""
-    return f"{what}, data.record_bytes = {record_bytes} allows no more than that: raise it (prepare: --record_bytes) where it is meant to be so long"
+def too_large(what: str, record_bytes: int) -> Problem:
+    """The problem of a record that holds more than it may."""
+    return Problem(
+        f"{what}, data.record_bytes = {record_bytes} allows no more than that: raise it (prepare: --record_bytes) "
+        "where it is meant to be so long"
+    )
 
 
 def skipped(count: int, broken: int) -> str:
@@ -89,66 +126,8 @@ def skipped(count: int, broken: int) -> str:
     return f"{count:,} bad record(s) skipped{files}"
 
 
-def read_text(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-    """The whole file as one document, byte for byte."""
-    try:
-        with open_bytes(path, bad.record_bytes) as file:
-            data = file.read(_FIRST)
-            if len(data) == _FIRST:
-                yield Document(name, _pieces(data, file, path))
-                return
-    except UNREADABLE as error:
-        bad.add(path, explain(error))
-        return
-    yield Document(name, data)
-
-
-def _pieces(data: bytes, file: BinaryIO, path: str) -> Iterator[bytes]:
-    """What was read of a file, and its rest."""
-    while data:
-        yield data
-        try:
-            data = file.read(_PIECE)
-        except UNREADABLE as error:
-            raise Broken(path, explain(error)) from error
-
-
-def read_jsonl(name: str, path: str, field: str, bad: BadRecords) -> Iterator[Document]:
-    """One document per line; blank lines are none. A file that breaks off is one bad record more.
-
-    A document's name holds its line number, so that it does not depend on which records were skipped.
-    """
-    number = 0
-    try:
-        with open_bytes(path) as file:
-            for number, line in enumerate(_lines(file, bad.record_bytes), 1):
-                if line is None:
-                    bad.add_too_large(f"{path}:{number}")
-                    continue
-                if not line.strip():
-                    continue
-                text = text_of(line, field)
-                if isinstance(text, Problem):
-                    bad.add(f"{path}:{number}", text)
-                else:
-                    yield Document(f"{name}#{number}", text.encode("utf-8", "surrogatepass"))
-    except UNREADABLE as error:
-        bad.add(f"{path}:{number + 1}", explain(error), records=None)
-
-
-def _lines(file: BinaryIO, most: int) -> Iterator[bytes | None]:
-    """The lines of a file; None for one of more than so many bytes, which is passed over piece by piece."""
-    while line := file.readline(most + 1):
-        if len(line) <= most or line.endswith(b"\n"):
-            yield line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = file.readline(_PIECE)
-        yield None
-
-
-def explain(error: Exception) -> str:
-    """A reading failure in words."""
+def explain(error: Exception, says: str = "cannot be read") -> str:
+    """A reading failure in words; `says` is what an error of the library that decodes the file means."""
     if isinstance(error, FileNotFoundError):
         return "the file vanished while it was read"
     if isinstance(error, PermissionError):
@@ -157,4 +136,7 @@ def explain(error: Exception) -> str:
         return f"not a whole compressed file ({error})"
     if isinstance(error, TooLarge):
         return too_large("unpacks to more", error.args[0])
-    return f"cannot be read ({error})"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error})"
+    # Libraries write over several lines, and at length.
+    return f"{says} ({' '.join(str(error).split())[:200]})"

@@ -1,9 +1,8 @@
 """Who reads which document: train, validation and test, by a keyed hash of its bytes.
 
-A document's split depends on its own bytes and on the held-out share alone: no
-other document moves it, and equal documents have one split, whatever they are
-called and wherever they come from. The price is that a source of few documents
-may hold out none; `least_share` then says which share would.
+A document's split depends on its own bytes and on the held-out share alone: no other document moves it, and equal
+documents have one split, whatever they are called and wherever they come from. The price is that a source of few
+documents may hold out none; `least_share` then says which share would.
 """
 
 from __future__ import annotations
@@ -15,81 +14,68 @@ import numpy as np
 
 from scratchpatch.errors import UserError
 
-PARTS = ("train", "validation", "test")
-SPLITS = (*PARTS, "all")
+SPLITS = ("train", "validation", "test")
+CHOICES = (*SPLITS, "all")
 # Share of the documents that validate, and that test: where nobody says otherwise, and at most.
 SHARE, LARGEST_SHARE = 0.025, 0.4
 # The standard library is small, so it gives more.
 STANDARD_SHARE = 0.05
-CUT_SHARES = (0.05, 0.05)
+CUT_SHARE = 0.05
 _KEY = b"scratchpatch.documents"
 _HALF = 2.0**64
 
 
 def check(split: str) -> None:
-    """Raise UserError unless `split` is one of SPLITS."""
-    if split not in SPLITS:
-        raise UserError(f"split {split!r} is unknown; it is one of {', '.join(SPLITS)}")
+    """Raise UserError unless `split` is one of CHOICES."""
+    if split not in CHOICES:
+        raise UserError(f"split {split!r} is unknown; it is one of {', '.join(CHOICES)}")
 
 
 def digest(data: bytes) -> bytes:
     """The keyed hash of a document, 16 bytes: documents of one digest are one document."""
-    found = hasher()
-    found.update(data)
-    return found.digest()
+    return hasher(data).digest()
 
 
-def hasher() -> hashlib.blake2b:
-    """`digest` of bytes that come in pieces."""
-    return hashlib.blake2b(digest_size=16, key=_KEY)
+def hasher(data: bytes = b"") -> hashlib.blake2b:
+    """The hasher of `digest`, for a document that comes in pieces."""
+    return hashlib.blake2b(data, digest_size=16, key=_KEY)
 
 
-def place(found: bytes) -> int:
-    """Where the split of a document is read off: the second half of its digest, 64 bits (the first half orders shards)."""
-    return int.from_bytes(found[8:], "big")
+def place(digest: bytes) -> int:
+    """What decides a document's split: the second half of its digest, 64 bits (the first half orders shards)."""
+    return int.from_bytes(digest[8:], "big")
 
 
 def name_place(name: str) -> int:
-    """`place` of a document that is dealt by its name, the same on every machine and Python."""
+    """The place of a document that is dealt by its name, the same on every machine and Python."""
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def assign(places: np.ndarray, share: float) -> np.ndarray:
-    """Index into PARTS of every document.
-
-    Args:
-        places: uint64 [documents], see `place`.
-        share: of the documents that validate; as many test.
-
-    Returns:
-        int8 [documents].
-    """
-    unit = places / _HALF
-    return np.where(unit < share, 1, np.where(unit < 2 * share, 2, 0)).astype(np.int8)
-
-
-def split_of(found: bytes, share: float) -> str:
+def split_of(digest: bytes, share: float) -> str:
     """The split of the document that has this digest."""
-    unit = place(found) / _HALF
-    return PARTS[1 if unit < share else 2 if unit < 2 * share else 0]
+    return split_at(place(digest), share)
 
 
-def least_share(places: np.ndarray, sizes: np.ndarray) -> float | None:
-    """The least share, in steps of 0.001, by which some document validates and some trains; None: there is none.
+def split_at(place: int, share: float) -> str:
+    """The split of a document, see `place`, where a share of the documents validate; as many test."""
+    unit = place / _HALF
+    return SPLITS[1 if unit < share else 2 if unit < 2 * share else 0]
 
-    Args:
-        places: uint64 [documents].
-        sizes: int64 [documents], bytes; a document without any counts for nothing.
+
+def least_share(places: np.ndarray) -> float | None:
+    """The least share, in steps of 0.001, by which some document validates and some trains; None where there is none.
+
+    `places` is uint64 [documents], of those that have bytes.
     """
-    unit = np.sort(places[sizes > 0] / _HALF)
-    if not len(unit):
+    if not len(places):
         return None
-    share = (math.floor(unit[0] * 1000) + 1) / 1000
-    return share if share <= LARGEST_SHARE and unit[-1] >= 2 * share else None
+    least, most = places.min() / _HALF, places.max() / _HALF
+    share = (math.floor(least * 1000) + 1) / 1000
+    return share if share <= LARGEST_SHARE and most >= 2 * share else None
 
 
 def cut(size: int) -> list[tuple[int, int]]:
     """[start, end) bytes of train, validation and test in the only document of a source."""
-    validation, test = (max(int(size * share), 1) if size >= len(PARTS) else 0 for share in CUT_SHARES)
-    train = size - validation - test
-    return [(0, train), (train, train + validation), (train + validation, size)]
+    held_out = max(int(size * CUT_SHARE), 1) if size >= len(SPLITS) else 0
+    edges = [0, size - 2 * held_out, size - held_out, size]
+    return list(zip(edges, edges[1:], strict=False))

@@ -6,89 +6,100 @@ Legend: R rows, W window + 1.
 from __future__ import annotations
 
 import abc
-import hashlib
+import bisect
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from scratchpatch.data.checks import Check
-from scratchpatch.data.records import skipped
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.data.records import skipped as skipped_in_words
+from scratchpatch.data.shards import VOCABULARY, Shard, Stretch, read_stretches
 
 
 class Stream(abc.ABC):
-    """One split of one source. `len(stream)` counts positions: a BOS per document, and the bytes.
+    """One split of one source. `len(stream)` counts positions: a BOS per document, and the ids of its text.
 
-    The stream ends with its last byte; no BOS follows the last document.
+    The stream ends with its last document; no BOS follows. It is the same for any number of shards.
 
     Attributes:
         spec: the source, as the user wrote it.
         split: 'train', 'validation', 'test' or 'all'.
         documents: how many there are.
         bytes: raw bytes of all of them, BOS not counted.
+        checksum: of the source; it tells two states of the same files apart.
         skipped: bad records of the whole source that were left out.
         broken: files of it that break off, so that more records are left out than were counted.
-        checksum: of the source; it tells two states of the same files apart.
-        check: the comparison of its files with their checksums, which may be under way (see `checks`); None: there is none.
+        check: the comparison of its files with their checksums, which may be under way (see `checks`), or None.
+        vocabulary: its ids, with BOS and PAD, and the type of its elements on disk.
     """
 
     def __init__(
         self,
         spec: str,
         split: str,
-        positions: int,
-        documents: int,
-        skipped: int,
+        shards: list[Shard],
         checksum: str,
+        skipped: int = 0,
         broken: int = 0,
         check: Check | None = None,
     ):
-        self.spec, self.split = spec, split
-        self._positions = positions
-        self.documents = documents
-        self.bytes = positions - documents
-        self.skipped, self.broken = skipped, broken
-        self.checksum = checksum
-        self.check = check
+        """`shards` are in the order of the stream."""
+        self.spec, self.split, self.checksum = spec, split, checksum
+        self.skipped, self.broken, self.check = skipped, broken, check
+        self.vocabulary = VOCABULARY
+        self.shards = shards
+        # Where each shard begins in the stream, and where the last one ends.
+        self._edges = [0, *itertools.accumulate(shard.length for shard in shards)]
+        self.documents = sum(shard.document_count for shard in shards)
+        self.bytes = (len(self) - self.documents) * self.vocabulary.bytes_per_token
 
     def __len__(self) -> int:
-        return self._positions
+        return self._edges[-1]
 
     def watch(self) -> None:
-        """Have a thread compare with their checksums what files are too large for that at opening; reading raises what it finds."""
+        """Compare, in a thread, the files that are too large for it at opening; `read` raises what the thread finds."""
         if self.check is not None:
             self.check.start()
 
     def windows(self, window: int) -> int:
-        """Windows of `window` inputs (and as many targets) that cover the stream once."""
+        """How many windows of `window` inputs (and as many targets) cover the stream once."""
         return -(-(len(self) - 1) // window)
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """int32 [length]: the tokens from position `start` on, PAD beyond the end. Raises UserError where `check` found damage."""
+        """int32 [length]: the tokens from position `start` on, PAD beyond the end. Raises UserError on damage."""
         return self._rows([start], length)[0]
 
     def read_windows(self, windows_R: np.ndarray, window: int) -> np.ndarray:
-        """int32 [R, window + 1]: window w stands at positions w * window to (w + 1) * window, both included."""
+        """int32 [R, window + 1]: window w has the positions from w * window to (w + 1) * window, both included."""
         return self._rows([int(w) * window for w in windows_R], window + 1)
 
     def _rows(self, starts_R: list[int], length: int) -> np.ndarray:
         if self.check is not None:
-            self.check.raise_found()
-        tokens_RW = np.full((len(starts_R), length), PAD, np.int32)
-        self._fill(tokens_RW, starts_R)
+            self.check.raise_damage()
+        tokens_RW = np.full((len(starts_R), length), self.vocabulary.pad, np.int32)
+        stretches = []
+        for tokens_W, start in zip(tokens_RW, starts_R, strict=True):
+            position, end = start, min(start + length, len(self))
+            # A window goes on in the next shard where its own ends.
+            while position < end:
+                shard = bisect.bisect_right(self._edges, position) - 1
+                low, high = self._edges[shard], min(end, self._edges[shard + 1])
+                stretches.append(Stretch(self.shards[shard], position - low, tokens_W[position - start : high - start]))
+                position = high
+        read_stretches(stretches)
+        for shard, start, tokens_W in stretches:
+            tokens_W[shard.starts.between(start, start + len(tokens_W)) - start] = self.vocabulary.bos
         return tokens_RW
 
     @abc.abstractmethod
-    def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
-        """Write the tokens from each start on, as far as the stream goes."""
-
-    @abc.abstractmethod
     def key(self) -> str:
-        """Tells this text, and where its documents begin, from any other."""
+        """A name that tells this text, and where its documents begin, from any other."""
 
-    @abc.abstractmethod
     def documents_iter(self) -> Iterator[bytes]:
         """The raw bytes of each document, in stream order."""
+        for shard in self.shards:
+            yield from shard.documents()
 
     def concatenated(self) -> bytes:
         """The raw bytes of all documents, one after the other."""
@@ -96,42 +107,5 @@ class Stream(abc.ABC):
 
     def summary(self) -> str:
         """One line for a run's first lines."""
-        left_out = f", {skipped(self.skipped, self.broken)}" if self.skipped else ""
+        left_out = f", {skipped_in_words(self.skipped, self.broken)}" if self.skipped else ""
         return f"{self.spec} [{self.split}]: {self.documents:,} documents, {self.bytes:,} bytes{left_out}"
-
-
-class IndexedStream(Stream):
-    """A stream in an index of its own (see `index`), memory-mapped."""
-
-    def __init__(
-        self,
-        spec: str,
-        split: str,
-        data: np.ndarray,
-        starts: np.ndarray,
-        skipped: int,
-        checksum: str,
-        broken: int = 0,
-        check: Check | None = None,
-    ):
-        """`data` is uint8 [positions] with any value where a BOS stands; `starts` int64 [documents], their BOS."""
-        super().__init__(spec, split, len(data), len(starts), skipped, checksum, broken, check)
-        self._data, self._starts = data, starts
-
-    def _fill(self, tokens_RW: np.ndarray, starts_R: list[int]) -> None:
-        for tokens_W, start in zip(tokens_RW, starts_R, strict=True):
-            piece = self._data[start : start + len(tokens_W)]
-            tokens_W[: len(piece)] = piece
-            first, last = np.searchsorted(self._starts, (start, start + len(tokens_W)))
-            tokens_W[self._starts[first:last] - start] = BOS
-
-    def key(self) -> str:
-        text = hashlib.blake2b(f"{self.checksum}/{self.split}/{len(self)}/".encode(), digest_size=12)
-        # Two texts of the same bytes may fall into documents otherwise.
-        text.update(np.ascontiguousarray(self._starts))
-        return text.hexdigest()
-
-    def documents_iter(self) -> Iterator[bytes]:
-        for index, start in enumerate(self._starts):
-            end = self._starts[index + 1] if index + 1 < self.documents else len(self)
-            yield self._data[start + 1 : end].tobytes()

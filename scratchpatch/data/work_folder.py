@@ -1,11 +1,8 @@
 """Folders that a process writes in before they have their name, and what is left of those whose process died.
 
-    .building-ID        the folder
-    .building-ID.lock   held by its owner; the system drops the lock with the process, however it ends
-    .damaged-ID         moved out of the way, to be removed
-
-The lock is there before the folder is, so a folder without a lock file belongs to nobody, or to a machine whose file
-system has no locks: it is left alone for a day.
+A folder `.building-ID` is locked by its owner, and the system drops the lock with the process, however it ends: a
+folder that can be locked belongs to nobody, and is removed at the next build. On a file system without locks it is left
+alone for a day. A folder `.damaged-ID` was moved out of the way, to be removed.
 """
 
 from __future__ import annotations
@@ -19,7 +16,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-_BUILDING, _DAMAGED, _LOCK = ".building-", ".damaged-", ".lock"
+from scratchpatch.errors import UserError
+
+_BUILDING, _DAMAGED = ".building-", ".damaged-"
 _ABANDONED_SECONDS = 86_400
 
 
@@ -30,93 +29,87 @@ def work_folder(parent: Path) -> Iterator[Path]:
     Raises OSError.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent)
-    folder, lock = _locked(parent)
+    for path in parent.glob(".*-*"):
+        if path.name.startswith(_DAMAGED):
+            remove(path)
+        elif path.name.startswith(_BUILDING):
+            _remove_abandoned(path)
+    folder, lock = _new_folder(parent)
     try:
-        folder.mkdir()
         yield folder
     finally:
         remove(folder)
         if lock is not None:
-            _unlink(_lock_of(folder))
             os.close(lock)
 
 
 def move_away(path: Path) -> None:
-    """Remove what lies at `path`, whatever it is; another process may do so at once. Raises OSError where it stays."""
+    """Remove what lies at `path`, whatever it is; another process may do the same. Raises OSError where it stays."""
     damaged = path.parent / f"{_DAMAGED}{uuid.uuid4().hex}"
-    with contextlib.suppress(FileNotFoundError):  # another process moved it first
+    with contextlib.suppress(FileNotFoundError):  # another process has moved it
         os.rename(path, damaged)
     remove(damaged)
 
 
 def remove(path: Path) -> None:
     """Remove a folder, a file or a link, as far as that is possible."""
-    if os.path.islink(path) or not os.path.isdir(path):
-        _unlink(path)
-        return
     with contextlib.suppress(OSError):
-        os.chmod(path, 0o700)
+        if os.path.islink(path) or not os.path.isdir(path):
+            path.unlink()
+        else:
+            os.chmod(path, 0o700)
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _locked(parent: Path) -> tuple[Path, int | None]:
-    """The path of a new folder, and its lock (None where the file system has none)."""
+def lock_alone(descriptor: int, message: str) -> None:
+    """Lock an open file until it is closed. Raises UserError with the message where another process holds the lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(message) from error
+
+
+def _new_folder(parent: Path) -> tuple[Path, int | None]:
+    """The path of a new folder, and the descriptor that holds its lock; None where the file system has no locks."""
     while True:
         folder = parent / f"{_BUILDING}{uuid.uuid4().hex}"
-        lock = os.open(_lock_of(folder), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        folder.mkdir()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            if isinstance(error, BlockingIOError):  # another process takes it for abandoned
-                continue
-            _unlink(_lock_of(folder))
+            return folder, _lock(folder)
+        except (BlockingIOError, FileNotFoundError):  # another process has found it before it was locked
+            continue
+        except OSError:
             return folder, None
-        if os.path.exists(_lock_of(folder)):
-            return folder, lock
-        os.close(lock)
 
 
-def _sweep(parent: Path) -> None:
-    """Remove what has no owner."""
-    for path in sorted(parent.glob(".*-*")):
-        if path.name.startswith(_DAMAGED):
-            remove(path)
-        elif path.name.startswith(_BUILDING) and path.suffix == _LOCK:
-            _sweep_unlocked(path)
-        elif path.name.startswith(_BUILDING) and not os.path.lexists(_lock_of(path)) and _old(path):
-            remove(path)
+def _lock(folder: Path) -> int:
+    """The descriptor that holds a folder's lock.
 
-
-def _sweep_unlocked(path: Path) -> None:
-    """Remove a folder and its lock file, unless the lock is held."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # its owner has just finished, or it is another user's
-        return
+    Raises:
+        BlockingIOError, FileNotFoundError: another process holds the lock, or has removed the folder.
+        OSError: the file system has no locks of folders.
+    """
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove(path.with_suffix(""))
-        _unlink(path)
-    except OSError:  # it is held, or this machine has no locks there
-        pass
-    finally:
-        os.close(lock)
-
-
-def _old(folder: Path) -> bool:
-    """Whether nothing was written in a folder for a day."""
-    try:
-        return time.time() - max(os.lstat(path).st_mtime for path in (folder, *folder.glob("*"))) > _ABANDONED_SECONDS
+        os.stat(folder)
     except OSError:
-        return False
+        os.close(lock)
+        raise
+    return lock
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(folder.name + _LOCK)
-
-
-def _unlink(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder that has no owner, or, without locks, one in which nothing was written for a day."""
+    try:
+        lock = _lock(folder)
+    except (BlockingIOError, FileNotFoundError):
+        return
+    except OSError:
+        with contextlib.suppress(OSError):
+            newest = max(os.lstat(path).st_mtime for path in (folder, *folder.glob("*")))
+            if time.time() - newest > _ABANDONED_SECONDS:
+                remove(folder)
+        return
+    remove(folder)
+    os.close(lock)

@@ -15,8 +15,11 @@ PERIOD = 1.0
 
 
 def start() -> None:
-    """Beat in the background, if a supervisor started this process; once it is gone, save and leave as after SIGTERM."""
-    # Taken out, so that no process which this one starts beats in its name.
+    """Beat in the background, if a supervisor started this process.
+
+    Once the supervisor is gone, the process saves and leaves as after SIGTERM.
+    """
+    # The variable is taken out, so that no process which this one starts beats in its name.
     pipe = os.environ.pop(_VARIABLE, None)
     if pipe is not None:
         threading.Thread(target=_beat, args=(int(pipe),), daemon=True, name="heartbeat").start()

@@ -31,27 +31,27 @@ def sizes(config, devices: int) -> dict[str, int]:
       UserError: the axes do not fit the number of devices, or the rows of a
         step do not divide over them.
     """
-    found = {axis: config.mesh[axis] for axis in AXES}
-    named = " x ".join(f"mesh.{axis}={size}" for axis, size in found.items() if size > 1)
-    for axis, size in found.items():
+    shape = {axis: config.mesh[axis] for axis in AXES}
+    named = " x ".join(f"mesh.{axis}={size}" for axis, size in shape.items() if size > 1)
+    for axis, size in shape.items():
         if size == -1:
-            rest = math.prod(s for s in found.values() if s > 0)
+            rest = math.prod(s for s in shape.values() if s > 0)
             if devices % rest:
                 raise UserError(
                     f"{named} = {rest} does not divide {devices} devices, so none are left whole for mesh.{axis}=-1; "
                     f"divisors of {devices} fit"
                 )
-            found[axis] = devices // rest
-    if math.prod(found.values()) > devices:
-        raise UserError(f"{named} wants {math.prod(found.values())} devices; there are {devices}: lower one, or set it to -1")
-    rows, shards = config.training.batch_rows, math.prod(found[axis] for axis in ROW_AXES)
+            shape[axis] = devices // rest
+    if (wanted := math.prod(shape.values())) > devices:
+        raise UserError(f"{named} wants {wanted} devices; there are {devices}: lower one, or set it to -1")
+    rows, shards = config.training.batch_rows, math.prod(shape[axis] for axis in ROW_AXES)
     if rows % shards:
-        over = " x ".join(f"mesh.{axis}={found[axis]}" for axis in ROW_AXES if found[axis] > 1)
+        over = " x ".join(f"mesh.{axis}={shape[axis]}" for axis in ROW_AXES if shape[axis] > 1)
         raise UserError(
             f"training.batch_rows = {rows} is not divisible by {over} = {shards}: "
             f"set it to {max(rows // shards, 1) * shards} or {(rows // shards + 1) * shards}, or use fewer devices"
         )
-    return found
+    return shape
 
 
 def make(config, devices: Sequence | None = None) -> Mesh:
@@ -61,8 +61,7 @@ def make(config, devices: Sequence | None = None) -> Mesh:
       UserError: see `sizes`; or mesh.slice is not the number of TPU slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    found = sizes(config, len(devices))
-    shape = tuple(found.values())
+    shape = tuple(sizes(config, len(devices)).values())
     devices = devices[: math.prod(shape)]
     return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

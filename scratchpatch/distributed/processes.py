@@ -1,4 +1,4 @@
-"""Several processes of one run: how they find each other, agree, and stop together."""
+"""Several processes of one run: how they find each other, agree, tell of a failure, and stop together."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,27 +22,29 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from scratchpatch import output
 from scratchpatch.distributed import rendezvous
 from scratchpatch.errors import UserError
 
-_DIGEST = 16
-# Milliseconds of one wait for another process: between two of them a signal is heard. A process that dies while others
-# wait for it ends them by its missing heartbeat.
-_WAIT_MILLISECONDS = 2000
-# Steps between a process's wish and the one at which all fulfil it.
-_AHEAD = 4
 T = TypeVar("T")
+# A process that is silent for so long ends all of them; one that fails waits so long for the others to leave with it.
+_PATIENCE = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 15}
+# One wait for another process: between two of them a signal is heard, and a failure of another thread of this process.
+_WAIT_MILLISECONDS = 2000
+# How long processes wait for the slowest one to compile, or to write.
+_MEETING_MILLISECONDS = 1_800_000
 # How long a new folder may stay hidden from a process that shares the disk, and the time between two looks.
 _SHARED_SECONDS, _LOOK_SECONDS = 5, 0.2
+# Between two looks for another process's last words; how long a process that heard them may take to end by itself, as
+# one does that failed alike; and how much later it goes than the failed one, which the user shall see go first.
+_LISTEN_SECONDS, _GRACE_SECONDS, _AFTER_SECONDS = 1.0, 10.0, 2.0
+# Steps between a process's wish and the one at which all fulfil it.
+_AHEAD_STEPS = 4
+_DIGEST_BYTES = 16
 # Set by a failure that ends this process: then none of its threads waits for another process.
 _leaving = threading.Event()
 # Name to how many answers of that name were asked for: the same in every process.
 _rounds: collections.Counter[str] = collections.Counter()
-# Seconds that processes wait for the slowest to compile, or to write.
-_MEETING_SECONDS = 1800
-# Seconds: a process that is silent for so long ends all of them; and one that
-# fails waits so long for the others to leave with it.
-_PATIENCE = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 15}
 
 
 def start(distributed: str) -> None:
@@ -55,15 +58,16 @@ def start(distributed: str) -> None:
     """
     if distributed == "none":
         return
-    named = rendezvous.of_jobset(os.environ) if distributed == "auto" else rendezvous.parse(distributed)
-    # Of CPUs; other devices have collectives of their own.
+    auto = distributed == "auto"
+    named = rendezvous.of_jobset(os.environ) if auto else rendezvous.parse(distributed)
+    # This is for CPUs; other devices have collectives of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if named is None:
             jax.distributed.initialize(**_PATIENCE)
         else:
-            # A JobSet is found; JAX would look for it once more.
-            look = {"cluster_detection_method": "deactivate"} if distributed == "auto" else {}
+            # Where a JobSet is found, JAX would look for a cluster once more.
+            look = {"cluster_detection_method": "deactivate"} if auto else {}
             jax.distributed.initialize(named.coordinator, named.processes, named.process, **look, **_PATIENCE)
     except (OSError, RuntimeError, ValueError) as error:
         # JAX asks for an address first: without one it found no cluster.
@@ -80,7 +84,7 @@ def start(distributed: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process speaks, and writes what the run needs once."""
+    """Whether this is the process that logs, and that writes what the run needs once."""
     return jax.process_index() == 0
 
 
@@ -94,8 +98,8 @@ def agree(what: dict[str, str]) -> None:
     """
     if jax.process_count() == 1:
         return
-    digests = [hashlib.blake2b(text.encode(), digest_size=_DIGEST).digest() for text in what.values()]
-    mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(what), _DIGEST)
+    digests = [hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest() for text in what.values()]
+    mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(what), _DIGEST_BYTES)
     all_PKd = np.asarray(multihost_utils.process_allgather(mine))
     unlike_PK = (all_PKd != all_PKd[0]).any(axis=-1)
     if unlike_PK.any():
@@ -113,17 +117,16 @@ def first(decide: Callable[[], T], name: str = "first") -> T:
 
     Args:
       decide: gives a value as JSON has it.
-      name: of its kind; those of one kind must be asked in the same order by every process, so by one of its threads.
+      name: of the kind of question; those of one kind must be asked in the same order by every process, so by one of
+        its threads.
     Raises:
-      UserError: of `decide`, in every process. Whatever else `decide` raises goes on in the first process; in the others
-        it is a UserError that says what it was, or a KeyboardInterrupt as it is.
+      UserError: of `decide`, in every process. Whatever else `decide` raises goes on in the first process; in the
+        others it is a UserError that says what it was, or a KeyboardInterrupt as it is.
     """
     if jax.process_count() == 1:
         return decide()
     key = _key(name)
-    if not is_first():
-        return _answer(key, 0)
-    return _tell(key, decide)
+    return _tell(key, decide) if is_first() else _answer(key, 0)
 
 
 def gather(find: Callable[[], T], name: str) -> list[T]:
@@ -154,20 +157,15 @@ def together(do: Callable[[], T], name: str = "together") -> T:
     """
     if jax.process_count() == 1:
         return do()
-    found: list[T] = []
+    results: list[T] = []
 
     def each() -> list[None]:
-        return gather(lambda: found.append(do()), f"{name}, each")
+        return gather(lambda: results.append(do()), f"{name}, each")
 
     if not is_first():
         each()
     first(lambda: len(each()), f"{name}, all")
-    return found[0]
-
-
-def give_up() -> None:
-    """Let no thread of this process wait for another process any more: Python, as it ends, would wait for that thread."""
-    _leaving.set()
+    return results[0]
 
 
 def _key(name: str) -> str:
@@ -179,14 +177,15 @@ def _tell(key: str, find: Callable[[], T]) -> T:
     """What `find` gives or raises, here, and told to whoever asks for the answer of this key."""
     client = distributed.global_state.client
     try:
-        found = find()
-        text = json.dumps({"found": found})
+        result = find()
+        text = json.dumps({"found": result})
     except BaseException as error:
-        kind = next((kind.__name__ for kind in (UserError, KeyboardInterrupt) if isinstance(error, kind)), type(error).__name__)
+        passed_on = (UserError, KeyboardInterrupt)
+        kind = next((kind.__name__ for kind in passed_on if isinstance(error, kind)), type(error).__name__)
         client.key_value_set(key, json.dumps({"kind": kind, "error": str(error)}))
         raise
     client.key_value_set(key, text)
-    return found
+    return result
 
 
 def _answer(key: str, process: int) -> Any:
@@ -198,6 +197,7 @@ def _answer(key: str, process: int) -> Any:
         try:
             answer = json.loads(client.blocking_key_value_get(key, _WAIT_MILLISECONDS))
         except jax.errors.JaxRuntimeError as error:
+            # A process that dies while others wait for it ends them by its missing heartbeat.
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
     if "found" in answer:
@@ -207,6 +207,50 @@ def _answer(key: str, process: int) -> Any:
     if answer["kind"] == UserError.__name__:
         raise UserError(answer["error"])
     raise UserError(f"process {process} failed: {answer['kind']}: {answer['error']}; its own output says where")
+
+
+@contextlib.contextmanager
+def last_words() -> Iterator[None]:
+    """Tell the other processes of an exception that leaves this block, and end this one where another tells of one.
+
+    A process that waits in a collective of devices for one that failed cannot be interrupted: it is ended, with exit
+    code 1 and the other's message, if it is not gone after ten seconds.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    client, key, done = distributed.global_state.client, "scratchpatch/last words", threading.Event()
+
+    def listen() -> None:
+        while not done.wait(_LISTEN_SECONDS):
+            try:
+                words = " ".join(client.key_value_try_get(key).split())
+            except jax.errors.JaxRuntimeError:
+                continue
+            if not done.wait(_GRACE_SECONDS):
+                with contextlib.suppress(OSError):
+                    line = f"scratchpatch: {output.escaped(words)}; its own output says where"
+                    print(line, file=sys.stderr, flush=True)
+                # Python does this at its end, which this process would not reach.
+                jax.distributed.shutdown()
+                time.sleep(_AFTER_SECONDS)
+                os._exit(1)
+
+    listener = threading.Thread(target=listen, name="last words", daemon=True)
+    listener.start()
+    try:
+        yield
+    except BaseException as error:
+        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        # The first failure of several is enough; and a coordinator that is gone has told the others already.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_set(key, f"process {jax.process_index()} failed: {what}")
+        # Python, as it ends, would wait for a thread that waits for another process.
+        _leaving.set()
+        raise
+    finally:
+        done.set()
+        listener.join()
 
 
 def share(folder: Path) -> None:
@@ -269,10 +313,12 @@ def local(tree, mesh):
 
 
 def meet(where: str) -> None:
-    """Wait until all processes are here, once for each place: by the coordinator, which a slow start does not hurry as
-    collectives between CPUs do."""
+    """Wait until all processes are here, once for each place.
+
+    They meet by the coordinator, which a slow start does not hurry as collectives between CPUs do.
+    """
     if jax.process_count() > 1:
-        distributed.global_state.client.wait_at_barrier(f"scratchpatch: {where}", _MEETING_SECONDS * 1000)
+        distributed.global_state.client.wait_at_barrier(f"scratchpatch: {where}", _MEETING_MILLISECONDS)
 
 
 def stops_at(step: int) -> bool:
@@ -283,18 +329,18 @@ def stops_at(step: int) -> bool:
 def reached(event: str, step: int, asked: bool) -> bool:
     """Whether this is the step at which all processes do what one of them was asked for.
 
-    Called by all of them after each step, in the same order. They are never more than two steps apart, because each
-    reads the sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
+    All of them call it after each step, in the same order. They are never more than two steps apart, because each reads
+    the sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
 
     Args:
       event: a name that each event has for itself.
       step: steps done.
-      asked: this process was.
+      asked: this process was asked.
     """
     client, key = distributed.global_state.client, f"scratchpatch: {event}"
     if asked:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was asked, too
-            client.key_value_set(key, str(step + _AHEAD))
+            client.key_value_set(key, str(step + _AHEAD_STEPS))
     try:
         return step == int(client.key_value_try_get(key))
     except jax.errors.JaxRuntimeError:  # nobody was
@@ -303,8 +349,5 @@ def reached(event: str, step: int, asked: bool) -> bool:
 
 def any_of(names: list[str], mine: str) -> str:
     """Of the processes' own answers the first in the order of `names`; '' where none has one of them."""
-    if jax.process_count() == 1:
-        return mine
-    number = np.int32(names.index(mine) if mine in names else len(names))
-    found = int(np.asarray(multihost_utils.process_allgather(number)).min())
-    return names[found] if found < len(names) else ""
+    answers = gather(lambda: mine, "any of, each")
+    return first(lambda: next((name for name in names if name in answers), ""), "any of")

@@ -11,11 +11,10 @@ from scratchpatch.errors import UserError
 _EXPLICIT = re.compile(r"([^,\s]+:\d+),(\d+),(\d+)")
 # Where process 0 of a JobSet listens; JAX_COORDINATOR_PORT names another.
 _PORT = 8476
-# What launch/gke_jobset.yaml tells each pod of itself, the number of jobs (one per slice), of pods per job, and which
-# of them this one is. Kubernetes itself sets the last one, for completionMode: Indexed.
-_JOBSET = (
-    "JOBSET_NAME", "JOBSET_REPLICATED_JOB", "JOBSET_JOBS", "JOBSET_JOB_INDEX", "JOBSET_PODS_PER_JOB", "JOB_COMPLETION_INDEX"
-)  # fmt: skip
+# How many jobs (one per slice) there are, of how many pods each, and which of them this pod is: launch/gke_jobset.yaml
+# tells each pod, and Kubernetes itself sets the last one, for completionMode: Indexed.
+_COUNTS = ("JOBSET_JOBS", "JOBSET_JOB_INDEX", "JOBSET_PODS_PER_JOB", "JOB_COMPLETION_INDEX")
+_JOBSET = ("JOBSET_NAME", "JOBSET_REPLICATED_JOB", *_COUNTS)
 # GKE sets one of these in the pods of a TPU slice, which JAX reads itself.
 _TPU_PODS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -38,15 +37,16 @@ def parse(distributed: str) -> Rendezvous | None:
     """
     if distributed in ("none", "auto"):
         return None
-    found = _EXPLICIT.fullmatch(distributed)
-    if not found:
+    match = _EXPLICIT.fullmatch(distributed)
+    if not match:
         raise UserError(
             f"--distributed={distributed}: wanted none, auto or HOST:PORT,PROCESS,PROCESSES, such as 10.0.0.2:8476,0,4"
         )
-    process, processes = int(found[2]), int(found[3])
+    process, processes = int(match[2]), int(match[3])
     if process >= processes:
-        raise UserError(f"--distributed={distributed}: processes count from 0, so the last of {processes} is {processes - 1}")
-    return Rendezvous(found[1], process, processes)
+        last = f"the last of {processes} is {processes - 1}"
+        raise UserError(f"--distributed={distributed}: processes count from 0, so {last}")
+    return Rendezvous(match[1], process, processes)
 
 
 def of_jobset(environ: Mapping[str, str]) -> Rendezvous | None:
@@ -63,31 +63,29 @@ def of_jobset(environ: Mapping[str, str]) -> Rendezvous | None:
     missing = [name for name in _JOBSET if not environ.get(name)]
     if missing:
         raise UserError(
-            f"--distributed=auto: this is a pod of JobSet {environ['JOBSET_NAME']!r}, but {', '.join(missing)} is not set: "
-            "set them as launch/gke_jobset.yaml does, with completionMode: Indexed"
+            f"--distributed=auto: this is a pod of JobSet {environ['JOBSET_NAME']!r}, but {', '.join(missing)} is not "
+            "set: set them as launch/gke_jobset.yaml does, with completionMode: Indexed"
         )
-    jobset, replicated, *numbers = (environ[name] for name in _JOBSET)
-    for name, number in zip(_JOBSET[2:], numbers, strict=True):
-        if not number.isdecimal():
-            raise UserError(f"--distributed=auto: {name}={number}: wanted a number; launch/gke_jobset.yaml sets it")
-    jobs, job, pods, pod = map(int, numbers)
+    for name in _COUNTS:
+        if not environ[name].isdecimal():
+            wrong = f"{name}={environ[name]}"
+            raise UserError(f"--distributed=auto: {wrong}: wanted a number; launch/gke_jobset.yaml sets it")
+    jobs, job, pods, pod = (int(environ[name]) for name in _COUNTS)
     if job >= jobs or pod >= pods:
         raise UserError(f"--distributed=auto: pod {pod} of {pods} in job {job} of {jobs}: both count from 0")
-    coordinator = f"{jobset}-{replicated}-0-0.{jobset}:{environ.get('JAX_COORDINATOR_PORT', _PORT)}"
+    jobset, port = environ["JOBSET_NAME"], environ.get("JAX_COORDINATOR_PORT", _PORT)
+    coordinator = f"{jobset}-{environ['JOBSET_REPLICATED_JOB']}-0-0.{jobset}:{port}"
     return Rendezvous(coordinator, job * pods + pod, jobs * pods)
 
 
 def looked_for(environ: Mapping[str, str]) -> str:
     """What 'auto' looks for, and which part of it is not there."""
 
-    def lacks(names: tuple[str, ...]) -> str:
+    def missing(*names: str) -> str:
         return f"{', '.join(name for name in names if name not in environ)} not set"
 
-    return "; ".join(
-        (
-            f"no SLURM step ({lacks(_SLURM)}: start it with srun)",
-            f"no TPU slice (no chips, no libtpu, no answer of the metadata server, or {' and '.join(_TPU_PODS)} not set)",
-            f"no JobSet ({lacks(_JOBSET)})",
-            f"no Open MPI ({lacks(('OMPI_MCA_orte_hnp_uri',))})",
-        )
+    tpu = f"no chips, no libtpu, no answer of the metadata server, or {' and '.join(_TPU_PODS)} not set"
+    return (
+        f"no SLURM step ({missing(*_SLURM)}: start it with srun); no TPU slice ({tpu}); "
+        f"no JobSet ({missing(*_JOBSET)}); no Open MPI ({missing('OMPI_MCA_orte_hnp_uri')})"
     )

@@ -1,9 +1,7 @@
 """The processes of one machine as one: started together, stopped together, started anew from the last checkpoint.
 
-A killed worker leaves the others waiting in a collective, and a killed
-coordinator aborts them, so nothing less than all of them is restarted. A
-process that stops answering (see `heartbeat`) is killed with the rest.
-
+A killed worker leaves the others waiting in a collective, and a killed coordinator aborts them, so nothing less than
+all of them is restarted. A process that stops answering (see `heartbeat`) is killed with the rest.
 Free of JAX: the supervisor holds no device.
 """
 
@@ -33,16 +31,15 @@ _MISSED = 5 * PERIOD
 class Death:
     """The first process of an attempt to end badly.
 
-    process: which one. code: its exit code, negative where a signal ended it.
-    why: in words. seconds: after the attempt's start. said: the last lines of
-    its log.
+    process: which one. code: its exit code, negative where a signal ended it. why: in words. seconds: after the
+    attempt's start. last_lines: of its log.
     """
 
     process: int
     code: int
     why: str
     seconds: float
-    said: str
+    last_lines: str
 
     def __str__(self) -> str:
         return f"process {self.process} {self.why} after {self.seconds:.0f} s"
@@ -62,6 +59,9 @@ class Supervisor:
       silence: seconds without a heartbeat after which a process counts as
         stopped; None: the processes have none.
       env: of the processes; None: this one's.
+
+    Attributes:
+      deaths: one for each attempt that failed.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Supervisor:
         self._env = dict(os.environ) if env is None else env
         self._running: list[subprocess.Popen] = []
         self._pulses: list[Pulse] = []
+        # When a signal asked for the end, and whether a second SIGINT asks for it at once.
         self._asked_at: float | None = None
         self._at_once = False
         self.deaths: list[Death] = []
@@ -87,35 +88,38 @@ class Supervisor:
     def run(self) -> int:
         """The exit code: 0 where an attempt ended well, else that of the last first death (128 + signal).
 
-        SIGTERM, SIGINT and SIGHUP ask the processes to save and leave, a second SIGINT kills them. SIGUSR1 goes to one of
-        them, which is enough for all to save. They are a process group of their own: what a terminal sends comes here alone.
+        SIGTERM, SIGINT and SIGHUP ask the processes to save and leave, a second SIGINT kills them. SIGUSR1 goes to one
+        of them, which is enough for all to save. The processes have groups of their own: what a terminal sends comes
+        to the supervisor alone.
         """
         with self._listening():
             left, reached = self._restarts, self._progress()
             while True:
                 death = self._attempt()
                 if death is None:
-                    return self._report("done", 0)
+                    return self._end("done", 0)
                 self.deaths.append(death)
-                _say(f"{death}; its last lines:\n{death.said}")
+                _say(f"{death}; its last lines:\n{death.last_lines}")
                 if self._progress() > reached:
                     left, reached = self._restarts, self._progress()
                 if self._asked_at is None and left > 0:
                     pause = min(self._pause * 2 ** (self._restarts - left), _LONGEST_PAUSE)
                     left -= 1
                     _say(f"starting all again in {pause:.0f} s ({left} restarts left)")
-                    self._sleep(pause)
+                    end = time.monotonic() + pause
+                    while time.monotonic() < end and self._asked_at is None:
+                        time.sleep(_POLL_SECONDS)
                     if self._asked_at is None:
                         continue
-                return self._report("giving up", death.code if death.code > 0 else 128 - death.code)
+                return self._end("giving up", death.code if death.code > 0 else 128 - death.code)
 
-    def _report(self, outcome: str, code: int) -> int:
-        firsts = "; ".join(f"{i}: {death}" for i, death in enumerate(self.deaths, start=1))
-        _say(outcome + (f"; first to die, attempt by attempt: {firsts}" if firsts else ""))
+    def _end(self, outcome: str, code: int) -> int:
+        deaths = "; ".join(f"{i}: {death}" for i, death in enumerate(self.deaths, start=1))
+        _say(outcome + (f"; first to die, attempt by attempt: {deaths}" if deaths else ""))
         return code
 
     def _attempt(self) -> Death | None:
-        """All processes once; None where all ended well."""
+        """Run all processes once; None where all ended well."""
         began = time.monotonic()
         try:
             with contextlib.ExitStack() as files:
@@ -139,27 +143,27 @@ class Supervisor:
         # A wish to save waits until the process listens (see training.notices), and does not end it before.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         try:
-            started = subprocess.Popen(command, stdout=log, stderr=log, env=env, pass_fds=[pulse.pipe], process_group=0)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=env, pass_fds=[pulse.pipe], process_group=0)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._running.append(started)
+        self._running.append(process)
         pulse.started()
 
     def _watch(self, began: float) -> Death | None:
-        told = False
+        stopping = False
         while True:
-            if self._asked_at is not None and not told:
-                told = True
+            if self._asked_at is not None and not stopping:
+                stopping = True
                 for process in self._running:
                     process.send_signal(signal.SIGTERM)
             codes = [process.poll() for process in self._running]
             # Asked to leave before it could listen, a process had nothing to save.
-            good = (0, -signal.SIGTERM) if told else (0,)
-            if found := self._first_bad(codes, good):
-                process, code, why = found
-                lines = self._logs[process].read_text(errors="replace").splitlines()
-                said = "\n".join(f"  {line[:200]}" for line in lines[-_LAST_LINES:])
-                return Death(process, code, why, time.monotonic() - began, said)
+            good = (0, -signal.SIGTERM) if stopping else (0,)
+            if bad := self._first_bad(codes, good):
+                number, code, why = bad
+                lines = self._logs[number].read_text(errors="replace").splitlines()[-_LAST_LINES:]
+                last_lines = "\n".join(f"  {line[:200]}" for line in lines)
+                return Death(number, code, why, time.monotonic() - began, last_lines)
             if all(code in good for code in codes):
                 return None
             time.sleep(_POLL_SECONDS)
@@ -171,7 +175,7 @@ class Supervisor:
         if self._at_once and alive:
             return alive[0], -signal.SIGINT, "was killed, by a second SIGINT"
         if self._silence is not None and alive:
-            silent, seconds = max(((i, self._pulses[i].silence()) for i in alive), key=lambda found: found[1])
+            seconds, silent = max((self._pulses[i].silence(), i) for i in alive)
             if seconds > (self._silence if dead is None else _MISSED):
                 return silent, -signal.SIGKILL, f"stopped answering, was silent for {seconds:.0f} s and killed"
         if dead is not None:
@@ -181,24 +185,19 @@ class Supervisor:
             return alive[0], -signal.SIGTERM, f"did not leave within {self._grace:.0f} s of SIGTERM and was killed"
         return None
 
-    def _sleep(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self._asked_at is None:
-            time.sleep(_POLL_SECONDS)
-
     @contextlib.contextmanager
     def _listening(self):
 
-        def asked(number, _):
+        def stop(number, _):
             self._at_once = number == signal.SIGINT and self._asked_at is not None
             self._asked_at = self._asked_at or time.monotonic()
 
-        def passed_on(number, _):
+        def pass_on(number, _):
             alive = next((process for process in self._running if process.poll() is None), None)
             if alive:
                 alive.send_signal(number)
 
-        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), asked) | {signal.SIGUSR1: passed_on}
+        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), stop) | {signal.SIGUSR1: pass_on}
         # What was ignored at the start, as nohup has it, stays so.
         before = {s: signal.signal(s, handlers[s]) for s in handlers if signal.getsignal(s) is not signal.SIG_IGN}
         try:

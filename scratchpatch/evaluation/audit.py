@@ -21,7 +21,7 @@ from scratchpatch import compilation_cache
 from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import window_xla
+from scratchpatch.kernels import attention
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
 from scratchpatch.patching import controller
@@ -195,7 +195,7 @@ class Auditor:
         self.findings: dict[tuple[str, str], Finding] = {}
         m, patch = config.model, config_lib.patch_limit(config)
         widest = max(m.encoder.window, m.decoder.window, m.entropy_model.window if m.entropy_model.layers else 0)
-        local = window_xla.block_size(widest, config.data.window)
+        local = attention.block_size(widest, config.data.window)
         carried = controller.CHUNK if config.patching.gain > 0 or config.trigger.gain > 0 else 0
         # Three patches, the edge between two blocks of local attention, and the place where a controller first moves
         # its threshold.

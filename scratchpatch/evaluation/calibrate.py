@@ -30,6 +30,8 @@ from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.loading import load
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.patching import layout
+from scratchpatch.patching.rows import pack
+from scratchpatch.patching.scores import Signals
 from scratchpatch.progress import Progress
 
 # Beyond every entropy and jump, in nats: they are at most the logarithm of the vocabulary's size.
@@ -265,7 +267,8 @@ def _count(config, section: str, arrays, thresholds: layout.Thresholds):
 
     def of_chunk(arrays):
         tokens_RL, entropy_RL, counts_RL = arrays
-        decisions = layout.decide(config, tokens_RL, entropy_RL, thresholds)
+        rows = pack(tokens_RL, config_lib.vocabulary(config))
+        decisions = layout.decide(config, rows, Signals(entropy_RL), thresholds)
         return ((decisions.commit_BL if section == "patching" else decisions.scratchpad_BL) & counts_RL).sum()
 
     return jax.lax.map(of_chunk, arrays).sum()

@@ -16,21 +16,22 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from scratchpatch import config as config_lib
 from scratchpatch.inference import windows
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.vocabulary import PAD
 
 # Tokens of one call on one device.
 _TOKENS_PER_CALL = 8192
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """Some windows of a stream.
+class Answers:
+    """The entropies of some windows of a stream.
 
-    windows: what each row reads, and the positions that it answers for.
-    tokens_RL: int32, PAD beyond the stream's end. entropy_RL: float32, nats, of
-    the byte after each position; of no meaning at PAD.
+    Attributes:
+      windows: what each row reads, and the positions that it answers for.
+      tokens_RL: int32, PAD beyond the stream's end.
+      entropy_RL: float32, nats, of the byte after each position; of no meaning at PAD.
     """
 
     windows: list[windows.Window]
@@ -56,7 +57,7 @@ class Entropies:
     """
 
     def __init__(self, config, weights):
-        self.length = config.data.window
+        self.length, self._pad = config.data.window, config_lib.vocabulary(config).pad
         definition, _ = weights_lib.abstract(config)
         self._run = _compile(definition)
         devices = jax.local_devices()
@@ -65,11 +66,11 @@ class Entropies:
         self._rows = NamedSharding(mesh, PartitionSpec("rows"))
         self._batch = max(_TOKENS_PER_CALL // self.length, 1) * len(devices)
 
-    def along(self, stream, chosen: Sequence[int]) -> Iterator[Rows]:
+    def along(self, stream, chosen: Sequence[int]) -> Iterator[Answers]:
         """The entropies of the chosen windows (see `windows.window`) of a stream, some at a time, in order."""
         for i in range(0, len(chosen), self._batch):
             plan = [windows.window(k, len(stream), self.length) for k in chosen[i : i + self._batch]]
             tokens_RL = np.stack([stream.read(w.start, self.length) for w in plan])
-            padded_RL = np.pad(tokens_RL, ((0, self._batch - len(plan)), (0, 0)), constant_values=PAD)
-            found_RL = jax.device_get(self._run(self._weights, jax.device_put(padded_RL, self._rows)))
-            yield Rows(plan, tokens_RL, found_RL[: len(plan)])
+            padded_RL = np.pad(tokens_RL, ((0, self._batch - len(plan)), (0, 0)), constant_values=self._pad)
+            entropy_RL = jax.device_get(self._run(self._weights, jax.device_put(padded_RL, self._rows)))
+            yield Answers(plan, tokens_RL, entropy_RL[: len(plan)])

@@ -18,13 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
-from scratchpatch import vocabulary
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.patching import documents
 
 # Tokens of one call of the compiled pass: enough to keep the cores busy.
 _TOKENS_PER_CALL = 8192
@@ -34,12 +32,15 @@ _TOKENS_PER_CALL = 8192
 class Positions:
     """What the model says at consecutive positions of a stream, each array [T].
 
-    nats: of the next token (0 where there is none); head_nats: the entropy
-    head's (NaN without a head); targets: the next token (PAD where none);
-    entropy: nats (NaN where the model has none); commit, scratchpad: bool; offset: bytes
-    read since the last commit, or since the document's start: 0 where a commit
-    stands, so the lag of the context without scratchpads; since: tokens read
-    since the document (or the row inside it) began.
+    Attributes:
+      nats: of the next token (0 where there is none).
+      head_nats: the entropy head's (NaN without a head).
+      targets: the next token (PAD where there is none).
+      entropy: nats (NaN where the model has none).
+      commit, scratchpad: bool.
+      offset: bytes read since the last commit, or since the document's start: 0 where a commit stands. It is the lag of
+        the context without scratchpads.
+      since: tokens read since the document (or the row inside it) began.
     """
 
     nats: np.ndarray
@@ -56,8 +57,10 @@ class Positions:
 class Segmentation:
     """Decisions after each byte of a document, arrays [n].
 
-    entropy: of the next byte, nats; commit: a patch ends with this byte;
-    scratchpad: the context is refreshed after this byte.
+    Attributes:
+      entropy: of the next byte, nats.
+      commit: whether a patch ends with this byte.
+      scratchpad: whether the context is refreshed after this byte.
     """
 
     entropy: np.ndarray
@@ -75,23 +78,24 @@ class LanguageModel:
       config: the experiment.
       weights: see `model.weights`; of one device or a mesh.
       step: optimizer steps behind the weights.
+      vocabulary: of the tokens.
     """
 
     def __init__(self, config, weights: dict[str, Any], step: int = 0):
         self.config, self.weights, self.step = config, weights, step
+        self.vocabulary = config_lib.vocabulary(config)
         self._pass = _compile(config, mesh_lib.of(weights))
 
     def score(self, data: bytes) -> np.ndarray:
         """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
-        tokens_T = _tokens(data)
-        bits = [p.nats for p in self.positions(windows.Text(tokens_T))]
-        return -np.concatenate(bits)[: len(data)].astype(np.float64) / math.log(2)
+        nats = [p.nats for p in self.positions(windows.Text(self._tokens(data), self.vocabulary))]
+        return -np.concatenate(nats)[: len(data)].astype(np.float64) / math.log(2)
 
     def segment(self, data: bytes) -> Segmentation:
         """Entropies, commits and scratchpads after each byte."""
-        parts = list(self.positions(windows.Text(_tokens(data))))
-        join = lambda name: np.concatenate([getattr(p, name) for p in parts])[1:]  # noqa: E731
-        return Segmentation(join("entropy"), join("commit"), join("scratchpad"))
+        parts = list(self.positions(windows.Text(self._tokens(data), self.vocabulary)))
+        names = ("entropy", "commit", "scratchpad")
+        return Segmentation(**{name: np.concatenate([getattr(p, name) for p in parts])[1:] for name in names})
 
     def generate(self, prompt: bytes = b"", max_bytes: int = 256, temperature: float = 0.0, seed: int = 0) -> bytes:
         """Bytes that continue `prompt`; ends early where the model ends the document.
@@ -103,16 +107,18 @@ class LanguageModel:
           UserError: a negative temperature, max_bytes or seed.
         """
         if temperature < 0 or max_bytes < 0 or seed < 0:
-            raise UserError(f"temperature = {temperature}, max_bytes = {max_bytes} and seed = {seed} must not be negative")
-        rng = np.random.default_rng(seed)
-        tokens = [*_tokens(prompt)]
+            raise UserError(
+                f"temperature = {temperature}, max_bytes = {max_bytes} and seed = {seed} must not be negative"
+            )
+        rng, bos = np.random.default_rng(seed), self.vocabulary.bos
+        tokens = [*self._tokens(prompt)]
         for _ in range(max_bytes):
             *_, window = windows.plan(len(tokens), self.config.data.window)
-            row = windows.Text(np.array(tokens[window.start :], np.int32))
+            row = windows.Text(np.array(tokens[window.start :], np.int32), self.vocabulary)
             length = windows.row_length(len(row), self.config.data.window)
             logits_V = np.asarray(self._pass.logits(self.weights, row.read(0, length)[None], len(row) - 1))
-            choice = _choose(logits_V.astype(np.float64)[: vocabulary.BOS + 1], temperature, rng)
-            if choice == vocabulary.BOS:
+            choice = _choose(logits_V.astype(np.float64)[: bos + 1], temperature, rng)
+            if choice == bos:
                 break
             tokens.append(choice)
         return bytes(tokens[1 + len(prompt) :])
@@ -151,8 +157,8 @@ class LanguageModel:
         """What the model says along a stream, in order, part by part.
 
         Args:
-          stream: has `len` and `read(start, length)`: `data.stream.Stream`,
-            `windows.Text` or `windows.Head`.
+          stream: has `len`, `read(start, length)` and `vocabulary`: `data.stream.Stream`, `windows.Text` or
+            `windows.Head`.
         """
         length = windows.row_length(len(stream), self.config.data.window)
         batch = 1 if len(stream) <= length else max(_TOKENS_PER_CALL // length, 1)
@@ -161,10 +167,14 @@ class LanguageModel:
         for i in range(0, total, batch):
             part = [windows.window(k, len(stream), length) for k in range(i, min(i + batch, total))]
             rows = np.stack([stream.read(w.start, length + 1) for w in part])
-            rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=vocabulary.PAD)
-            found = jax.device_get(self._pass.positions(self.weights, rows))
+            rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=self.vocabulary.pad)
+            answers = jax.device_get(self._pass.positions(self.weights, rows))
             where = [(r, slice(w.first - w.start, w.first - w.start + w.count)) for r, w in enumerate(part)]
-            yield Positions(**{k: np.concatenate([v[r, s] for r, s in where]) for k, v in found.items()})
+            yield Positions(**{k: np.concatenate([v[r, s] for r, s in where]) for k, v in answers.items()})
+
+
+    def _tokens(self, data: bytes) -> np.ndarray:
+        return np.concatenate([[self.vocabulary.bos], np.frombuffer(data, np.uint8)]).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,18 +198,20 @@ def _compile_definition(definition, mesh) -> _Pass:
         tokens_RL, targets_RL = tokens_RM[:, :-1], tokens_RM[:, 1:]
         output = weights_lib.merge(definition, weights)(tokens_RL)
         layout, nothing = output.layout, jnp.full(tokens_RL.shape, jnp.nan)
-        headless = output.head_logits_BLV is None
-        last_RL = documents.latest(layout.commit_BL, layout.start_BL)
-        n_L = jnp.arange(tokens_RL.shape[1])
+        n_L, vocabulary = jnp.arange(tokens_RL.shape[1]), layout.rows.vocabulary
+
+        def nats(logits_RLV):
+            return nothing if logits_RLV is None else loss_lib.nats(logits_RLV, targets_RL, vocabulary)
+
         return {
-            "nats": loss_lib.nats(output.logits_BLV, targets_RL),
-            "head_nats": nothing if headless else loss_lib.nats(output.head_logits_BLV, targets_RL),
+            "nats": nats(output.logits_BLV),
+            "head_nats": nats(output.head_logits_BLV),
             "targets": targets_RL,
             "entropy": nothing if output.entropy_BL is None else output.entropy_BL,
             "commit": layout.commit_BL,
             "scratchpad": layout.scratchpad_BL,
-            "offset": n_L - jnp.where(last_RL < 0, layout.start_BL - 1, last_RL),
-            "since": n_L - layout.start_BL + 1,
+            "offset": jnp.where(layout.commit_BL, 0, n_L - layout.patch_start_BL + 1),
+            "since": layout.rows.offset_BL + 1,
         }
 
     def logits(weights, tokens_1L, position):
@@ -218,10 +230,6 @@ def _compile_definition(definition, mesh) -> _Pass:
         return run
 
     return _Pass(on_mesh(positions), on_mesh(logits))
-
-
-def _tokens(data: bytes) -> np.ndarray:
-    return np.concatenate([[vocabulary.BOS], np.frombuffer(data, np.uint8)]).astype(np.int32)
 
 
 def _choose(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:

@@ -1,4 +1,4 @@
-"""Models with random weights, and those that lie somewhere: of a run, an exported folder or a Hugging Face checkpoint.
+"""Models with random weights, and models of a run's checkpoint, an exported folder or a Hugging Face checkpoint.
 
 Weights are found before they are read, so that each device reads its own share alone.
 """
@@ -29,11 +29,14 @@ from scratchpatch.model import weights as weights_lib
 class Trained:
     """The weights of a checkpoint, or of an exported folder.
 
-    config: of the model. abstract: the weights as jax.ShapeDtypeStructs. step: optimizer steps behind the weights; where
-      they are a checkpoint's that was removed before `read` had it, those behind the newer one that it gave instead.
-    read: gives arrays in place of the leaves of some of the top-level keys of `abstract`, each where the leaf's sharding
-      says, so that a device reads its share alone; a leaf without one goes to the first device of this process. Of several
-      processes all must ask. Raises UserError in all of them, also where a number is not finite (see `finite`).
+    config: of the model.
+    step: optimizer steps behind the weights. Where the checkpoint was removed before `read` had it, `read` takes a
+      newer one, and this becomes its step.
+    abstract: the weights as jax.ShapeDtypeStructs.
+    read: returns arrays in place of the leaves of some of the top-level keys of `abstract`, each where the leaf's
+      sharding says, so that a device reads its share alone; a leaf without a sharding goes to the first device of this
+      process. Every process must call it. Raises UserError in all of them, also where a number is not finite (see
+      `finite`).
     """
 
     config: Any
@@ -45,7 +48,7 @@ class Trained:
 def find(folder: str | Path, step: int | None = None) -> Trained:
     """The newest whole checkpoint of a run, or that of `step`; or an exported model.
 
-    Of several processes the first one chooses and proves the checkpoint; all of them must ask.
+    Every process must call it; the first one chooses and proves the checkpoint.
 
     Raises:
       UserError: no run and no exported model, no checkpoint, none that is whole, or a step of an exported model.
@@ -55,59 +58,57 @@ def find(folder: str | Path, step: int | None = None) -> Trained:
             raise UserError(f"{folder} is an exported model: it has no other steps, leave step out")
         exported = processes.together(lambda: Exported(folder))
         processes.first(exported.prove)
-        read = lambda part: finite.checked(processes.together(lambda: exported.read(part)), str(folder))  # noqa: E731
-        return Trained(exported.config, exported.step, exported.abstract, read)
+
+        def read_exported(part: dict[str, Any]) -> dict[str, Any]:
+            return finite.checked(processes.together(lambda: exported.read(part)), str(folder))
+
+        return Trained(exported.config, exported.step, exported.abstract, read_exported)
     config = processes.together(lambda: workdir_lib.load_config(folder))
     _, abstract = weights_lib.abstract(config)
     reader = CheckpointReader(Path(folder) / "checkpoints", config)
-    chosen = processes.first(lambda: reader.whole(step, abstract))
 
-    def read(part: dict[str, Any]) -> dict[str, Any]:
+    def read_checkpoint(part: dict[str, Any]) -> dict[str, Any]:
         for _ in range(TRIES):
             try:
-                state = processes.together(lambda: reader.read(found.step, part).state)
+                state = processes.together(lambda: reader.read(trained.step, part).state)
             except UserError:
-                # Another process may have met it.
-                if step is not None or not processes.first(lambda: reader.removed(found.step)):
+                # The checkpoint may be gone for another process alone.
+                if step is not None or not processes.first(lambda: reader.removed(trained.step)):
                     raise
-                found.step = processes.first(lambda: reader.whole(None, abstract))
+                trained.step = processes.first(lambda: reader.whole(None, abstract))
             else:
-                return finite.checked(state, f"{folder}, step {found.step}")
+                return finite.checked(state, f"{folder}, step {trained.step}")
         raise reader.outrun()
 
-    found = Trained(config, chosen, abstract, read)
-    return found
+    trained = Trained(config, processes.first(lambda: reader.whole(step, abstract)), abstract, read_checkpoint)
+    return trained
 
 
 def init(config, seed: int = 0) -> LanguageModel:
-    """A model with random weights.
-
-    Raises:
-      UserError: a config or seed that cannot be.
-    """
+    """A model with random weights. Raises UserError for a config or a seed that cannot be."""
     config_lib.check(config)
     config_lib.check_seed(seed)
     return LanguageModel(config, weights_lib.random(config, seed))
 
 
 def load(workdir: str | Path, step: int | None = None, devices: int = 1) -> LanguageModel:
-    """The model of a run's checkpoint: the newest good one, or that of `step`; or of an exported folder.
+    """The model of a run's checkpoint, the newest whole one or that of `step`; or of an exported folder.
 
     A run that is at work there may go on: where it removes a checkpoint while it is read, the next newer one is read.
 
-    Args:
-      devices: that the weights are spread over; each reads its share.
+    devices: how many devices the weights are spread over; each reads its share.
+
     Raises:
-      UserError: no run, no checkpoint, none that is whole, weights that the devices cannot share, or that are not finite.
+      UserError: no run, no checkpoint, none that is whole; weights that are not finite, or that devices cannot share.
     """
-    source = find(workdir, step)
-    abstract = source.abstract
+    trained = find(workdir, step)
+    abstract = trained.abstract
     if devices > 1:
-        placed = weights_lib.shardings(source.config, mesh_lib.over(source.config, devices))
+        placed = weights_lib.shardings(trained.config, mesh_lib.over(trained.config, devices))
         abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
-    # It may come from a newer step than was found: the step is known afterwards.
-    weights = source.read(abstract)
-    return LanguageModel(source.config, weights, source.step)
+    # The weights may come from a newer step than was found, so the step is known afterwards.
+    weights = trained.read(abstract)
+    return LanguageModel(trained.config, weights, trained.step)
 
 
 def load_hf_blt(folder: str | Path, window: int = 1024, max_patch_bytes: int = 128) -> LanguageModel:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from scratchpatch.vocabulary import PAD
+from scratchpatch.vocabulary import Vocabulary
 
 SMALLEST = 64
 
@@ -62,8 +62,8 @@ def row_length(positions: int, window: int) -> int:
 class Text:
     """Tokens in memory with the reading interface of `data.stream.Stream`."""
 
-    def __init__(self, tokens_T: np.ndarray):
-        self._tokens_T = tokens_T
+    def __init__(self, tokens_T: np.ndarray, vocabulary: Vocabulary):
+        self._tokens_T, self.vocabulary = tokens_T, vocabulary
 
     def __len__(self) -> int:
         return len(self._tokens_T)
@@ -71,7 +71,7 @@ class Text:
     def read(self, start: int, length: int) -> np.ndarray:
         """int32 [length] from `start` on, PAD beyond the end."""
         part = self._tokens_T[start : start + length]
-        return np.concatenate([part, np.full(length - len(part), PAD, np.int32)]).astype(np.int32)
+        return np.concatenate([part, np.full(length - len(part), self.vocabulary.pad, np.int32)]).astype(np.int32)
 
 
 class Head:
@@ -79,6 +79,7 @@ class Head:
 
     def __init__(self, stream, positions: int):
         self._stream, self._positions = stream, min(positions, len(stream))
+        self.vocabulary = stream.vocabulary
 
     def __len__(self) -> int:
         return self._positions
@@ -86,5 +87,5 @@ class Head:
     def read(self, start: int, length: int) -> np.ndarray:
         """int32 [length] from `start` on, PAD beyond the end."""
         tokens = self._stream.read(start, length)
-        tokens[max(self._positions - start, 0) :] = PAD
+        tokens[max(self._positions - start, 0) :] = self.vocabulary.pad
         return tokens

@@ -1,12 +1,12 @@
 """Any model as safetensors and a config.json, and back.
 
-    folder/model.safetensors    arrays (written as float32; half precision is read, too), named by their path in the model: params.trunk.stack.block.ffn.up.kernel
-    folder/config.json          {"schema", "version", "step", "config": every field, "checksum": [bytes, CRC-32] of the other file}
+    folder/model.safetensors    the arrays, named by their path in the model: params.trunk.stack.block.ffn.up.kernel
+    folder/config.json          {"schema", "version", "step", "config": every field, "checksum": [bytes, CRC-32] of the
+                                other file}
 
-A kernel is [in, out]; the arrays of a stack of layers have the layer as first
-axis, or are one for each layer (see `layers`); `thresholds.*` are scalars in nats; `frozen.entropy_model.*` is the
-separate entropy model's. Thresholds that training moved are the arrays', not
-the config's.
+Arrays are written as float32; half precision is read, too. A kernel is [in, out]; the arrays of a stack of layers have
+the layer as first axis, or are one for each layer (see `layers`); `thresholds.*` are scalars in nats, as training left
+them; `frozen.entropy_model.*` is the separate entropy model's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from scratchpatch import config as config_lib
 from scratchpatch import json_files, schema
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
-from scratchpatch.interop import layers, tensors
+from scratchpatch.interop import layers, safetensors_folder
+from scratchpatch.interop.safetensors_folder import SafetensorsFolder, printable
 from scratchpatch.model import finite
 from scratchpatch.model import weights as weights_lib
 
@@ -33,6 +34,7 @@ from scratchpatch.model import weights as weights_lib
 class _About(TypedDict, total=False):
     config: Required[dict[str, Any]]
     step: json_files.Count
+    # Folders of older versions, and configs that people write for arrays of theirs, have none.
     checksum: tuple[json_files.Count, json_files.Count]
 
 
@@ -60,22 +62,25 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
     """
     folder = Path(folder)
     vacant(folder)
-    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "step": lm.step, "config": config_lib.flat(lm.config)}
-    arrays = {name: np.asarray(x) for name, x in weights_lib.named(finite.checked(lm.weights, "the model"), ".").items()}
-    made = not folder.exists()
+    about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "step": lm.step}
+    about["config"] = config_lib.flat(lm.config)
+    weights = weights_lib.named(finite.checked(lm.weights, "the model"), ".")
+    arrays = {name: np.asarray(x) for name, x in weights.items()}
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors.save(folder, layers.unstacked(arrays) if layout == "unstacked" else arrays, {"format": "scratchpatch"})
+        arrays = layers.unstacked(arrays) if layout == "unstacked" else arrays
+        safetensors_folder.save(folder, arrays, {"format": "scratchpatch"})
         try:
-            about["checksum"] = tensors.size_and_checksum(folder)
+            about["checksum"] = safetensors_folder.size_and_checksum(folder)
             replace_text(folder / "config.json", json.dumps(about, indent=1) + "\n")
         except BaseException:
             with contextlib.suppress(OSError):
-                (folder / tensors.FILE).unlink()
+                (folder / safetensors_folder.FILE).unlink()
             raise
     except BaseException as error:
-        if made:
-            # Where it holds what others wrote, it stays.
+        if is_new:
+            # A folder that holds what others wrote stays.
             with contextlib.suppress(OSError):
                 folder.rmdir()
         if isinstance(error, FileExistsError):
@@ -99,15 +104,17 @@ class Exported:
 
     def __init__(self, folder: str | Path):
         self._folder = Path(folder)
-        self.config, self.step, self._checksum = _read_about(self._folder / "config.json")
+        self.config, about = _read_about(self._folder / "config.json")
+        self.step, self._checksum = about.get("step", 0), about.get("checksum")
         _, self.abstract = weights_lib.abstract(self.config)
-        self._stored = stored = tensors.Tensors(folder)
-        self._parts = parts = layers.stacks(stored.shapes)
-        wanted = weights_lib.named(self.abstract, ".")
-        found = {name: _shape(stored, parts[name], name) for name in parts}
-        bad = tensors.problems({name: x.shape for name, x in wanted.items()}, found)
-        if bad:
-            raise UserError(f"{folder} does not hold the arrays that its config names: {tensors.several(bad)}")
+        self._stored = SafetensorsFolder(folder)
+        self._names_of = layers.sources(self._stored.shapes)
+        wanted = {name: x.shape for name, x in weights_lib.named(self.abstract, ".").items()}
+        faults = safetensors_folder.mismatches(wanted, {name: self._shape(name) for name in self._names_of})
+        if faults:
+            raise UserError(
+                f"{folder} does not hold the arrays that its config names: {safetensors_folder.summary(faults)}"
+            )
 
     def prove(self) -> None:
         """Read the arrays' file once, and compare it with the checksum in config.json, if that has one.
@@ -115,10 +122,11 @@ class Exported:
         Raises:
           UserError: it is not what was exported.
         """
-        if self._checksum and tensors.size_and_checksum(self._folder) != list(self._checksum):
+        if self._checksum and safetensors_folder.size_and_checksum(self._folder) != list(self._checksum):
             raise UserError(
-                f"{self._folder / tensors.FILE} is not what was exported (its size or checksum differs): export the model anew, "
-                "or, where you have changed its numbers yourself, take `checksum` out of config.json"
+                f"{self._folder / safetensors_folder.FILE} is not what was exported (its size or checksum differs): "
+                "export the model anew, or, where you have changed its numbers yourself, "
+                "take `checksum` out of config.json"
             )
 
     def read(self, part: dict[str, Any]) -> dict[str, Any]:
@@ -131,40 +139,39 @@ class Exported:
         return jax.tree.unflatten(jax.tree.structure(part), leaves)
 
     def _place(self, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        parts = self._parts[name]
+        names = self._names_of[name]
 
         def piece(index: tuple[slice, ...]) -> np.ndarray:
-            if parts == [name]:
+            if names == [name]:
                 return self._stored.read(name, index, leaf.dtype)
             layer, *rest = index
-            return np.stack([self._stored.read(part, tuple(rest), leaf.dtype) for part in parts[layer]])
+            return np.stack([self._stored.read(each, tuple(rest), leaf.dtype) for each in names[layer]])
 
         sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.make_array_from_callback(leaf.shape, sharding, piece)
 
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array, also of one that is stored layer by layer."""
+        first, *others = names = self._names_of[name]
+        shapes = self._stored.shapes
+        if names == [name]:
+            return shapes[name]
+        for other in others:
+            if shapes[other] != shapes[first]:
+                unlike = f"{printable(other)} has shape {list(shapes[other])}, unlike {first} {list(shapes[first])}"
+                raise UserError(f"{unlike}: export the model anew")
+        return (len(names), *shapes[first])
 
-def _read_about(path: Path) -> tuple[Any, int, tuple[int, int] | None]:
-    """(config, step, checksum) of an exported folder's config.json."""
+
+def _read_about(path: Path) -> tuple[Any, _About]:
+    """The checked config of an exported folder's config.json, and all that stands there."""
     try:
-        config, about = config_lib.document(path, _About)
+        return config_lib.document(path, _About)
     except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no config.json: its export was cut off, or a part of it is missing; export anew") from error
-    except json_files.Malformed as error:
-        raise UserError(f"cannot read {tensors.shown(error)}; export the model anew") from error
+        cause = "its export was cut off, or a part of it is missing"
+        raise UserError(f"{path.parent} has no config.json: {cause}; export anew") from error
+    except (json_files.Malformed, UserError) as error:
+        where = "" if isinstance(error, json_files.Malformed) else f"{path}: "
+        raise UserError(f"cannot read {where}{printable(error)}; export the model anew") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UserError as error:
-        raise UserError(f"cannot read {path}: {tensors.shown(error)}; export the model anew") from error
-    # Folders of older versions, and configs that people write for arrays of theirs, have no checksum.
-    return config, about.get("step", 0), about.get("checksum")
-
-
-def _shape(stored: tensors.Tensors, parts: list[str], name: str) -> tuple[int, ...]:
-    """Of the array `name`, made of these parts."""
-    if parts == [name]:
-        return stored.shapes[name]
-    shapes = {part: stored.shapes[part] for part in parts}
-    odd = next((part for part in parts if shapes[part] != shapes[parts[0]]), None)
-    if odd:
-        raise UserError(f"{tensors.shown(odd)} has shape {list(shapes[odd])}, unlike {parts[0]} {list(shapes[parts[0]])}: export the model anew")
-    return (len(parts), *shapes[parts[0]])

@@ -14,18 +14,21 @@ def pad(x: jax.Array, axis: int, size: int) -> jax.Array:
     return jnp.pad(x, widths)
 
 
-def seen(first_BN: jax.Array, last_BN: jax.Array, queries: int, keys: int, size: int) -> jax.Array:
+def seen(begin_BN: jax.Array, end_BN: jax.Array, queries: int, keys: int, size: int) -> jax.Array:
     """bool [B, I, J]: whether a query of block I may see a key of block J.
 
     Args:
-      first_BN, last_BN: int32, the range [first, last) of each query; N is a multiple of `queries`.
+      begin_BN, end_BN: int32, the range [begin, end) of each query; N is a multiple of `queries`.
       queries, keys: sizes of the blocks.
       size: S, a multiple of `keys`.
     """
-    some_BN = last_BN > first_BN
-    split = lambda x_BN: x_BN.reshape(x_BN.shape[0], -1, queries)  # noqa: E731
-    from_BI1 = split(jnp.where(some_BN, first_BN, size)).min(axis=-1, keepdims=True)
-    to_BI1 = split(jnp.where(some_BN, last_BN, 0)).max(axis=-1, keepdims=True)
+    some_BN = end_BN > begin_BN
+
+    def split(x_BN):
+        return x_BN.reshape(x_BN.shape[0], -1, queries)
+
+    from_BI1 = split(jnp.where(some_BN, begin_BN, size)).min(axis=-1, keepdims=True)
+    to_BI1 = split(jnp.where(some_BN, end_BN, 0)).max(axis=-1, keepdims=True)
     start_J = jnp.arange(0, size, keys, dtype=jnp.int32)
     return (start_J < to_BI1) & (start_J + keys > from_BI1)
 

@@ -1,8 +1,7 @@
 """Which backend computes an attention: by platform, shape and type, or as the config says.
 
-Nothing of it changes what is computed, but for rounding. The platform is that
-of the mesh in whose context a function is traced, so that a step compiled for
-TPUs on a machine without one takes their kernels.
+The platform is that of the mesh in whose context a function is traced, so that a step that is compiled for TPUs on a
+machine without one takes their kernels.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
 import math
 from collections.abc import Iterator
 
@@ -24,8 +22,6 @@ from scratchpatch.kernels import ranges
 
 # Platform of each kernel, as JAX names it.
 _HOME = {"splash": "tpu", "pallas": "gpu"}
-# Where it is; imported only where it runs, for importing Pallas takes a while.
-_KERNELS = {"splash": "scratchpatch.kernels.splash", "pallas": "scratchpatch.kernels.pallas_gpu"}
 # Rows of at most so many slots, windows of at most so many bytes: their logits
 # are small, and a kernel's blocks would be mostly padding.
 _FEW_SLOTS, _SMALL_WINDOW = 512, 128
@@ -44,8 +40,16 @@ class Choice:
 
     def kernel(self, band: int | None = None) -> ranges.Kernel | None:
         """The kernel for `ranges.attend`; None: XLA needs none. band: see `splash.Kernel`."""
-        name = _KERNELS.get(self.backend)
-        return name and importlib.import_module(name).Kernel(band, self.interpret)
+        return None if self.backend == "xla" else _module(self.backend).Kernel(band, self.interpret)
+
+
+def _module(backend: str):
+    """The module of a kernel, imported where it runs alone: importing Pallas takes seconds."""
+    if backend == "splash":
+        from scratchpatch.kernels import splash as module
+    else:
+        from scratchpatch.kernels import pallas_gpu as module
+    return module
 
 
 @contextlib.contextmanager
@@ -78,7 +82,7 @@ def staircase(wanted: str, q_BNHK, k_BPGK) -> Choice:
     """
     slots = q_BNHK.shape[1]
     small = f"{slots} slots are few" if slots <= _FEW_SLOTS else ""
-    return _choose("staircase", wanted, _Shape.of(q_BNHK, k_BPGK, None, ranges.TRUNK), small)
+    return _choose("staircase", wanted, _Shape.of(q_BNHK, k_BPGK, None, sharding.TRUNK), small)
 
 
 def window(wanted: str, q_BLHK, window: int) -> Choice:
@@ -92,12 +96,17 @@ def window(wanted: str, q_BLHK, window: int) -> Choice:
       UserError: `wanted` cannot run here.
     """
     small = f"a window of {window} bytes is small" if min(window, q_BLHK.shape[1]) <= _SMALL_WINDOW else ""
-    return _choose("window", wanted, _Shape.of(q_BLHK, q_BLHK, window, ranges.LOCAL), small)
+    return _choose("window", wanted, _Shape.of(q_BLHK, q_BLHK, window, sharding.BYTE_TIER), small)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """What a choice depends on. rows, of one device. divided: why heads or rows cannot be spread over the mesh, or ''."""
+    """What a choice depends on.
+
+    Attributes:
+      rows: of one device.
+      divided: why heads or rows cannot be spread over the mesh, or ''.
+    """
 
     rows: int
     queries: int
@@ -109,8 +118,8 @@ class _Shape:
     divided: str
 
     @staticmethod
-    def of(q, k, band, axes: ranges.Axes):
-        mesh, divided = ranges.mesh(), ""
+    def of(q, k, band, axes: sharding.Axes):
+        mesh, divided = sharding.spread_mesh(), ""
         rows, queries, heads, width = q.shape
         if mesh is not None:
             try:
@@ -153,14 +162,11 @@ def _problem(backend: str, where: str, shape: _Shape) -> str:
         return f"needs a {_HOME[backend].upper()}, and this runs on {where}"
     if shape.divided:
         return f"cannot be spread over the mesh ({shape.divided})"
-    kernel = importlib.import_module(_KERNELS[backend])
-    return kernel.problem(shape.rows, shape.queries, shape.width, shape.keys, shape.band)
+    return _module(backend).problem(shape.rows, shape.queries, shape.width, shape.keys, shape.band)
 
 
 @functools.cache
 def _say(kernel: str, shape: _Shape, backend: str, reason: str) -> None:
     """Once for each kernel and shape."""
-    logging.info(
-        "%s: %s (%s), %d x %d queries, %d heads of %d, %s",
-        kernel, backend, reason, shape.rows, shape.queries, shape.heads, shape.width, shape.dtype,
-    )  # fmt: skip
+    queries = f"{shape.rows} x {shape.queries} queries, {shape.heads} heads of {shape.width}, {shape.dtype}"
+    logging.info("%s: %s (%s), %s", kernel, backend, reason, queries)

@@ -38,9 +38,9 @@ class Kernel:
     band: int | None = None
     interpret: bool = False
 
-    def forward(self, q_BNHK, k_BSGK, v_BSGK, first_BN, last_BN):
-        q, k, v, (first, last) = _whole(q_BNHK), _whole(k_BSGK), _whole(v_BSGK), _whole_ranges(first_BN, last_BN)
-        visits, _ = self._visits(first, last, k.shape[1])
+    def forward(self, q_BNHK, k_BSGK, v_BSGK, begin_BN, end_BN):
+        q, k, v, (begin, end) = _whole(q_BNHK), _whole(k_BSGK), _whole(v_BSGK), _whole_ranges(begin_BN, end_BN)
+        visits, _ = self._visits(begin, end, k.shape[1])
         specs = _by_query(q, k, visits)
         sums = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
         out, seen_BHN = self._call(
@@ -49,14 +49,14 @@ class Kernel:
             [specs[x] for x in ("visits", "range", "range", "query", "keys", "keys")],
             [specs["query"], specs["sum"]],
             [q, sums],
-        )(visits, first, last, q, k, v)
+        )(visits, begin, end, q, k, v)
         return _part(out, q_BNHK), seen_BHN[..., : q_BNHK.shape[1]]
 
-    def backward(self, q_BNHK, k_BSGK, v_BSGK, first_BN, last_BN, out_BNHK, total_BHN, d_BNHK):
+    def backward(self, q_BNHK, k_BSGK, v_BSGK, begin_BN, end_BN, out_BNHK, total_BHN, d_BNHK):
         mean_BHN = jnp.einsum("bnhk,bnhk->bhn", d_BNHK, out_BNHK, preferred_element_type=jnp.float32)
-        q, k, v, (first, last) = _whole(q_BNHK), _whole(k_BSGK), _whole(v_BSGK), _whole_ranges(first_BN, last_BN)
+        q, k, v, (begin, end) = _whole(q_BNHK), _whole(k_BSGK), _whole(v_BSGK), _whole_ranges(begin_BN, end_BN)
         d, total, mean = _whole(d_BNHK), blocks.pad(total_BHN, 2, _BLOCK), blocks.pad(mean_BHN, 2, _BLOCK)
-        of_queries, of_keys = self._visits(first, last, k.shape[1])
+        of_queries, of_keys = self._visits(begin, end, k.shape[1])
         specs = _by_query(q, k, of_queries)
         (dq,) = self._call(
             functools.partial(_query_gradient_kernel, scale=_scale(q_BNHK)),
@@ -64,7 +64,7 @@ class Kernel:
             [specs[x] for x in ("visits", "range", "range", "query", "keys", "keys", "query", "sum", "sum")],
             [specs["query"]],
             [q],
-        )(of_queries, first, last, q, k, v, d, total, mean)
+        )(of_queries, begin, end, q, k, v, d, total, mean)
         specs = _by_key(q, k, of_keys)
         dk, dv = self._call(
             functools.partial(_key_gradient_kernel, scale=_scale(q_BNHK)),
@@ -72,12 +72,12 @@ class Kernel:
             [specs[x] for x in ("visits", "ranges", "ranges", "queries", "key", "key", "queries", "sums", "sums")],
             [specs["key"], specs["key"]],
             [k, v],
-        )(of_keys, first, last, q, k, v, d, total, mean)
+        )(of_keys, begin, end, q, k, v, d, total, mean)
         return _part(dq, q_BNHK), _part(dk, k_BSGK), _part(dv, v_BSGK)
 
-    def _visits(self, first_BN, last_BN, size: int):
+    def _visits(self, begin_BN, end_BN, size: int):
         """For queries and for keys: int32 [B, blocks, 1 + V], how many blocks to visit, and which."""
-        see_BIJ = blocks.seen(first_BN, last_BN, _BLOCK, _BLOCK, size)
+        see_BIJ = blocks.seen(begin_BN, end_BN, _BLOCK, _BLOCK, size)
 
         def visits(see_BIJ):
             visit_BIV, count_BI = blocks.steps(see_BIJ, blocks.most(see_BIJ.shape[2], _BLOCK, self.band))
@@ -108,8 +108,8 @@ def _whole(x_BNHK):
     return blocks.pad(blocks.pad(x_BNHK, 1, _BLOCK), 3, max(pl.next_power_of_2(x_BNHK.shape[3]), 16))
 
 
-def _whole_ranges(first_BN, last_BN):
-    return blocks.pad(first_BN, 1, _BLOCK), blocks.pad(last_BN, 1, _BLOCK)
+def _whole_ranges(begin_BN, end_BN):
+    return blocks.pad(begin_BN, 1, _BLOCK), blocks.pad(end_BN, 1, _BLOCK)
 
 
 def _part(x, like):
@@ -146,47 +146,48 @@ def _rows(block):
     return pl.ds(block * _BLOCK, _BLOCK)
 
 
-def _seen_by(first_C, last_C, j):
+def _seen_by(begin_C, end_C, j):
     """bool [C, T]: which keys of block j each query sees."""
     key_T = j * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)
-    return (key_T[None, :] >= first_C[:, None]) & (key_T[None, :] < last_C[:, None])
+    return (key_T[None, :] >= begin_C[:, None]) & (key_T[None, :] < end_C[:, None])
 
 
-def _forward_kernel(visits, first, last, q, k, v, out, seen, *, scale):
-    q_CK, first_C, last_C = q[...], first[...], last[...]
+def _forward_kernel(visits, begin, end, q, k, v, out, seen, *, scale):
+    q_CK, begin_C, end_C = q[...], begin[...], end[...]
 
     def body(t, carry):
         top_C, sum_C, out_CK = carry
         j = visits[t + 1]
         logits_CT = triton.dot(q_CK, k[_rows(j), :].T) * scale
-        logits_CT = jnp.where(_seen_by(first_C, last_C, j), logits_CT, _UNSEEN)
+        logits_CT = jnp.where(_seen_by(begin_C, end_C, j), logits_CT, _UNSEEN)
         new_C = jnp.maximum(top_C, logits_CT.max(axis=1))
         weights_CT, old_C = jnp.exp(logits_CT - new_C[:, None]), jnp.exp(top_C - new_C)
         out_CK = out_CK * old_C[:, None] + triton.dot(weights_CT.astype(v.dtype), v[_rows(j), :])
         return new_C, sum_C * old_C + weights_CT.sum(axis=1), out_CK
 
     # Beside the keys it stands for no weight, and without them the sum is not 0.
-    carry = jnp.full((_BLOCK,), _UNSEEN, jnp.float32), jnp.ones((_BLOCK,), jnp.float32), jnp.zeros(q_CK.shape, jnp.float32)
+    top_C, sum_C = jnp.full((_BLOCK,), _UNSEEN, jnp.float32), jnp.ones((_BLOCK,), jnp.float32)
+    carry = top_C, sum_C, jnp.zeros(q_CK.shape, jnp.float32)
     top_C, sum_C, out_CK = lax.fori_loop(0, visits[0], body, carry)
     out[...] = (out_CK / sum_C[:, None]).astype(out.dtype)
     seen[...] = top_C + jnp.log(sum_C)
 
 
-def _query_gradient_kernel(visits, first, last, q, k, v, d, total, mean, dq, *, scale):
-    q_CK, d_CK, first_C, last_C, total_C, mean_C = q[...], d[...], first[...], last[...], total[...], mean[...]
+def _query_gradient_kernel(visits, begin, end, q, k, v, d, total, mean, dq, *, scale):
+    q_CK, d_CK, begin_C, end_C, total_C, mean_C = q[...], d[...], begin[...], end[...], total[...], mean[...]
 
     def body(t, dq_CK):
         j = visits[t + 1]
         k_TK = k[_rows(j), :]
         logits_CT = triton.dot(q_CK, k_TK.T) * scale
-        weights_CT = jnp.where(_seen_by(first_C, last_C, j), jnp.exp(logits_CT - total_C[:, None]), 0.0)
+        weights_CT = jnp.where(_seen_by(begin_C, end_C, j), jnp.exp(logits_CT - total_C[:, None]), 0.0)
         d_logits_CT = weights_CT * (triton.dot(d_CK, v[_rows(j), :].T) - mean_C[:, None]) * scale
         return dq_CK + triton.dot(d_logits_CT.astype(k.dtype), k_TK)
 
     dq[...] = lax.fori_loop(0, visits[0], body, jnp.zeros(q_CK.shape, jnp.float32)).astype(dq.dtype)
 
 
-def _key_gradient_kernel(visits, first, last, q, k, v, d, total, mean, dk, dv, *, scale):
+def _key_gradient_kernel(visits, begin, end, q, k, v, d, total, mean, dk, dv, *, scale):
     j, k_TK, v_TK = pl.program_id(0), k[...], v[...]
     shared = q.shape[1]
 
@@ -196,7 +197,7 @@ def _key_gradient_kernel(visits, first, last, q, k, v, d, total, mean, dk, dv, *
         dk_TK, dv_TK = carry
         q_CK, d_CK = q[_rows(i), r, :], d[_rows(i), r, :]
         logits_CT = triton.dot(q_CK, k_TK.T) * scale
-        seen_CT = _seen_by(first[_rows(i)], last[_rows(i)], j)
+        seen_CT = _seen_by(begin[_rows(i)], end[_rows(i)], j)
         weights_CT = jnp.where(seen_CT, jnp.exp(logits_CT - total[r, _rows(i)][:, None]), 0.0)
         d_logits_CT = weights_CT * (triton.dot(d_CK, v_TK.T) - mean[r, _rows(i)][:, None]) * scale
         dk_TK += triton.dot(d_logits_CT.astype(q.dtype).T, q_CK)

@@ -9,7 +9,6 @@ Legend: B rows, N queries, S keys, G key-value heads, R query heads per
 key-value head, H = G * R heads, K head width.
 """
 
-import dataclasses
 import functools
 from typing import Protocol
 
@@ -20,66 +19,51 @@ from scratchpatch import precision, sharding
 
 
 class Kernel(Protocol):
-    """Masked softmax attention over keys [first, last) of each query, which may be none. Hashable."""
+    """Masked softmax attention over keys [begin, end) of each query, which may be none. Hashable."""
 
-    def forward(self, q_BNHK, k_BSGK, v_BSGK, first_BN, last_BN):
+    def forward(self, q_BNHK, k_BSGK, v_BSGK, begin_BN, end_BN):
         """(result [B, N, H, K], float32 log-sum-exp [B, H, N]); of no key: any result, at most -1e30."""
 
-    def backward(self, q_BNHK, k_BSGK, v_BSGK, first_BN, last_BN, out_BNHK, total_BHN, d_BNHK):
+    def backward(self, q_BNHK, k_BSGK, v_BSGK, begin_BN, end_BN, out_BNHK, total_BHN, d_BNHK):
         """Gradients of q, k and v, from the merged result, its log-sum-exp and its gradient."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Axes:
-    """Logical names (see `sharding`) of an attention's rows and heads."""
-
-    rows: str
-    heads: str
-
-
-TRUNK, LOCAL = Axes("rows", "trunk_heads"), Axes("local_rows", "local_heads")
-
-
-def attend(kernel: Kernel, axes: Axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, first_BN, last_BN) -> jax.Array:
-    """Query i reads keys j with first_i <= j < last_i, and its own.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def attend(kernel, axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN) -> jax.Array:
+    """Query i reads keys j with begin_i <= j < end_i, and its own.
 
     Args:
-      kernel: of a platform.
-      axes: of the tier.
+      kernel: a `Kernel`, of a platform.
+      axes: the `sharding.Axes` of the trunk or a byte tier.
       q_BNHK: queries.
       k_BSGK, v_BSGK: keys and values that several queries read.
       own_k_BNGK, own_v_BNGK: those of each query.
-      first_BN, last_BN: int32 [B, N].
+      begin_BN, end_BN: int32 [B, N].
     Returns:
       [B, N, H, K] in the dtype of v.
     """
-    return _attend(kernel, axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, first_BN, last_BN)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(kernel, axes, q, k, v, own_k, own_v, first, last):
-    return _forward(kernel, axes, q, k, v, own_k, own_v, first, last)[0]
+    return _forward(kernel, axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN)[0]
 
 
 @precision.of_arguments
-def _forward(kernel, axes, q, k, v, own_k, own_v, first, last):
+def _forward(kernel, axes, q, k, v, own_k, own_v, begin, end):
     rows, slots, all_heads, _ = q.shape
-    out, seen_BHN = _spread(kernel.forward, axes, (q, k, v, first, last), (q.shape, (rows, all_heads, slots)))
+    out, seen_BHN = _spread(kernel.forward, axes, (q, k, v, begin, end), (q.shape, (rows, all_heads, slots)))
     own_BHN = _own(q, own_k) * q.shape[-1] ** -0.5
     total_BHN = jnp.logaddexp(seen_BHN, own_BHN)
     share, own_share = (jnp.exp(x - total_BHN).swapaxes(1, 2)[..., None] for x in (seen_BHN, own_BHN))
     # Of a query that sees no key, the kernel's result may be anything.
     merged = jnp.where(share > 0, out, 0) * share + own_share * _repeat(own_v, q)
     merged = merged.astype(v.dtype)
-    return merged, (q, k, v, own_k, own_v, first, last, merged, total_BHN)
+    return merged, (q, k, v, own_k, own_v, begin, end, merged, total_BHN)
 
 
 @precision.of_arguments
-def _backward(kernel, axes, kept, d):
-    q, k, v, own_k, own_v, first, last, merged, total_BHN = kept
+def _backward(kernel, axes, residuals, d):
+    q, k, v, own_k, own_v, begin, end, merged, total_BHN = residuals
     scale = q.shape[-1] ** -0.5
     mean_BHN = jnp.einsum("bnhk,bnhk->bhn", d, merged, preferred_element_type=jnp.float32)
-    arrays = (q, k, v, first, last, merged, total_BHN, d)
+    arrays = (q, k, v, begin, end, merged, total_BHN, d)
     dq, dk, dv = _spread(kernel.backward, axes, arrays, (q.shape, k.shape, v.shape))
     own_BHN = jnp.exp(_own(q, own_k) * scale - total_BHN)
     d_own_BHN = own_BHN * (_own(d, own_v) - mean_BHN) * scale
@@ -89,7 +73,7 @@ def _backward(kernel, axes, kept, d):
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), d_own_k, d_own_v, None, None
 
 
-_attend.defvjp(_forward, _backward)
+attend.defvjp(_forward, _backward)
 
 
 def _own(q_BNHK, x_BNGK):
@@ -107,13 +91,7 @@ def _gather(x_BNHK, like_BNGK):
     return x_BNHK.reshape(rows, length, groups, -1, width).sum(axis=3).astype(like_BNGK.dtype)
 
 
-def mesh() -> jax.sharding.AbstractMesh | None:
-    """The mesh over which rows and heads are spread; None: of one device, or already one device's part."""
-    found = jax.sharding.get_abstract_mesh()
-    return None if found.empty or found.size == 1 or found.are_all_axes_manual else found
-
-
-def _spread(run, axes: Axes, arrays, results):
+def _spread(run, axes: sharding.Axes, arrays, results):
     """`run` on each device's rows and heads: XLA cannot split a kernel.
 
     Args:
@@ -122,11 +100,14 @@ def _spread(run, axes: Axes, arrays, results):
       arrays: [B, N], [B, H, N] and [B, N, H, K].
       results: shapes of what `run` gives.
     """
-    over = mesh()
-    if over is None:
+    mesh = sharding.spread_mesh()
+    if mesh is None:
         return run(*arrays)
     names = {2: (axes.rows, None), 3: (axes.rows, axes.heads, None), 4: (axes.rows, None, axes.heads, None)}
-    spec = lambda shape: sharding.spec(names[len(shape)], shape, over, "attention")  # noqa: E731
+
+    def spec(shape):
+        return sharding.spec(names[len(shape)], shape, mesh, "attention")
+
     in_specs = tuple(spec(x.shape) for x in arrays)
     # Rows and heads do not read each other: nothing is there for it to check.
     return jax.shard_map(run, in_specs=in_specs, out_specs=tuple(map(spec, results)), check_vma=False)(*arrays)

@@ -59,38 +59,40 @@ class Kernel:
     band: int | None = None
     interpret: bool = False
 
-    def forward(self, q_BNHK, k_BSGK, v_BSGK, first_BN, last_BN):
-        plan = _Plan(self, q_BNHK.shape, k_BSGK.shape, first_BN, last_BN)
-        q_HTK, k_GUK, v_GUK = plan.queries(q_BNHK * _scale(q_BNHK)), plan.keys(k_BSGK), plan.keys(v_BSGK)
+    def forward(self, q_BNHK, k_BSGK, v_BSGK, begin_BN, end_BN):
+        sequence = _Sequence(self, q_BNHK.shape, k_BSGK.shape, begin_BN, end_BN)
+        q_HTK, k_GUK, v_GUK = sequence.queries(q_BNHK * _scale(q_BNHK)), sequence.keys(k_BSGK), sequence.keys(v_BSGK)
         out_HTK, (seen_HT,) = stock._splash_attention_forward(
-            plan.by_query, q_HTK, k_GUK, v_GUK, None, None, save_residuals=True, **plan.settings
+            sequence.by_query, q_HTK, k_GUK, v_GUK, None, None, save_residuals=True, **sequence.settings
         )
-        return plan.rows(out_HTK), plan.rows(seen_HT[..., None])[..., 0].swapaxes(1, 2)
+        return sequence.rows(out_HTK), sequence.rows(seen_HT[..., None])[..., 0].swapaxes(1, 2)
 
-    def backward(self, q_BNHK, k_BSGK, v_BSGK, first_BN, last_BN, out_BNHK, total_BHN, d_BNHK):
-        plan = _Plan(self, q_BNHK.shape, k_BSGK.shape, first_BN, last_BN)
-        q_HTK, k_GUK, v_GUK = plan.queries(q_BNHK * _scale(q_BNHK)), plan.keys(k_BSGK), plan.keys(v_BSGK)
-        total_HT = plan.queries(total_BHN.swapaxes(1, 2)[..., None])[..., 0]
-        kept = (q_HTK, k_GUK, v_GUK, None, None, plan.queries(out_BNHK), total_HT, plan.by_query, plan.by_key)
-        gradients = stock._splash_attention_bwd(save_residuals=False, res=kept, do=plan.queries(d_BNHK), **plan.settings)
-        dq_BNHK = plan.rows(gradients[3])
-        return dq_BNHK * _scale(dq_BNHK), plan.rows(gradients[4], keys=True), plan.rows(gradients[5], keys=True)
+    def backward(self, q_BNHK, k_BSGK, v_BSGK, begin_BN, end_BN, out_BNHK, total_BHN, d_BNHK):
+        sequence = _Sequence(self, q_BNHK.shape, k_BSGK.shape, begin_BN, end_BN)
+        q_HTK, k_GUK, v_GUK = sequence.queries(q_BNHK * _scale(q_BNHK)), sequence.keys(k_BSGK), sequence.keys(v_BSGK)
+        total_HT = sequence.queries(total_BHN.swapaxes(1, 2)[..., None])[..., 0]
+        masks = sequence.by_query, sequence.by_key
+        res = (q_HTK, k_GUK, v_GUK, None, None, sequence.queries(out_BNHK), total_HT, *masks)
+        do_HTK = sequence.queries(d_BNHK)
+        gradients = stock._splash_attention_bwd(save_residuals=False, res=res, do=do_HTK, **sequence.settings)
+        dq_BNHK = sequence.rows(gradients[3])
+        return dq_BNHK * _scale(dq_BNHK), sequence.rows(gradients[4], keys=True), sequence.rows(gradients[5], keys=True)
 
 
 def _scale(x_BNHK):
     return jnp.asarray(x_BNHK.shape[-1] ** -0.5, x_BNHK.dtype)
 
 
-class _Plan:
+class _Sequence:
     """Rows in one sequence, and the order in which blocks meet."""
 
-    def __init__(self, kernel: Kernel, queries_shape, keys_shape, first_BN, last_BN):
+    def __init__(self, kernel: Kernel, queries_shape, keys_shape, begin_BN, end_BN):
         self.batch, self.length, *_ = queries_shape
         self.size = keys_shape[1]
         self.bq, self.bk = block_size(self.length), block_size(self.size)
         size = self.size + -self.size % self.bk
-        first_BN, last_BN = (blocks.pad(x, 1, self.bq) for x in (first_BN, last_BN))
-        see_BIJ = blocks.seen(first_BN, last_BN, self.bq, self.bk, size)
+        begin_BN, end_BN = (blocks.pad(x, 1, self.bq) for x in (begin_BN, end_BN))
+        see_BIJ = blocks.seen(begin_BN, end_BN, self.bq, self.bk, size)
 
         def info(see_BIJ):
             # Splash is told the blocks J that each block I meets, in the numbers of the whole sequence.
@@ -102,11 +104,11 @@ class _Plan:
 
         bits = _length_bits(self.size, kernel.band)
         row_B1 = (jnp.arange(self.batch, dtype=jnp.int32) * size)[:, None]
-        range_T = (((last_BN + row_B1) << bits) + jnp.maximum(last_BN - first_BN, 0)).reshape(-1)
+        range_T = (((end_BN + row_B1) << bits) + jnp.maximum(end_BN - begin_BN, 0)).reshape(-1)
 
         def see(range_QU, key_QU):
-            last_QU = range_QU >> bits
-            return (key_QU < last_QU) & (key_QU >= last_QU - (range_QU & ((1 << bits) - 1)))
+            end_QU = range_QU >> bits
+            return (key_QU < end_QU) & (key_QU >= end_QU - (range_QU & ((1 << bits) - 1)))
 
         visit_IT, run_IT = info(see_BIJ)
         visit_JT, run_JT = info(see_BIJ.swapaxes(1, 2))

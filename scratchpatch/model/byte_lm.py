@@ -15,11 +15,12 @@ from scratchpatch import config as config_lib
 from scratchpatch import precision
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
-from scratchpatch.model.entropy_head import EntropyHead
-from scratchpatch.model.logits import entropy
+from scratchpatch.model.heads import EntropyHead, entropy
 from scratchpatch.model.pooling import Pooling
 from scratchpatch.model.trunk import Trunk
-from scratchpatch.patching import documents, layout
+from scratchpatch.patching import layout
+from scratchpatch.patching.rows import pack
+from scratchpatch.patching.scores import Signals
 
 
 class Threshold(nnx.Variable):
@@ -31,11 +32,13 @@ class Threshold(nnx.Variable):
 class Output:
     """What one pass gives.
 
-    logits_BLV: float32, of the byte after each position. head_logits_BLV: the
-    entropy head's, or None. entropy_BL: nats, that decisions read; of the
-    logits themselves without a trunk; or None. pooled_BND, trunk_BND: slot
-    states before and after the trunk; None without one. hidden_BLd: the
-    encoder's states.
+    Attributes:
+      logits_BLV: float32, of the byte after each position.
+      head_logits_BLV: the entropy head's, or None.
+      entropy_BL: nats, that decisions read; of the logits themselves without a trunk; or None.
+      layout: the decisions, and the rows that they are of.
+      hidden_BLd: the encoder's states.
+      pooled_BND, trunk_BND: slot states before and after the trunk; None without one.
     """
 
     logits_BLV: jax.Array
@@ -85,23 +88,23 @@ class ByteLM(nnx.Module):
           probe_BLd: added to the byte embedding; for gradients by position.
           entropy_BL: float32 [B, L], nats, computed before; None: computed here.
         """
-        start_BL = documents.starts(tokens_BL)
-        h_BLd = self.encoder(tokens_BL, start_BL, probe_BLd)
+        rows = pack(tokens_BL, config_lib.vocabulary(self.config))
+        h_BLd = self.encoder(rows, probe_BLd)
         if self.config.model.trunk.kind == "none":
-            logits_BLV = self.decoder(h_BLd, None, None, start_BL)
-            none = layout.nothing(tokens_BL)
-            return Output(logits_BLV, None, jax.lax.stop_gradient(entropy(logits_BLV)), none, h_BLd, None, None)
-        head_logits_BLV = None if self.entropy_head is None else self.entropy_head(h_BLd, start_BL)
+            decisions = layout.without_trunk(rows)
+            logits_BLV = self.decoder(h_BLd, None, decisions)
+            own_BL = jax.lax.stop_gradient(entropy(logits_BLV))
+            return Output(logits_BLV, None, own_BL, decisions, h_BLd, None, None)
+        head_logits_BLV = None if self.entropy_head is None else self.entropy_head(h_BLd, rows)
         if entropy_BL is None and self.entropy_model is not None:
             entropy_BL = self.entropy_model(tokens_BL).entropy_BL
         elif entropy_BL is None and head_logits_BLV is not None:
             entropy_BL = jax.lax.stop_gradient(entropy(head_logits_BLV))
-        decisions = layout.decide(self.config, tokens_BL, entropy_BL, self.thresholds())
-        commits, _ = config_lib.slots(self.config, tokens_BL.shape[1])
-        pooled_BND = self.pooling(h_BLd, decisions.slots)
-        z_BND = self.trunk(pooled_BND, decisions.slots, commits)
+        decisions = layout.decide(self.config, rows, Signals(entropy_BL), self.thresholds())
+        pooled_BND = self.pooling(h_BLd, decisions)
+        z_BND = self.trunk(pooled_BND, decisions)
         return Output(
-            logits_BLV=self.decoder(h_BLd, z_BND, decisions.slots.context_BL, start_BL),
+            logits_BLV=self.decoder(h_BLd, z_BND, decisions),
             head_logits_BLV=head_logits_BLV,
             entropy_BL=entropy_BL,
             layout=decisions,
@@ -111,6 +114,7 @@ class ByteLM(nnx.Module):
         )
 
     def thresholds(self) -> layout.Thresholds:
+        """The scalars at which documents start."""
         return layout.Thresholds(
             jnp.asarray(self.patching_threshold.get_value()), jnp.asarray(self.trigger_threshold.get_value())
         )

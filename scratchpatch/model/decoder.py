@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scratchpatch.model import layers, local
-from scratchpatch.model.logits import Logits
+from scratchpatch import sharding
+from scratchpatch.model import layers, stack
+from scratchpatch.model.heads import Logits
 from scratchpatch.model.pooling import take
-from scratchpatch.model.stack import Stack
-from scratchpatch.sharding import constrain
+from scratchpatch.patching.layout import Layout
 
 
 class CrossAttention(nnx.Module):
@@ -27,17 +27,21 @@ class CrossAttention(nnx.Module):
         self.v = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
         self.o = layers.linear(d, d, ("local_inner", "width"), dtype, rngs, out_scale)
 
-    def __call__(self, x_BLd, context_BNkd, index_BL) -> jax.Array:
-        split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)  # noqa: E731
+    def offers(self, context_BNkd) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, N, k, H, K] of the slots: projected before bytes gather them, since slots are fewer."""
         c_BNkd = self.context_norm(context_BNkd)
-        # Projected per slot, then gathered per byte: slots are fewer than bytes.
-        k_BLkHK = take(split(self.k(c_BNkd)), index_BL)
-        v_BLkHK = take(split(self.v(c_BNkd)), index_BL)
-        q_BLHK = split(self.q(self.norm(x_BLd)))
+        return self._heads(self.k(c_BNkd)), self._heads(self.v(c_BNkd))
+
+    def __call__(self, x_BLd, k_BLkHK, v_BLkHK) -> jax.Array:
+        """Byte states that have read the keys and values of their own slots."""
+        q_BLHK = self._heads(self.q(self.norm(x_BLd)))
         logits = jnp.einsum("blhk,blchk->blhc", q_BLHK, k_BLkHK, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits * q_BLHK.shape[-1] ** -0.5, axis=-1).astype(x_BLd.dtype)
         out_BLd = jnp.einsum("blhc,blchk->blhk", weights, v_BLkHK).reshape(x_BLd.shape)
         return self.residual * x_BLd + self.o(out_BLd)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
 
 
 class CrossBlock(nnx.Module):
@@ -47,7 +51,7 @@ class CrossBlock(nnx.Module):
         m, t = config.model, config.model.decoder
         out_scale = (2 * t.layers) ** -0.5
         self.cross = CrossAttention(m.d_byte, t.heads, m.cross_residual, m.norm_eps, out_scale, dtype, rngs)
-        self.block = layers.Block(m, m.d_byte, t.heads, t.heads, layers.local("decoder"), t.layers, dtype, rngs)
+        self.block = stack.window_block("decoder", config, t.heads, t.layers, dtype, rngs)
 
 
 class Decoder(nnx.Module):
@@ -60,37 +64,40 @@ class Decoder(nnx.Module):
 
     def __init__(self, config, rngs: nnx.Rngs):
         m, t = config.model, config.model.decoder
-        dtype = local.activation_dtype(config)
+        dtype = layers.activation_dtype(config)
         self.vectors = t.context_vectors if t.injection == "cross_attention" else 0
         self.window, self.backend = t.window, config.kernels.window
         self.trunkless = m.trunk.kind == "none"
+        names = ("width", "local_inner")
         if not self.trunkless:
             self.null = nnx.Param(jax.random.normal(rngs.params(), (m.trunk.d_model,), jnp.float32) * 0.02)
+            self.context = layers.linear(m.trunk.d_model, max(self.vectors, 1) * m.d_byte, names, dtype, rngs)
         if self.vectors:
-            out = self.vectors * m.d_byte
-            self.context = layers.linear(m.trunk.d_model, out, ("width", "local_inner"), dtype, rngs)
-            self.stack = Stack(lambda rngs: CrossBlock(config, dtype, rngs), t.layers, config.training.remat, rngs)
+            remat = config.training.remat
+            self.stack = stack.Stack(lambda rngs: CrossBlock(config, dtype, rngs), t.layers, remat, rngs)
         else:
-            if not self.trunkless:
-                self.context = layers.linear(m.trunk.d_model, m.d_byte, ("width", "local_inner"), dtype, rngs)
-            self.stack = local.LocalStack("decoder", config, t.layers, t.heads, t.window, dtype, rngs)
-        self.logits = Logits("decoder", m, dtype, rngs)
+            self.stack = stack.ByteTier("decoder", config, t.layers, t.heads, t.window, dtype, rngs)
+        self.logits = Logits("decoder", config, dtype, rngs)
 
-    def __call__(self, h_BLd, z_BND, index_BL, start_BL) -> jax.Array:
-        """Logits [B, L, V] from byte states, slot states and each byte's slot (N: null)."""
+    def __call__(self, h_BLd, z_BND, layout: Layout) -> jax.Array:
+        """Logits [B, L, V] from byte states and slot states."""
         if self.trunkless:
-            return self.logits(self.stack(h_BLd, start_BL))
+            return self.logits(self.stack(h_BLd, layout.rows))
+        c_BNd, index_BL = self.contexts(z_BND), layout.slots.context_BL
+        if not self.vectors:
+            return self.logits(self.stack(h_BLd + take(c_BNd, index_BL), layout.rows))
+        c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.vectors, -1)
+
+        def run(layer, x_BLd):
+            x_BLd = layer.cross(x_BLd, *(take(x, index_BL) for x in layer.cross.offers(c_BNkd)))
+            return stack.run_window(layer.block, x_BLd, layout.rows, self.window, self.backend)
+
+        return self.logits(self.stack(h_BLd, run))
+
+    def contexts(self, z_BND) -> jax.Array:
+        """What bytes read of each slot [B, N + 1, d], or k vectors joined; the last one is the null context."""
         # Broadcast as float32, so that its gradient is summed in float32.
         null_B1D = jnp.broadcast_to(self.null.get_value(), (z_BND.shape[0], 1, z_BND.shape[2])).astype(z_BND.dtype)
         c_BNd = self.context(jnp.concatenate([z_BND, null_B1D], axis=1))
         # Bytes read slots at other positions: those of the whole row.
-        c_BNd = constrain(c_BNd, "decoder.context", "local_rows", None, None)
-        if not self.vectors:
-            return self.logits(self.stack(h_BLd + take(c_BNd, index_BL), start_BL))
-        c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.vectors, -1)
-
-        def run(layer, x_BLd):
-            x_BLd = layer.cross(x_BLd, c_BNkd, index_BL)
-            return local.run(layer.block, x_BLd, start_BL, self.window, self.backend)
-
-        return self.logits(self.stack(h_BLd, run))
+        return sharding.constrain(c_BNd, "decoder.context", "local_rows", None, None)

@@ -36,7 +36,9 @@ def checked(weights: dict[str, Any], where: str) -> dict[str, Any]:
     bad = [name for name, fine in zip(named, good, strict=True) if not fine]
     if bad:
         names = ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more arrays" if bad[_SHOWN:] else "")
-        raise UserError(f"the weights of {where} hold NaN or infinite numbers, in {names}: use those of another step, or train anew")
+        raise UserError(
+            f"the weights of {where} hold NaN or infinite numbers, in {names}: use those of another step, or train anew"
+        )
     return weights
 
 

@@ -1,10 +1,11 @@
 """Parts that every tier is built of.
 
 Legend: B rows, T positions (bytes or slots), d width, H heads, G key-value
-heads, K head width, h hidden width.
+heads, K head width, h hidden width. Of a projection: x [..., i] of any number
+of axes, kernel [i, o].
 """
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -12,36 +13,65 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scratchpatch.model.linear import Linear
-from scratchpatch.sharding import constrain
+from scratchpatch import precision, sharding
+from scratchpatch.sharding import Axes
 
 
-@dataclasses.dataclass(frozen=True)
-class Tier:
-    """Logical names of the axes of a tier's activations [rows, positions, width], and of what lies inside its blocks."""
+class Linear(nnx.Linear):
+    """A projection without bias that gathers its matrix once per pass and says in which type its gradient is summed.
 
-    name: str
-    rows: str
-    positions: str
-    inner: str
-    heads: str
+    Left to itself, XLA gathers a matrix that is spread over fsdp once for each of its uses, may reduce its gradient
+    where scattering sends half as much, and adds up the devices' shares of the gradient in the type of the
+    activations. Here the matrix is gathered in the activations' type, and the product that is its gradient comes out
+    in the type of `sharding.summing`: in this type the devices then add it up, and so do the parts of an accumulated
+    step.
+    """
 
-    def pin(self, x: jax.Array, seam: str, *rest: str | None) -> jax.Array:
-        """x [B, T, ...] in its place; `rest` names the axes after the first two."""
-        return constrain(x, f"{self.name}.{seam}", self.rows, self.positions, *rest)
-
-
-def local(name: str) -> Tier:
-    """A tier of bytes."""
-    return Tier(name, "local_rows", "positions", "local_inner", "local_heads")
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., o] in `preferred_element_type`, or else in `dtype`."""
+        placement = sharding.placement(self.kernel)
+        how = (placement, self.dtype, sharding.gradient_dtype(), self.precision, self.preferred_element_type)
+        return _product(x.astype(self.dtype), self.kernel.get_value(), how)
 
 
-TRUNK = Tier("trunk", "rows", "slots", "trunk_inner", "trunk_heads")
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x, kernel, how):
+    return _forward(x, kernel, how)[0]
 
 
-def linear(
-    d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale: float = 1.0, out=None
-) -> Linear:
+def _forward(x, kernel, how):
+    placement, dtype, *_ = how
+    whole = kernel.astype(dtype)
+    if placement is not None:
+        whole = jax.lax.with_sharding_constraint(whole, placement.used)
+    return _multiply(x, whole, how), (x, whole)
+
+
+def _multiply(x, whole, how):
+    *_, precision, preferred = how
+    numbers = (((x.ndim - 1,), (0,)), ((), ()))
+    return jax.lax.dot_general(x, whole, numbers, precision=precision, preferred_element_type=preferred)
+
+
+def _backward(how, residuals, gradient):
+    x, whole = residuals
+    placement, _, summed_in, precision, _ = how
+    # A dot product is linear in x, so its transpose needs no x.
+    (of_x,) = jax.linear_transpose(lambda x: _multiply(x, whole, how), x)(gradient)
+    rows = tuple(range(x.ndim - 1))
+    of_kernel = jax.lax.dot_general(
+        x, gradient, ((rows, rows), ((), ())), precision=precision, preferred_element_type=summed_in
+    )
+    if placement is not None:
+        of_kernel = jax.lax.with_sharding_constraint(of_kernel, placement.stored)
+    # Parameters are float32, and so are their gradients once they are summed.
+    return of_x, of_kernel.astype(jnp.float32)
+
+
+_product.defvjp(precision.of_arguments(_forward), precision.of_arguments(_backward))
+
+
+def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale=1.0, out=None) -> Linear:
     """A bias-free projection, normal with standard deviation scale / sqrt(d_in).
 
     Args:
@@ -72,12 +102,23 @@ def embedding(rows: int, d: int, deviation: float, rngs: nnx.Rngs) -> nnx.Embed:
 
 def norm(d: int, eps: float, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
     """Root mean square norm; its scale stays float32, so that its gradient is summed in float32."""
-    return nnx.RMSNorm(d, epsilon=eps, dtype=dtype, param_dtype=jnp.float32, promote_dtype=_activations_alone, rngs=rngs)
+    types = {"dtype": dtype, "param_dtype": jnp.float32, "promote_dtype": _activations_alone}
+    return nnx.RMSNorm(d, epsilon=eps, rngs=rngs, **types)
 
 
 def _activations_alone(arrays, dtype):
     x, scale = arrays
     return x.astype(dtype), scale
+
+
+def activation_dtype(config) -> jnp.dtype:
+    """The dtype that activations are rounded to."""
+    return jnp.dtype(config.training.dtype)
+
+
+def pin(x: jax.Array, seam: str, axes: Axes, *rest: str | None) -> jax.Array:
+    """x [B, T, ...] in its place on the mesh; `rest` names the axes after these two, `seam` the place in messages."""
+    return sharding.constrain(x, seam, axes.rows, axes.positions, *rest)
 
 
 def rope(x_BTHK: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
@@ -96,11 +137,17 @@ def ffn_width(d: int, multiplier: float) -> int:
 
 
 class Attention(nnx.Module):
-    """Projections and RoPE around an attention that the caller names."""
+    """Projections and RoPE around an attention that the caller names.
 
-    def __init__(self, d: int, heads: int, kv_heads: int, tier: Tier, theta: float, out_scale: float, dtype, rngs):
-        width, inner = d // heads, tier.inner
-        self.heads, self.kv_heads, self.theta, self.tier = heads, kv_heads, theta, tier
+    Args:
+      name: of the tier, for the names of its activations in messages.
+      axes: of the tier's activations.
+      out_scale: of the result projection's initial numbers.
+    """
+
+    def __init__(self, d: int, heads: int, kv_heads: int, name: str, axes: Axes, theta, out_scale: float, dtype, rngs):
+        width, inner = d // heads, axes.inner
+        self.heads, self.kv_heads, self.theta, self.name, self.axes = heads, kv_heads, theta, name, axes
         self.q = linear(d, heads * width, ("width", inner), dtype, rngs)
         self.k = linear(d, kv_heads * width, ("width", inner), dtype, rngs)
         self.v = linear(d, kv_heads * width, ("width", inner), dtype, rngs)
@@ -108,7 +155,8 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
         def split(y, heads):
-            return self.tier.pin(y.reshape(*y.shape[:2], heads, -1), "heads", self.tier.heads, None)
+            y = y.reshape(*y.shape[:2], heads, -1)
+            return pin(y, f"{self.name}.heads", self.axes, self.axes.heads, None)
 
         q_BTHK = rope(split(self.q(x_BTd), self.heads), position_BT, self.theta)
         k_BTGK = rope(split(self.k(x_BTd), self.kv_heads), position_BT, self.theta)
@@ -120,33 +168,35 @@ class Attention(nnx.Module):
 class SwiGLU(nnx.Module):
     """Gated feed-forward block (arXiv 2002.05202)."""
 
-    def __init__(self, d: int, hidden: int, tier: Tier, out_scale: float, dtype, rngs):
-        self.tier, inner = tier, tier.inner
-        self.gate = linear(d, hidden, ("width", inner), dtype, rngs)
-        self.up = linear(d, hidden, ("width", inner), dtype, rngs)
-        self.down = linear(hidden, d, (inner, "width"), dtype, rngs, out_scale)
+    def __init__(self, d: int, hidden: int, name: str, axes: Axes, out_scale: float, dtype, rngs):
+        self.name, self.axes = name, axes
+        self.gate = linear(d, hidden, ("width", axes.inner), dtype, rngs)
+        self.up = linear(d, hidden, ("width", axes.inner), dtype, rngs)
+        self.down = linear(hidden, d, (axes.inner, "width"), dtype, rngs, out_scale)
 
     def __call__(self, x_BTd) -> jax.Array:
         hidden_BTh = jax.nn.silu(self.gate(x_BTd)) * self.up(x_BTd)
-        return self.down(self.tier.pin(hidden_BTh, "hidden", self.tier.inner))
+        return self.down(pin(hidden_BTh, f"{self.name}.hidden", self.axes, self.axes.inner))
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block; local tiers and trunk differ only in `attend`.
+    """Pre-norm transformer block; byte tiers and trunk differ only in `attend`.
 
     Args:
       model: the config's section, for what all tiers share.
-      layers: of the stack that it is one of: result projections shrink with it.
+      name, axes: see `Attention`.
+      layers: of the stack that the block is one of: result projections shrink with it.
     """
 
-    def __init__(self, model, d: int, heads: int, kv_heads: int, tier: Tier, layers: int, dtype, rngs: nnx.Rngs):
-        self.tier = tier
+    def __init__(self, model, d: int, heads: int, kv_heads: int, name: str, axes: Axes, layers: int, dtype, rngs):
+        self.name, self.axes = name, axes
         out_scale = (2 * layers) ** -0.5
         self.attention_norm = norm(d, model.norm_eps, dtype, rngs)
-        self.attention = Attention(d, heads, kv_heads, tier, model.rope_theta, out_scale, dtype, rngs)
+        self.attention = Attention(d, heads, kv_heads, name, axes, model.rope_theta, out_scale, dtype, rngs)
         self.ffn_norm = norm(d, model.norm_eps, dtype, rngs)
-        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), tier, out_scale, dtype, rngs)
+        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), name, axes, out_scale, dtype, rngs)
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
-        x_BTd = self.tier.pin(x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend), "middle", None)
-        return self.tier.pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), "layer", None)
+        x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)
+        x_BTd = pin(x_BTd, f"{self.name}.middle", self.axes, None)
+        return pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), f"{self.name}.layer", self.axes, None)

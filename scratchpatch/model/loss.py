@@ -7,27 +7,26 @@ import jax
 import jax.numpy as jnp
 
 from scratchpatch import config as config_lib
-from scratchpatch import vocabulary
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
-from scratchpatch.patching import documents
 from scratchpatch.patching.layout import Layout
+from scratchpatch.vocabulary import Vocabulary
 
 
-def nats(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
+def nats(logits_BLV: jax.Array, targets_BL: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     """Negative log-likelihood of each target in nats, float32 [B, L]; 0 at PAD."""
     top_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    safe_BL = jnp.minimum(targets_BL, vocabulary.BOS)
+    safe_BL = jnp.minimum(targets_BL, vocabulary.bos)
     hit_BL = jnp.take_along_axis(logits_BLV, safe_BL[..., None], axis=-1)[..., 0]
-    return jnp.where(targets_BL == vocabulary.PAD, 0.0, top_BL - hit_BL)
+    return jnp.where(targets_BL == vocabulary.pad, 0.0, top_BL - hit_BL)
 
 
-def targets_of(tokens_BM: jax.Array) -> jax.Array:
+def count_targets(tokens_BM: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     """Valid targets of rows of L + 1 tokens: bytes and ends of documents."""
-    return (tokens_BM[:, 1:] != vocabulary.PAD).sum()
+    return (tokens_BM[:, 1:] != vocabulary.pad).sum()
 
 
-def sums(config, output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
+def sums(config, output: Output, targets_BL) -> dict[str, jax.Array]:
     """Scalars that add up over rows, parts and hosts.
 
     nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of
@@ -36,32 +35,32 @@ def sums(config, output: Output, tokens_BL, targets_BL) -> dict[str, jax.Array]:
     which they ended, or left their row, PAD not counted. encoder_keys
     and so on: see `keys`.
     """
-    is_byte_BL = targets_BL < vocabulary.BOS
-    is_end_BL = targets_BL == vocabulary.BOS
-    loss_BL, end_BL = nats(output.logits_BLV, targets_BL), documents.ends(tokens_BL)
+    layout, rows = output.layout, output.layout.rows
+    is_byte_BL, is_end_BL = targets_BL < rows.vocabulary.bos, targets_BL == rows.vocabulary.bos
+    loss_BL, end_BL = nats(output.logits_BLV, targets_BL, rows.vocabulary), rows.ends_BL()
     total = {
         "nats": jnp.where(is_byte_BL, loss_BL, 0.0).sum(),
         "end_nats": jnp.where(is_end_BL, loss_BL, 0.0).sum(),
         "bytes": is_byte_BL.sum(),
         "ends": is_end_BL.sum(),
-        "positions": (tokens_BL != vocabulary.PAD).sum(),
+        "positions": rows.valid_BL.sum(),
         "documents": end_BL.sum(),
-        "patching_threshold": jnp.where(end_BL, output.layout.thresholds.patching, 0.0).sum(),
-        "trigger_threshold": jnp.where(end_BL, output.layout.thresholds.trigger, 0.0).sum(),
-        "commits": output.layout.commit_BL.sum(),
-        "scratchpads": output.layout.scratchpad_BL.sum(),
-        "suppressed_commits": output.layout.suppressed_commits_B.sum(),
-        "suppressed_scratchpads": output.layout.suppressed_scratchpads_B.sum(),
+        "patching_threshold": jnp.where(end_BL, layout.thresholds.patching, 0.0).sum(),
+        "trigger_threshold": jnp.where(end_BL, layout.thresholds.trigger, 0.0).sum(),
+        "commits": layout.commit_BL.sum(),
+        "scratchpads": layout.scratchpad_BL.sum(),
+        "suppressed_commits": layout.suppressed_commits_B.sum(),
+        "suppressed_scratchpads": layout.suppressed_scratchpads_B.sum(),
     }
-    total |= keys(config, output.layout, tokens_BL != vocabulary.PAD)
+    total |= keys(config, layout)
     if output.head_logits_BLV is not None:
-        head_BL = nats(output.head_logits_BLV, targets_BL)
+        head_BL = nats(output.head_logits_BLV, targets_BL, rows.vocabulary)
         total["head_nats"] = jnp.where(is_byte_BL, head_BL, 0.0).sum()
         total["head_end_nats"] = jnp.where(is_end_BL, head_BL, 0.0).sum()
     return {k: v.astype(jnp.float32) for k, v in total.items()}
 
 
-def keys(config, layout: Layout, valid_BL) -> dict[str, jax.Array]:
+def keys(config, layout: Layout) -> dict[str, jax.Array]:
     """Scalars: what attention really reads, keys of other documents and of padding left out.
 
     encoder_keys, entropy_keys, decoder_keys: that the positions see in a layer
@@ -69,15 +68,19 @@ def keys(config, layout: Layout, valid_BL) -> dict[str, jax.Array]:
     trunk_keys: that the slots see, each itself among them; pool_keys: bytes
     that the slots pool.
     """
-    m, slots = config.model, layout.slots
-    offset_BL = documents.offsets(layout.start_BL)
-    seen = lambda window: jnp.where(valid_BL, jnp.minimum(offset_BL + 1, window), 0).sum(dtype=jnp.float32)  # noqa: E731
-    of_slots = lambda x_BN: jnp.where(slots.valid_BN, x_BN, 0).sum(dtype=jnp.float32)  # noqa: E731
+    m, rows, slots = config.model, layout.rows, layout.slots
+
+    def of_bytes(window):
+        return jnp.where(rows.valid_BL, jnp.minimum(rows.offset_BL + 1, window), 0).sum(dtype=jnp.float32)
+
+    def of_slots(x_BN):
+        return jnp.where(slots.valid_BN, x_BN, 0).sum(dtype=jnp.float32)
+
     return {
-        "encoder_keys": seen(m.encoder.window),
-        "entropy_keys": seen(m.entropy_model.window),
-        "decoder_keys": seen(m.decoder.window),
-        "trunk_keys": of_slots(slots.commits_BN - slots.first_BN + 1),
+        "encoder_keys": of_bytes(m.encoder.window),
+        "entropy_keys": of_bytes(m.entropy_model.window),
+        "decoder_keys": of_bytes(m.decoder.window),
+        "trunk_keys": of_slots(slots.seen_to_BN - slots.seen_from_BN + 1),
         "pool_keys": of_slots(jnp.minimum(slots.end_BN - slots.start_BN + 1, config_lib.patch_limit(config))),
     }
 
@@ -99,7 +102,7 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
     tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
     model = weights_lib.merge(definition, {"params": params, **rest})
     output = model(tokens_BL, entropy_BL=entropy_BL)
-    total = sums(model.config, output, tokens_BL, targets_BL)
+    total = sums(model.config, output, targets_BL)
     value = total["nats"] + total["end_nats"]
     if output.head_logits_BLV is not None:
         value += head_weight * (total["head_nats"] + total["head_end_nats"])

@@ -4,6 +4,7 @@ Legend: B rows, L byte positions, N slots, M bytes of a patch at most, d byte
 width, D trunk width, H heads, K head width, k vectors of a slot.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch import config as config_lib
-from scratchpatch.model import layers, local
+from scratchpatch.model import layers
+from scratchpatch.patching.layout import Layout
+from scratchpatch.patching.slots import Slots
 from scratchpatch.sharding import constrain
 
 
@@ -43,6 +46,21 @@ def _take_backward(shape, dtype, index, gradient):
 _take.defvjp(_take_forward, _take_backward)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PatchBytes:
+    """What pooling reads of bytes: of each byte [B, L, d], or gathered, of the bytes of each slot's patch [B, N, M, d].
+
+    Attributes:
+      state: normalised, but for max_query.
+      key, value: of the kinds that attend; else None.
+    """
+
+    state: jax.Array
+    key: jax.Array | None = None
+    value: jax.Array | None = None
+
+
 class Pooling(nnx.Module):
     """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last` or `max_query`.
 
@@ -56,7 +74,7 @@ class Pooling(nnx.Module):
 
     def __init__(self, config, rngs: nnx.Rngs):
         p, d, trunk = config.model.pooling, config.model.d_byte, config.model.trunk.d_model
-        dtype = local.activation_dtype(config)
+        dtype = layers.activation_dtype(config)
         self.kind, self.heads, self.limit = p.kind, p.heads, config_lib.patch_limit(config)
         self.vectors = p.queries if p.kind == "max_query" else 1
         self.norm = layers.norm(d, config.model.norm_eps, dtype, rngs)
@@ -64,7 +82,10 @@ class Pooling(nnx.Module):
             self.residual = config.model.cross_residual
             self.queries = layers.linear(d, self.vectors * d, ("width", "local_inner"), dtype, rngs)
             self.query_norm = layers.norm(d, config.model.norm_eps, dtype, rngs)
-        if p.kind == "max_query" or (p.kind == "cross_attention" and self.limit > 1):
+        # Patches of one byte are their last byte, but for the several queries of max_query.
+        self.gathers = p.kind == "max_query" or p.kind != "last" and self.limit > 1
+        self.attends = self.gathers and p.kind != "mean"
+        if self.attends:
             self.q = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.k = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.v = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
@@ -75,45 +96,62 @@ class Pooling(nnx.Module):
         self.projection = None if fills else layers.linear(self.vectors * d, trunk, names, dtype, rngs)
         self.last = layers.linear(d, trunk, names, dtype, rngs) if p.last_state else None
 
-    def __call__(self, h_BLd, slots) -> jax.Array:
-        raw_BLd, h_BLd = h_BLd, self.norm(h_BLd)
-        last_BNd = take(h_BLd, slots.end_BN)
-        if self.kind == "last" or (self.limit == 1 and self.kind != "max_query"):
-            pooled_BNd = last_BNd
-        else:
-            index_BNM = slots.end_BN[..., None] - jnp.arange(self.limit, dtype=jnp.int32)
-            inside_BNM = index_BNM >= slots.start_BN[..., None]
-            index_BNM = jnp.maximum(index_BNM, 0)
-            # The gathered windows are the largest temporary: recomputed, not kept.
-            pool = self._pool_by_maximum if self.kind == "max_query" else self._pool
-            pooled_BNd = jax.checkpoint(pool, prevent_cse=False)(raw_BLd, h_BLd, index_BNM, inside_BNM)
-        x_BND = pooled_BNd if self.projection is None else self.projection(pooled_BNd)
-        if self.last is not None:
-            x_BND = x_BND + self.last(last_BNd)
-        return constrain(x_BND, "pooling.slots", "local_rows", "slots", None)
+    def __call__(self, h_BLd, layout: Layout) -> jax.Array:
+        """Slot vectors [B, N, D] from byte states."""
+        slots, normed_BLd = layout.slots, self.norm(h_BLd)
+        last_BNd = take(normed_BLd, slots.end_BN)
+        pooled_BNd = last_BNd
+        if self.gathers:
 
-    def _pool_by_maximum(self, raw_BLd, h_BLd, index_BNM, inside_BNM) -> jax.Array:
-        lowest = jnp.finfo(raw_BLd.dtype).min
-        most_BNd = jnp.where(inside_BNM[..., None], take(raw_BLd, index_BNM), lowest).max(axis=2)
-        x_BNkd = self.queries(most_BNd).reshape(*most_BNd.shape[:2], self.vectors, -1)
-        x_BNkd = self.residual * x_BNkd + self._read(self.query_norm(x_BNkd), h_BLd, index_BNM, inside_BNM)
-        return x_BNkd.reshape(*most_BNd.shape[:2], -1)
+            def pool(h_BLd, normed_BLd, index_BNM, inside_BNM):
+                views = self.views(h_BLd, normed_BLd)
+                return self.combine(jax.tree.map(lambda x: take(x, index_BNM), views), inside_BNM)
 
-    def _pool(self, _, h_BLd, index_BNM, inside_BNM) -> jax.Array:
+            # The gathered patches are the largest temporary: they are recomputed, not kept.
+            pool = jax.checkpoint(pool, prevent_cse=False)
+            pooled_BNd = pool(h_BLd, normed_BLd, *self.places(slots))
+        return constrain(self.project(pooled_BNd, last_BNd), "pooling.slots", "local_rows", "slots", None)
+
+    def places(self, slots: Slots) -> tuple[jax.Array, jax.Array]:
+        """Where the bytes of each slot's patch stand, int32 [B, N, M], the last one first; and which are in it, bool."""
+        index_BNM = slots.end_BN[..., None] - jnp.arange(self.limit, dtype=jnp.int32)
+        return jnp.maximum(index_BNM, 0), index_BNM >= slots.start_BN[..., None]
+
+    def views(self, h_BLd, normed_BLd) -> PatchBytes:
+        """What slots read of each byte."""
+        state_BLd = h_BLd if self.kind == "max_query" else normed_BLd
+        if not self.attends:
+            return PatchBytes(state_BLd)
+        return PatchBytes(state_BLd, self.k(normed_BLd), self.v(normed_BLd))
+
+    def combine(self, patch: PatchBytes, inside_BNM) -> jax.Array:
+        """One vector per slot from the bytes of its patch, or, of max_query, its k vectors joined."""
         inside_BNM1 = inside_BNM[..., None]
+        if self.kind == "max_query":
+            lowest = jnp.finfo(patch.state.dtype).min
+            most_BNd = jnp.where(inside_BNM1, patch.state, lowest).max(axis=2)
+            x_BNkd = self.queries(most_BNd).reshape(*most_BNd.shape[:2], self.vectors, -1)
+            x_BNkd = self.residual * x_BNkd + self._read(self.query_norm(x_BNkd), patch, inside_BNM)
+            return x_BNkd.reshape(*most_BNd.shape[:2], -1)
         count_BN1 = inside_BNM.sum(axis=-1, dtype=jnp.float32)[..., None]
-        sum_BNd = jnp.where(inside_BNM1, take(h_BLd, index_BNM), 0).sum(axis=2, dtype=jnp.float32)
-        mean_BNd = (sum_BNd / count_BN1).astype(h_BLd.dtype)
+        sum_BNd = jnp.where(inside_BNM1, patch.state, 0).sum(axis=2, dtype=jnp.float32)
+        mean_BNd = (sum_BNd / count_BN1).astype(patch.state.dtype)
         if self.kind == "mean":
             return mean_BNd
-        return mean_BNd + self._read(mean_BNd[:, :, None], h_BLd, index_BNM, inside_BNM)[:, :, 0]
+        return mean_BNd + self._read(mean_BNd[:, :, None], patch, inside_BNM)[:, :, 0]
 
-    def _read(self, x_BNkd, h_BLd, index_BNM, inside_BNM) -> jax.Array:
+    def project(self, pooled_BNd, last_BNd) -> jax.Array:
+        """To the trunk's width; the slot's last byte state is added where the config says so."""
+        x_BND = pooled_BNd if self.projection is None else self.projection(pooled_BNd)
+        return x_BND if self.last is None else x_BND + self.last(last_BNd)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
+
+    def _read(self, x_BNkd, patch: PatchBytes, inside_BNM) -> jax.Array:
         """Attention of a slot's k vectors over the bytes of its patch."""
-        split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)  # noqa: E731
-        q_BNkHK = split(self.q(x_BNkd))
-        k_BNMHK, v_BNMHK = (split(take(y_BLd, index_BNM)) for y_BLd in (self.k(h_BLd), self.v(h_BLd)))
+        q_BNkHK, k_BNMHK, v_BNMHK = map(self._heads, (self.q(x_BNkd), patch.key, patch.value))
         logits = jnp.einsum("bnchk,bnmhk->bnchm", q_BNkHK, k_BNMHK, preferred_element_type=jnp.float32)
         logits = jnp.where(inside_BNM[:, :, None, None], logits * q_BNkHK.shape[-1] ** -0.5, -jnp.inf)
-        weights = jax.nn.softmax(logits, axis=-1).astype(h_BLd.dtype)
+        weights = jax.nn.softmax(logits, axis=-1).astype(patch.value.dtype)
         return self.o(jnp.einsum("bnchm,bnmhk->bnchk", weights, v_BNMHK).reshape(x_BNkd.shape))

@@ -1,10 +1,18 @@
-"""Equal layers, stacked in one array per parameter and scanned."""
+"""Equal layers, stacked in one array per parameter and scanned.
+
+Legend: B rows, L byte positions, d byte width.
+"""
 
 import contextlib
 from collections.abc import Callable
 
 import jax
 from flax import nnx
+
+from scratchpatch import sharding
+from scratchpatch.kernels import attention
+from scratchpatch.model import layers
+from scratchpatch.patching.rows import Rows
 
 _UNROLL = False
 
@@ -43,14 +51,57 @@ class Stack(nnx.Module):
 
     def __call__(self, x, apply: Callable):
         """Thread x through the layers: x = apply(layer, x)."""
+        return self.with_cache(x, None, lambda layer, x, _: (apply(layer, x), None))[0]
+
+    def with_cache(self, x, cache, apply: Callable):
+        """Thread x through the layers, each of which reads its own part of a cache and leaves a new one.
+
+        Args:
+          x: what goes through the layers.
+          cache: a tree of arrays whose first axis is the layer; None: there is none.
+          apply: (layer, x, its part of the cache) -> (x, its new part).
+        Returns:
+          (x, the new cache).
+        """
         if not self.layers:
-            return x
+            return x, cache
         definition, parameters = nnx.split(self.block)
 
-        def body(x, layer_parameters):
-            return apply(nnx.merge(definition, layer_parameters), x), None
+        def body(x, of_layer):
+            layer_parameters, layer_cache = of_layer
+            return apply(nnx.merge(definition, layer_parameters), x, layer_cache)
 
         if self.remat != "none":
             # XLA inlines a scan of one layer, and would then share what is to be recomputed.
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=self.layers == 1 or _UNROLL)
-        return jax.lax.scan(body, x, parameters, unroll=self.layers if _UNROLL else 1)[0]
+        return jax.lax.scan(body, x, (parameters, cache), unroll=self.layers if _UNROLL else 1)
+
+
+def window_block(name: str, config, heads: int, depth: int, dtype, rngs: nnx.Rngs) -> layers.Block:
+    """One of the `depth` layers of a byte tier."""
+    m = config.model
+    return layers.Block(m, m.d_byte, heads, heads, name, sharding.BYTE_TIER, depth, dtype, rngs)
+
+
+def run_window(layer: layers.Block, x_BLd: jax.Array, rows: Rows, window: int, backend: str) -> jax.Array:
+    """One layer of a byte tier: positions count from the document's start. backend: config field kernels.window."""
+
+    def attend(q, k, v):
+        return attention.window(q, k, v, rows.start_BL, window, backend)
+
+    return layer(x_BLd, rows.offset_BL, attend)
+
+
+class ByteTier(nnx.Module):
+    """`depth` causal sliding-window layers, masked by document; 0 is the identity."""
+
+    def __init__(self, name: str, config, depth: int, heads: int, window: int, dtype, rngs: nnx.Rngs):
+        self.window, self.backend = window, config.kernels.window
+
+        def make(rngs):
+            return window_block(name, config, heads, depth, dtype, rngs)
+
+        self.stack = Stack(make, depth, config.training.remat, rngs)
+
+    def __call__(self, x_BLd, rows: Rows) -> jax.Array:
+        return self.stack(x_BLd, lambda layer, x: run_window(layer, x, rows, self.window, self.backend))

@@ -3,9 +3,11 @@
 import jax
 from flax import nnx
 
-from scratchpatch.kernels import staircase
-from scratchpatch.model import layers, local
+from scratchpatch import sharding
+from scratchpatch.kernels import attention
+from scratchpatch.model import layers
 from scratchpatch.model.stack import Stack
+from scratchpatch.patching.layout import Layout
 
 
 class Trunk(nnx.Module):
@@ -17,29 +19,27 @@ class Trunk(nnx.Module):
 
     def __init__(self, config, rngs: nnx.Rngs):
         m, t = config.model, config.model.trunk
-        dtype = local.activation_dtype(config)
+        dtype = layers.activation_dtype(config)
         self.backend = config.kernels.staircase
-        self.stack = Stack(
-            lambda rngs: layers.Block(
-                m, t.d_model, t.heads, t.kv_heads or t.heads, layers.TRUNK, t.layers, dtype, rngs
-            ),
-            t.layers,
-            config.training.remat,
-            rngs,
-        )
+        shape = t.d_model, t.heads, t.kv_heads or t.heads
+
+        def make(rngs):
+            return layers.Block(m, *shape, "trunk", sharding.TRUNK, t.layers, dtype, rngs)
+
+        self.stack = Stack(make, t.layers, config.training.remat, rngs)
         self.norm = layers.norm(t.d_model, m.norm_eps, dtype, rngs) if t.final_norm else None
 
-    def __call__(self, x_BND, slots, commits: int) -> jax.Array:
-        """Slot states [B, N, D]; the first `commits` slots are the commits."""
-        first_BN, commits_BN = (layers.TRUNK.pin(x, "ranges") for x in (slots.first_BN, slots.commits_BN))
-        position_BN = commits_BN - first_BN
+    def __call__(self, x_BND, layout: Layout) -> jax.Array:
+        """Slot states [B, N, D]."""
+        slots = layout.slots
+        begin_BN, end_BN = (
+            layers.pin(x, "trunk.ranges", sharding.TRUNK) for x in (slots.seen_from_BN, slots.seen_to_BN)
+        )
+        position_BN = end_BN - begin_BN
 
         def attend(q, k, v):
-            return staircase.attend(q, k, v, first_BN, commits_BN, commits, self.backend)
+            return attention.staircase(q, k, v, begin_BN, end_BN, slots.commits, self.backend)
 
-        def run(layer, x):
-            return layer(x, position_BN, attend)
-
-        x_BND = layers.TRUNK.pin(x_BND, "input", None)
-        z_BND = self.stack(x_BND, run)
+        x_BND = layers.pin(x_BND, "trunk.input", sharding.TRUNK, None)
+        z_BND = self.stack(x_BND, lambda layer, x: layer(x, position_BN, attend))
         return z_BND if self.norm is None else self.norm(z_BND)

@@ -20,8 +20,8 @@ from scratchpatch.model.byte_lm import ByteLM, Threshold
 PARTS = ("params", "thresholds", "frozen")
 
 
-def of(state: dict) -> dict:
-    """The weights among the parts of a state."""
+def select(state: dict) -> dict:
+    """The weights among the parts of a training state."""
     return {part: state[part] for part in PARTS if part in state}
 
 
@@ -42,6 +42,7 @@ def split(model: ByteLM):
 
 
 def merge(definition, weights) -> ByteLM:
+    """The model of a definition with these weights."""
     return nnx.merge(definition, *weights.values())
 
 

@@ -11,12 +11,12 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-from scratchpatch.patching import documents
+from scratchpatch.patching.rows import Rows
 
 _NEVER = -(1 << 20)  # below any credit that a row can gather
 
 
-def grant(request_BL: jax.Array, start_BL: jax.Array, capacity: Fraction) -> jax.Array:
+def grant(request_BL: jax.Array, rows: Rows, capacity: Fraction) -> jax.Array:
     """bool [B, L]: the requests that the budget can pay, first come first served.
 
     The slack y (credits gathered minus requests granted) obeys Lindley's
@@ -25,12 +25,14 @@ def grant(request_BL: jax.Array, start_BL: jax.Array, capacity: Fraction) -> jax
     """
     if capacity >= 1:
         return request_BL
-    offset_BL = documents.offsets(start_BL)
-    allowed = lambda o: o * capacity.numerator // capacity.denominator  # noqa: E731
-    credit_BL = allowed(offset_BL + 1) - allowed(offset_BL)
+
+    def allowed(bytes_BL):
+        return bytes_BL * capacity.numerator // capacity.denominator
+
+    credit_BL = allowed(rows.offset_BL + 1) - allowed(rows.offset_BL)
     net_BL = credit_BL - request_BL.astype(jnp.int32)
     # The first position of a document forgets the slack before it.
-    a_BL = jnp.where(offset_BL == 0, _NEVER, net_BL)
+    a_BL = jnp.where(rows.offset_BL == 0, _NEVER, net_BL)
     b_BL = jnp.maximum(net_BL, 0)
 
     def compose(first, then):
@@ -38,4 +40,4 @@ def grant(request_BL: jax.Array, start_BL: jax.Array, capacity: Fraction) -> jax
         return jnp.maximum(a1 + a2, _NEVER), jnp.maximum(b1 + a2, b2)
 
     _, slack_BL = jax.lax.associative_scan(compose, (a_BL, b_BL), axis=1)
-    return request_BL & (documents.previous(slack_BL, start_BL, 0) + credit_BL > 0)
+    return request_BL & (rows.previous(slack_BL, 0) + credit_BL > 0)

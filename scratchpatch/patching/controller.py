@@ -8,19 +8,18 @@ import math
 import jax
 import jax.numpy as jnp
 
-from scratchpatch import vocabulary
-from scratchpatch.patching import documents
+from scratchpatch.patching.rows import Rows
 
 # The threshold moves once per so many bytes of a document: the bytes of a
 # chunk are decided in parallel (a byte-wise scan is far too slow on a TPU).
 CHUNK = 64
 # However long nothing fired, so many unwanted firings bring back the threshold of the document's start.
 SLACK = 2 * CHUNK
-# Nats between which a threshold lies that a controller moves: no entropy and no jump exceeds the upper one.
-LOWEST, HIGHEST = 1e-4, math.log(vocabulary.ROWS)
+# Nats below which no controller moves a threshold.
+LOWEST = 1e-4
 
 
-def fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain: float, rate: float):
+def fire(score_BL, eligible_BL, rows: Rows, threshold, gain: float, rate: float):
     """Where eligible bytes fire, and the threshold that each byte was held against.
 
     With gain 0: `score > threshold`. With gain > 0 the logarithm of the
@@ -35,17 +34,16 @@ def fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain: float, rate
     fires, the threshold of the start is back after the chunk in which the text
     turned and SLACK / (1 - rate) more bytes, rounded up to whole chunks: 192
     bytes at a rate of 0.25, whatever the gain. Where too much fires it rises to
-    HIGHEST at most, above which nothing can fire; from there, where nothing
-    fires, it falls to a start of t nats within
-    ln(HIGHEST / t) / (gain * rate * CHUNK) chunks, rounded up.
+    the logarithm of the vocabulary's rows at most, which no entropy and no jump
+    exceeds; from that `highest`, where nothing fires, it falls to a start of
+    t nats within ln(highest / t) / (gain * rate * CHUNK) chunks, rounded up.
 
     Args:
       score_BL: float32 [B, L], nats.
       eligible_BL: bool [B, L], False at PAD.
-      valid_BL: bool [B, L], False at PAD.
-      start_BL: int32 [B, L], document starts.
+      rows: of the batch.
       threshold: float32 scalar, nats; under a controller taken as at least
-        LOWEST and at most HIGHEST.
+        LOWEST and at most `highest`.
       gain: change of the log threshold per unwanted firing.
       rate: wanted firings per byte.
     Returns:
@@ -53,19 +51,19 @@ def fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain: float, rate
     """
     if gain == 0:
         return (score_BL > threshold) & eligible_BL, jnp.broadcast_to(threshold, score_BL.shape)
-    rows, length = score_BL.shape
+    count, length = score_BL.shape
+    highest = math.log(rows.vocabulary.rows)
     pad = -length % CHUNK
 
     def chunks(x_BL, fill):
         x_BL = jnp.pad(x_BL, ((0, 0), (0, pad)), constant_values=fill)
-        return x_BL.reshape(rows, -1, CHUNK).swapaxes(0, 1)
+        return x_BL.reshape(count, -1, CHUNK).swapaxes(0, 1)
 
     def whole(x_CBc):
-        return x_CBc.swapaxes(0, 1).reshape(rows, -1)[:, :length]
+        return x_CBc.swapaxes(0, 1).reshape(count, -1)[:, :length]
 
-    first = jnp.log(jnp.clip(threshold, LOWEST, HIGHEST))
-    low, high = jnp.maximum(first - gain * SLACK, math.log(LOWEST)), math.log(HIGHEST)
-    offset_BL = documents.offsets(start_BL)
+    opening = jnp.log(jnp.clip(threshold, LOWEST, highest))
+    low, high = jnp.maximum(opening - gain * SLACK, math.log(LOWEST)), math.log(highest)
     n_L = jnp.arange(length + pad, dtype=jnp.int32).reshape(-1, CHUNK)[:, None, :]
 
     def step(carry, x):
@@ -79,7 +77,7 @@ def fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain: float, rate
         fired_B = fired_B + old_Bc.sum(axis=1)
         crossed_B = (carried_Bc & ~before_Bc).any(axis=1)
         next_B = jnp.where(crossed_B, jnp.clip(log_B + gain * (fired_B - rate * CHUNK), low, high), log_B)
-        log_Bc = jnp.where(carried_Bc, next_B[:, None], first)
+        log_Bc = jnp.where(carried_Bc, next_B[:, None], opening)
         new_Bc = (score_Bc > jnp.exp(log_Bc)) & eligible_Bc & ~before_Bc
         # What the next chunk inherits belongs to the last document only.
         last_Bc = new_Bc & (start_Bc == start_Bc[:, -1:])
@@ -87,16 +85,16 @@ def fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain: float, rate
         carry = log_Bc[:, -1], jnp.where(same_B, fired_B, last_Bc.sum(axis=1))
         return carry, (old_Bc | new_Bc, jnp.where(before_Bc, log_B[:, None], log_Bc))
 
-    initial = jnp.full((rows,), first, jnp.float32), jnp.zeros((rows,), jnp.int32)
+    initial = jnp.full((count,), opening, jnp.float32), jnp.zeros((count,), jnp.int32)
     _, (fired_CBc, log_CBc) = jax.lax.scan(
         step,
         initial,
         (
             chunks(score_BL, -jnp.inf),
             chunks(eligible_BL, False),
-            chunks((offset_BL % CHUNK == 0) & valid_BL, False),
+            chunks((rows.offset_BL % CHUNK == 0) & rows.valid_BL, False),
             # Padding belongs to the row's last document.
-            jnp.pad(start_BL, ((0, 0), (0, pad)), mode="edge").reshape(rows, -1, CHUNK).swapaxes(0, 1),
+            jnp.pad(rows.start_BL, ((0, 0), (0, pad)), mode="edge").reshape(count, -1, CHUNK).swapaxes(0, 1),
             n_L,
         ),
     )

@@ -1,4 +1,4 @@
-"""The layout of a batch: bytes and entropies in, masks and slots out.
+"""The layout of a batch: rows and signals in, masks and slots out.
 
 Legend: B rows, L byte positions.
 """
@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from scratchpatch import config as config_lib
-from scratchpatch.patching import budget, documents, patchifiers, slots, triggers
-from scratchpatch.vocabulary import PAD
+from scratchpatch.patching import budget, patchifiers, triggers
+from scratchpatch.patching import slots as slots_lib
+from scratchpatch.patching.rows import Rows
+from scratchpatch.patching.scores import Signals
+from scratchpatch.patching.slots import Slots
 
 
 @jax.tree_util.register_dataclass
@@ -25,19 +28,24 @@ class Thresholds:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Decisions of one batch.
+    """Decisions of one batch, and all that what comes after them reads of the batch.
 
-    commit_BL, scratchpad_BL: bool [B, L], never both. suppressed_*_B: int32
-    [B], requests that the budget refused. start_BL: int32 [B, L], document
-    starts. thresholds: float32 [B, L].
+    Attributes:
+      rows: tokens, and where documents start.
+      commit_BL, scratchpad_BL: bool [B, L], never both.
+      patch_start_BL: int32 [B, L], first byte of the patch that holds each position.
+      suppressed_commits_B, suppressed_scratchpads_B: int32 [B], requests that the budget refused.
+      slots: the trunk's queries, in arrays of static size.
+      thresholds: float32 [B, L].
     """
 
+    rows: Rows
     commit_BL: jax.Array
     scratchpad_BL: jax.Array
+    patch_start_BL: jax.Array
     suppressed_commits_B: jax.Array
     suppressed_scratchpads_B: jax.Array
-    start_BL: jax.Array
-    slots: slots.Slots
+    slots: Slots
     thresholds: Thresholds
 
 
@@ -46,53 +54,45 @@ def initial_thresholds(config) -> Thresholds:
     return Thresholds(jnp.float32(config.patching.threshold), jnp.float32(config.trigger.threshold))
 
 
-def nothing(tokens_BL: jax.Array) -> Layout:
+def without_trunk(rows: Rows) -> Layout:
     """No commit, no scratchpad, no slot: the layout of a model without a trunk."""
-    start_BL = documents.starts(tokens_BL)
-    none_BL, zero_B = jnp.zeros(tokens_BL.shape, bool), jnp.zeros(tokens_BL.shape[:1], jnp.int32)
+    none_BL, zero_B = jnp.zeros(rows.tokens_BL.shape, bool), jnp.zeros(rows.tokens_BL.shape[:1], jnp.int32)
     zero_BL = none_BL.astype(jnp.float32)
-    built = slots.build(none_BL, none_BL, start_BL, 0, 0)
-    return Layout(none_BL, none_BL, zero_B, zero_B, start_BL, built, Thresholds(zero_BL, zero_BL))
+    slots = slots_lib.build(none_BL, none_BL, rows.start_BL, rows, 0, 0)
+    return Layout(rows, none_BL, none_BL, rows.start_BL, zero_B, zero_B, slots, Thresholds(zero_BL, zero_BL))
 
 
-def decide(config, tokens_BL: jax.Array, entropy_BL: jax.Array | None, thresholds: Thresholds) -> Layout:
+def decide(config, rows: Rows, signals: Signals, thresholds: Thresholds) -> Layout:
     """Patchifier, trigger, budgets and slots of a batch.
 
     Args:
-      config: the experiment; reads `patching` and `trigger`.
-      tokens_BL: int32 [B, L], bytes, BOS and PAD.
-      entropy_BL: float32 [B, L], nats; None where no decision reads it.
+      config: the experiment; `patching` and `trigger` are read, and `mesh.sequence`, which divides the slots.
+      rows: of the batch.
+      signals: that decisions may read.
       thresholds: scalars at which documents start.
     """
-    start_BL = documents.starts(tokens_BL)
-    valid_BL = tokens_BL != PAD
-    request_BL, patching_BL = patchifiers.request(
-        config.patching, tokens_BL, start_BL, valid_BL, entropy_BL, thresholds.patching
-    )
-    commit_BL = budget.grant(request_BL, start_BL, config_lib.commit_capacity(config))
+    request_BL, patching_BL = patchifiers.request(config.patching, rows, signals, thresholds.patching)
+    commit_BL = budget.grant(request_BL, rows, config_lib.commit_capacity(config))
+    patch_start_BL = slots_lib.patch_starts(commit_BL, rows)
     capacity = config_lib.scratchpad_capacity(config)
     if capacity:
+        eligible_BL = rows.valid_BL & ~commit_BL
         wish_BL, trigger_BL = triggers.request(
-            config.trigger,
-            tokens_BL,
-            start_BL,
-            slots.patch_starts(commit_BL, start_BL),
-            valid_BL & ~commit_BL,
-            entropy_BL,
-            thresholds.trigger,
+            config.trigger, rows, patch_start_BL, eligible_BL, signals, thresholds.trigger
         )
-        scratchpad_BL = budget.grant(wish_BL, start_BL, capacity)
+        scratchpad_BL = budget.grant(wish_BL, rows, capacity)
     else:
         # No trigger, or none that could fire between byte-sized patches.
         wish_BL = scratchpad_BL = jnp.zeros_like(commit_BL)
         trigger_BL = jnp.broadcast_to(thresholds.trigger, patching_BL.shape)
-    sizes = config_lib.slots(config, tokens_BL.shape[1])
+    sizes = config_lib.slots(config, rows.tokens_BL.shape[1])
     return Layout(
+        rows=rows,
         commit_BL=commit_BL,
         scratchpad_BL=scratchpad_BL,
+        patch_start_BL=patch_start_BL,
         suppressed_commits_B=(request_BL & ~commit_BL).sum(axis=1),
         suppressed_scratchpads_B=(wish_BL & ~scratchpad_BL).sum(axis=1),
-        start_BL=start_BL,
-        slots=slots.build(commit_BL, scratchpad_BL, start_BL, *sizes),
+        slots=slots_lib.build(commit_BL, scratchpad_BL, patch_start_BL, rows, *sizes),
         thresholds=Thresholds(patching_BL, trigger_BL),
     )

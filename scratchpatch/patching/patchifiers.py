@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from scratchpatch.patching import controller, documents, scores
-from scratchpatch.vocabulary import BOS
+from scratchpatch.patching import controller, scores
+from scratchpatch.patching.rows import Rows
+from scratchpatch.patching.scores import Signals
 
 
-def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
+def request(patching, rows: Rows, signals: Signals, threshold):
     """Where the patchifier asks for a commit, before the budget.
 
     A decision at n depends on bytes <= n of its document. The open patch at
@@ -16,10 +17,8 @@ def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
 
     Args:
       patching: the config's section.
-      tokens_BL: int32 [B, L].
-      start_BL: int32 [B, L], document starts.
-      valid_BL: bool [B, L], False at PAD.
-      entropy_BL: float32 [B, L], nats, or None if the kind does not read it.
+      rows: of the batch.
+      signals: the entropy kinds read entropies.
       threshold: float32 scalar, nats.
     Returns:
       request_BL bool [B, L]; threshold_BL float32 [B, L], see `controller.fire`.
@@ -27,43 +26,46 @@ def request(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
     is its code's `threshold_add`, whose third byte never ends a patch);
     whitespace: SpaceByte (arXiv 2404.14408).
     """
-    threshold_BL = jnp.broadcast_to(threshold, tokens_BL.shape)
-    kind = patching.kind
+    threshold_BL = jnp.broadcast_to(threshold, rows.tokens_BL.shape)
+    kind, valid_BL = patching.kind, rows.valid_BL
     if kind == "byte":
         return valid_BL, threshold_BL
     if kind == "fixed":
         p = patching.patch_bytes
-        return valid_BL & (documents.offsets(start_BL) % p == p - 1), threshold_BL
+        return valid_BL & (rows.offset_BL % p == p - 1), threshold_BL
     if kind == "whitespace":
-        request_BL = scores.word_end(tokens_BL, start_BL) & valid_BL
+        request_BL = scores.word_end(rows) & valid_BL
     elif kind == "random":
-        request_BL = valid_BL & (scores.chance(tokens_BL, start_BL) < 1 / patching.patch_bytes)
+        request_BL = valid_BL & (scores.chance(rows) < 1 / patching.patch_bytes)
     else:
-        score_BL = scores.entropy_jump(entropy_BL, start_BL) if kind == "entropy_jump" else entropy_BL
-        eligible_BL = valid_BL
-        if kind == "entropy_and_jump":
-            eligible_BL &= scores.entropy_jump(entropy_BL, start_BL) > patching.jump
-        if patching.commit_bos and kind != "entropy":
-            eligible_BL &= documents.offsets(start_BL) > (2 if kind == "entropy_and_jump" else 1)
-        request_BL, threshold_BL = controller.fire(
-            score_BL, eligible_BL, valid_BL, start_BL, threshold, patching.gain, 1 / patching.patch_bytes
-        )
+        request_BL, threshold_BL = _uncertain(patching, rows, signals.entropy_BL, threshold)
     if patching.commit_bos:
-        request_BL |= _opening(kind, tokens_BL, start_BL)
-    return valid_BL & chop(request_BL, start_BL, patching.max_patch_bytes), threshold_BL
+        request_BL |= _opening(kind, rows)
+    return valid_BL & chop(request_BL, rows, patching.max_patch_bytes), threshold_BL
 
 
-def _opening(kind: str, tokens_BL, start_BL) -> jax.Array:
+def _uncertain(patching, rows: Rows, entropy_BL, threshold):
+    """Where the entropy, or its jump, exceeds the threshold; and that threshold by byte."""
+    kind, eligible_BL = patching.kind, rows.valid_BL
+    score_BL = scores.entropy_jump(entropy_BL, rows) if kind == "entropy_jump" else entropy_BL
+    if kind == "entropy_and_jump":
+        eligible_BL &= scores.entropy_jump(entropy_BL, rows) > patching.jump
+    if patching.commit_bos and kind != "entropy":
+        eligible_BL &= rows.offset_BL > (2 if kind == "entropy_and_jump" else 1)
+    return controller.fire(score_BL, eligible_BL, rows, threshold, patching.gain, 1 / patching.patch_bytes)
+
+
+def _opening(kind: str, rows: Rows) -> jax.Array:
     """BLT's first patches: the BOS, and under a rule of jumps the first byte, whose jump would be from the BOS."""
-    bos_BL = tokens_BL == BOS
+    bos_BL = rows.tokens_BL == rows.vocabulary.bos
     if kind in ("entropy_jump", "entropy_and_jump"):
-        return bos_BL | documents.previous(bos_BL, start_BL, False)
+        return bos_BL | rows.previous(bos_BL, False)
     return bos_BL
 
 
-def chop(request_BL: jax.Array, start_BL: jax.Array, limit: int) -> jax.Array:
+def chop(request_BL: jax.Array, rows: Rows, limit: int) -> jax.Array:
     """Add a request wherever the asked-for patch reaches a multiple of `limit` bytes."""
-    last_BL = documents.previous(documents.latest(request_BL, start_BL), start_BL, -1)
+    last_BL = rows.previous(rows.latest(request_BL), -1)
     n_L = jnp.arange(request_BL.shape[1], dtype=jnp.int32)
-    length_BL = n_L - jnp.where(last_BL < 0, start_BL - 1, last_BL)
+    length_BL = n_L - jnp.where(last_BL < 0, rows.start_BL - 1, last_BL)
     return request_BL | (length_BL % limit == 0)

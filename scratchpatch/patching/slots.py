@@ -10,43 +10,54 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from scratchpatch.patching import documents
+from scratchpatch.patching.rows import Rows
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """All int32 [B, N] but `valid_BN` (bool) and `context_BL` (int32 [B, L]).
+    """All int32 [B, N] but `valid_BN` (bool), `context_BL` (int32 [B, L]) and `commits` (static).
 
-    end: byte position where the slot stands. start: first byte of its patch.
-    commits: commits before it in the row. first: commits of the row before its
-    document. It attends to commits [first, commits) and to itself; its RoPE
-    position is commits - first. context_BL: the latest slot at or before each
-    byte in its document; N where there is none yet.
+    Attributes:
+      end_BN: byte position where the slot stands.
+      start_BN: first byte of its patch.
+      seen_from_BN, seen_to_BN: the slot attends to commits [seen_from, seen_to) of its row, those of its document that
+        stand before it, and to itself.
+      valid_BN: whether the slot is used.
+      context_BL: the latest slot at or before each byte in its document; N where there is none yet.
+      commits: P: the first so many slots are the commits.
     """
 
     end_BN: jax.Array
     start_BN: jax.Array
-    commits_BN: jax.Array
-    first_BN: jax.Array
+    seen_from_BN: jax.Array
+    seen_to_BN: jax.Array
     valid_BN: jax.Array
     context_BL: jax.Array
+    commits: int = dataclasses.field(metadata={"static": True})
 
 
-def patch_starts(commit_BL: jax.Array, start_BL: jax.Array) -> jax.Array:
+def patch_starts(commit_BL: jax.Array, rows: Rows) -> jax.Array:
     """int32 [B, L]: first byte of the patch that holds each position."""
-    last_BL = documents.previous(documents.latest(commit_BL, start_BL), start_BL, -1)
-    return jnp.maximum(last_BL + 1, start_BL)
+    last_BL = rows.previous(rows.latest(commit_BL), -1)
+    return jnp.maximum(last_BL + 1, rows.start_BL)
 
 
 def gather(x_BL: jax.Array, index_BN: jax.Array) -> jax.Array:
+    """x at the positions of an index, row by row."""
     return jnp.take_along_axis(x_BL, index_BN, axis=1)
 
 
-def build(commit_BL: jax.Array, scratchpad_BL: jax.Array, start_BL: jax.Array, commits: int, scratchpads: int) -> Slots:
-    """Masks to slots. The masks hold at most `commits` and `scratchpads` per row (see `budget`)."""
-    rows, length = commit_BL.shape
-    n_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
+def build(commit_BL, scratchpad_BL, patch_start_BL, rows: Rows, commits: int, scratchpads: int) -> Slots:
+    """Masks to slots.
+
+    Args:
+      commit_BL, scratchpad_BL: bool [B, L], at most `commits` and `scratchpads` of them in a row (see `budget`).
+      patch_start_BL: int32 [B, L], see `patch_starts`.
+      rows: of the batch.
+      commits, scratchpads: static sizes P and S.
+    """
+    n_BL = jnp.broadcast_to(jnp.arange(commit_BL.shape[1], dtype=jnp.int32), commit_BL.shape)
 
     def place(mask_BL, size):
         index_BL = jnp.cumsum(mask_BL, axis=1, dtype=jnp.int32) - 1
@@ -60,17 +71,19 @@ def build(commit_BL: jax.Array, scratchpad_BL: jax.Array, start_BL: jax.Array, c
     end_BN = jnp.concatenate([commit_end_BP, scratchpad_end_BS], axis=1)
     valid_BN = jnp.concatenate([commit_valid_BP, scratchpad_valid_BS], axis=1)
 
+    def at_slots(x_BL):
+        # An unused slot sees nothing but itself.
+        return jnp.where(valid_BN, gather(x_BL, end_BN), 0)
+
     before_BL = commit_index_BL + 1 - commit_BL
     slot_BL = jnp.where(commit_BL, commit_index_BL, commits + scratchpad_index_BL)
-    last_BL = documents.latest(commit_BL | scratchpad_BL, start_BL)
-    context_BL = jnp.where(last_BL < 0, commits + scratchpads, gather(slot_BL, jnp.maximum(last_BL, 0)))
-    # An unused slot sees nothing but itself.
-    used = lambda x_BN: jnp.where(valid_BN, x_BN, 0)  # noqa: E731
+    last_BL = rows.latest(commit_BL | scratchpad_BL)
     return Slots(
         end_BN=end_BN,
-        start_BN=used(gather(patch_starts(commit_BL, start_BL), end_BN)),
-        commits_BN=used(gather(before_BL, end_BN)),
-        first_BN=used(gather(gather(before_BL, start_BL), end_BN)),
+        start_BN=at_slots(patch_start_BL),
+        seen_from_BN=at_slots(gather(before_BL, rows.start_BL)),
+        seen_to_BN=at_slots(before_BL),
         valid_BN=valid_BN,
-        context_BL=context_BL,
+        context_BL=jnp.where(last_BL < 0, commits + scratchpads, gather(slot_BL, jnp.maximum(last_BL, 0))),
+        commits=commits,
     )

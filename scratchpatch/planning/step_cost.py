@@ -1,8 +1,7 @@
 """What one train step costs a chip: FLOPs, memory traffic and memory, by arithmetic alone.
 
-Estimates for a plan, not measurements: matrix products are counted as the
-program runs them, padding, masked keys and recomputation included; the rest is
-the memory traffic of what XLA does not fuse into them.
+These are estimates for a plan, not measurements: matrix products are counted as the program runs them, padding, masked
+keys and recomputation included; the rest is the memory traffic of what XLA does not fuse into them.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from scratchpatch.model.layers import ffn_width
 # What a long series of large operations reaches of the data sheet (bf16 GEMM on an H200: 790 of 989 TFLOP/s; copies 4.3
 # of 4.8 TB/s); networks are taken to reach as much.
 ATTAINABLE = 0.8
-# Reads and writes of states that stay, after fusion, in one block at one position.
+# Reads and writes of states that fusion leaves in one layer at one position: of its width, and of its hidden width.
 _WIDTHS, _HIDDENS = 12, 4
-_ADAMW = 24  # bytes read and written per parameter: parameter and both moments, float32
-_PASSES = {"none": 3, "dots": 3.5, "full": 4}  # forward, backward twice as much, recomputation
+# Bytes read and written per parameter: the parameter and both moments, float32.
+_ADAMW = 24
+# Passes in units of the forward one: the backward pass takes two, recomputation the rest.
+_PASSES = {"none": 3, "dots": 3.5, "full": 4}
 
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """Of one chip and one step.
+    """The cost of one step on one chip.
 
-    flops: run; useful: without padding, masked keys and recomputation.
-    traffic: bytes moved to and from memory by what is no matrix product.
-    parameters, optimizer, activations: bytes held; activations are what the
-    forward pass keeps for the backward pass. workspace: an estimate of
-    gradients and temporaries. padding: share of the trunk's slots that no
-    decision fills.
+    flops: run; useful: without padding, masked keys and recomputation. traffic: bytes moved to and from memory by what
+    is no matrix product. parameters, optimizer, activations: bytes held; activations are what the forward pass keeps
+    for the backward pass. workspace: an estimate of gradients and temporaries. padding: share of the trunk's slots that
+    no decision fills.
     """
 
     flops: float
@@ -50,106 +49,100 @@ class StepCost:
     padding: float
 
 
-def step_cost(config, mesh: dict[str, int], parts: int, fused: bool) -> StepCost:
+def step_cost(config, parts: int, fused: bool) -> StepCost:
     """The cost of a step.
 
     Args:
-      mesh: axis to size.
-      parts: that its rows are computed in.
-      fused: attention by a kernel that writes no logits (see `kernels.choice`).
+      config: with its mesh settled.
+      parts: that the step's rows are computed in.
+      fused: attention by a kernel that writes no logits.
     """
-    chips = math.prod(mesh.values())
-    length, rows = config.data.window, config.training.batch_rows
-    per_chip = rows * length / chips
+    length, shards = config.data.window, config.mesh.fsdp
+    bytes_per_chip = config.training.batch_rows * length / math.prod(config.mesh.values())
     commits, scratchpads = account.rates(config)
     passes = _PASSES[config.training.remat]
-    run = sum(flops.compiled(config, length).values()) * passes
-    useful = flops.training_flops_per_byte(config, commits, scratchpads, length)
     allocated = sum(config_lib.slots(config)) / length
-    held = _bytes(config)
-    shards = mesh["fsdp"]
-    activations = _activations(config, mesh, parts)
-    states = per_chip * _states(config, fused) * passes
-    gathered = held / 2 * (2 + (config.training.remat != "none")) * parts
+    parameters = 4 * sum(x.size for x in jax.tree.leaves(weights_lib.abstract(config)[1]["params"]))
+    gathered = parameters / 2 * (2 + (config.training.remat != "none")) * parts
+    states = bytes_per_chip * _states(config, fused) * passes
     return StepCost(
-        flops=run * per_chip,
-        useful=useful * per_chip,
-        traffic=states + gathered + held / 4 * _ADAMW / shards,
-        parameters=held // shards,
-        optimizer=2 * held // shards,
-        activations=activations,
-        workspace=int(held / shards + per_chip / parts * _workspace(config, fused)),
+        flops=sum(flops.compiled(config, length).values()) * passes * bytes_per_chip,
+        useful=sum(flops.training(config, commits, scratchpads, length).values()) * bytes_per_chip,
+        traffic=states + gathered + parameters / 4 * _ADAMW / shards,
+        parameters=parameters // shards,
+        optimizer=2 * parameters // shards,
+        activations=_activations(config, parts),
+        workspace=int(parameters / shards + bytes_per_chip / parts * _workspace(config, fused)),
         padding=1 - (commits + scratchpads) / allocated if allocated else 0.0,
     )
 
 
-def _bytes(config) -> int:
-    """Of all parameters in float32."""
-    return 4 * sum(x.size for x in jax.tree.leaves(weights_lib.abstract(config)[1]["params"]))
-
-
-def _tiers(config) -> list[tuple[int, int, int, float, float]]:
-    """(layers, width, heads, positions per byte, keys per position that are multiplied with) of each stack."""
+def _stacks(config) -> list[tuple[int, int, int, float, float]]:
+    """(layers, width, heads, positions per byte, keys per position) of each stack; keys that the program multiplies."""
     m, length = config.model, config.data.window
-    slots = sum(config_lib.slots(config)) / length
-    found = [
-        (m.encoder.layers, m.d_byte, m.encoder.heads, 1.0, flops.blocked(m.encoder.window, length)),
-        (m.decoder.layers, m.d_byte, m.decoder.heads, 1.0, flops.blocked(m.decoder.window, length)),
+    commits, scratchpads = config_lib.slots(config)
+    encoder_keys, decoder_keys = (flops.multiplied_keys(tier.window, length) for tier in (m.encoder, m.decoder))
+    stacks = [
+        (m.encoder.layers, m.d_byte, m.encoder.heads, 1.0, encoder_keys),
+        (m.decoder.layers, m.d_byte, m.decoder.heads, 1.0, decoder_keys),
     ]
     if m.trunk.kind != "none":
-        found.append((m.trunk.layers, m.trunk.d_model, m.trunk.heads, slots, config_lib.slots(config)[0] / 2))
+        stacks.append((m.trunk.layers, m.trunk.d_model, m.trunk.heads, (commits + scratchpads) / length, commits / 2))
         if m.entropy_head.weight > 0:
-            found.append((m.entropy_head.layers, m.d_byte, m.encoder.heads, 1.0, flops.blocked(m.encoder.window, length)))
-    return found
+            stacks.append((m.entropy_head.layers, m.d_byte, m.encoder.heads, 1.0, encoder_keys))
+    return stacks
 
 
 def _states(config, fused: bool) -> float:
     """Bytes per byte of text that one forward pass moves beside its matrix products."""
     item, total = jnp.dtype(config.training.dtype).itemsize, 0.0
-    for layers, width, heads, positions, keys in _tiers(config):
+    for layers, width, heads, positions, keys in _stacks(config):
         # In XLA, logits of the attention are written and read in float32, their weights in the activations' type.
         logits = 0 if fused else heads * keys * (8 + 2 * item)
-        total += layers * positions * (_block(config, width) * item + logits)
+        total += layers * positions * (_layer(config, width) * item + logits)
     return total
 
 
-def _block(config, width: int) -> float:
-    """Numbers that one block reads and writes at one position."""
+def _layer(config, width: int) -> float:
+    """Numbers that one layer reads and writes at one position."""
     return _WIDTHS * width + _HIDDENS * ffn_width(width, config.model.ffn_multiplier)
 
 
 def _workspace(config, fused: bool) -> float:
-    """Bytes per byte of text of the widest block at work, its gradient included, and of the pooled windows."""
+    """Bytes per byte of text of the widest layer at work, its gradient included, and of the pooled windows."""
     item, d = jnp.dtype(config.training.dtype).itemsize, config.model.d_byte
-    blocks = [
-        positions * (_block(config, width) * item + (0 if fused else 8 * heads * keys))
-        for layers, width, heads, positions, keys in _tiers(config)
+    at_work = [
+        positions * (_layer(config, width) * item + (0 if fused else 8 * heads * keys))
+        for layers, width, heads, positions, keys in _stacks(config)
         if layers
     ]
     pooled = sum(config_lib.slots(config)) / config.data.window * config_lib.patch_limit(config) * d * item * 4
-    return max([*blocks, pooled])
+    return max([*at_work, pooled])
 
 
-def _activations(config, mesh: dict[str, int], parts: int) -> int:
+def _activations(config, parts: int) -> int:
     """Bytes that the forward pass of one part keeps, on one chip: what its backward function closes over."""
     # A row at least; several chips may share one by its positions.
-    rows = max(config.training.batch_rows // parts // math.prod(n for axis, n in mesh.items() if axis != "sequence"), 1)
+    shares = math.prod(size for axis, size in config.mesh.items() if axis != "sequence")
+    rows = max(config.training.batch_rows // parts // shares, 1)
     definition, weights = weights_lib.abstract(config)
     rest = {part: x for part, x in weights.items() if part != "params"}
     tokens = jax.ShapeDtypeStruct((rows, config.data.window + 1), jnp.int32)
 
     def backward(params, rest, tokens_BM):
-        value = lambda p: loss_lib.loss(p, rest, definition, tokens_BM, 1.0, config.model.entropy_head.weight)[0]  # noqa: E731
-        return jax.vjp(value, params)[1]
+        def loss(params):
+            return loss_lib.loss(params, rest, definition, tokens_BM, 1.0, config.model.entropy_head.weight)[0]
 
-    kept = jax.tree.leaves(jax.eval_shape(backward, weights["params"], rest, tokens))
-    known = {(x.shape, x.dtype) for x in jax.tree.leaves(weights)}
+        return jax.vjp(loss, params)[1]
+
+    closed_over = jax.tree.leaves(jax.eval_shape(backward, weights["params"], rest, tokens))
+    own = {(x.shape, x.dtype) for x in jax.tree.leaves(weights)}
     size = 0
-    for x in kept:
+    for x in closed_over:
         # Weights, and their copies in the activations' type, are counted elsewhere.
-        if (x.shape, x.dtype) in known or (x.shape, jnp.dtype(jnp.float32)) in known or x.ndim < 2:
+        if (x.shape, x.dtype) in own or (x.shape, jnp.dtype(jnp.float32)) in own or x.ndim < 2:
             continue
-        # The trunk's rows are not split over tensor, only what lies inside its blocks.
-        copies = mesh["tensor"] if x.shape[-1] == config.model.trunk.d_model else 1
+        # The trunk's rows are not split over tensor, only what lies inside its layers.
+        copies = config.mesh.tensor if x.shape[-1] == config.model.trunk.d_model else 1
         size += x.size * x.dtype.itemsize * copies
-    return size // mesh["sequence"]
+    return size // config.mesh.sequence

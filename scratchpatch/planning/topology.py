@@ -9,9 +9,9 @@ import math
 from scratchpatch.accounting import chips
 from scratchpatch.errors import UserError
 
-# Axes of the torus and the chips of its largest pod, by kind.
+# Kind to the axes of its torus and the chips of its largest pod.
 _KINDS = {"v4": (3, 4096), "v5e": (2, 256), "v5p": (3, 8960), "v6e": (2, 256), "tpu7x": (3, 9216)}
-# A chip of these is two devices of JAX.
+# A chip of these kinds is two devices of JAX.
 _DEVICES = {"tpu7x": 2}
 
 
@@ -51,28 +51,28 @@ def parse(text: str, slices: int = 1) -> Topology:
     """
     kind, _, shape = text.partition(":")
     if kind not in _KINDS:
-        raise UserError(f"topology {text!r}: wanted KIND:SHAPE with KIND one of {', '.join(_KINDS)}, such as v5p:4x4x4")
+        known = ", ".join(_KINDS)
+        raise UserError(f"topology {text!r}: wanted KIND:SHAPE with KIND one of {known}, such as v5p:4x4x4")
     axes, most = _KINDS[kind]
-    parts = shape.split("x")
-    if len(parts) != axes or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    sizes = shape.split("x")
+    if len(sizes) != axes or not all(size.isdecimal() and int(size) > 0 for size in sizes):
         example = "x".join(["4"] * axes)
         raise UserError(f"topology {text!r}: wanted {axes} sizes above 0 for {kind}, such as {kind}:{example}")
-    found = Topology(kind, tuple(map(int, parts)), slices)
-    if math.prod(found.shape) > most:
-        raise UserError(f"topology {text!r} has {math.prod(found.shape)} chips; a {kind} slice has at most {most}: use --slices")
-    return found
+    topology = Topology(kind, tuple(map(int, sizes)), slices)
+    count = math.prod(topology.shape)
+    if count > most:
+        raise UserError(f"topology {text!r} has {count} chips; a {kind} slice has at most {most}: use --slices")
+    return topology
 
 
 def pods(kind: str) -> list[Topology]:
     """Pods of a kind, smallest first, one of each number of chips: the shape nearest to a cube."""
     axes, most = _KINDS[kind]
     by_chips: dict[int, tuple[int, ...]] = {}
-    for shape in itertools.combinations_with_replacement((2, 4, 8, 16, 32), axes):
-        count = math.prod(shape)
-        if count <= most:
-            best = by_chips.get(count)
-            if best is None or sum(shape) < sum(best):
-                by_chips[count] = shape
+    # The later of two shapes of as many chips is nearer to a cube: its sizes are nearer to each other.
+    for shape in sorted(itertools.combinations_with_replacement((2, 4, 8, 16, 32), axes), key=sum, reverse=True):
+        if math.prod(shape) <= most:
+            by_chips[math.prod(shape)] = shape
     if axes == 3:
         # The one pod with an axis of a single chip is one host.
         by_chips[4] = (2, 2, 1)

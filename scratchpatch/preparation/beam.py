@@ -2,8 +2,8 @@
 
     tasks -> (shard, (digest, bytes)) -> grouped by shard -> sorted, each digest once -> the shard's files
 
-It is what `local` does, by the same functions; the shuffle between is Beam's. A
-worker holds the distinct documents of one shard.
+It does what `local` does, by the same functions; the shuffle between them is Beam's. A worker has the distinct
+documents of one shard in memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator
 from scratchpatch.data import paths
 from scratchpatch.data.extras import need
 from scratchpatch.errors import UserError
-from scratchpatch.preparation import shards
+from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.plan import Plan, shard_of
-from scratchpatch.preparation.tasks import Counts, Reader
 
 Task = tuple[int, list[tuple[str, str]]]
 
@@ -32,6 +31,7 @@ def run(plan: Plan, missing: list[int], runner: str, runner_flags: tuple[str, ..
 
     Returns:
         The counts of every task.
+
     Raises:
         UserError: no Beam, a runner or flag that it does not know, or a pipeline that failed.
     """
@@ -56,26 +56,26 @@ def run(plan: Plan, missing: list[int], runner: str, runner_flags: tuple[str, ..
     # A shard that no document falls into has no group.
     for shard in shards.missing(plan):
         shards.write(plan, shard, ())
-    return [paths.read_json(_counts_path(plan, task), Counts) for task in range(len(groups))]
+    return [paths.read_json(_counts_path(plan, task), tasks.Counts) for task in range(len(groups))]
 
 
 def read(task: Task, plan: Plan, missing: frozenset[int]) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
-    """(shard, (digest, bytes)) of a task's documents whose shards are missing, each once; then its counts are written."""
+    """(shard, (digest, bytes)) of a task's documents whose shards are missing, each once; then write the counts."""
     number, files = task
-    reader, seen = Reader(plan, files), set()
-    for found, data in reader:
-        shard = shard_of(found, plan.shards)
-        if shard in missing and found not in seen:
-            seen.add(found)
-            yield shard, (found, data)
-    paths.write_text(_counts_path(plan, number), json.dumps(reader.counts))
+    counts, seen = {}, set()
+    for digest, data in tasks.read(plan, files, counts):
+        shard = shard_of(digest, plan.shards)
+        if shard in missing and digest not in seen:
+            seen.add(digest)
+            yield shard, (digest, data)
+    paths.write_text(_counts_path(plan, number), json.dumps(counts))
 
 
 def write(group: tuple[int, Iterable[tuple[bytes, bytes]]], plan: Plan) -> None:
     """Write a shard from its documents, in any order and any number of times each."""
     shard, documents = group
     distinct = dict(documents)
-    shards.write(plan, shard, ((found, distinct[found]) for found in sorted(distinct)))
+    shards.write(plan, shard, sorted(distinct.items()))
 
 
 def _counts_path(plan: Plan, task: int) -> str:
@@ -86,7 +86,6 @@ def _reason(error: BaseException) -> str:
     """The cause, without the stages and traces around it."""
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    told = [line for line in lines if "UserError: " in line]
-    found = (told[-1].partition("UserError: ")[2] if told else lines[0] if lines else type(error).__name__)
-    return found.partition(" [while running")[0][:500]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = [line.partition("UserError: ")[2] for line in lines if "UserError: " in line]
+    return (told or lines[:1])[-1].partition(" [while running")[0][:500]

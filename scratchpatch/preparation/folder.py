@@ -1,16 +1,11 @@
 """From a SPEC to a prepared folder, and on after a kill.
 
     DIR/meta.json                   written last: the folder is finished
-    DIR/*.array_record, *.starts    see `data.blocks`
+    DIR/*.bin, *.starts             the shards, see `data.shards`
     DIR/.preparing/plan.json        whose preparation it is, until it is finished
     DIR/.preparing/shards/3.json    shard 3 is finished: its entries in meta.json
     DIR/.preparing/tasks/           see `tasks`; where DIR is a URL, in the cache folder
     DIR/.preparing/counts/          of Beam: the counts of each task
-
-meta.json: format, block, plan (names and values that a second attempt compares),
-counts (documents and bytes read, duplicates and their bytes, skipped bad
-records, broken files, whose last records nobody counted), and per split documents, bytes, checksum and shards. A split's checksum
-is the sum of its documents' digests, so it does not depend on the shards.
 """
 
 from __future__ import annotations
@@ -20,22 +15,23 @@ import fcntl
 import json
 import os
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 
-from scratchpatch.data import blocks, paths, prepared, sources, splits
+from scratchpatch.data import paths, prepared, sources, splits
 from scratchpatch.data.records import RECORD_BYTES, skipped
+from scratchpatch.data.shards import file_checksum
+from scratchpatch.data.work_folder import lock_alone
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Malformed
 from scratchpatch.preparation import local, plan, shards
+from scratchpatch.preparation.plan import Plan
 
 LOCAL = "local"
 # So long a preparation that was stopped may be gone on with, where its work lies in the cache.
-_KEPT_SECONDS = 30 * 86_400
+_ABANDONED_SECONDS = 30 * 86_400
 
 
 def prepare(
@@ -64,47 +60,48 @@ def prepare(
 
     Returns:
         out, shards, counts and per split documents and bytes, of what JSON has.
+
     Raises:
         UserError: a bad source or record, a folder of another preparation, no room, or damage.
     """
     made = plan.make(sources.parse(spec), out, shard_count, held_out, on_bad_record, record_bytes)
+    state = paths.join(made.out, shards.STATE)
     try:
         meta = prepared.read_meta(made.out)
         if meta is not None:
-            _same(made, meta["plan"])
+            _check_same(made, meta["plan"])
             verify(made.out, meta, workers)
         else:
-            meta = _prepare(made, workers, runner, runner_flags)
-        paths.remove(paths.join(made.out, shards.STATE))
+            meta = _prepare(made, state, workers, runner, runner_flags)
+        paths.remove(state)
     except OSError as error:
         raise UserError(f"cannot write {made.out} ({error}); free space there, or use another --out") from error
     except Malformed as error:
-        state = paths.join(made.out, shards.STATE)
         raise UserError(f"{error}; remove {state} and run the same command again") from error
+    counts = meta["counts"]
     if meta["bad"]:
-        left_out = skipped(meta["counts"]["skipped"], meta["counts"].get("broken", 0))
+        left_out = skipped(counts["skipped"], counts["broken"])
         logging.warning("%s: %s: %s", spec, left_out, "; ".join(meta["bad"][:3]))
-    kept = {name: {k: part[k] for k in ("documents", "bytes")} for name, part in meta["splits"].items()}
-    return {"out": made.out, "shards": made.shards, **meta["counts"], "splits": kept}
+    totals = {split: _totals(entries) for split, entries in meta["splits"].items()}
+    return {"out": made.out, "shards": made.shards, **counts, "splits": totals}
 
 
-def _prepare(made: plan.Plan, workers: int, runner: str, runner_flags: tuple[str, ...]) -> dict:
-    state = paths.join(made.out, shards.STATE)
+def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tuple[str, ...]) -> dict:
     paths.make_folder(paths.join(state, "shards"))
     work = shards.work_folder(made)
     if paths.is_url(state):
         _sweep(work)
     with _locked(work):
-        known = paths.join(state, "plan.json")
-        if paths.is_file(known):
-            _same(made, paths.read_json(known, dict[str, str]))
+        begun = paths.join(state, "plan.json")
+        if paths.is_file(begun):
+            _check_same(made, paths.read_json(begun, dict[str, str]))
         else:
-            # Runs of a preparation whose folder was removed.
+            # These are runs of a preparation whose folder was removed.
             paths.remove(str(work / "tasks"))
-            paths.write_text(known, json.dumps(made.identity(), indent=1))
-        # What a killed attempt was writing.
-        for partial in ("tasks/.*", "shard-*", "*.tmp", "shards/*.tmp", f"../{prepared.META}.*.tmp"):
-            for path in work.glob(partial):
+            paths.write_text(begun, json.dumps(made.identity(), indent=1))
+        # A killed attempt was writing these.
+        for pattern in ("tasks/.*", "shard-*", "*.tmp", "shards/*.tmp", f"../{prepared.META}.*.tmp"):
+            for path in work.glob(pattern):
                 paths.remove(str(path))
         missing = shards.missing(made)
         if runner == LOCAL:
@@ -119,66 +116,50 @@ def _prepare(made: plan.Plan, workers: int, runner: str, runner_flags: tuple[str
     return meta
 
 
-def _same(made: plan.Plan, known: dict[str, str]) -> None:
+def _check_same(made: Plan, begun: dict[str, str]) -> None:
     """Raise UserError unless the folder is this plan's own."""
-    known = {"record_bytes": str(RECORD_BYTES)} | known
-    changes = [f"{name}: {known.get(name)} -> {value}" for name, value in made.identity().items() if known.get(name) != value]
+    changes = [
+        f"{name}: {begun.get(name)} -> {value}" for name, value in made.identity().items() if begun.get(name) != value
+    ]
     if changes:
-        raise UserError(
-            f"{made.out} holds another preparation: {'; '.join(changes)}; use another --out, or remove that folder"
-        )
+        fix = "use another --out, or remove that folder"
+        raise UserError(f"{made.out} holds another preparation: {'; '.join(changes)}; {fix}")
 
 
-def _meta(made: plan.Plan, counts: list[dict]) -> dict:
+def _meta(made: Plan, tasks: list[dict]) -> dict:
     """meta.json, from the counts of the tasks and the summaries of the shards."""
-    summaries = [paths.read_json(shards.summary_path(made, shard), dict[str, prepared.ShardEntry]) for shard in range(made.shards)]
-    parts = {}
-    for split in splits.PARTS:
-        own = [summary[split] for summary in summaries if split in summary]
-        parts[split] = {
-            "documents": sum(shard["documents"] for shard in own),
-            "bytes": sum(shard["bytes"] for shard in own),
-            "checksum": prepared.checksum(own),
-            "shards": own,
-        }
-        try:
-            prepared.check_split(made.out, parts[split])
-        except ValueError as error:
-            raise Malformed(f"{paths.join(made.out, shards.STATE, 'shards')}: {error}") from error
-    read = {name: sum(count.get(name, 0) for count in counts) for name in ("documents", "bytes", "skipped", "broken")}
-    if not sum(part["bytes"] for part in parts.values()):
+    summaries = [
+        paths.read_json(shards.summary_path(made, shard), dict[str, prepared.PreparedEntry])
+        for shard in range(made.shards)
+    ]
+    entries = {split: [summary[split] for summary in summaries if split in summary] for split in splits.SPLITS}
+    counts = {name: sum(task[name] for task in tasks) for name in ("documents", "bytes", "skipped", "broken")}
+    distinct = [_totals(entries[split]) for split in splits.SPLITS]
+    counts["duplicates"] = counts["documents"] - sum(split["documents"] for split in distinct)
+    counts["duplicate_bytes"] = counts["bytes"] - sum(split["bytes"] for split in distinct)
+    if not any(split["bytes"] for split in distinct):
         raise UserError(f"{made.source.spec}: the source is empty, its {len(made.files)} file(s) hold no bytes")
-    found = {
-        "documents": read["documents"],
-        "bytes": read["bytes"],
-        "duplicates": read["documents"] - sum(part["documents"] for part in parts.values()),
-        "duplicate_bytes": read["bytes"] - sum(part["bytes"] for part in parts.values()),
-        "skipped": read["skipped"],
-        "broken": read["broken"],
-    }
-    bad = [message for count in counts for message in count["bad"]][:20]
-    meta = {"format": prepared.FORMAT, "block": blocks.BLOCK, "plan": made.identity(), "counts": found, "bad": bad, "splits": parts}
-    return prepared.sealed(meta)
+    bad = [message for task in tasks for message in task["bad"]][:20]
+    return prepared.new_meta(made.identity(), counts, bad, entries)
+
+
+def _totals(entries: list[prepared.PreparedEntry]) -> dict[str, int]:
+    """How many documents and bytes the shards of a split have."""
+    return {count: sum(entry[count] for entry in entries) for count in ("documents", "bytes")}
 
 
 def verify(folder: str, meta: dict, workers: int = 1) -> None:
-    """Read a finished folder. Raises UserError where a file is not what its checksum says."""
-    every = [shard for part in meta["splits"].values() for shard in part["shards"]]
-    prepared.check_sizes(folder, every)
-    calls = [(folder, shard) for shard in every]
-    local.each(_verify, calls, [shard["bytes"] for shard in every], workers, f"verifying {folder}")
+    """Read a finished folder. Raises UserError where a file does not have its checksum."""
+    entries = prepared.entries_of(meta)
+    prepared.check_sizes(folder, entries)
+    sizes = [entry["bytes"] for entry in entries]
+    local.each(_verify, [(folder, entry) for entry in entries], sizes, workers, f"verifying {folder}")
 
 
-def _verify(folder: str, shard: dict) -> None:
-    for suffix, wanted in shard["checksums"].items():
-        path = paths.join(folder, shard["name"] + suffix)
-        with contextlib.ExitStack() as stack:
-            if paths.is_url(path):
-                data = np.frombuffer(stack.enter_context(paths.open_read(path)).read(), np.uint8)
-            else:
-                data = np.memmap(path, np.uint8, "r")
-            found = blocks.checksum(data, shard["blocks"]) if suffix == blocks.RECORDS else zlib.crc32(data)
-        if found != wanted:
+def _verify(folder: str, entry: prepared.PreparedEntry) -> None:
+    for suffix, wanted in entry["checksums"].items():
+        path = paths.join(folder, entry["name"] + suffix)
+        if file_checksum(path) != wanted:
             raise UserError(f"the checksum of {path} is wrong: remove the folder and prepare it anew")
 
 
@@ -187,7 +168,8 @@ def _sweep(work: Path) -> None:
     for other in work.parent.glob("*/lock"):
         with contextlib.suppress(OSError), open(other, "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - max(os.stat(path).st_mtime for path in (other, other.parent, *other.parent.glob("tasks"))) > _KEPT_SECONDS:
+            used = max(os.stat(path).st_mtime for path in (other, other.parent, *other.parent.glob("tasks")))
+            if time.time() - used > _ABANDONED_SECONDS:
                 paths.remove(str(other.parent))
 
 
@@ -196,18 +178,17 @@ def _locked(work: Path) -> Iterator[None]:
     """Hold the work folder alone. Raises UserError where another process holds it."""
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process prepares with {work}: wait for it") from error
+        lock_alone(file.fileno(), f"another process prepares with {work}: wait for it")
         yield
 
 
 def table(result: dict) -> str:
     """The result in words."""
+    duplicates = f"{result['duplicates']:,} duplicates ({result['duplicate_bytes']:,} bytes) left out"
+    left_out = skipped(result["skipped"], result["broken"])
     lines = [
-        f"{result['out']}: {result['documents']:,} documents, {result['bytes']:,} bytes read; "
-        f"{result['duplicates']:,} duplicates ({result['duplicate_bytes']:,} bytes) left out, {skipped(result['skipped'], result['broken'])}"
+        f"{result['out']}: {result['documents']:,} documents, {result['bytes']:,} bytes read; {duplicates}, {left_out}"
     ]
-    lines += [f"  {name}: {part['documents']:,} documents, {part['bytes']:,} bytes" for name, part in result["splits"].items()]
+    for name, split in result["splits"].items():
+        lines.append(f"  {name}: {split['documents']:,} documents, {split['bytes']:,} bytes")
     return "\n".join(lines)

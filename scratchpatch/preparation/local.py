@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from scratchpatch import log_lines
+from scratchpatch import output
 from scratchpatch.errors import UserError
 from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.plan import Plan
@@ -29,6 +29,7 @@ def run(plan: Plan, missing: list[int], work: Path, workers: int) -> list[dict]:
 
     Returns:
         The counts of every task.
+
     Raises:
         UserError: a bad record, or a worker that died.
         OSError: a file cannot be written.
@@ -38,7 +39,7 @@ def run(plan: Plan, missing: list[int], work: Path, workers: int) -> list[dict]:
     reads = [(bare, task, files, work) for task, files in enumerate(groups)]
     weights = [sum(sizes[path] for _, path in files) for files in groups]
     each(tasks.run, reads, weights, workers, f"reading {plan.source.spec}")
-    counts = [tasks.counts(work, task) for task in range(len(groups))]
+    counts = [tasks.counts_of(work, task) for task in range(len(groups))]
     share = sum(count["bytes"] for count in counts) // plan.shards
     each(_write, [(bare, shard, work) for shard in missing], [share] * len(missing), workers, f"writing {plan.out}")
     return counts
@@ -73,16 +74,15 @@ def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterator[int]
                 future.result()
                 yield futures[future]
         except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died, perhaps for lack of memory: the same command goes on; give it fewer --workers or more --shards"
-            ) from error
+            fix = "the same command goes on; give it fewer --workers or more --shards"
+            raise UserError(f"a worker process died, perhaps for lack of memory: {fix}") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Log as the parent does, and end with it: a worker left over would wait for ever, or write beside the next attempt."""
-    log_lines.to_stderr()
+    """Log as the parent does, and end with it: a worker left over would wait for ever, or write beside the next one."""
+    output.log_to_stderr()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a trace of its own
 
     def wait():

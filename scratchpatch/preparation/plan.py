@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 
-from scratchpatch.data import blocks, paths, prepared
+from scratchpatch.data import paths, prepared
 from scratchpatch.data.records import RECORD_BYTES
 from scratchpatch.data.sources import Source
 from scratchpatch.errors import UserError
@@ -17,12 +17,15 @@ TASK_BYTES = 1 << 26
 SHARD_BYTES = 1 << 28
 
 
-def shard_of(found: bytes, shards: int) -> int:
-    """Shards are equal ranges of the digest's first half, so their documents in a row are all documents in order."""
-    return int.from_bytes(found[:8], "big") * shards // _HALF
+def shard_of(digest: bytes, shards: int) -> int:
+    """The shard of a document.
+
+    Shards are equal ranges of the digest's first half, so their documents in a row are all documents in order.
+    """
+    return int.from_bytes(digest[:8], "big") * shards // _HALF
 
 
-def first_of(shard: int, shards: int) -> int:
+def lower_bound(shard: int, shards: int) -> int:
     """The least first half of a digest that falls into a shard; that of shard number `shards` would be 2^64."""
     return -(-shard * _HALF // shards)
 
@@ -34,8 +37,8 @@ class Plan:
     Attributes:
         source: of the documents.
         files: (name, path) of all its files.
-        states: of each file, see `paths.state`.
         sizes: of each file in bytes.
+        files_state: tells two states of the files apart.
         out: the folder.
         shards: of each split.
         held_out: share of the documents that validate, and that test.
@@ -45,8 +48,8 @@ class Plan:
 
     source: Source
     files: tuple[tuple[str, str], ...]
-    states: tuple
     sizes: tuple[int, ...]
+    files_state: str
     out: str
     shards: int
     held_out: float
@@ -66,21 +69,14 @@ class Plan:
 
     def without_files(self) -> Plan:
         """What a worker needs beside the files of its task: there may be millions of others."""
-        return dataclasses.replace(self, files=(), states=(), sizes=())
+        return dataclasses.replace(self, files=(), sizes=())
 
     def identity(self) -> dict[str, str]:
         """What must be the same where a preparation goes on; by name, for people to read."""
-        text = json.dumps([self.source.identity, self.files, self.states])
-        return {
-            "format": str(prepared.FORMAT),
-            "block": str(blocks.BLOCK),
-            "source": ":".join(self.source.identity),
-            "files": f"{len(self.files)} of state {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}",
-            "shards": str(self.shards),
-            "held_out": str(self.held_out),
-            "on_bad_record": self.on_bad_record,
-            "record_bytes": str(self.record_bytes),
-        }
+        identity = {"format": prepared.FORMAT, "source": ":".join(self.source.identity), "files": self.files_state}
+        for name in ("shards", "held_out", "on_bad_record", "record_bytes"):
+            identity[name] = getattr(self, name)
+        return {name: str(value) for name, value in identity.items()}
 
     def name(self, split: str, shard: int) -> str:
         """The name of a shard's files, without what follows the dot."""
@@ -91,12 +87,13 @@ def make(
     source: Source, out: str, shards: int | None, held_out: float, on_bad_record: str, record_bytes: int = RECORD_BYTES
 ) -> Plan:
     """The plan for the source as it is now. Raises UserError where it has no files, or they cannot be seen."""
-    files = source.files()
+    files = tuple(source.files())
     try:
         states = [paths.state(path) for _, path in files]
-        sizes = [paths.size(path) for _, path in files]
+        sizes = tuple(paths.size(path) for _, path in files)
     except OSError as error:
         raise UserError(f"{source.spec}: a file cannot be read ({error})") from error
     shards = shards or max(-(-sum(sizes) // SHARD_BYTES), 1)
-    place = paths.absolute(out)
-    return Plan(source, tuple(files), tuple(states), tuple(sizes), place, shards, held_out, on_bad_record, record_bytes)
+    digest = hashlib.blake2b(json.dumps([files, states]).encode(), digest_size=8).hexdigest()
+    state = f"{len(files)} of state {digest}"
+    return Plan(source, files, sizes, state, paths.absolute(out), shards, held_out, on_bad_record, record_bytes)

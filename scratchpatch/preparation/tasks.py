@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from absl import logging
@@ -27,7 +27,7 @@ from scratchpatch.data.records import BadRecords, Broken
 from scratchpatch.data.splits import digest
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
-from scratchpatch.preparation.plan import Plan, first_of
+from scratchpatch.preparation.plan import Plan, lower_bound
 
 # The two halves of the digest as numbers, and where the bytes lie.
 _ENTRY = np.dtype([("first", "<u8"), ("second", "<u8"), ("start", "<i8"), ("size", "<i8")])
@@ -38,48 +38,34 @@ _OVERHEAD = 200
 
 
 class Counts(TypedDict):
-    """What `Reader` counts, as a file has it."""
+    """What a task has counted, as a file has it: `broken` files break off, `bad` has the first messages."""
 
     documents: Count
     bytes: Count
     skipped: Count
-    broken: NotRequired[Count]
+    broken: Count
     bad: list[str]
 
 
-class Reader:
-    """The documents of a task with their digests, counted.
-
-    Attributes:
-        counts: documents, bytes, skipped (bad records left out), broken (files that break off) and bad (the first
-            of their messages).
-    """
-
-    def __init__(self, plan: Plan, files: list[tuple[str, str]]):
-        self._bad = BadRecords(plan.on_bad_record, plan.record_bytes)
-        self._documents = plan.source.documents(files, self._bad)
-        self._first = files[0][0]
-        self._count = self._bytes = 0
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-        for document in self._documents:
-            try:
-                data = b"".join(document.pieces)
-            except Broken as broken:
-                self._bad.add(*broken.args)
-                continue
-            self._count += 1
-            self._bytes += len(data)
-            yield digest(data), data
-            if time.monotonic() > next_line:
-                logging.info("reading from %s on: %d documents, %.0f MB so far", self._first, self._count, self._bytes / 1e6)
-                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-
-    @property
-    def counts(self) -> dict:
-        bad = {"skipped": self._bad.count, "broken": self._bad.broken, "bad": self._bad.messages}
-        return {"documents": self._count, "bytes": self._bytes} | bad
+def read(plan: Plan, files: list[tuple[str, str]], counts: dict) -> Iterator[tuple[bytes, bytes]]:
+    """(digest, bytes) of each document of a task. At the end `counts` has its Counts."""
+    bad = BadRecords(plan.on_bad_record, plan.record_bytes)
+    counts |= {"documents": 0, "bytes": 0}
+    next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+    for document in plan.source.documents(files, bad):
+        try:
+            data = b"".join(document.pieces)
+        except Broken as broken:
+            bad.add(*broken.args)
+            continue
+        counts["documents"] += 1
+        counts["bytes"] += len(data)
+        yield digest(data), data
+        if time.monotonic() > next_line:
+            progress = f"{counts['documents']} documents, {counts['bytes'] / 1e6:.0f} MB so far"
+            logging.info("reading from %s on: %s", files[0][0], progress)
+            next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+    counts |= {"skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
 
 
 def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None:
@@ -89,50 +75,48 @@ def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None
         UserError: a bad record, unless skipped.
         OSError: the folder cannot be written.
     """
-    place = folder(work, task)
+    place = _folder(work, task)
     if place.exists():
         return
     partial = place.with_name(f".{task:05}-{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     try:
-        reader, held, size, number = Reader(plan, files), {}, 0, 0
-        for found, data in reader:
-            if found not in held:
-                held[found] = data
+        counts, documents, size, number = {}, {}, 0, 0
+        for key, data in read(plan, files, counts):
+            if key not in documents:
+                documents[key] = data
                 size += len(data) + _OVERHEAD
             if size > RUN_BYTES:
-                _write_run(partial / str(number), held)
-                held, size, number = {}, 0, number + 1
-        if held:
-            _write_run(partial / str(number), held)
-        (partial / "task.json").write_text(json.dumps(reader.counts))
+                _write_run(partial / str(number), documents)
+                documents, size, number = {}, 0, number + 1
+        if documents:
+            _write_run(partial / str(number), documents)
+        (partial / "task.json").write_text(json.dumps(counts))
         if not place.exists():
             os.rename(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_run(path: Path, held: dict[bytes, bytes]) -> None:
-    order = sorted(held)
-    halves = np.frombuffer(b"".join(order), ">u8").reshape(-1, 2)
+def _write_run(path: Path, documents: dict[bytes, bytes]) -> None:
+    order = sorted(documents)
     entries = np.empty(len(order), _ENTRY)
-    entries["first"], entries["second"] = halves[:, 0], halves[:, 1]
-    entries["size"] = [len(held[found]) for found in order]
+    entries["first"], entries["second"] = np.frombuffer(b"".join(order), ">u8").reshape(-1, 2).T
+    entries["size"] = [len(documents[key]) for key in order]
     entries["start"] = np.cumsum(entries["size"]) - entries["size"]
     with open(f"{path}.data", "wb") as file:
-        file.writelines(held[found] for found in order)
-    with open(f"{path}.index", "wb") as file:
-        entries.tofile(file)
+        file.writelines(documents[key] for key in order)
+    entries.tofile(f"{path}.index")
 
 
-def folder(work: Path, task: int) -> Path:
+def _folder(work: Path, task: int) -> Path:
     """Where the runs of a finished task are."""
     return work / "tasks" / f"{task:05}"
 
 
-def counts(work: Path, task: int) -> dict:
+def counts_of(work: Path, task: int) -> Counts:
     """What was counted by a finished task."""
-    return json_files.read(folder(work, task) / "task.json", Counts)
+    return json_files.read(_folder(work, task) / "task.json", Counts)
 
 
 def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, bytes]]:
@@ -140,30 +124,30 @@ def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, by
 
     Raises UserError where a run is damaged.
     """
-    low, high = first_of(shard, plan.shards), first_of(shard + 1, plan.shards)
-    parts, texts = [], []
+    low, high = lower_bound(shard, plan.shards), lower_bound(shard + 1, plan.shards)
+    runs, texts = [], []
     for path in sorted(work.glob("tasks/[0-9]*/*.index")):
         entries = np.memmap(path, _ENTRY, "r")
         begin = int(np.searchsorted(entries["first"], np.uint64(low)))
         end = int(np.searchsorted(entries["first"], np.uint64(high))) if high < 2**64 else len(entries)
         if begin < end:
-            part = np.array(entries[begin:end])
+            run = np.array(entries[begin:end])
             with open(path.with_suffix(".data"), "rb") as file:
-                file.seek(int(part["start"][0]))
-                texts.append(file.read(int(part["start"][-1] + part["size"][-1] - part["start"][0])))
-            part["start"] -= part["start"][0]
-            parts.append(part)
-    if not parts:
+                file.seek(int(run["start"][0]))
+                texts.append(file.read(int(run["start"][-1] + run["size"][-1] - run["start"][0])))
+            run["start"] -= run["start"][0]
+            runs.append(run)
+    if not runs:
         return
-    entries = np.concatenate(parts)
-    of_N = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    order_N = np.lexsort((entries["second"], entries["first"]))
+    entries = np.concatenate(runs)
+    run_N = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
     before = None
-    for at in order_N.tolist():
+    for at in np.lexsort((entries["second"], entries["first"])).tolist():
         first, second, start, size = entries[at].tolist()
         if (first, second) != before:
             before = first, second
-            found, data = first.to_bytes(8, "big") + second.to_bytes(8, "big"), texts[of_N[at]][start : start + size]
-            if digest(data) != found:
-                raise UserError(f"what was read into {work / 'tasks'} is damaged: remove {work} and run the same command again")
-            yield found, data
+            key, data = first.to_bytes(8, "big") + second.to_bytes(8, "big"), texts[run_N[at]][start : start + size]
+            if digest(data) != key:
+                fix = f"remove {work} and run the same command again"
+                raise UserError(f"what was read into {work / 'tasks'} is damaged: {fix}")
+            yield key, data

@@ -1,9 +1,8 @@
-"""A file that a run appends to, and that is never a reason for the run to stop.
+"""A file that a run appends to, and that is never a reason for the run to stop. Free of JAX.
 
-What cannot be written (a full disk, no permission) is one warning, stays in memory, and is tried again a few seconds later,
-in order; the log says when the file is written again, and what it lacks. A piece is written whole or not at all: half of
-one is taken back, so that a disk which has room again never glues two of them together.
-Free of JAX.
+What cannot be written (a full disk, no permission) is one warning, stays in memory, and is tried again a few seconds
+later, in order; the log says when the file is written again, and what it lacks. A piece is written whole or not at all:
+half of one is taken back, so that a disk which has room again never glues two of them together.
 """
 
 from __future__ import annotations
@@ -54,7 +53,8 @@ class Appended:
             self._try()
         self._leave()
         if self._waiting or self._dropped:
-            logging.info("%s lacks what could not be written (%d pieces)", self._path, self._dropped + len(self._waiting))
+            lost = self._dropped + len(self._waiting)
+            logging.info("%s lacks what could not be written (%d pieces)", self._path, lost)
             self._waiting.clear()
             self._dropped = 0
 
@@ -92,10 +92,10 @@ class Appended:
 
     def _put(self, piece: bytes) -> None:
         size = os.fstat(self._file).st_size
-        left = memoryview(piece)
+        rest = memoryview(piece)
         try:
-            while left:
-                left = left[os.write(self._file, left) :]
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
         except OSError:
             self._whole = size
             with contextlib.suppress(OSError):
@@ -121,9 +121,9 @@ def whole_lines(file: int) -> None:
     size = end = os.fstat(file).st_size
     while end:
         begin = max(end - _CHUNK_BYTES, 0)
-        found = os.pread(file, end - begin, begin).rfind(b"\n")
-        if found >= 0:
-            end = begin + found + 1
+        newline = os.pread(file, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
             break
         end = begin
     if end < size:

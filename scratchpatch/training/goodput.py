@@ -1,10 +1,9 @@
 """Where a run's time went: what trained it, and what did not.
 
-    workdir/goodput.jsonl    a line before the first step of every start, before every checkpoint or validation, and at
-                             the end:
-                             {"time": s since the epoch, "step": done so far, "spent": {kind: s since the line before}}
+    workdir/goodput.jsonl    {"time": s since the epoch, "step": done so far, "spent": {kind: s since the line before}}
 
-The first line of a start has "began", the last one of a run that ended by itself or by SIGTERM "ended". Kinds:
+There is a line before the first step of every start, before every checkpoint or validation, and at the end. The first
+line of a start has "began", the last one of a run that ended by itself or by SIGTERM "ended". Kinds:
 
     productive    steps whose result was stored: all of the loop that is none of the others
     start         up to the loop, but for compile: imports, data, restoring, the audit
@@ -12,13 +11,12 @@ The first line of a start has "began", the last one of a run that ended by itsel
     checkpoint    the loop waiting for a checkpoint; what is written in the background is free
     data          the loop waiting for a batch
     validation    validations
-    restart       what deaths cost: from the last line before one to the first step of the next start, and the time of
-                  steps that had to be done again
+    restart       what deaths cost: from the last line before one to the first step of the next start, and the time
+                  of steps that had to be done again
 
-After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting. Within a process
-time is what its monotonic clock says; between two of them, whose hosts' clocks may differ, it is never below 0. What no
-line could be written about (a full disk) is missing from the account, and a line that is none of it is left out.
-Free of JAX: the supervisor reads it too.
+After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting. Within a
+process time is what its monotonic clock says; between two of them, whose hosts' clocks may differ, it is never below 0.
+What no line could be written about (a full disk) is missing from the account. Free of JAX: the supervisor reads it too.
 """
 
 from __future__ import annotations
@@ -39,12 +37,10 @@ from scratchpatch.training.appended import Appended
 
 _FILE = "goodput.jsonl"
 _LOST = ("start", "compile", "checkpoint", "restart", "data", "validation")
-
-
 # More of them than any clock has told.
 _Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
-# Files about whose bad lines something was said.
-_said: set[Path] = set()
+# Files about whose bad lines there was a warning.
+_warned: set[Path] = set()
 
 
 class _Line(TypedDict, total=False):
@@ -65,7 +61,7 @@ class Goodput:
 
     def __init__(self, workdir: Path | None, began: float):
         self._file = workdir and Appended(workdir / _FILE)
-        # Of this host's clock, read once: it may be set anew while the run goes on.
+        # This host's clock is read once: it may be set anew while the run goes on.
         self._epoch = time.time() - time.monotonic()
         self._began: float | None = began
         self._line = began
@@ -133,21 +129,21 @@ def account(workdir: str | Path, now: float | None = None) -> dict[str, float] |
     return total | {"productive": sum(seconds for _, seconds in stored)}
 
 
-def share(found: dict[str, float]) -> float:
+def share(seconds: dict[str, float]) -> float:
     """The productive share of an account, 0 to 1."""
-    return found["productive"] / max(sum(found.values()), 1e-9)
+    return seconds["productive"] / max(sum(seconds.values()), 1e-9)
 
 
 def of_run(workdir: str | Path) -> dict[str, float]:
     """As a line of metrics has it: 'goodput', the share up to the last line; {} where there is none."""
-    found = account(workdir)
-    return {"goodput": share(found)} if found else {}
+    seconds = account(workdir)
+    return {"goodput": share(seconds)} if seconds else {}
 
 
-def text(found: dict[str, float]) -> str:
+def text(seconds: dict[str, float]) -> str:
     """An account in one line: goodput 87%: 1204 s productive; start 31, compile 22, ..."""
-    lost = ", ".join(f"{kind} {found[kind]:.0f}" for kind in _LOST)
-    return f"goodput {share(found):.0%}: {found['productive']:.0f} s productive; {lost}"
+    lost = ", ".join(f"{kind} {seconds[kind]:.0f}" for kind in _LOST)
+    return f"goodput {share(seconds):.0%}: {seconds['productive']:.0f} s productive; {lost}"
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -158,18 +154,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        _say(path, f"cannot read {path}: {error.strerror}; there is no account of the run's time")
+        _warn(path, f"cannot read {path}: {error.strerror}; there is no account of the run's time")
         return []
-    found = []
+    records = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(parse(line, _Line))
+            records.append(parse(line, _Line))
         except Malformed as error:
-            _say(path, f"{path}:{number} is no line of an account ({error}), and is left out like others of this kind")
-    return found
+            _warn(path, f"{path}:{number} is no line of an account ({error}), and is left out like others of this kind")
+    return records
 
 
-def _say(path: Path, what: str) -> None:
-    if path not in _said:
-        _said.add(path)
+def _warn(path: Path, what: str) -> None:
+    if path not in _warned:
+        _warned.add(path)
         logging.warning("%s", what)

@@ -1,25 +1,31 @@
-"""What a run measured, step by step.
+"""What a run measures, step by step.
 
     workdir/metrics.jsonl    one JSON object per line: {"step": n, "bpb": ...} of training,
                              {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite.
                              A step that was skipped also has "skipped": true, "batch" (its index) and "reason"
-    workdir/tensorboard/     the same numbers for TensorBoard
+    workdir/tensorboard/     the same numbers for TensorBoard, see `tensorboard`
 
-Lines that cannot be written (a full disk) wait in memory, see `appended`: those of a run that dies meanwhile are missing.
+Lines that cannot be written (a full disk) wait in memory, see `appended`: a run that dies meanwhile lacks them.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Any, Protocol, Required, TypedDict
 
+from absl import logging
+
+from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
 from scratchpatch.files import open_regular, replace_text
 from scratchpatch.json_files import Count, Malformed, parse, plain
 from scratchpatch.training.appended import Appended
-from scratchpatch.training.board import Board
+from scratchpatch.training.tensorboard import EventFiles
 
 _FILE = "metrics.jsonl"
 _VALIDATION = "validation_bpb"
@@ -36,93 +42,97 @@ class _Line(TypedDict, total=False):
     causality: str
 
 
-class NoMetrics:
-    """What the processes of a run have that do not write its metrics."""
+class Sink(Protocol):
+    """Where a run's numbers go. What cannot be written now is never a reason to raise.
+
+    `truncate` drops the steps after `last_step`, which a run that resumes from there writes again. `close` closes the
+    files; a later `write` opens them again.
+    """
+
+    def write(self, step: int, values: Mapping[str, float | str | None]) -> None: ...
 
     def truncate(self, last_step: int) -> None: ...
-
-    def adopt(self, records: list[dict[str, Any]]) -> None: ...
-
-    def write(self, step: int, values: dict[str, Any]) -> None: ...
 
     def close(self) -> None: ...
 
 
 class MetricsWriter:
-    """Appends metrics to a workdir; one process per run has one.
+    """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files: a `Sink`.
 
-    The workdir is made where it is missing; a last line that a killed run left torn is dropped. Raises UserError where
-    the workdir cannot be written, or metrics.jsonl holds a line that is none of metrics; `write` raises nothing.
+    Args:
+      workdir: None: nothing is written, because another process of the run does it.
+    Raises:
+      UserError: metrics.jsonl is none, or cannot be written; `write` raises nothing.
     """
 
-    def __init__(self, workdir: str | Path):
+    def __init__(self, workdir: str | Path | None):
+        self._others: list[Sink] = []
+        self._lines: Appended | None = None
+        if workdir is None:
+            return
         self._path = Path(workdir) / _FILE
-        self._board_path = Path(workdir) / "tensorboard"
         self._lines = Appended(self._path)
-        self._board: Board | None = None
-        self._purge_step = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch()
         except OSError as error:
             raise self._unwritable(error) from error
-        self._keep(lambda record: True)
+        # The lines must be readable, and what a kill has torn goes.
+        _records(self._path)
+        self._rewrite(_lines(self._path))
+        try:
+            self._others.append(EventFiles(self._path.parent / "tensorboard"))
+        except UserError as error:
+            logging.info("no TensorBoard files: %s", error)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line; it is with the system when this returns, or waits for another try.
+
+        values: names to numbers (Python, numpy, or jax scalars) or short texts.
+        """
+        if self._lines is None:
+            return
+        values = {name: plain(value) for name, value in values.items()}
+        self._lines.add(_text({"step": int(step), **values}))
+        for sink in self._others:
+            sink.write(int(step), values)
 
     def truncate(self, last_step: int) -> None:
-        """Drop the lines of steps after `last_step`, which a run that resumes from there writes again; -1 drops all."""
+        """Drop the lines of steps after `last_step`; -1 drops all."""
         self.close()
-        self._purge_step = last_step + 1
-        self._keep(lambda record: record["step"] <= last_step)
+        for sink in self._others:
+            sink.truncate(last_step)
+        kept = [record["step"] <= last_step for record in _records(self._path)]
+        self._rewrite(list(itertools.compress(_lines(self._path), kept)))
 
     def adopt(self, records: list[dict[str, Any]]) -> None:
         """Begin with the lines of another run, which this one goes on from; what is there is dropped."""
         self.close()
-        self._rewrite([_text(record) for record in records])
+        self._rewrite([_text(record).rstrip() for record in records])
 
     def skipped_in_a_row(self, last: int, since: int) -> int:
         """How many of the steps up to `last` were skipped in a row, of those with an index from `since` on.
 
         A step without a line, which could not be written, counts as none that was skipped.
         """
-        skipped = {record["step"] for record in _read(self._path) if record.get("skipped")}
-        first = last
-        while first > since and first in skipped:
-            first -= 1
-        return last - first
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append one line; it is with the system when this returns, or waits for another try.
-
-        values: names to numbers (Python, numpy, or jax scalars) or short texts.
-        """
-        values = {name: plain(value) for name, value in values.items()}
-        if self._board is None:
-            self._board = Board(self._board_path, self._purge_step)
-        self._lines.add(_text({"step": int(step), **values}))
-        self._board.add(int(step), {name: value for name, value in values.items() if isinstance(value, (int, float))})
+        skipped = {record["step"] for record in _records(self._path) if record.get("skipped")}
+        step = last
+        while step > since and step in skipped:
+            step -= 1
+        return last - step
 
     def close(self) -> None:
-        """Close the files; a later write opens them again."""
-        self._lines.close()
-        if self._board is not None:
-            self._board.close()
-            self._board = None
-
-    def _keep(self, wanted) -> None:
-        """Drop the lines whose record is not wanted, in place where they are the last ones: a full disk allows that."""
-        lines = _lines(self._path)
-        kept = [line for number, line in enumerate(lines, start=1) if wanted(_record(self._path, number, line))]
-        if kept != lines[: len(kept)]:
-            self._rewrite(kept)
-            return
-        try:
-            os.truncate(self._path, sum(len(line) + 1 for line in kept))
-        except OSError as error:
-            raise self._unwritable(error) from error
+        for sink in (self._lines, *self._others):
+            if sink is not None:
+                sink.close()
 
     def _rewrite(self, lines: list[bytes]) -> None:
+        """Let these be the lines: in place where only the last ones go, which a full disk allows."""
         try:
-            replace_text(self._path, b"".join(line.rstrip(b"\n") + b"\n" for line in lines).decode())
+            if lines == _lines(self._path)[: len(lines)]:
+                os.truncate(self._path, sum(len(line) + 1 for line in lines))
+            else:
+                replace_text(self._path, b"".join(line + b"\n" for line in lines).decode())
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -135,8 +145,10 @@ class MetricsWriter:
 def read_metrics(workdir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of training and those of validation, in the order written; None where a number was not finite.
 
-    A last line still being written is left out. Raises UserError where there is no metrics.jsonl, or a line of it is
-    none of metrics.
+    A last line that is still being written is left out.
+
+    Raises:
+      UserError: there is no metrics.jsonl, or a line of it is none of metrics.
     """
     records = read_all(workdir)
     training = [record for record in records if _VALIDATION not in record]
@@ -148,10 +160,10 @@ def read_all(workdir: str | Path) -> list[dict[str, Any]]:
     path = Path(workdir) / _FILE
     if not path.is_file():
         raise UserError(f"{workdir} has no {_FILE}: train into it first")
-    return _read(path)
+    return _records(path)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _records(path: Path) -> list[dict[str, Any]]:
     return [_record(path, number, line) for number, line in enumerate(_lines(path), start=1)]
 
 
@@ -167,9 +179,9 @@ def _lines(path: Path) -> list[bytes]:
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = parse(line, _Line)
-        wrong = next((name for name, value in record.items() if isinstance(value, (dict, list))), None)
-        if wrong is not None:
-            raise Malformed(f"{wrong}: Expected a number or a text")
+        nested = next((name for name, value in record.items() if isinstance(value, (dict, list))), None)
+        if nested is not None:
+            raise Malformed(f"{nested}: Expected a number or a text")
     except Malformed as error:
         shown = repr(line[:80].decode(errors="replace"))
         raise UserError(f"{path}:{number}: {shown} is no line of metrics ({error}): remove that line") from error
@@ -178,3 +190,57 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 def _text(record: dict[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+class Measures:
+    """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds.
+
+    Args:
+      learning_rate: by the step's index, computed on the host: asking a device would wait behind the step it runs.
+      devices: those of the run's mesh.
+    """
+
+    def __init__(self, config, learning_rate: Callable[[int], float], devices):
+        self._config, self._learning_rate = config, learning_rate
+        peak = chips.peak_flops(devices[0].device_kind)
+        self._peak = peak and peak * len(devices)
+
+    def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
+        """What the step with this index, which took so long, measured.
+
+        bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends,
+        NaN where no document ends.
+        Rates are per position, suppressed ones counts; a model without a trunk
+        has none of either. flops_per_second counts useful FLOPs (padding, keys of
+        other documents and recomputation excluded); mfu is its share of the
+        chips' dense bf16 peak, left out where that is unknown.
+        """
+
+        def bits(nats: float) -> float:
+            return nats / max(sums["bytes"], 1.0) / math.log(2)
+
+        positions = max(sums["positions"], 1.0)
+        commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
+        values = {
+            "bpb": bits(sums["nats"]),
+            "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
+            "gradient_norm": sums["gradient_norm"],
+            "learning_rate": self._learning_rate(index),
+            "bytes": sums["bytes"],
+        }
+        if self._config.model.trunk.kind != "none":
+            copied = ("suppressed_commits", "suppressed_scratchpads", "patching_threshold", "trigger_threshold")
+            values |= {
+                "trunk_calls_per_byte": commits + scratchpads,
+                "scratchpads_per_byte": scratchpads,
+                "bytes_per_patch": 1 / commits if commits else math.inf,
+                **{name: sums[name] for name in copied},
+            }
+        if "head_nats" in sums:
+            values["head_bpb"] = bits(sums["head_nats"])
+        if seconds:
+            values["bytes_per_second"] = sums["bytes"] / seconds
+            values["flops_per_second"] = flops.trained(self._config, sums) / seconds
+            if self._peak:
+                values["mfu"] = values["flops_per_second"] / self._peak
+        return values

@@ -109,20 +109,18 @@ class Notices:
         if number == signal.SIGINT and self.stopped_by == name:
             _say("SIGINT again: stopping at once, unsaved")
             os._exit(INTERRUPTED)
-        first, self.stopped_by = not self.stopped_by, self.stopped_by or name
-        if not first:
+        if self.stopped_by:
             # A Ctrl-C after another signal is no second one yet.
             self.stopped_by = name if number == signal.SIGINT else self.stopped_by
             return
-        if self._several:
-            _say(f"{name}: all processes save and stop" + "; once more stops at once" * (number == signal.SIGINT))
-        elif self.first_step:
-            _say(f"{name}: saving after this step" + "; once more stops at once" * (number == signal.SIGINT))
-        else:
+        self.stopped_by = name
+        if not self._several and not self.first_step:
             raise Stopped
+        what = "all processes save and stop" if self._several else "saving after this step"
+        _say(f"{name}: {what}" + "; once more stops at once" * (number == signal.SIGINT))
 
     def _pass_on(self, _: int) -> None:
-        """Tell the other processes. Called by the watchdog, because the main thread may hear of it only after the step."""
+        """Tell the other processes. The watchdog calls it: the main thread may hear of a signal only after the step."""
         if self._theirs:
             self._theirs(signal.SIGTERM)
 
@@ -132,14 +130,15 @@ class Notices:
 
 
 def _handler(number: int) -> Callable[[int], None] | None:
-    """What a library in C does on a signal, to be called from any thread; None: nothing. Afterwards nothing listens to it.
+    """What a library in C does on a signal, to be called from any thread; None: nothing. Nobody listens afterwards.
 
     Python's own getsignal does not know of such handlers.
     """
     exchange = ctypes.CDLL(None).signal
     exchange.argtypes, exchange.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
     address = exchange(number, int(signal.SIG_DFL))
-    return None if address in (None, int(signal.SIG_DFL), int(signal.SIG_IGN)) else ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
+    nobody = address in (None, int(signal.SIG_DFL), int(signal.SIG_IGN))
+    return None if nobody else ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
 
 
 def _say(text: str) -> None:

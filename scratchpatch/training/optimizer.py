@@ -20,8 +20,9 @@ from scratchpatch import config as config_lib
 class Settings(NamedTuple):
     """What one step is taken with, float32 scalars.
 
-    learning_rate, b1, b2, eps, weight_decay: of AdamW. clip_norm: largest global gradient norm. loss_spike, norm_spike:
-    how many times its running mean a loss, or a gradient norm, may be. The last three are infinite where nothing limits.
+    learning_rate, b1, b2, eps, weight_decay: of AdamW. clip_norm: the largest global gradient norm. loss_spike,
+    norm_spike: how many times its running mean a loss, or a gradient norm, may be. Where nothing limits, the last three
+    are infinite.
     """
 
     learning_rate: jax.Array
@@ -36,19 +37,19 @@ class Settings(NamedTuple):
 
 def settings(config, index: int) -> np.ndarray:
     """float32 [fields of Settings]: what the step with this index is taken with."""
-    o, t, limit = config.optimizer, config.training, lambda value: value or math.inf
-    limits = limit(o.clip_norm), limit(t.loss_spike), limit(t.norm_spike)
+    o, t = config.optimizer, config.training
+    limits = [limit or math.inf for limit in (o.clip_norm, t.loss_spike, t.norm_spike)]
     return np.array([schedule(config)(index), o.b1, o.b2, o.eps, o.weight_decay, *limits], np.float32)
 
 
 def schedule(config) -> Callable[[int], float]:
     """The learning rate by the index of the step, which counts from 0 to training.steps - 1.
 
-    Warm-up: with w = min(optimizer.warmup_steps, training.steps - 1), step i < w gets peak * (1 + (w - 1) * i / w) / w, a
-    line from peak / w at step 0 to the peak at step w; w = 0 starts at the peak.
+    Warm-up: with w = min(optimizer.warmup_steps, training.steps - 1), step i < w gets peak * (1 + (w - 1) * i / w) / w,
+    a line from peak / w at step 0 to the peak at step w; w = 0 starts at the peak.
     Then cosine falls along half a cosine wave; wsd (arXiv 2404.06395) stays at the peak and falls along a line over the
-    last round(decay_share * steps) steps, at least one (none of a share of 0); the last step gets exactly final_ratio * peak from both. constant stays at the
-    peak. Steps beyond the last one get what the last one does.
+    last round(decay_share * steps) steps, at least one (none of a share of 0); constant stays at the peak. From cosine
+    and wsd the last step gets exactly final_ratio * peak. Steps beyond the last one get what the last one does.
     """
     o, steps = config.optimizer, config.training.steps
     peak, kind, last = o.learning_rate, o.schedule, max(steps - 1, 0)
@@ -73,9 +74,9 @@ def schedule(config) -> Callable[[int], float]:
 class SettingsByStep:
     """What each step of a run is taken with, by the run's history of settings (see `checkpoints.settings`)."""
 
-    def __init__(self, config, known: list[tuple[int, dict]]):
+    def __init__(self, config, history: list[tuple[int, dict]]):
         values = config_lib.flat(config)
-        self._configs = [(start, config_lib.from_flat(values | changed)) for start, changed in known]
+        self._configs = [(start, config_lib.from_flat(values | changed)) for start, changed in history]
 
     def config(self, index: int):
         """The config that holds at the step with this index."""

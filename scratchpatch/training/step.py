@@ -158,8 +158,9 @@ class Trainer:
         s = optimizer_lib.Settings(*settings)
         batch_ABM, entropy_ABL = batch if self.config.data.entropies else (batch, None)
         params, thresholds = state["params"], state["thresholds"]
-        rest = {part: x for part, x in weights_lib.of(state).items() if part != "params"}
-        targets = jax.vmap(loss_lib.targets_of)(batch_ABM).sum().astype(jnp.float32)
+        rest = {part: x for part, x in weights_lib.select(state).items() if part != "params"}
+        count = functools.partial(loss_lib.count_targets, vocabulary=config_lib.vocabulary(self.config))
+        targets = jax.vmap(count)(batch_ABM).sum().astype(jnp.float32)
         gradient_of = jax.grad(loss_lib.loss, has_aux=True)
 
         def part(gradient, rows):

@@ -3,8 +3,8 @@
 Where nothing has moved for some minutes it prints where each thread stands, once, and the run goes on. A process that a
 signal asked to end, and in which nothing has moved since for as long, is ended: with exit code 128 + signal, unsaved.
 
-What moves is the loop (`moved`), and bytes that the process reads or writes: saving 100 GB to a slow disk takes as long as
-it takes. Before the first step also the processor's time counts, for compiling does nothing else, but not for the end.
+What moves is the loop (`moved`), and bytes that the process reads or writes: saving 100 GB to a slow disk takes as long
+as it takes. Before the first step the processor's time counts too, for compiling does nothing else, but not for the end.
 Free of JAX: a signal may come while JAX is being imported.
 """
 
@@ -110,8 +110,8 @@ class Watchdog:
             self._still, self._said = 0.0, False
         limit = max(_STILL, _SLOWEST * self._slowest)
         if self._asked and self._still_asked > max(limit, _STILL_TOGETHER if self.several else 0.0):
-            name = signal.Signals(self._asked).name
-            _say(f"{name} came, and nothing has moved for {self._still_asked:.0f} s: ending at once, unsaved; the threads stand here:")
+            came = f"{signal.Signals(self._asked).name} came, and nothing has moved for {self._still_asked:.0f} s"
+            _say(f"{came}: ending at once, unsaved; the threads stand here:")
             os._exit(128 + self._asked)
         if self._still > limit and not self._said:
             self._said = True

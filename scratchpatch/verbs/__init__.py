@@ -1,16 +1,29 @@
-"""The verbs: each reads its flags and calls one function.
+"""The verbs of the command line, one in each file: its help, its flags, and the function that it calls.
 
-The function is imported inside the verb, so that help and wrong usage answer
-before JAX is loaded. What a verb prints goes to standard output; whatever the
-function itself prints goes to standard error.
+That function is imported when the verb runs, so that help and wrong usage answer before JAX is loaded. A verb gives its
+result to `Answer`, which prints it on standard output; whatever else is printed goes to standard error.
 """
 
-from scratchpatch.verbs import bench, checkpoint, data, exchange, plan, trained, training
-from scratchpatch.verbs.verb import Verb
+from scratchpatch.verbs import (
+    account,
+    audit,
+    bench,
+    calibrate,
+    checkpoint,
+    entropies,
+    eval,
+    generate,
+    import_,
+    inspect,
+    plan,
+    prepare,
+    report,
+    train,
+)
 
-_ALL = training.VERBS | trained.VERBS | plan.VERBS | bench.VERBS | checkpoint.VERBS | exchange.VERBS | data.VERBS
 # As the help lists them.
-VERBS: dict[str, Verb] = {
-    name: _ALL[name]
-    for name in ("train", "prepare", "entropies", "eval", "calibrate", "audit", "inspect", "generate", "account", "plan", "bench", "report", "checkpoint", "import")
-}
+_MODULES = (
+    *(train, prepare, entropies, eval, calibrate, audit, inspect),
+    *(generate, account, plan, bench, report, checkpoint, import_),
+)
+VERBS = {module.VERB.name: module.VERB for module in _MODULES}

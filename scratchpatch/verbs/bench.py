@@ -1,45 +1,31 @@
-"""The verb that measures this machine: bench."""
+"""Measure speed and memory on this machine.
 
-from absl import flags
+usage: scratchpatch bench [train|data|linear|kernels|start|peer|all] [--config=FILE] [--config.FIELD=VALUE]... [--json]
 
-from scratchpatch import compilation_cache, output
-from scratchpatch.verbs.verb import Flags, Verb, json_flag, to_stderr
+train, peer: a training step against others; data: windows into the loop;
+linear: cost against window length; kernels: each attention backend that runs here;
+start: time to the first step.
+
+examples:
+  scratchpatch bench
+  scratchpatch bench data --config=experiments/quickstart.py --json
+"""
+
+from scratchpatch import compilation_cache
+from scratchpatch.verbs import verb
+
+_WHAT = ("train", "data", "linear", "kernels", "start", "peer", "all")
+_FLAGS = (
+    verb.JSON,
+    verb.choice("what", "What to measure; may be given without --what=.", "all", enum_values=_WHAT),
+)
 
 
-def _define_bench(values: Flags) -> None:
-    json_flag(values)
-    flags.DEFINE_enum(
-        "what",
-        "all",
-        ("train", "data", "linear", "kernels", "start", "peer", "all"),
-        "What to measure; may be given without --what=.",
-        flag_values=values,
-    )
-
-
-def _bench(values: Flags) -> int:
+def _run(values: verb.Flags, answer: verb.Answer) -> None:
     compilation_cache.enable()
     from scratchpatch.bench import run, table
 
-    with to_stderr():
-        result = run(values.what, values.config)
-    print(output.as_json(result) if values.json else table(result))
-    return 0
+    answer.show(run(values.what, values.config), values, table)
 
 
-VERBS = {
-    "bench": Verb(
-        "Measure speed and memory on this machine.",
-        "[train|data|linear|kernels|start|peer|all] [--config=FILE] [--config.FIELD=VALUE]... [--json]",
-        _bench,
-        ("scratchpatch bench", "scratchpatch bench data --config=experiments/quickstart.py --json"),
-        _define_bench,
-        config=True,
-        positional=("what",),
-        details=(
-            "train, peer: a training step against others; data: windows into the loop;",
-            "linear: cost against window length; kernels: each attention backend that runs here;",
-            "start: time to the first step.",
-        ),
-    ),
-}
+VERB = verb.Verb("bench", __doc__, _run, _FLAGS, config=True, positional=("what",))

@@ -1,174 +1,142 @@
-"""What a verb of the command line is, and the flags that several of them share."""
+"""What a verb of the command line is, how it declares its flags, and how it answers."""
 
-import contextlib
 import dataclasses
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from scratchpatch import files, places
-from scratchpatch.config_flags import parse_override
+from scratchpatch import files, output, places
+from scratchpatch.config_flags import Parser, parse_override
 from scratchpatch.data.sources import SPECS
 from scratchpatch.errors import UserError
 
 Flags = flags.FlagValues
+# Defines one flag, among those that it is given as `flag_values`.
+Flag = Callable[..., Any]
+_SERIALIZER = flags.ArgumentSerializer()
 
 
-def _nothing(_: Flags) -> None:
-    return None
+class Answer:
+    """Gives a verb's results as soon as they are known. The verb goes on where that fails; `end` raises the failure.
 
-
-@dataclasses.dataclass(frozen=True)
-class Verb:
-    """One verb: what its help says, which flags it has, what it runs.
-
-    `check` raises UserError on values that are wrong together or in themselves
-    (exit 2); `run` returns the exit code. `positional` names flags that may be
-    given without their name.
-    """
-
-    summary: str
-    usage: str
-    run: Callable[[Flags], int]
-    examples: tuple[str, ...]
-    define: Callable[[Flags], None] = _nothing
-    check: Callable[[Flags], None] = _nothing
-    config: bool = False
-    required: tuple[str, ...] = ()
-    positional: tuple[str, ...] = ()
-    details: tuple[str, ...] = ()
-
-
-def to_stderr() -> contextlib.AbstractContextManager:
-    return contextlib.redirect_stdout(sys.stderr)
-
-
-class Told:
-    """What a verb has found, said as soon as it is known, while all else that is printed goes to standard error.
-
-    What cannot be said keeps the verb from nothing: `end` raises it.
+    Attributes:
+      stream: standard output. All else that a verb prints goes to standard error.
     """
 
     def __init__(self):
-        self._out = sys.stdout
-        self._failed: OSError | UserError | None = None
+        self.stream = sys.stdout
+        self._failure: OSError | UserError | None = None
 
     def line(self, text: str) -> None:
-        """On standard output."""
         try:
-            print(text, file=self._out, flush=True)
+            print(text, file=self.stream, flush=True)
         except BrokenPipeError as error:
-            self._failed = error
+            self._failure = error
         except OSError as error:
-            self._failed = UserError(f"standard output cannot be written: {error.strerror}")
+            self._failure = UserError(f"standard output cannot be written: {error.strerror}")
+
+    def show(self, result: dict[str, Any], values: Flags, table: Callable[[dict[str, Any]], str]) -> None:
+        """Print one JSON object where the flags ask for it, else the table that is made of the result."""
+        self.line(output.as_json(result) if values.json else table(result))
 
     def file(self, path: str, text: str) -> None:
         try:
             files.write_text(path, text)
         except OSError as error:
-            self._failed = UserError(f"{path} cannot be written: {error.strerror}; standard output has the result")
+            self._failure = UserError(f"{path} cannot be written: {error.strerror}; standard output has the result")
 
-    def end(self) -> int:
-        """The exit code of success. Raises what could not be said."""
-        if self._failed is not None:
-            raise self._failed
-        return 0
+    def end(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
-def say(text: str) -> int:
-    """Print a result; the exit code. Raises UserError where standard output cannot be written."""
-    told = Told()
-    told.line(text)
-    return told.end()
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+      name: what it is called by.
+      text: what the help says, which is the docstring of the verb's file; `python -OO` drops it.
+      run: does the work; returns the exit code, or None for success.
+      flags: of this verb alone.
+      check: raises UserError on values that are wrong in themselves or together (exit code 2).
+      config: whether the verb takes --config, and overrides of its fields.
+      required: flags that must be given.
+      positional: flags that may be given without their names.
+    """
+
+    name: str
+    text: str | None
+    run: Callable[[Flags, Answer], int | None]
+    flags: tuple[Flag, ...] = ()
+    check: Callable[[Flags], None] = lambda values: None
+    config: bool = False
+    required: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        return self.help()[0].partition("\n")[0]
+
+    def help(self) -> tuple[str, str]:
+        """What the help says before the flags, and the examples after them, one a line."""
+        before, _, examples = (self.text or "").rstrip().partition("\n\nexamples:\n")
+        return before, examples
+
+    def define(self, values: Flags) -> None:
+        for flag in self.flags:
+            flag(flag_values=values)
 
 
-def existing(path: str, flag: str, folder: bool = False) -> str:
-    if not (os.path.isdir(path) if folder else os.path.isfile(path)):
+def _storable(path: str) -> str:
+    """The path of what libraries store or read that take no other names than UTF-8."""
+    if problem := places.unstorable(path):
+        raise UserError(f"{path} {problem}")
+    return places.expanded(path)
+
+
+def _flag(define: Callable, name: str, help: str, default: Any = None, **options: Any) -> Flag:
+    return partial(define, name=name, help=help, default=default, **options)
+
+
+text = partial(_flag, flags.DEFINE_string)
+number = partial(_flag, flags.DEFINE_float)
+integer = partial(_flag, flags.DEFINE_integer, lower_bound=1)
+choice = partial(_flag, flags.DEFINE_enum)
+switch = partial(_flag, flags.DEFINE_bool, default=False)
+# A flag that may be given several times.
+repeated = partial(_flag, flags.DEFINE_multi, default=[], parser=flags.ArgumentParser(), serializer=_SERIALIZER)
+# A file that is read or written, and a folder of checkpoints, shards or arrays; `~` means the home folder.
+file = partial(_flag, flags.DEFINE, parser=Parser(places.expanded), serializer=_SERIALIZER)
+folder = partial(_flag, flags.DEFINE, parser=Parser(_storable), serializer=_SERIALIZER)
+
+WORKDIR = folder("workdir", "Folder of the run.")
+JSON = switch("json", "Print one JSON object as the last line of standard output, and nothing else there.")
+STEP = integer("step", "Step of the checkpoint; none: the newest.", lower_bound=0)
+SOURCE = text("source", f"SPEC of the documents: {SPECS}; none: the run's own.")
+_OVERRIDE_HELP = "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0"
+OVERRIDE = repeated("override", _OVERRIDE_HELP, parser=Parser(parse_override))
+_SPLITS = ("train", "validation", "test", "all")
+split = partial(choice, "split", "Which documents of the source.", enum_values=_SPLITS)
+
+
+def existing(values: Flags, flag: str, exists: Callable[[str], bool] = os.path.isdir) -> str:
+    """The path that a flag gives. Raises UserError unless that folder exists, or that file for `os.path.isfile`."""
+    path = values[flag].value
+    if not exists(path):
+        kind = "folder" if exists is os.path.isdir else "file"
         fix = ": scratchpatch train makes one" if flag == "workdir" else ""
-        raise UserError(f"--{flag}={path}: no such {'folder' if folder else 'file'}{fix}")
+        raise UserError(f"--{flag}={path}: no such {kind}{fix}")
     return path
 
 
-def writable(path: str | None, flag: str) -> None:
+def check_writable(values: Flags, flag: str) -> None:
+    """Raise UserError where a flag gives a path that is no file in a folder that exists."""
+    path = values[flag].value
     if path and not (Path(path).parent.is_dir() and not Path(path).is_dir()):
         raise UserError(f"--{flag}={path}: wanted a file in a folder that exists")
-
-
-class _Path(flags.ArgumentParser):
-    """A path as it is given, with the home folder for `~`; URLs too."""
-
-    syntactic_help = "a path"
-
-    def parse(self, argument: str) -> str:
-        return places.expanded(argument)
-
-
-class _Stored(_Path):
-    """The path of what libraries store or read that take no other names than UTF-8."""
-
-    def parse(self, argument: str) -> str:
-        if problem := places.unstorable(argument):
-            raise UserError(f"{argument} {problem}")
-        return super().parse(argument)
-
-
-def path_flag(values: Flags, name: str, help: str) -> None:
-    """A file that is read or written."""
-    flags.DEFINE(_Path(), name, None, help, flag_values=values, serializer=flags.ArgumentSerializer())
-
-
-def folder_flag(values: Flags, name: str, help: str) -> None:
-    """A folder of checkpoints, shards or arrays."""
-    flags.DEFINE(_Stored(), name, None, help, flag_values=values, serializer=flags.ArgumentSerializer())
-
-
-def workdir_flag(values: Flags) -> None:
-    folder_flag(values, "workdir", "Folder of the run.")
-
-
-def json_flag(values: Flags) -> None:
-    flags.DEFINE_bool(
-        "json",
-        False,
-        "Print one JSON object as the last line of standard output, and nothing else there.",
-        flag_values=values,
-    )
-
-
-def override_flag(values: Flags) -> None:
-    flags.DEFINE_multi_string(
-        "override",
-        [],
-        "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0",
-        flag_values=values,
-    )
-
-
-def step_flag(values: Flags) -> None:
-    flags.DEFINE_integer("step", None, "Step of the checkpoint; none: the newest.", lower_bound=0, flag_values=values)
-
-
-def source_flag(values: Flags) -> None:
-    flags.DEFINE_string(
-        "source",
-        None,
-        f"SPEC of the documents: {SPECS}; none: the run's own.",
-        flag_values=values,
-    )
-
-
-def split_flag(values: Flags, default: str) -> None:
-    flags.DEFINE_enum(
-        "split",
-        default,
-        ("train", "validation", "test", "all"),
-        "Which documents of the source.",
-        flag_values=values,
-    )
-
-
-def overrides(values: Flags) -> dict:
-    return dict(parse_override(text) for text in values.override)

@@ -43,9 +43,9 @@ def test_tables_and_frozen_weights_are_tiers_of_their_own():
         "entropy model": alone,
         "total": before["total"] + new,
     }
-    text = account.table(account.account(config))
+    text = account.text(account.account(config))
     assert "n-grams" in text and "entropy model" in text
-    assert "n-grams" not in account.table(account.account(plain))
+    assert "n-grams" not in account.text(account.account(plain))
 
 
 def test_a_model_without_a_trunk_makes_no_calls_and_keeps_no_cache():
@@ -56,7 +56,7 @@ def test_a_model_without_a_trunk_makes_no_calls_and_keeps_no_cache():
     assert found["parameters"].keys() == found["inference_flops_per_byte"].keys() == {"encoder", "decoder", "total"}
     assert found["trunk_calls_per_byte"] == found["commits_per_byte"] == found["kv_bytes_per_byte"] == 0
     assert found["training_flops_per_byte"]["total"] == 3 * found["inference_flops_per_byte"]["total"]
-    assert "trunk " not in account.table(found).split("\ntrunk calls")[0]
+    assert "trunk " not in account.text(found).split("\ntrunk calls")[0]
 
 
 def test_cache_does_not_depend_on_scratchpads():
@@ -91,7 +91,7 @@ def test_rates(patchifier, trigger, commits, scratchpads):
 
 
 def test_table_names_every_tier():
-    text = account.table(account.account(config_lib.default()))
+    text = account.text(account.account(config_lib.default()))
     for word in ("encoder", "entropy head", "pooling", "trunk", "decoder", "total", "KV cache"):
         assert word in text
 

@@ -233,9 +233,8 @@ def test_a_patch_is_pooled_as_long_as_it_is_and_no_longer_than_the_limit():
 
 def test_sums_over_tiers_tell_commits_from_scratchpads():
     config = wide_config()
-    for total, tiers in ((flops.flops_per_byte, flops.inference), (flops.training_flops_per_byte, flops.training)):
-        wanted = sum(tiers(config, 1 / 16, 0.1, 256).values())
-        assert total(config, 1 / 16, 0.1, 256) == wanted != sum(tiers(config, 0.1, 1 / 16, 256).values())
+    total, swapped = (sum(flops.inference(config, *rates, 256).values()) for rates in ((1 / 16, 0.1), (0.1, 1 / 16)))
+    assert flops.flops_per_byte(config, 1 / 16, 0.1, 256) == total != swapped
 
 
 def test_short_documents_are_not_credited_with_half_the_window():
@@ -260,7 +259,7 @@ def test_head_counts_at_inference_only_where_decisions_read_it():
     reads, ignores = wide_config(), wide_config(trigger="stride")
     head = flops.useful(reads, 1 / 16, 0.1, 256)["entropy head"]
     assert flops.flops_per_byte(reads, 1 / 16, 0.1, 256) - flops.flops_per_byte(ignores, 1 / 16, 0.1, 256) == pytest.approx(head)
-    assert flops.training_flops_per_byte(reads, 1 / 16, 0.1, 256) == flops.training_flops_per_byte(ignores, 1 / 16, 0.1, 256)
+    assert flops.training(reads, 1 / 16, 0.1, 256) == flops.training(ignores, 1 / 16, 0.1, 256)
 
 
 def test_a_frozen_entropy_model_counts_once_and_takes_the_heads_place():

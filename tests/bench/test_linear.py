@@ -5,6 +5,7 @@ import pytest
 from scratchpatch import config as config_lib
 from scratchpatch.bench import arrays, linear
 from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.kernels import attention
 from scratchpatch.training.step import Trainer
 
 
@@ -43,13 +44,12 @@ def test_no_array_grows_with_the_square_of_the_window(tiny):
 
 def test_the_scan_of_arrays_is_not_blind(tiny, monkeypatch):
     """Attention over all bytes at once, planted into the byte tiers, is found."""
-    from scratchpatch.kernels import window as window_kernel
 
     def full(q_BLHK, k_BLHK, v_BLHK, start_BL, window, backend):
         logits = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK)
         return jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(logits), v_BLHK)
 
-    monkeypatch.setattr(window_kernel, "attend", full)
+    monkeypatch.setattr(attention, "window", full)
     config = linear.at_window(tiny, 512, 1024)
     step, widths = compiled(config)
     found = arrays.squares(arrays.of(step.as_text()), sum(config_lib.slots(config)), widths)

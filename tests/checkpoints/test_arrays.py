@@ -1,4 +1,4 @@
-"""How arrays lie on disk: in pieces small enough that a reader of a slice need not hold the whole, by the process that wrote them."""
+"""How arrays lie on disk: in chunks, so that a reader of a slice need not hold the whole, and by process."""
 
 import jax
 import jax.numpy as jnp
@@ -9,38 +9,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from scratchpatch.checkpoints import arrays as stored_arrays
+from scratchpatch.checkpoints import arrays
 
 
 def test_an_array_lies_in_chunks(tmp_path, monkeypatch):
     """Although one device wrote it: it lies in as many chunks as it has times the size of one."""
     array = jnp.asarray(np.random.default_rng(0).standard_normal((4, 512, 512), np.float32))
-    monkeypatch.setattr(stored_arrays, "_CHUNK_BYTES", 1 << 18)
-    stored_arrays.write(tmp_path / "state", {"params.x": array}).result()
+    monkeypatch.setattr(arrays, "_CHUNK_BYTES", 1 << 18)
+    arrays.save(tmp_path / "state", {"params.x": array}).result()
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{tmp_path}/state/params/"}).result()
     chunks = [key for key in store.list().result() if b"/c/" in key]
     assert len(chunks) == array.nbytes // (1 << 18), chunks
     mesh = jax.make_mesh((4,), ("fsdp",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
     target = {"params.x": jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)}
-    (found,) = stored_arrays.read(tmp_path / "state", target)
+    (found,) = arrays.load(tmp_path / "state", target)
     np.testing.assert_array_equal(found, array)
     assert found.sharding == sharding
 
 
 @pytest.mark.parametrize(
     "shape, cut",
-    [((32, 4096, 14336), True), ((500002, 1024), True), ((7,), True), ((), True), ((500009, 1024), False), ((7, 8388617), False)],
+    [
+        ((32, 4096, 14336), True),
+        ((500002, 1024), True),
+        ((7,), True),
+        ((), True),
+        ((500009, 1024), False),
+        ((7, 8388617), False),
+    ],
 )
 def test_an_axis_that_would_fall_into_crumbs_stays_whole(shape, cut):
     """Hash tables like a prime number of rows: a chunk of each would be a file system's nightmare."""
-    found = stored_arrays._storage(None, jax.ShapeDtypeStruct(shape, jnp.float32))
-    assert (found and found.chunk_byte_size) == (stored_arrays._CHUNK_BYTES if cut else None)
+    found = arrays._storage(None, jax.ShapeDtypeStruct(shape, jnp.float32))
+    assert (found and found.chunk_byte_size) == (arrays._CHUNK_BYTES if cut else None)
 
 
 @given(st.integers(2, 10**4))
 def test_the_largest_prime_factor(number):
-    found = stored_arrays._largest_prime(number)
+    found = arrays._largest_prime(number)
     assert number % found == 0 and all(found % factor for factor in range(2, int(found**0.5) + 1))
     rest = number
     for factor in range(2, found + 1):
@@ -58,4 +65,4 @@ def test_who_wrote_a_file():
         "params/d/6de9": 0,
         "params/process_3x/file": 0,
     }
-    assert {name: stored_arrays.writer(name) for name in names} == names
+    assert {name: arrays.writing_process(name) for name in names} == names

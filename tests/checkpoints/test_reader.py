@@ -13,11 +13,9 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import arrays as stored_arrays
-from scratchpatch.checkpoints import format as manifest
-from scratchpatch.checkpoints import housekeeping as stored
-from scratchpatch.checkpoints import lock, workdir
-from scratchpatch.checkpoints import reader as checkpoint_reader
+from scratchpatch.checkpoints import arrays, format, housekeeping, lock
+from scratchpatch.checkpoints import reader as reader_lib
+from scratchpatch.checkpoints import workdir as workdir_lib
 from scratchpatch.checkpoints.reader import CheckpointReader, Removed
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.errors import UserError
@@ -25,7 +23,7 @@ from scratchpatch.model import weights as weights_lib
 from tests import runs
 from tests.checkpoints.test_format import seal
 
-# pytest resets the filter that stored_arrays.py sets.
+# pytest resets the filter that arrays.py sets.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
 
 CONFIG = config_lib.default()
@@ -33,7 +31,10 @@ READS = 12
 
 
 def state(step):
-    return {"params": {"w": jnp.full((3, 4), step, jnp.float32), "b": jnp.full(5, step, jnp.bfloat16)}, "step": jnp.int32(step)}
+    return {
+        "params": {"w": jnp.full((3, 4), step, jnp.float32), "b": jnp.full(5, step, jnp.bfloat16)},
+        "step": jnp.int32(step),
+    }
 
 
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state(0))
@@ -64,7 +65,7 @@ def writer(checkpoints, make, first=1):
                 checkpoints.save(step, make(step))
                 step += 1
             checkpoints.close()
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=work)
@@ -86,9 +87,9 @@ def test_whoever_reads_beside_a_writer_gets_a_whole_step_or_one_line(tmp_path):
             found = reader.restore_latest(ABSTRACT)
             assert_is(found, found.step)
             steps.append(found.step)
-            assert not any(row["damaged"] for row in stored.listing(reader)["steps"])
+            assert not any(row["damaged"] for row in housekeeping.listing(tmp_path)["steps"])
             try:
-                assert stored.complaint(stored.verify(reader)) is None
+                assert housekeeping.complaint(housekeeping.verify(tmp_path)) is None
                 verified += 1
                 step = reader.steps()[-1]
                 assert_is(reader.restore(step, ABSTRACT), step)
@@ -97,9 +98,25 @@ def test_whoever_reads_beside_a_writer_gets_a_whole_step_or_one_line(tmp_path):
     assert steps == sorted(steps) and verified
 
 
-def test_a_model_is_loaded_beside_a_writer(tmp_path):
-    config, run = runs.untrained(tmp_path)
-    weights, loaded = weights_lib.random(config, 0), []
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """(config, weights) of a tiny model."""
+    config = runs.config(tmp_path_factory.mktemp("model"), runs.SHALLOW)
+    return config, weights_lib.random(config, 0)
+
+
+def save_run(workdir, config, weights):
+    """A run that was saved at step 0."""
+    workdir_lib.guard_workdir(workdir, config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config, 1)
+    checkpoints.save(0, weights)
+    checkpoints.close()
+    return workdir
+
+
+def test_a_model_is_loaded_beside_a_writer(tmp_path, model):
+    config, weights = model
+    run, loaded = save_run(tmp_path / "run", config, weights), []
     with writer(Checkpoints(run / "checkpoints", config, 1), lambda step: weights):
         while len(loaded) < 3 or loaded[-1] == loaded[0]:
             loaded.append(sp.load(run).step)
@@ -108,7 +125,7 @@ def test_a_model_is_loaded_beside_a_writer(tmp_path):
 
 def removing(monkeypatch, folder, steps):
     """Let each step of these vanish in the middle of its read, as the run stores the next one."""
-    read = stored_arrays.read
+    read = arrays.load
 
     def late(path, targets):
         step = int(path.parent.name)
@@ -117,7 +134,7 @@ def removing(monkeypatch, folder, steps):
             shutil.rmtree(folder / str(step))
         return read(path, targets)
 
-    monkeypatch.setattr(stored_arrays, "read", late)
+    monkeypatch.setattr(arrays, "load", late)
 
 
 def test_a_step_that_vanishes_in_the_middle_of_a_read_is_no_error_but_where_it_was_named(tmp_path, monkeypatch):
@@ -129,14 +146,14 @@ def test_a_step_that_vanishes_in_the_middle_of_a_read_is_no_error_but_where_it_w
         CheckpointReader(folder).restore(5, ABSTRACT)
     with pytest.raises(UserError, match="no checkpoint of step 5; stored steps: 1, 2, 6"):
         CheckpointReader(folder).restore(5, ABSTRACT)
-    monkeypatch.setattr(checkpoint_reader, "TRIES", 3)
+    monkeypatch.setattr(reader_lib, "TRIES", 3)
     removing(monkeypatch, folder, range(99))
     with pytest.raises(UserError, match="removed before it was read, 3 times, by the run at work"):
         CheckpointReader(folder).restore_latest(ABSTRACT)
 
 
 def test_a_step_that_is_being_read_stays_until_the_next_save(tmp_path, monkeypatch, caplog):
-    run, read = Checkpoints(tmp_path, CONFIG, 1), stored_arrays.read
+    run, read = Checkpoints(tmp_path, CONFIG, 1), arrays.load
     run.save(1, state(1))
     run.wait()
 
@@ -148,7 +165,7 @@ def test_a_step_that_is_being_read_stays_until_the_next_save(tmp_path, monkeypat
         return read(path, targets)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored_arrays, "read", slow)
+        patch.setattr(arrays, "load", slow)
         assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), 1)
     run.save(4, state(4))
     run.close()
@@ -167,13 +184,16 @@ def test_a_disk_without_locks_is_read_and_pruned_without(tmp_path, monkeypatch):
         assert_is(CheckpointReader(tmp_path).restore_latest(ABSTRACT), step)
     run.close()
     assert os.listdir(tmp_path) == ["2"]
-    with pytest.raises(UserError, match="cannot lock .*lock: No locks available; use a --workdir on"), workdir.lock_workdir(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot lock .*lock: No locks available; use a --workdir on"),
+        workdir_lib.lock_workdir(tmp_path),
+    ):
         pass
 
 
 def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, monkeypatch):
     """And what was stored anew under the same number is another step."""
-    folder, read = store(tmp_path / "checkpoints", 1, 2), stored_arrays.read
+    folder, read = store(tmp_path / "checkpoints", 1, 2), arrays.load
 
     def early(path, targets):
         found = read(path, targets)
@@ -184,33 +204,33 @@ def test_what_is_removed_after_it_was_read_may_have_been_half_there(tmp_path, mo
         other.close()
         return found
 
-    monkeypatch.setattr(stored_arrays, "read", early)
+    monkeypatch.setattr(arrays, "load", early)
     found = CheckpointReader(folder).restore_latest(ABSTRACT)
     assert found.step == 2 and all((np.asarray(x) == 7).all() for x in jax.tree.leaves(found.state))
 
 
 def test_verification_starts_over_where_all_steps_were_removed_meanwhile(tmp_path, monkeypatch):
-    folder, check = store(tmp_path / "checkpoints", 1), manifest.check
+    folder, check = store(tmp_path / "checkpoints", 1), format.check_files
 
-    def late(step, about, skipped, seen=None):
+    def late(step, *described, **how):
         if step.name == "1":
             store(folder, 2)
             shutil.rmtree(step)
-        check(step, about, skipped, seen)
+        check(step, *described, **how)
 
-    monkeypatch.setattr(manifest, "check", late)
-    assert stored.verify(CheckpointReader(folder)) == {"steps": [{"step": 2, "whole": True, "reason": None}], "newest_whole": 2}
+    monkeypatch.setattr(format, "check_files", late)
+    assert housekeeping.verify(tmp_path) == {"steps": [{"step": 2, "whole": True, "reason": None}], "newest_whole": 2}
 
 
 def test_a_step_that_vanishes_while_it_is_examined(tmp_path, monkeypatch, caplog):
-    folder, check = store(tmp_path / "checkpoints", 1, 2, 3), manifest.check
+    folder, check = store(tmp_path / "checkpoints", 1, 2, 3), format.check_files
 
-    def late(step, about, skipped, seen=None):
+    def late(step, *described, **how):
         if step.name == "3":
             shutil.rmtree(step)
-        check(step, about, skipped, seen)
+        check(step, *described, **how)
 
-    monkeypatch.setattr(manifest, "check", late)
+    monkeypatch.setattr(format, "check_files", late)
     assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 2)
     assert "damaged" not in caplog.text
     store(folder, 3)
@@ -218,16 +238,16 @@ def test_a_step_that_vanishes_while_it_is_examined(tmp_path, monkeypatch, caplog
         CheckpointReader(folder).restore(3, ABSTRACT)
     store(folder, 3)
     with pytest.raises(UserError, match="no checkpoint of step 3; stored steps: 1, 2"):
-        stored.verify(CheckpointReader(folder), 3)
+        housekeeping.verify(tmp_path, 3)
 
 
 def test_files_that_are_whole_but_no_arrays_are_one_line(tmp_path):
     folder = store(tmp_path / "checkpoints", 1)
-    about = manifest.read(folder / "1")
+    about = format.read_about(folder / "1")
     for name in about["files"]:
         if "/" in name:
             (folder / "1" / "state" / name).write_bytes(b"nothing")
-    seal(folder / "1", about | {"files": manifest.files(folder / "1", lambda name: True)})
+    seal(folder / "1", about | {"files": format.checksums(folder / "1", lambda name: True)})
     with pytest.raises(UserError, match=f"^checkpoint {folder}/1 cannot be read: "):
         CheckpointReader(folder).restore_latest(ABSTRACT)
 
@@ -250,7 +270,7 @@ def test_a_step_under_another_number_is_damaged(tmp_path):
     folder = store(tmp_path / "checkpoints", 10, 12)
     (folder / "12").rename(folder / "99")
     assert_is(CheckpointReader(folder).restore_latest(ABSTRACT), 10)
-    (row,) = (row for row in stored.listing(CheckpointReader(folder))["steps"] if row["step"] == 99)
+    (row,) = (row for row in housekeeping.listing(tmp_path)["steps"] if row["step"] == 99)
     assert row["damaged"] == "it holds step 12, which is not its folder's name"
     run = Checkpoints(folder, CONFIG, 9)
     assert_is(run.restore_latest(ABSTRACT), 10)
@@ -270,14 +290,20 @@ def test_a_step_of_another_experiment_is_named(tmp_path):
     folder, other = store(tmp_path / "checkpoints", 10), another(seed=3, data__sources=(("text:/other/*.txt", 1.0),))
     shutil.copytree(store(tmp_path / "other", 20, config=other) / "20", folder / "20")
     for reader in (CheckpointReader(folder, CONFIG), Checkpoints(folder, CONFIG, 9)):
-        with pytest.raises(UserError, match="checkpoint .*/20 is of another experiment: seed: 3 -> 0; data.sources: .*text:/other.*; move it away"):
+        says = "/20 is of another experiment: seed: 3 -> 0; data.sources: .*text:/other.*; move it away"
+        with pytest.raises(UserError, match=says):
             reader.restore_latest(ABSTRACT)
         assert sorted(os.listdir(folder)) == ["10", "20"]
         assert_is(reader.restore(10, ABSTRACT), 10)
 
 
 def test_what_may_change_when_a_run_resumes_may_differ(tmp_path):
-    later = another(training__steps=7, optimizer__learning_rate=1.0, training__keep_last=5, data__sources=(("stdlib:code", 9.0), ("stdlib:prose", 1.0)))
+    later = another(
+        training__steps=7,
+        optimizer__learning_rate=1.0,
+        training__keep_last=5,
+        data__sources=(("stdlib:code", 9.0), ("stdlib:prose", 1.0)),
+    )
     folder = store(tmp_path / "checkpoints", 10, config=later)
     assert_is(CheckpointReader(folder, CONFIG).restore_latest(ABSTRACT), 10)
 
@@ -287,7 +313,7 @@ def test_relative_paths_of_an_older_version_are_not_another_experiment(tmp_path)
     older, now = (another(data__sources=((f"text:{where}data/*.txt", 1.0),)) for where in ("", "/project/"))
     assert_is(CheckpointReader(store(tmp_path / "old", 1, config=now), older).restore_latest(ABSTRACT), 1)
     folder = store(tmp_path / "older", 1, config=now)
-    about = manifest.read(folder / "1")
+    about = format.read_about(folder / "1")
     seal(folder / "1", about | {"config": config_lib.flat(older)})
     assert_is(CheckpointReader(folder, now).restore_latest(ABSTRACT), 1)
 
@@ -302,7 +328,7 @@ def test_relative_paths_of_an_older_version_are_not_another_experiment(tmp_path)
 )
 def test_a_config_that_is_none_is_damage(tmp_path, config, reason, caplog):
     folder = store(tmp_path / "checkpoints", 1, 2)
-    about = manifest.read(folder / "2")
+    about = format.read_about(folder / "2")
     seal(folder / "2", about | {"config": about["config"] | config})
     assert_is(CheckpointReader(folder, CONFIG).restore_latest(ABSTRACT), 1)
     assert f"2 is damaged (about.json: {reason}" in caplog.text or reason in caplog.text
@@ -310,13 +336,13 @@ def test_a_config_that_is_none_is_damage(tmp_path, config, reason, caplog):
 
 def test_a_step_of_a_later_version_is_named_with_its_folder(tmp_path):
     folder = store(tmp_path / "checkpoints", 1)
-    seal(folder / "1", manifest.read(folder / "1") | {"schema": 99})
+    seal(folder / "1", format.read_about(folder / "1") | {"schema": 99})
     with pytest.raises(UserError, match=f"cannot read {folder}/1: it has schema 99, written by version"):
         CheckpointReader(folder).restore_latest(ABSTRACT)
 
 
-def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path):
-    _, run = runs.untrained(tmp_path)
+def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path, model):
+    run = save_run(tmp_path / "run", *model)
     path = run / "config.json"
     found = json.loads(path.read_text())
     path.write_text(json.dumps(found | {"config": found["config"] | {"patching.kind": "random"}}))
@@ -325,29 +351,29 @@ def test_an_evaluation_compares_the_step_with_the_runs_config(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_named_and_an_infinite_threshold_is_none(tmp_path, value):
-    def spoilt(made):
-        weights = weights_lib.random(made, 0)
-        kernel = weights["params"]["decoder"]["logits"]["projection"]["kernel"]
-        weights["params"]["decoder"]["logits"]["projection"]["kernel"] = kernel.at[3, 5].set(value)
-        return weights
+def test_weights_that_are_not_finite_are_named(tmp_path, model, value):
+    config, weights = model
+    names = ("params", "decoder", "logits", "projection", "kernel")
+    spoilt = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.at[3, 5].set(value) if tuple(key.key for key in path) == names else x, weights
+    )
+    run, name = save_run(tmp_path / "run", config, spoilt), ".".join(names)
+    for devices in (1, 2):
+        with pytest.raises(UserError, match=f"weights of .*run, step 0 hold NaN or infinite numbers, in {name}: use"):
+            sp.load(run, devices=devices)
 
-    _, run = runs.untrained(tmp_path / "a", weights=spoilt)
-    with pytest.raises(UserError, match="the weights of .*run, step 0 hold NaN or infinite numbers, in params.decoder.logits.projection.kernel: use"):
+
+def test_thresholds_may_be_infinite_but_are_numbers(tmp_path, model):
+    config, weights = model
+    named = dict.fromkeys(weights["thresholds"], jnp.float32(np.nan))
+    run = save_run(tmp_path / "nan", config, weights | {"thresholds": named})
+    with pytest.raises(UserError, match="in thresholds.patching_threshold, thresholds.trigger_threshold"):
         sp.load(run)
-    with pytest.raises(UserError, match="params.decoder.logits.projection.kernel"):
-        sp.load(run, devices=2)
-
-    def moved(made):
-        weights = weights_lib.random(made, 0)
-        return weights | {"thresholds": dict.fromkeys(weights["thresholds"], jnp.float32(value))}
-
-    _, run = runs.untrained(tmp_path / "b", weights=moved)
-    if np.isnan(value):
-        with pytest.raises(UserError, match="in thresholds.patching_threshold, thresholds.trigger_threshold"):
-            sp.load(run)
-    else:
-        assert np.isfinite(sp.load(run).score(b"abc")).all()
+    config = config.copy_and_resolve_references().unlock()
+    config.trigger.threshold = float("inf")
+    infinite = dict.fromkeys(weights["thresholds"], jnp.float32(np.inf))
+    lm = sp.load(save_run(tmp_path / "inf", config, weights | {"thresholds": infinite}))
+    assert lm.config.trigger.threshold == float("inf") and np.isfinite(lm.score(b"abc")).all()
 
 
 def test_links_and_files_among_the_steps_are_removed_as_what_they_are(tmp_path):
@@ -389,11 +415,9 @@ def test_a_step_that_cannot_be_removed_is_a_warning_and_tried_again(tmp_path, mo
 def test_a_lock_is_not_written_through_a_link(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "lock").symlink_to(tmp_path / "mine")
-    with pytest.raises(UserError, match="cannot write .*lock: Too many levels of symbolic links"), workdir.lock_workdir(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot write .*lock: Too many levels of symbolic links"),
+        workdir_lib.lock_workdir(tmp_path),
+    ):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
-
-
-def test_a_run_whose_threshold_is_infinite_has_checkpoints(tmp_path):
-    runs.untrained(tmp_path, {"trigger.threshold": float("inf")})
-    assert sp.load(tmp_path / "run").config.trigger.threshold == float("inf")

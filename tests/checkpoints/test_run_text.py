@@ -18,7 +18,10 @@ from tests import runs
 
 
 def streams(checksum="c", weights=(1.0, 2.0)):
-    return [(SimpleNamespace(spec=f"text:{name}", checksum=checksum + name), w) for name, w in zip("ab", weights, strict=True)]
+    return [
+        (SimpleNamespace(spec=f"text:{name}", checksum=checksum + name), w)
+        for name, w in zip("ab", weights, strict=True)
+    ]
 
 
 def stored(workdir):
@@ -46,7 +49,9 @@ def test_text_that_changed_is_refused_by_name(tmp_path):
 
 def test_a_run_of_an_older_version_keeps_its_validation_text_from_then_on(tmp_path):
     (tmp_path / "data.json").write_text('{"checksums": {"text:a": "ca", "text:b": "cb"}, "weights": [[0, [3.0, 2.0]]]}')
-    with pytest.raises(UserError, match=r"not what .* trained on \(it is of a version that dealt documents to splits by their names\)"):
+    with pytest.raises(
+        UserError, match=r"not what .* trained on \(it is of a version that dealt documents to splits by their names\)"
+    ):
         run_text.guard(tmp_path, streams("other"), streams("v"))
     run_text.guard(tmp_path, streams(), streams("v"))
     assert stored(tmp_path)["validation_checksums"] == {"text:a": "va", "text:b": "vb"}
@@ -60,7 +65,7 @@ def on_files(folder, validation=None, **texts):
         for name, data in written.items():
             (folder / place / f"{name}.txt").write_bytes(data)
     fields = {"data.validation_sources": ((f"text:{folder}/held/*.txt", 1.0),)} if validation else {}
-    config, workdir = runs.untrained(folder, {"patching.kind": "entropy", **fields})
+    config, workdir = runs.untrained(folder, runs.SHALLOW | {"patching.kind": "entropy"} | fields)
     run_text.guard(workdir, streams_for(config, "train"), streams_for(config, "validation"))
     return workdir
 
@@ -71,7 +76,8 @@ def test_a_file_that_was_added_is_refused_by_all_that_read_the_runs_own_text(tmp
     own = load_config(workdir)
     assert all(run_text.own_streams(workdir, own, split) for split in ("train", "validation", "test", "all"))
     (tmp_path / "text/b.txt").write_bytes(b"and so it went. " * 200)
-    says = rf"the text of text:{tmp_path}/text/\*\.txt is not what {workdir} was trained on: restore it, or name text to read by --source"
+    says = rf"the text of text:{tmp_path}/text/\*\.txt is not what {workdir} was trained on"
+    says += ": restore it, or name text to read by --source"
     for split in ("train", "validation", "test", "all"):
         with pytest.raises(UserError, match=says):
             evaluate(workdir, split=split)
@@ -124,9 +130,29 @@ def data(checksums='{"text:a": "ca", "text:b": "cb"}', weights="[[0, [1.0, 2.0]]
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "null", '{"text:a": "ca"}', data("[]"), data('{"text:a": 3}'), data(more=', "validation_checksums": 3')),
-        *(data(weights=each) for each in ("[]", "{}", "null", "[[0, 1.0]]", '[[0, ["x"]]]', "[[0, [-1.0, 2.0]]]", "[[0, [NaN, 1.0]]]")),
-        *(data(weights=each) for each in ("[[1, [1.0, 2.0]]]", "[[0, [1.0, 2.0]], [5, [1.0]]]", "[[0, [0.0, 0.0]]]", "[" * 5000, "[[0, [1e999, 1.0]]]")),
+        *(
+            "",
+            "[]",
+            "null",
+            '{"text:a": "ca"}',
+            data("[]"),
+            data('{"text:a": 3}'),
+            data(more=', "validation_checksums": 3'),
+        ),
+        *(
+            data(weights=each)
+            for each in ("[]", "{}", "null", "[[0, 1.0]]", '[[0, ["x"]]]', "[[0, [-1.0, 2.0]]]", "[[0, [NaN, 1.0]]]")
+        ),
+        *(
+            data(weights=each)
+            for each in (
+                "[[1, [1.0, 2.0]]]",
+                "[[0, [1.0, 2.0]], [5, [1.0]]]",
+                "[[0, [0.0, 0.0]]]",
+                "[" * 5000,
+                "[[0, [1e999, 1.0]]]",
+            )
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
@@ -136,15 +162,29 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
 
 
 def test_a_run_goes_on_with_other_weights(tmp_path, monkeypatch):
-    """From step 4 on by new weights; a copy that goes on from step 2 reads what the run read, and other sources are refused."""
+    """From step 4 on by new weights; a copy that goes on from step 2 reads what the run read.
+
+    Other sources are refused.
+    """
     runs.leave_out_audit(monkeypatch.setattr)
     runs.compile_quickly(monkeypatch.setattr)
     runs.write_text(tmp_path / "other", seed=1)
 
     def config(first: float, **fields):
         pairs = ((f"text:{tmp_path}/text/*.txt", first), (f"text:{tmp_path}/other/*.txt", 1.0))
-        small = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none", "model.decoder.layers": 0}
-        more = {"training.steps": 6, "training.eval_bytes": 64, "training.checkpoint_every": 2, "training.keep_last": 9, "data.sources": pairs}
+        small = {
+            "model.trunk.kind": "none",
+            "model.entropy_head.weight": 0.0,
+            "trigger.kind": "none",
+            "model.decoder.layers": 0,
+        }
+        more = {
+            "training.steps": 6,
+            "training.eval_bytes": 64,
+            "training.checkpoint_every": 2,
+            "training.keep_last": 9,
+            "data.sources": pairs,
+        }
         return runs.config(tmp_path, small | more | fields)
 
     seen, batch = [], Batches.batch

@@ -12,17 +12,12 @@ from scratchpatch import config as config_lib
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
 from scratchpatch.report.page import write_report
-from scratchpatch.training import branch, optimizer
+from scratchpatch.training import optimizer, start
 from scratchpatch.training.loop import train
 from tests import runs
 
 STEPS = 8
-FIELDS = {
-    "model.encoder.layers": 0,
-    "model.entropy_head.layers": 0,
-    "model.decoder.layers": 0,
-    "model.pooling.kind": "mean",
-    "trigger.gain": 0.01,
+FIELDS = runs.ENTROPY_MODEL | {
     "optimizer.schedule": "wsd",
     "training.steps": STEPS,
     "training.eval_bytes": 64,
@@ -108,8 +103,24 @@ def test_the_report_tells_what_changed(folder):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "{}", "null", "[[3, {}]]", "[[0, {}], [0, {}]]", "[[0]]", "[[0, {}, 1]]", "[[-1, {}]]", "[[0, {}], [1.5, {}]]", "[[0, []]]"),
-        *('[[0, {"training.steps": "x"}]]', '[[0, {"training.steps": null}]]', '[[0, {"optimizer.learning_rate": NaN}]]'),
+        *(
+            "",
+            "[]",
+            "{}",
+            "null",
+            "[[3, {}]]",
+            "[[0, {}], [0, {}]]",
+            "[[0]]",
+            "[[0, {}, 1]]",
+            "[[-1, {}]]",
+            "[[0, {}], [1.5, {}]]",
+            "[[0, []]]",
+        ),
+        *(
+            '[[0, {"training.steps": "x"}]]',
+            '[[0, {"training.steps": null}]]',
+            '[[0, {"optimizer.learning_rate": NaN}]]',
+        ),
         *('[[0, {"seed": 1}]]', '[[0, {"training.colour": 1}]]', "[" * 5000, "[[0, {}], [" + "9" * 5000 + ", {}]]"),
     ],
 )
@@ -142,7 +153,7 @@ def test_a_decay_branches_off_a_stable_run(folder, tmp_path, monkeypatch):
     np.testing.assert_allclose(rates, [0.008125, 0.01, 0.0055, 0.001], rtol=1e-6)
     # Once it has a checkpoint of its own, it needs the other run no more.
     again = runs.rewind(tmp_path / "branch", 6, tmp_path / "again")
-    monkeypatch.setattr("scratchpatch.training.branch.restore", lambda *_: pytest.fail("read the other run"))
+    monkeypatch.setattr("scratchpatch.training.start.restore_branch", lambda *_: pytest.fail("read the other run"))
     train(config(folder, fields), again)
     assert_same_run(folder, fields, again, resumed)
 
@@ -154,7 +165,7 @@ def test_a_branch_of_a_mixture_keeps_its_place_under_the_weights_that_it_had(fol
     known["weights"] = [[0, [2.0]], [3, [1.0]], [6, [4.0]]]
     (tmp_path / "mixed" / "data.json").write_text(json.dumps(known))
     (tmp_path / "branch").mkdir()
-    branch.begin(config(folder, {"training.continue_from": f"{tmp_path}/mixed@4"}), tmp_path / "branch")
+    start.begin_branch(config(folder, {"training.continue_from": f"{tmp_path}/mixed@4"}), tmp_path / "branch")
     found = json.loads((tmp_path / "branch" / "data.json").read_text())
     assert found == known | {"weights": [[0, [2.0]], [3, [1.0]]]}
     assert run_text.weights(tmp_path / "branch", [3.0], 4) == [(0, [2.0]), (3, [1.0]), (4, [3.0])]
@@ -164,15 +175,27 @@ def test_a_branch_of_a_mixture_keeps_its_place_under_the_weights_that_it_had(fol
     "fields, words",
     [
         ({"training.continue_from": "{whole}@5"}, r"no checkpoint of step 5; stored steps: 2, 4, 6, 8"),
-        ({"training.continue_from": "{whole}@4", "model.trunk.d_model": 48}, r"another experiment: model.trunk.d_model: 32 -> 48; .*init_from"),
-        ({"training.continue_from": "{whole}@4", "training.steps": 4}, r"training.steps = 4 leaves nothing to do after step 4"),
+        (
+            {"training.continue_from": "{whole}@4", "model.trunk.d_model": 48},
+            r"another experiment: model.trunk.d_model: 32 -> 48; .*init_from",
+        ),
+        (
+            {"training.continue_from": "{whole}@4", "training.steps": 4},
+            r"training.steps = 4 leaves nothing to do after step 4",
+        ),
         ({"training.continue_from": "{whole}"}, r"training.continue_from = '.*whole' must be RUN@STEP"),
-        ({"training.continue_from": "{whole}@4", "training.init_from": "x"}, r"init_from = 'x' and training.continue_from .* keep one"),
+        (
+            {"training.continue_from": "{whole}@4", "training.init_from": "x"},
+            r"init_from = 'x' and training.continue_from .* keep one",
+        ),
         ({"training.continue_from": "{whole}x@4"}, r"wholex is no workdir"),
     ],
 )
 def test_a_branch_that_cannot_be_is_named_and_leaves_no_run(folder, tmp_path, fields, words):
-    fields = {name: value.format(whole=folder / "whole") if isinstance(value, str) else value for name, value in fields.items()}
+    fields = {
+        name: value.format(whole=folder / "whole") if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
     made = runs.config(folder, FIELDS)
     for name, value in fields.items():
         config_lib.set_field(made, name, value)

@@ -105,7 +105,9 @@ def test_a_start_that_fails_deletes_only_what_it_wrote(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         train(config, workdir)
     after = contents(workdir)
-    assert {name: after[name] for name in ("config.json", "notes.txt")} == {name: before[name] for name in ("config.json", "notes.txt")}
+    assert {name: after[name] for name in ("config.json", "notes.txt")} == {
+        name: before[name] for name in ("config.json", "notes.txt")
+    }
     assert after.keys() == {"lock", "config.json", "notes.txt"}
     # One of other fields that failed at its start is free for them.
     (workdir / "config.json").unlink()
@@ -114,7 +116,9 @@ def test_a_start_that_fails_deletes_only_what_it_wrote(tmp_path):
     assert "config.json" not in contents(workdir)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+)
 @pytest.mark.parametrize("text", ["ours", '{"model_type": "blt"}', None])
 def test_an_exported_model_is_no_workdir_and_stays_as_it_is(tmp_path, name, text):
     config = runs.config(tmp_path)
@@ -126,7 +130,9 @@ def test_an_exported_model_is_no_workdir_and_stays_as_it_is(tmp_path, name, text
         (model / "config.json").write_text(text)
     (model / name).write_bytes(b"weights")
     before = contents(model)
-    with pytest.raises(UserError, match=f"holds a model .* use another --workdir, and --config.training.init_from={model}"):
+    with pytest.raises(
+        UserError, match=f"holds a model .* use another --workdir, and --config.training.init_from={model}"
+    ):
         train(config, model)
     assert contents(model) == before
 
@@ -143,7 +149,9 @@ def test_a_config_json_that_is_no_runs_is_not_written_over(tmp_path, text):
 
 def test_a_file_that_happens_to_be_named_lock_is_not_written_over(tmp_path):
     (tmp_path / "lock").write_text("poetry.lock v1\n")
-    with pytest.raises(UserError, match="lock is not the lock of a run, and would be overwritten: use another --workdir"):
+    with pytest.raises(
+        UserError, match="lock is not the lock of a run, and would be overwritten: use another --workdir"
+    ):
         with lock_workdir(tmp_path):
             pass
     assert (tmp_path / "lock").read_text() == "poetry.lock v1\n"

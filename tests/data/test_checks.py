@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scratchpatch.data import build, checks
+from scratchpatch.data import checks
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.index import open_stream
 from scratchpatch.errors import UserError
@@ -77,13 +77,13 @@ def test_the_largest_are_read_in_a_thread_which_says_what_it_found(parts, tmp_pa
     monkeypatch.setattr(checks, "AT_ONCE", 150)
     check = make(found, tmp_path)
     assert read == ["a"]
-    check.raise_found()
+    check.raise_damage()
     flip(tmp_path / "c")
     check.start(), check.start()
     check._thread.join()
     assert read == [*"abc"] and not (tmp_path / "marks").exists()
     with pytest.raises(UserError, match="c is bad"):
-        check.raise_found()
+        check.raise_damage()
 
 
 def test_a_large_damaged_index_stops_training_and_is_built_anew(write_texts, make_config, monkeypatch):
@@ -92,11 +92,11 @@ def test_a_large_damaged_index_stops_training_and_is_built_anew(write_texts, mak
     wanted = Batches(config).batch(3)
     monkeypatch.setattr(checks, "EACH_TIME", 0)
     monkeypatch.setattr(checks, "AT_ONCE", 1000)
-    (path,) = Path(config.data.cache_dir).glob("index/*/" + build.STREAM)
+    (path,) = Path(config.data.cache_dir).glob("index/*/train.bin")
     flip(path)
     batches = Batches(config)
     batches.streams[0][0].check._thread.join()
-    with pytest.raises(UserError, match=r"the checksum of .*stream.bin is wrong.*: start again, and it is built anew"):
+    with pytest.raises(UserError, match=r"the checksum of .*train.bin is wrong.*: start again, and it is built anew"):
         next(iter(batches.iterate()))
     again = Batches(config)
     assert again.streams[0][0].check._thread is None
@@ -108,7 +108,7 @@ def test_only_the_process_of_the_first_row_reads_large_files(write_texts, make_c
     open_stream(config.data.sources[0][0], "train", config.data.cache_dir, held_out=0.2)
     monkeypatch.setattr(checks, "EACH_TIME", 0)
     monkeypatch.setattr(checks, "AT_ONCE", 0)
-    for path in Path(config.data.cache_dir).glob("index/*/" + build.RIGHT):
+    for path in Path(config.data.cache_dir).glob("index/*/right-train.json"):
         path.unlink()
     for rows, started in ([[4, 5], False], [[0, 1], True]):
         (stream, _), = Batches(config, rows=rows).streams

@@ -15,7 +15,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.preparation.folder import prepare
 from scratchpatch.vocabulary import BOS
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 def test_awkward_documents_survive(write_texts, cache, awkward):
@@ -33,7 +33,7 @@ def test_splits_are_disjoint_and_cover_all(tmp_path_factory, documents):
     for number, data in enumerate(documents):
         (folder / f"{number:04}").write_bytes(data)
     spec, cache = f"text:{folder}/*", str(folder / "cache")
-    found = {split: documents_of(spec, split, cache, 0.3) for split in (*PARTS, "all")}
+    found = {split: documents_of(spec, split, cache, 0.3) for split in (*SPLITS, "all")}
     assert found["all"] == documents
     assert Counter(found["train"] + found["validation"] + found["test"]) == Counter(documents)
 
@@ -56,17 +56,17 @@ def test_a_document_that_is_added_moves_no_other_and_equal_ones_are_on_one_side(
     for names, texts in ((range(500, 900), documents), (range(1000), more)):
         for number, data in zip(names, texts, strict=False):
             (folder / f"{number:04}.txt").write_bytes(data)
-        sides.append({split: set(documents_of(spec, split, cache)) for split in PARTS})
+        sides.append({split: set(documents_of(spec, split, cache)) for split in SPLITS})
     before, after = sides
-    for split in PARTS:
-        others = set().union(*(after[other] for other in PARTS if other != split))
+    for split in SPLITS:
+        others = set().union(*(after[other] for other in SPLITS if other != split))
         assert not (before[split] | after[split]) & others
 
 
 def test_a_document_falls_where_a_prepared_folder_puts_it(write_texts, cache, tmp_path):
     spec = write_texts([b"document %d" % i for i in range(120)])
     prepare(spec, str(tmp_path / "prepared"), held_out=0.2)
-    for split in PARTS:
+    for split in SPLITS:
         assert sorted(documents_of(spec, split, cache)) == sorted(documents_of(f"prepared:{tmp_path}/prepared", split, cache))
 
 
@@ -79,7 +79,7 @@ def test_another_share_is_another_index(write_texts, cache):
 def test_the_only_document_is_cut_by_bytes(write_texts, cache):
     text = bytes(range(200))
     spec = write_texts([text])
-    pieces = [list(open_stream(spec, split, cache).documents_iter()) for split in PARTS]
+    pieces = [list(open_stream(spec, split, cache).documents_iter()) for split in SPLITS]
     assert pieces == [[text[:180]], [text[180:190]], [text[190:]]]
     assert list(open_stream(spec, "all", cache).documents_iter()) == [text]
     stream = open_stream(spec, "validation", cache)
@@ -106,7 +106,7 @@ def test_where_no_share_would_do_none_is_named(write_texts, cache):
 
 
 def test_a_standard_library_docstring_is_held_out_with_its_code_and_equal_documents_are_on_one_side(cache):
-    found = {(kind, split): open_stream(f"stdlib:{kind}", split, cache) for kind in ("code", "prose") for split in PARTS}
+    found = {(kind, split): open_stream(f"stdlib:{kind}", split, cache) for kind in ("code", "prose") for split in SPLITS}
     trained_on = found["code", "train"].concatenated()
     for split in ("validation", "test"):
         assert 0.02 < found["code", split].bytes / found["code", "train"].bytes < 0.1
@@ -153,7 +153,7 @@ def test_a_changed_file_gets_a_new_index(write_texts, cache, tmp_path):
 def test_a_truncated_index_is_built_again(write_texts, cache):
     spec = write_texts([b"abc", b"def"])
     open_stream(spec, "all", cache)
-    (stream,) = Path(cache).glob("index/*/stream.bin")
+    (stream,) = Path(cache).glob("index/*/all.bin")
     stream.write_bytes(b"")
     assert open_stream(spec, "all", cache).concatenated() == b"abcdef"
 

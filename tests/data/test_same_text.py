@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from scratchpatch.data import build, checks
+from scratchpatch.data import checks
 from scratchpatch.data.index import open_stream
 
 
 def inode(cache):
-    (path,) = Path(cache).glob("index/*/" + build.STREAM)
+    (path,) = Path(cache).glob("index/*/all.bin")
     return path.stat().st_ino
 
 

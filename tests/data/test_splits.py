@@ -26,25 +26,21 @@ def test_the_config_knows_the_same_shares():
 
 
 def test_shares_are_kept():
-    places = np.array([splits.name_place(f"{i}") for i in range(20_000)], np.uint64)
-    counts = np.bincount(splits.assign(places, 0.05))
-    np.testing.assert_allclose(counts / len(places), [0.9, 0.05, 0.05], atol=0.005)
+    dealt = [splits.split_at(splits.name_place(f"{i}"), 0.05) for i in range(20_000)]
+    shares = [dealt.count(split) / len(dealt) for split in splits.SPLITS]
+    np.testing.assert_allclose(shares, [0.9, 0.05, 0.05], atol=0.005)
 
 
-@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=20), st.floats(0.0, 0.4))
-def test_one_document_falls_where_it_falls_among_others(digests, share):
-    places = np.array([splits.place(found) for found in digests], np.uint64)
-    assert [splits.PARTS[part] for part in splits.assign(places, share)] == [splits.split_of(found, share) for found in digests]
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=12))
+def test_the_least_share_is_one_that_does(places):
+    least = splits.least_share(np.array(places, np.uint64))
 
+    def does(share):
+        return {"train", "validation"} <= {splits.split_at(place, share) for place in places}
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3)), max_size=12))
-def test_the_least_share_is_one_that_does(documents):
-    places, sizes = np.array([p for p, _ in documents], np.uint64), np.array([s for _, s in documents], np.int64)
-    least = splits.least_share(places, sizes)
-    does = lambda share: {0, 1} <= set(splits.assign(places[sizes > 0], share))  # noqa: E731
-    shares = np.arange(1, 401) / 1000
+    shares = [thousandths / 1000 for thousandths in range(1, 401)]
     assert (least is None) == (not any(map(does, shares)))
-    assert least is None or does(least) and not any(does(share) for share in shares[shares < least])
+    assert least is None or does(least) and not any(does(share) for share in shares if share < least)
 
 
 @given(st.integers(0, 10_000))

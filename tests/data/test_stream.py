@@ -1,31 +1,56 @@
+"""Windows of a stream are those of its documents, whatever shards they lie in."""
+
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchpatch.data.stream import IndexedStream
-from scratchpatch.vocabulary import BOS, PAD
+from scratchpatch.data.index import IndexedStream
+from scratchpatch.data.shards import Shard, Writer
+from scratchpatch.vocabulary import BYTES
 
+
+@pytest.fixture(scope="module", autouse=True)
+def unsynced():
+    """Shards of tests need not outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scratchpatch.data.shards.sync", lambda file: file.flush())
+        yield
+
+
+BOS, PAD = BYTES.bos, BYTES.pad
 DOCUMENTS = st.lists(st.binary(max_size=9), min_size=1, max_size=8)
 
 
-def make(documents):
-    data = b"".join(b"\0" + d for d in documents)
-    lengths = np.array([len(d) + 1 for d in documents])
-    starts = np.cumsum(lengths) - lengths
-    return IndexedStream("text:x", "train", np.frombuffer(data, np.uint8), starts, 0, "c")
+def make(documents, shard_count=1):
+    """A stream of documents, the same number of them in each shard."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards = []
+        for number, own in enumerate(np.array_split(np.arange(len(documents)), min(shard_count, len(documents)))):
+            writer = Writer(Path(folder), str(number))
+            for document in own:
+                writer.begin_document()
+                writer.write(documents[document])
+            shards.append(Shard(folder, writer.finish()))
+            # The maps outlive the folder.
+            assert shards[-1].starts and len(shards[-1].mapped)
+        return IndexedStream("text:x", "train", shards, "c")
 
 
 def tokens(documents):
     return [t for d in documents for t in (BOS, *d)]
 
 
-@given(DOCUMENTS, st.integers(0, 80), st.integers(0, 30))
-def test_read_gives_tokens_and_pads_beyond_the_end(documents, start, length):
-    stream = make(documents)
+@given(DOCUMENTS, st.integers(1, 3), st.integers(0, 80), st.integers(0, 30))
+def test_read_gives_tokens_and_pads_beyond_the_end(documents, shard_count, start, length):
+    stream = make(documents, shard_count)
+    assert stream.vocabulary is BYTES
     wanted = (tokens(documents) + [PAD] * 200)[start : start + length]
-    found = stream.read(start, length)
-    assert found.dtype == np.int32 and found.tolist() == wanted
+    tokens_W = stream.read(start, length)
+    assert tokens_W.dtype == np.int32 and tokens_W.tolist() == wanted
 
 
 @given(DOCUMENTS, st.integers(1, 9))

@@ -57,7 +57,8 @@ def _plain(shape) -> str:
 
 
 def _spec(spec) -> str:
-    return "[" + ", ".join("-" if part is None else part if isinstance(part, str) else "+".join(part) for part in spec) + "]"
+    axes = ((part,) if isinstance(part, str) else part for part in spec)
+    return "[" + ", ".join("-" if part is None else "+".join(part) for part in axes) + "]"
 
 
 if __name__ == "__main__":

@@ -109,10 +109,14 @@ def test_a_settled_config_names_every_size():
     assert config.mesh.data == -1
 
 
-@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 4, "sequence": 2}, {"tensor": 8}], ids=str)
+SHAPES = [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 4, "sequence": 2}, {"tensor": 8}]
+
+
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
 def test_processes_read_the_rows_that_their_devices_hold(sizes):
     """Of 4 processes of 2 devices, here one: the rows of any two devices are found, and together make up a part."""
-    config = tiny.config({"training.batch_rows": 16, "training.accumulation": 2, "mesh.data": 1} | {f"mesh.{k}": v for k, v in sizes.items()})
+    fields = {"training.batch_rows": 16, "training.accumulation": 2, "mesh.data": 1}
+    config = tiny.config(fields | {f"mesh.{k}": v for k, v in sizes.items()})
     made = mesh.make(config)
     placed_rows = NamedSharding(made, sharding.spec((None, "local_rows", None), (2, 8, 1), made, "batch"))
     batch = jax.ShapeDtypeStruct((2, 8, tiny.WINDOW + 1), jnp.int32, sharding=placed_rows)

@@ -1,148 +1,122 @@
-"""--distributed=auto: who is told to be which process, where, by the environment of each kind of cluster.
+"""What one process does for all, tells the others, and tells them of its failure: two processes over loopback."""
 
-JAX's own detection runs; its network (coordination service, metadata server, names of hosts) is stood in for.
-"""
-
-import os
+import socket
+import subprocess
 import sys
 import threading
-import types
 
-import jax
 import pytest
-from jax._src import distributed, xla_bridge
-from jax._src.clusters import cloud_tpu_cluster, cluster
 
+from scratchpatch.distributed import processes
+
+# Each question is asked by both processes, one after the other. Then one of them fails, and the other one is deep in a
+# collective of their devices.
+PROCESS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from jax.experimental import multihost_utils
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 
-OF_CLUSTERS = ("SLURM", "JOBSET", "JOB_COMPLETION", "TPU", "MEGASCALE", "OMPI", "KUBERNETES", "JAX_COORDINATOR", "JAX_LOCAL")
-SLURM = {
-    "SLURM_JOB_ID": "4242",
-    "SLURM_STEP_NODELIST": "gpu[03-04,07]",
-    "SLURM_NTASKS": "24",
-    "SLURM_PROCID": "9",
-    "SLURM_LOCALID": "1",
-}
-JOBSET = {
-    "KUBERNETES_SERVICE_HOST": "10.0.0.1",
-    "JOBSET_NAME": "sp1b",
-    "JOBSET_REPLICATED_JOB": "slice",
-    "JOBSET_JOBS": "2",
-    "JOBSET_JOB_INDEX": "1",
-    "JOBSET_PODS_PER_JOB": "4",
-    "JOB_COMPLETION_INDEX": "2",
-}
-GKE_TPU = {"TPU_WORKER_HOSTNAMES": "sp1b-slice-0-0.sp1b,sp1b-slice-0-1.sp1b", "TPU_WORKER_ID": "1"}
-MEGASCALE = {
-    "MEGASCALE_COORDINATOR_ADDRESS": "sp1b-slice-0-0.sp1b:8080",
-    "MEGASCALE_NUM_SLICES": "2",
-    "MEGASCALE_SLICE_ID": "1",
-}
-GCE_TPU = {
-    "agent-worker-number": "2",
-    "worker-network-endpoints": ",".join(f"unknown:unknown:10.0.0.{i}" for i in (5, 6, 7, 8)),
-    "tpu-env": "ACCELERATOR_TYPE: 'v5p-32'\n",
-}
-GCE_SLICES = GCE_TPU | {
-    "tpu-env": "MEGASCALE_COORDINATOR_ADDRESS: '10.1.0.5:8080'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
-}
+PORT, ME, FAILING = map(int, sys.argv[1:])
+
+def fail(error):
+    raise error
+
+def questions():
+    yield lambda: [processes.first(lambda: n * "x" if ME == 0 else 1 / 0) == n * "x" for n in (1, 100_000, 0)]
+    yield lambda: processes.first(lambda: fail(UserError("use another")))
+    yield lambda: processes.first(lambda: fail(OSError(28, "No space left")))
+    yield lambda: processes.first(lambda: object())
+    yield lambda: processes.first(lambda: fail(KeyboardInterrupt()))
+    yield lambda: processes.first(lambda: sys.exit(3))
+    yield lambda: processes.together(lambda: ("mine", ME))
+    yield lambda: processes.together(lambda: 1 / (1 - ME))
+    yield lambda: [processes.gather(lambda: [ME], "a"), processes.gather(lambda: ME * 10, "a")]
+    yield lambda: processes.gather(lambda: 1 / (1 - ME), "a")
+
+processes.start(f"127.0.0.1:{PORT},{ME},2")
+for ask in questions():
+    try:
+        print("found", ask())
+    except BaseException as error:
+        print(type(error).__name__, error, flush=True)
+processes._GRACE_SECONDS = 0.5
+with processes.last_words():
+    if ME == 0:
+        # As a checkpoint does in the background: it waits for files of the other one.
+        ThreadPoolExecutor().submit(processes.gather, lambda: 1, "files")
+    multihost_utils.sync_global_devices("before")
+    if ME == FAILING:
+        raise OSError(28, "No space left")
+    multihost_utils.sync_global_devices("after")
+"""
 
 
-@pytest.fixture
-def joined(monkeypatch):
-    """A function of environment and metadata (None: no TPU chips): what JAX would join with, as a namespace."""
-    jax.devices()  # what comes after is asked of these
-    changed = ("jax_cpu_collectives_implementation", "jax_cuda_visible_devices", "jax_rocm_visible_devices")
-    config = {name: jax.config._read(name) for name in changed}
-    found = types.SimpleNamespace()
+def run_pair(failing: int) -> tuple[list[int], list[list[str]], list[str]]:
+    """Exit codes, lines and complaints of two processes of which one fails at the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lines = [[sys.executable, "-c", PROCESS, str(port), str(process), str(failing)] for process in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = [subprocess.Popen(line, text=True, **pipes) for line in lines]
+    answers, complaints = zip(*(process.communicate(timeout=120) for process in running), strict=True)
+    return [process.returncode for process in running], [said.splitlines() for said in answers], complaints
 
-    def client(address, process, **_):
-        found.coordinator, found.process = address, process
-        return types.SimpleNamespace(connect=lambda: None)
 
-    def service(address, count, **_):
-        found.listens = address
+@pytest.fixture(scope="module")
+def pairs():
+    """What `run_pair` gives, by the process that fails."""
+    return [run_pair(failing) for failing in range(2)]
 
-    manager = types.SimpleNamespace(initialize=lambda _: None)
-    runtime = types.SimpleNamespace(
-        get_distributed_runtime_client=client,
-        get_distributed_runtime_service=service,
-        create_preemption_sync_manager=lambda: manager,
-    )
 
-    def join(environ, metadata=None, chips=False):
-        for name in list(os.environ):
-            if name.startswith(OF_CLUSTERS):
-                monkeypatch.delenv(name)
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
+@pytest.fixture(scope="module")
+def answers(pairs):
+    """What each of the two processes says to the questions, in their order."""
+    _, lines, _ = pairs[0]
+    return list(zip(*lines, strict=True))
 
-        def get(url, **_):
-            text = (metadata or {}).get(url.rpartition("/")[2])
-            return types.SimpleNamespace(status_code=200 if text else 404, text=text or "not found")
 
-        on_tpu = chips or metadata is not None
-        state = distributed.State()
-        monkeypatch.setattr(distributed, "global_state", state)
-        monkeypatch.setattr(distributed, "_jax", runtime)
-        monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
-        monkeypatch.setattr(cluster, "running_in_cloud_tpu_vm", on_tpu)
-        monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", on_tpu)
-        monkeypatch.setattr(cloud_tpu_cluster.time, "sleep", lambda _: None)
-        monkeypatch.setattr(cloud_tpu_cluster.socket, "gethostbyname", lambda name: "10.9.9.9")
-        monkeypatch.setitem(sys.modules, "requests", types.SimpleNamespace(get=get))
-        processes.start("auto")
-        found.processes, found.gpus = state.num_processes, jax.config._read("jax_cuda_visible_devices")
-        return found
-
-    yield join
-    for name, value in config.items():
-        jax.config.update(name, value)
+def test_an_answer_of_any_length_comes_whole(answers):
+    assert answers[0] == ("found [True, True, True]",) * 2
 
 
 @pytest.mark.parametrize(
-    "environ, metadata, chips, coordinator, process, count",
+    "question, here, there",
     [
-        # The port follows from the job's number.
-        (SLURM, None, False, f"gpu03:{61440 + 4242 % 4096}", 9, 24),
-        (SLURM | {"SLURM_STEP_NODELIST": "node7"}, None, False, f"node7:{61440 + 4242 % 4096}", 9, 24),
-        # Pod 2 of 4 in the second of two jobs.
-        (JOBSET, None, False, "sp1b-slice-0-0.sp1b:8476", 6, 8),
-        (JOBSET | {"JOBSET_JOB_INDEX": "0", "JOB_COMPLETION_INDEX": "0"}, None, False, "sp1b-slice-0-0.sp1b:8476", 0, 8),
-        (JOBSET | {"JAX_COORDINATOR_PORT": "9000"}, None, False, "sp1b-slice-0-0.sp1b:9000", 6, 8),
-        # TPU pods of a JobSet are counted as GKE says, slice by slice.
-        (JOBSET | GKE_TPU, None, True, "sp1b-slice-0-0.sp1b:8482", 1, 2),
-        (JOBSET | GKE_TPU | MEGASCALE, None, True, "sp1b-slice-0-0.sp1b:8482", 3, 4),
-        ({}, GCE_TPU, True, "10.0.0.5:8482", 2, 4),
-        ({}, GCE_SLICES, True, "10.1.0.5:8482", 6, 8),
+        (1, "UserError use another", "UserError use another"),
+        (2, "OSError [Errno 28] No space left", "UserError process 0 failed: OSError: [Errno 28] No space left;"),
+        (3, "TypeError Object of type object is not JSON", "UserError process 0 failed: TypeError: Object of type"),
+        (4, "KeyboardInterrupt", "KeyboardInterrupt"),
+        (5, "SystemExit 3", "UserError process 0 failed: SystemExit: 3;"),
     ],
-    ids=["slurm", "slurm-one-node", "jobset", "jobset-first", "jobset-port", "gke", "gke-slices", "gce", "gce-slices"],
+    ids=["user", "disk", "value", "interrupt", "exit"],
 )
-def test_a_cluster_tells_who_is_who(joined, environ, metadata, chips, coordinator, process, count):
-    found = joined(environ, metadata, chips)
-    assert (found.coordinator, found.process, found.processes) == (coordinator, process, count)
-    assert hasattr(found, "listens") == (process == 0)
+def test_whatever_the_first_one_raises_is_told(answers, question, here, there):
+    said = answers[question]
+    assert said[0].startswith(here) and said[1].startswith(there), said
 
 
-def test_under_slurm_a_process_takes_its_own_gpu_or_all_of_the_node(joined):
-    assert joined(SLURM).gpus == "1"
-    assert joined(SLURM | {"JAX_LOCAL_DEVICE_IDS": "0,1,2,3"}).gpus == "0,1,2,3"
+def test_none_goes_on_where_one_of_all_fails(answers):
+    assert answers[6] == ("found ('mine', 0)", "found ('mine', 1)")
+    assert answers[7][0].startswith("UserError process 1 failed: ZeroDivisionError: division by zero;")
+    assert answers[7][1].startswith("ZeroDivisionError")
 
 
-def test_no_cluster_says_what_was_looked_for(joined):
-    with pytest.raises(UserError) as error:
-        joined({})
-    said = str(error.value)
-    assert said.startswith("--distributed=auto found no cluster: no SLURM step (SLURM_JOB_ID, SLURM_STEP_NODELIST, ")
-    for name in ("srun", "TPU_WORKER_HOSTNAMES", "metadata server", "JOBSET_NAME", "OMPI_MCA_orte_hnp_uri"):
-        assert name in said
-    assert said.endswith("--distributed=HOST:PORT,PROCESS,PROCESSES names the processes one by one")
+def test_the_first_one_gathers_what_each_has(answers):
+    assert answers[8] == ("found [[[0], [1]], [0, 10]]", "found [[], []]")
+    assert answers[9][0].startswith("UserError process 1 failed: ZeroDivisionError")
+    assert answers[9][1].startswith("ZeroDivisionError")
 
 
-def test_a_job_without_a_step_says_what_is_not_set(joined):
-    with pytest.raises(UserError, match=r"no SLURM step \(SLURM_STEP_NODELIST, SLURM_LOCALID not set: start it with srun\)"):
-        joined({name: value for name, value in SLURM.items() if name not in ("SLURM_STEP_NODELIST", "SLURM_LOCALID")})
+@pytest.mark.parametrize("failing", (0, 1))
+def test_who_waits_in_a_collective_is_ended_with_the_message_of_the_one_that_failed(pairs, failing):
+    codes, _, said = pairs[failing]
+    assert codes == [1, 1], said
+    assert "OSError: [Errno 28] No space left" in said[failing] and "Traceback" in said[failing]
+    wanted = f"scratchpatch: process {failing} failed: OSError: [Errno 28] No space left; its own output says where"
+    assert wanted in said[1 - failing].splitlines(), said
 
 
 def test_a_file_that_appears_later_is_waited_for(tmp_path):

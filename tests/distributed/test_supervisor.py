@@ -1,6 +1,8 @@
 """launch/supervise: what it runs, restarts, forwards and reports."""
 
 import contextlib
+import importlib.machinery
+import importlib.util
 import os
 import re
 import signal
@@ -13,9 +15,24 @@ from pathlib import Path
 import pytest
 
 from scratchpatch.checkpoints import lock
+from scratchpatch.distributed import supervisor
 from scratchpatch.distributed.supervisor import Supervisor
 
-SCRIPT = Path(__file__).parents[1] / "launch" / "supervise"
+SCRIPT = Path(__file__).parents[2] / "launch" / "supervise"
+# Programs that wait until a signal ends them, one that listens to SIGTERM, and one that is deaf to it.
+SAVES = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
+    "print('ready', flush=True); time.sleep(60)"
+)
+DEAF = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+)
+# The beginning of a program that sends signs of life, ten a second.
+BEATS = (
+    "import os, signal, sys, time; from scratchpatch.distributed import heartbeat; heartbeat.PERIOD = 0.1; "
+    "heartbeat.start(); "
+)
+STOPS = BEATS + "time.sleep(0.2); os.kill(os.getpid(), signal.SIGSTOP)"
 
 
 def python(code: str) -> list[str]:
@@ -39,7 +56,10 @@ def test_a_death_restarts_all_and_names_the_first(logs, tmp_path, capfd):
     second = f"import pathlib, sys; p = pathlib.Path({str(seen)!r}); n = len(p.read_text()) if p.exists() else 0; " + (
         "p.write_text('x' * (n + 1)); print('try', n); sys.exit(7 if n < 2 else 0)"
     )
-    first = f"import pathlib, time\nwhile not (pathlib.Path({str(seen)!r}).exists() and len(pathlib.Path({str(seen)!r}).read_text()) > 2): time.sleep(0.02)"
+    first = (
+        f"import pathlib, time; seen = pathlib.Path({str(seen)!r})\n"
+        "while not (seen.exists() and len(seen.read_text()) > 2): time.sleep(0.02)"
+    )
     made = Supervisor(lambda: [python(first), python(second)], logs, restarts=2, pause=0.05)
     assert made.run() == 0
     assert [(d.process, d.code) for d in made.deaths] == [(1, 7), (1, 7)]
@@ -79,19 +99,16 @@ def test_a_stopped_process_is_killed_with_the_rest(logs):
 
 
 def test_a_notice_is_passed_on_and_a_deaf_process_is_killed_in_time(logs):
-    saves = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('ready', flush=True); time.sleep(60)"
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
-    for second, wanted in ((saves, 0), (deaf, 128 + signal.SIGTERM)):
+    for second, wanted in ((SAVES, 0), (DEAF, 128 + signal.SIGTERM)):
         for log in logs:
             log.unlink(missing_ok=True)
 
         def strike():
-            while not all(log.exists() and "ready" in log.read_text() for log in logs):
-                time.sleep(0.02)
+            ready(logs)
             os.kill(os.getpid(), signal.SIGTERM)
 
         threading.Thread(target=strike).start()
-        made = Supervisor(lambda second=second: [python(saves), python(second)], logs, restarts=5, grace=1.0)
+        made = Supervisor(lambda second=second: [python(SAVES), python(second)], logs, restarts=5, grace=1.0)
         assert made.run() == wanted
 
 
@@ -101,8 +118,7 @@ def ready(logs) -> None:
 
 
 def test_a_second_interrupt_kills_at_once(logs, capfd):
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
-    made = Supervisor(lambda: [python(deaf), python(deaf)], logs, restarts=5, grace=50.0)
+    made = Supervisor(lambda: [python(DEAF), python(DEAF)], logs, restarts=5, grace=50.0)
 
     def strike():
         ready(logs)
@@ -141,7 +157,12 @@ def test_processes_are_no_part_of_the_supervisors_group(logs):
 
 def test_a_notice_while_nothing_runs_starts_nothing(logs):
     attempts = []
-    made = Supervisor(lambda: attempts.append(1) or [python("pass"), python("raise SystemExit(4)")], logs, restarts=5, pause=60)
+
+    def commands():
+        attempts.append(1)
+        return [python("pass"), python("raise SystemExit(4)")]
+
+    made = Supervisor(commands, logs, restarts=5, pause=60)
 
     def strike():
         while not made.deaths:
@@ -152,29 +173,26 @@ def test_a_notice_while_nothing_runs_starts_nothing(logs):
     assert made.run() == 4 and len(attempts) == 1
 
 
-BEATS = "import sys, time; from scratchpatch.distributed import heartbeat; heartbeat.start(); "
-
-
 def test_a_process_that_stops_answering_is_found_named_and_killed(logs, capfd):
-    stops = BEATS + "import os, signal; time.sleep(0.2); os.kill(os.getpid(), signal.SIGSTOP)"
     attempts = []
 
     def commands():
         attempts.append(1)
-        return [python(BEATS + "time.sleep(60)"), python(stops)] if len(attempts) == 1 else [python("pass")] * 2
+        return [python(BEATS + "time.sleep(60)"), python(STOPS)] if len(attempts) == 1 else [python("pass")] * 2
 
     # More than a beat takes to come, on a busy machine too.
-    made = Supervisor(commands, logs, restarts=1, pause=0.05, silence=4)
+    made = Supervisor(commands, logs, restarts=1, pause=0.05, silence=3)
     assert made.run() == 0 and len(attempts) == 2
     (death,) = made.deaths
-    assert (death.process, death.code) == (1, -signal.SIGKILL) and 4 <= death.seconds < 30
-    assert re.search(r"done; first to die, .*: 1: process 1 stopped answering, was silent for \d+ s and killed", capfd.readouterr().err)
+    assert (death.process, death.code) == (1, -signal.SIGKILL) and 3 <= death.seconds < 30
+    said = r"done; first to die, .*: 1: process 1 stopped answering, was silent for \d+ s and killed"
+    assert re.search(said, capfd.readouterr().err)
 
 
 def test_of_a_stopped_process_and_one_that_died_of_waiting_the_stopped_one_is_named(logs, monkeypatch):
-    monkeypatch.setattr("scratchpatch.distributed.supervisor._MISSED", 2.5)
-    stops = BEATS + "import os, signal; time.sleep(0.2); os.kill(os.getpid(), signal.SIGSTOP)"
-    made = Supervisor(lambda: [python(BEATS + "time.sleep(4); sys.exit(3)"), python(stops)], logs, restarts=0, silence=60)
+    monkeypatch.setattr(supervisor, "_MISSED", 1.0)
+    waits = BEATS + "time.sleep(3); sys.exit(3)"
+    made = Supervisor(lambda: [python(waits), python(STOPS)], logs, restarts=0, silence=60)
     assert made.run() == 128 + signal.SIGKILL and made.deaths[0].process == 1
 
 
@@ -182,48 +200,72 @@ def test_processes_whose_supervisor_is_killed_are_asked_to_leave(tmp_path):
     waits = BEATS + "print('ready', flush=True); time.sleep(60)"
     lines = (
         "import pathlib, sys; from scratchpatch.distributed.supervisor import Supervisor; "
-        f"Supervisor(lambda: [[sys.executable, '-c', {waits!r}]], [pathlib.Path({str(tmp_path / '0.log')!r})], 0, silence=60).run()"
+        f"log = pathlib.Path({str(tmp_path / '0.log')!r}); "
+        f"Supervisor(lambda: [[sys.executable, '-c', {waits!r}]], [log], 0, silence=60).run()"
     )
-    supervisor = subprocess.Popen(python(lines))
-    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
-    while not ((tmp_path / "0.log").exists() and "ready" in (tmp_path / "0.log").read_text()):
-        time.sleep(0.02)
+    parent = subprocess.Popen(python(lines))
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    ready([tmp_path / "0.log"])
     child = int(children.read_text())
-    supervisor.kill()
-    supervisor.wait()
+    parent.kill()
+    parent.wait()
     with contextlib.suppress(FileNotFoundError):
         while Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
             time.sleep(0.05)
 
 
-def test_a_second_supervisor_is_refused_at_once(tmp_path):
+@pytest.fixture
+def supervise(monkeypatch, capsys):
+    """launch/supervise with some arguments, in this process: its exit code, standard output and standard error."""
+    loader = importlib.machinery.SourceFileLoader("supervise", str(SCRIPT))
+    script = importlib.util.module_from_spec(importlib.util.spec_from_loader("supervise", loader))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader.exec_module(script)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        try:
+            code = script.main()
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_second_supervisor_is_refused_at_once(supervise, tmp_path):
     with lock.hold(tmp_path / "run" / "supervisor", "supervisor"):
-        found = supervise("--processes=2", "--", "--config=none.py", f"--workdir={tmp_path}/run")
-    assert found.returncode == 1
-    assert f"run is in use by another supervisor (process {os.getpid()}); wait for it" in found.stderr
+        code, _, said = supervise("--processes=2", "--", "--config=none.py", f"--workdir={tmp_path}/run")
+    assert code == 1 and f"run is in use by another supervisor (process {os.getpid()}); wait for it" in said
     assert not list(tmp_path.glob("*.log"))
 
 
-def supervise(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+def test_a_folder_that_is_no_workdir_is_refused_and_left_as_it_is(supervise, tmp_path):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "model.safetensors").touch()
+    code, _, said = supervise("--processes=2", "--", "--config=none.py", f"--workdir={tmp_path}/exported")
+    assert code == 1 and "exported holds a model (model.safetensors) and no run: use another --workdir" in said
+    assert [path.name for path in tmp_path.rglob("*")] == ["exported", "model.safetensors"]
 
 
-def test_a_dry_run_prints_every_process():
-    found = supervise("--processes=2", "--devices_per_process=3", "--dry_run", "--", "--config=a b.py", "--workdir=runs/x")
-    assert found.returncode == 0, found.stderr
-    for i, line in enumerate(found.stdout.splitlines()):
+def test_a_dry_run_prints_every_process(supervise):
+    code, out, said = supervise(
+        "--processes=2", "--devices_per_process=3", "--dry_run", "--", "--config=a b.py", "--workdir=runs/x"
+    )
+    assert code == 0, said
+    for i, line in enumerate(out.splitlines()):
         assert line.startswith("JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=3 ")
         assert f"-m scratchpatch train '--config=a b.py' --workdir=runs/x --distributed=127.0.0.1:0,{i},2" in line
         assert line.endswith(f">> runs/x.process-{i}.log")
 
 
-def test_a_tilde_means_home_where_the_logs_go():
-    found = supervise("--processes=1", "--dry_run", "--", "--config=x.py", "--workdir=~/run")
-    assert found.stdout.endswith(f">> {os.path.expanduser('~')}/run.process-0.log\n"), found.stderr
+def test_a_tilde_means_home_where_the_logs_go(supervise):
+    _, out, said = supervise("--processes=1", "--dry_run", "--", "--config=x.py", "--workdir=~/run")
+    assert out.endswith(f">> {os.path.expanduser('~')}/run.process-0.log\n"), said
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, words",
     [
         (["--processes=0", "--", "--workdir=x"], "0: wanted a number above 0"),
         (["--processes=2", "--devices_per_process=many", "--", "--workdir=x"], "many: wanted a number above 0"),
@@ -232,6 +274,6 @@ def test_a_tilde_means_home_where_the_logs_go():
         (["--processes=2", "--", "--config=x"], "--workdir=DIR is missing"),
     ],
 )
-def test_wrong_usage_is_told(arguments, said):
-    found = supervise(*arguments)
-    assert found.returncode == 2 and said in found.stderr
+def test_wrong_usage_is_told(supervise, arguments, words):
+    code, _, said = supervise(*arguments)
+    assert code == 2 and words in said

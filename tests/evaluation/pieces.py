@@ -102,13 +102,12 @@ def _compile(name: str, fields: dict, plant=None):
         return jax.jit(decide, compiler_options=tiny.QUICK)
     definition, abstract = weights_lib.abstract(config)
 
-    def run(weights, *args, commits=None):
-        piece = getattr(weights_lib.merge(definition, weights), name)
+    def run(weights, *args):
         with plant:
-            return piece(*args) if commits is None else piece(*args, commits)
+            return getattr(weights_lib.merge(definition, weights), name)(*args)
 
     # Without options of its own, which a program inside a gradient cannot have.
-    compiled = jax.jit(run, static_argnames="commits")
+    compiled = jax.jit(run)
     # The weights go to the device here, and not in every call.
     return functools.partial(compiled, jax.device_put(random_weights(abstract)))
 
@@ -132,8 +131,7 @@ class Model:
             name: _compile(name, fields, plants[name]) if name in plants else _shared(name, own)
             for name, own in pieces_of(self.config, fields).items()
         }
-        trunk, self._decide = pieces.pop("trunk", None), pieces.pop("decide", None)
-        pieces["trunk"] = lambda x, slots, commits: trunk(x, slots, commits=commits)
+        self._decide = pieces.pop("decide", None)
         self._pieces = {"entropy_head": None, "entropy_model": None} | pieces
         start = layout.initial_thresholds(self.config)
         self.weights = {"thresholds": {"patching_threshold": start.patching, "trigger_threshold": start.trigger}}

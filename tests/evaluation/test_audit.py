@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch import compilation_cache
+from scratchpatch import compilation_cache, config_fields
 from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
-from scratchpatch.kernels import staircase_xla
+from scratchpatch.kernels import xla
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.patching import controller
@@ -37,7 +37,7 @@ from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
-POOLINGS = tuple(itertools.product(config_lib.POOLINGS, (False, True)))
+POOLINGS = tuple(itertools.product(config_fields.POOLINGS, (False, True)))
 DECODERS = (("add", 0), ("add", 1), ("cross_attention", 1))
 ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARATE}
 
@@ -68,9 +68,9 @@ def fields_of(pooling, decoder, encoder_layers: int) -> dict:
 
 
 # One test per patchifier, so that what its models share is compiled in one process.
-@pytest.mark.parametrize("patchifier", config_lib.PATCHIFIERS)
+@pytest.mark.parametrize("patchifier", config_fields.PATCHIFIERS)
 def test_every_pair_of_options_passes(patchifier):
-    for trigger, *others in covering(2, config_lib.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
+    for trigger, *others in covering(2, config_fields.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
         fields = decisions(patchifier, trigger) | fields_of(*others)
         report = report_of(Model(fields))
         assert report.ok, f"{fields}: {report.text()}"
@@ -79,7 +79,7 @@ def test_every_pair_of_options_passes(patchifier):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_of_every_pair_of_options_pass(decoder):
-    layouts = itertools.cycle(zip(config_lib.PATCHIFIERS[1:], config_lib.TRIGGERS[1:], strict=True))
+    layouts = itertools.cycle(zip(config_fields.PATCHIFIERS[1:], config_fields.TRIGGERS[1:], strict=True))
     encoder_layers = itertools.cycle((0, 1) if decoder == DECODERS[0] else (1, 0))
     for pooling in POOLINGS:
         fields = decisions(*next(layouts)) | fields_of(pooling, decoder, next(encoder_layers))
@@ -90,7 +90,7 @@ def test_gradients_of_every_pair_of_options_pass(decoder):
 
 @pytest.mark.parametrize("entropies", ENTROPIES)
 def test_every_triple_of_blts_options_passes(entropies):
-    options = config_lib.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), DECODERS[1:]
+    options = config_fields.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), DECODERS[1:]
     for patchifier, commit_bos, residual, sizes, final_norm, decoder in covering(3, *options):
         fields = decisions(patchifier, "entropy") | fields_of(("max_query", False), decoder, 1) | ENTROPIES[entropies]
         fields |= {
@@ -185,7 +185,7 @@ def compiled_yet_quicker(monkeypatch):
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models_pass(monkeypatch, compiled_yet_quicker, name):
-    monkeypatch.setattr(staircase_xla, "CHUNK", 16)
+    monkeypatch.setattr(xla, "CHUNK", 16)
     config = tiny.config(WHOLE[name])
     report = audit.audit(config, random_weights(weights_lib.abstract(config)[1]))
     assert report.ok, report.text()
@@ -217,7 +217,7 @@ def test_a_bad_config_is_refused():
         audit.audit_config(config)
 
 
-@pytest.mark.parametrize("kind", config_lib.ENTROPY_PATCHIFIERS)
+@pytest.mark.parametrize("kind", config_fields.ENTROPY_PATCHIFIERS)
 def test_thresholds_are_laid_amid_the_entropies(kind):
     """The configs' own would ask nowhere, so that only the longest patches would end."""
     fields = {"patching.kind": kind, "patching.capacity": 1.0, "patching.threshold": 9.0, "trigger.kind": "none"}

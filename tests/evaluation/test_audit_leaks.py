@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import pytest
 
 from scratchpatch import compilation_cache
-from scratchpatch import config as config_lib
 from scratchpatch.evaluation import audit
-from scratchpatch.kernels import staircase, window
-from scratchpatch.model import ngrams
+from scratchpatch.kernels import attention
+from scratchpatch.model import encoder
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
-from scratchpatch.model.entropy_head import EntropyHead
+from scratchpatch.model.heads import EntropyHead
 from scratchpatch.model.pooling import Pooling
 from scratchpatch.model.trunk import Trunk
 from scratchpatch.patching import budget, controller, patchifiers, slots, triggers
@@ -29,18 +28,19 @@ from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisi
 # place of the original as `mock.patch` puts it there.
 
 
-def pool_whole_patches(self, h_BLd, s, original=Pooling.__call__):
+def pool_whole_patches(self, h_BLd, layout, original=Pooling.__call__):
     """A scratchpad pools its patch up to the byte that will close it."""
-    commits, scratchpads = config_lib.slots(Model(FIXED).config)
-    closing_BN = slots.gather(s.end_BN[:, :commits], jnp.minimum(s.commits_BN, commits - 1))
-    closed_BN = s.commits_BN < s.valid_BN[:, :commits].sum(axis=1, keepdims=True)
-    leaks_BN = closed_BN & (jnp.arange(commits + scratchpads) >= commits)
-    return original(self, h_BLd, dataclasses.replace(s, end_BN=jnp.where(leaks_BN, closing_BN, s.end_BN)))
+    s = layout.slots
+    closing_BN = slots.gather(s.end_BN[:, : s.commits], jnp.minimum(s.seen_to_BN, s.commits - 1))
+    closed_BN = s.seen_to_BN < s.valid_BN[:, : s.commits].sum(axis=1, keepdims=True)
+    leaks_BN = closed_BN & (jnp.arange(s.end_BN.shape[1]) >= s.commits)
+    s = dataclasses.replace(s, end_BN=jnp.where(leaks_BN, closing_BN, s.end_BN))
+    return original(self, h_BLd, dataclasses.replace(layout, slots=s))
 
 
-def broadcast_without_shift(commit_BL, scratchpad_BL, start_BL, commits, scratchpads, original=slots.build):
+def broadcast_without_shift(commit_BL, *args, original=slots.build):
     """Bytes read the trunk's output for the patch that they are in."""
-    s = original(commit_BL, scratchpad_BL, start_BL, commits, scratchpads)
+    s = original(commit_BL, *args)
     before_BL = jnp.cumsum(commit_BL, axis=1) - commit_BL
     closed_BL = before_BL < commit_BL.sum(axis=1, keepdims=True)
     return dataclasses.replace(s, context_BL=jnp.where(closed_BL, before_BL, s.context_BL))
@@ -50,65 +50,72 @@ def top_k(score_BL, k: int = 6):
     return score_BL >= jnp.sort(score_BL, axis=1)[:, -k, None]
 
 
-def trigger_top_k(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, entropy_BL, threshold):
-    return eligible_BL & top_k(entropy_BL), jnp.zeros(tokens_BL.shape)
+def trigger_top_k(trigger, rows, patch_start_BL, eligible_BL, signals, threshold):
+    return eligible_BL & top_k(signals.entropy_BL), jnp.zeros(eligible_BL.shape)
 
 
-def patchifier_top_k(patching, tokens_BL, start_BL, valid_BL, entropy_BL, threshold):
-    return valid_BL & top_k(entropy_BL), jnp.zeros(tokens_BL.shape)
+def patchifier_top_k(patching, rows, signals, threshold):
+    return rows.valid_BL & top_k(signals.entropy_BL), jnp.zeros(rows.valid_BL.shape)
 
 
-def close_last_patch(patching, tokens_BL, *args, original=patchifiers.request):
+def close_last_patch(patching, rows, *args, original=patchifiers.request):
     """A patch ends where its document does."""
-    request_BL, threshold_BL = original(patching, tokens_BL, *args)
-    return request_BL | (jnp.pad(tokens_BL[:, 1:], ((0, 0), (0, 1))) == BYTES.bos), threshold_BL
+    request_BL, threshold_BL = original(patching, rows, *args)
+    return request_BL | (jnp.pad(rows.tokens_BL[:, 1:], ((0, 0), (0, 1))) == BYTES.bos), threshold_BL
 
 
-def subtract_batch_mean(self, h_BLd, start_BL, original=EntropyHead.__call__):
-    logits_BLV = original(self, h_BLd, start_BL)
+def subtract_batch_mean(self, h_BLd, rows, original=EntropyHead.__call__):
+    logits_BLV = original(self, h_BLd, rows)
     return logits_BLV - logits_BLV.mean(axis=0)
 
 
-def flatten_batch(self, h_BLd, start_BL, original=EntropyHead.__call__):
+def flatten_batch(self, h_BLd, rows, original=EntropyHead.__call__):
     """All rows as one sequence, each document's start still counted from its own row."""
-    logits_1TV = original(self, h_BLd.reshape(1, -1, h_BLd.shape[-1]), start_BL.reshape(1, -1))
-    return logits_1TV.reshape(*start_BL.shape, -1)
+    n_L = jnp.arange(h_BLd.shape[0] * h_BLd.shape[1])
+    flat = jax.tree.map(lambda x: x.reshape(1, -1), rows)
+    flat = dataclasses.replace(flat, offset_BL=n_L - flat.start_BL)
+    logits_1TV = original(self, h_BLd.reshape(1, -1, h_BLd.shape[-1]), flat)
+    return logits_1TV.reshape(*rows.start_BL.shape, -1)
 
 
-def one_byte_ahead(q, k, v, start_BL, *args, original=window.attend):
+def one_byte_ahead(q, k, v, start_BL, *args, original=attention.window):
     """Position n reads up to n + 1."""
-
-    def ahead(x):
-        return jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1)
-
-    return original(q, ahead(k), ahead(v), start_BL, *args)
+    k, v = (jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1) for x in (k, v))
+    return original(q, k, v, start_BL, *args)
 
 
-def across_documents(q, k, v, start_BL, *args, original=window.attend):
+def across_documents(q, k, v, start_BL, *args, original=attention.window):
     return original(q, k, v, jnp.zeros_like(start_BL), *args)
 
 
-def all_commits_of_the_row(q, k, v, first_BN, *args, original=staircase.attend):
-    return original(q, k, v, jnp.zeros_like(first_BN), *args)
+def all_commits_of_the_row(q, k, v, begin_BN, *args, original=attention.staircase):
+    return original(q, k, v, jnp.zeros_like(begin_BN), *args)
 
 
-def share_scratchpads(request_BL, start_BL, capacity, original=budget.grant):
+def one_document(rows):
+    """The rows as if no document started inside them."""
+    n_BL = jnp.broadcast_to(jnp.arange(rows.start_BL.shape[1]), rows.start_BL.shape)
+    return dataclasses.replace(rows, start_BL=jnp.zeros_like(rows.start_BL), offset_BL=n_BL)
+
+
+def share_scratchpads(request_BL, rows, capacity, original=budget.grant):
     """One budget of scratchpads for a row: what one document saves, the next may spend."""
-    return original(request_BL, jnp.zeros_like(start_BL) if capacity == 0.25 else start_BL, capacity)
+    return original(request_BL, one_document(rows) if capacity == 0.25 else rows, capacity)
 
 
-def carry_threshold_on(score_BL, eligible_BL, valid_BL, start_BL, *args, original=controller.fire):
+def carry_threshold_on(score_BL, eligible_BL, rows, *args, original=controller.fire):
     """A document goes on with the threshold of the one before it."""
-    return original(score_BL, eligible_BL, valid_BL, jnp.zeros_like(start_BL), *args)
+    return original(score_BL, eligible_BL, one_document(rows), *args)
 
 
-def ngram_one_ahead(tokens_BL, *args, original=ngrams.rows):
+def ngram_one_ahead(rows, *args, original=encoder.table_rows):
     """An n-gram ends with the byte after its position."""
-    return original(jnp.concatenate([tokens_BL[:, 1:], tokens_BL[:, -1:]], axis=1), *args)
+    ahead_BL = jnp.concatenate([rows.tokens_BL[:, 1:], rows.tokens_BL[:, -1:]], axis=1)
+    return original(dataclasses.replace(rows, tokens_BL=ahead_BL), *args)
 
 
-def ngram_across_documents(tokens_BL, start_BL, *args, original=ngrams.rows):
-    return original(tokens_BL, jnp.zeros_like(start_BL), *args)
+def ngram_across_documents(rows, *args, original=encoder.table_rows):
+    return original(one_document(rows), *args)
 
 
 ENTROPY = decisions("entropy", "entropy") | {"model.pooling.last_state": False}
@@ -128,23 +135,25 @@ LEAKS = {
     "commit at the last byte": (FIXED, "decide", patchifiers, "request", close_last_patch, "suffix", "patchifier"),
     "batch mean": (FIXED, "entropy_head", EntropyHead, "__call__", subtract_batch_mean, "suffix", "entropy head"),
     "flat batch": (FIXED, "entropy_head", EntropyHead, "__call__", flatten_batch, "suffix", "entropy head"),
-    "encoder one ahead": (FIXED, "encoder", window, "attend", one_byte_ahead, "suffix", "encoder"),
-    "decoder one ahead": (FIXED, "decoder", window, "attend", one_byte_ahead, "suffix", "decoder"),
-    "encoder across BOS": (FIXED, "encoder", window, "attend", across_documents, "document", "encoder"),
-    "decoder across BOS": (FIXED, "decoder", window, "attend", across_documents, "document", "decoder"),
-    "trunk across BOS": (FIXED, "trunk", staircase, "attend", all_commits_of_the_row, "document", "trunk"),
+    "encoder one ahead": (FIXED, "encoder", attention, "window", one_byte_ahead, "suffix", "encoder"),
+    "decoder one ahead": (FIXED, "decoder", attention, "window", one_byte_ahead, "suffix", "decoder"),
+    "encoder across BOS": (FIXED, "encoder", attention, "window", across_documents, "document", "encoder"),
+    "decoder across BOS": (FIXED, "decoder", attention, "window", across_documents, "document", "decoder"),
+    "trunk across BOS": (FIXED, "trunk", attention, "staircase", all_commits_of_the_row, "document", "trunk"),
     "shared capacity": (TIGHT, "decide", budget, "grant", share_scratchpads, "document", "trigger"),
     "threshold across BOS": (CARRIED, "decide", controller, "fire", carry_threshold_on, "document", "trigger"),
-    "n-gram one ahead": (NGRAMS, "encoder", ngrams, "rows", ngram_one_ahead, "suffix", "encoder"),
-    "n-gram across BOS": (NGRAMS, "encoder", ngrams, "rows", ngram_across_documents, "document", "encoder"),
-    "entropy model one ahead": (JUDGED, "entropy_model", window, "attend", one_byte_ahead, "suffix", "entropy model"),
+    "n-gram one ahead": (NGRAMS, "encoder", encoder, "table_rows", ngram_one_ahead, "suffix", "encoder"),
+    "n-gram across BOS": (NGRAMS, "encoder", encoder, "table_rows", ngram_across_documents, "document", "encoder"),
+    "entropy model one ahead": (
+        JUDGED, "entropy_model", attention, "window", one_byte_ahead, "suffix", "entropy model"
+    ),
     "entropy model across BOS": (
-        JUDGED, "entropy_model", window, "attend", across_documents, "document", "entropy model"
+        JUDGED, "entropy_model", attention, "window", across_documents, "document", "entropy model"
     ),
     "entropy model in the head's place": (
-        JUDGED | HEADLESS, "entropy_model", window, "attend", one_byte_ahead, "suffix", "entropy model"
+        JUDGED | HEADLESS, "entropy_model", attention, "window", one_byte_ahead, "suffix", "entropy model"
     ),
-    "decoder one ahead, no trunk": (TRUNKLESS, "decoder", window, "attend", one_byte_ahead, "suffix", "decoder"),
+    "decoder one ahead, no trunk": (TRUNKLESS, "decoder", attention, "window", one_byte_ahead, "suffix", "decoder"),
 }
 
 

@@ -25,7 +25,7 @@ DOCUMENTS = (some_bytes(11), b"", bytes(range(100)), b"\xff", some_bytes(70, see
 
 
 def stream(*documents: bytes) -> windows.Text:
-    return windows.Text(np.array([t for data in documents for t in (BYTES.bos, *data)], np.int32))
+    return windows.Text(np.array([t for data in documents for t in (BYTES.bos, *data)], np.int32), BYTES)
 
 
 @functools.lru_cache
@@ -144,7 +144,7 @@ def test_no_byte_has_no_rate():
 def test_a_head_is_a_shorter_stream():
     tokens = stream(*DOCUMENTS)
     head = bpb.measure(language_model(), [windows.Head(tokens, 60)])
-    cut = bpb.measure(language_model(), [windows.Text(tokens.read(0, 60))])
+    cut = bpb.measure(language_model(), [windows.Text(tokens.read(0, 60), BYTES)])
     for result in (head, cut):
         result.pop("seconds")
     assert head == cut and head["bytes"] == 57 and head["documents"] == 3

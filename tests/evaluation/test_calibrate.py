@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchpatch import cli, config
+from scratchpatch import cli, config, config_fields
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import calibrate as calibrate_lib
@@ -84,7 +84,7 @@ def test_equal_entropies_leave_a_gap_that_is_reported():
 
 
 # Where entropies come from and what is made of them are apart, so that all kinds are tried on one of the models alone.
-KINDS = [*(("head", kind) for kind in config.ENTROPY_PATCHIFIERS), ("entropy model", "entropy")]
+KINDS = [*(("head", kind) for kind in config_fields.ENTROPY_PATCHIFIERS), ("entropy model", "entropy")]
 
 
 @pytest.mark.parametrize("name, kind", KINDS)
@@ -186,9 +186,9 @@ def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
 
 
 def test_every_kind_without_a_threshold_has_advice():
-    with_threshold = set(config.ENTROPY_PATCHIFIERS)
-    assert set(calibrate_lib._INSTEAD["patching"]) == set(config.PATCHIFIERS) - with_threshold
-    assert set(calibrate_lib._INSTEAD["trigger"]) == set(config.TRIGGERS) - with_threshold
+    with_threshold = set(config_fields.ENTROPY_PATCHIFIERS)
+    assert set(calibrate_lib._INSTEAD["patching"]) == set(config_fields.PATCHIFIERS) - with_threshold
+    assert set(calibrate_lib._INSTEAD["trigger"]) == set(config_fields.TRIGGERS) - with_threshold
 
 
 def test_a_model_without_patches_to_size_is_named(tmp_path):

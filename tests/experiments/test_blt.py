@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
 from experiments.blt import compute, summary, worker
 from experiments.blt.difficulty import VARIANTS
+from scratchpatch import config as config_lib
+from scratchpatch.accounting import flops
 from scratchpatch.inference.language_model import Positions
 
 
@@ -22,6 +25,8 @@ def test_bytes_fall_into_classes():
 class Model:
     """BOS, then 'ab cd'; a patch ends with the BOS, with 'b' and with 'c'."""
 
+    config = config_lib.default()
+
     def positions(self, _):
         targets = np.frombuffer(b"ab cd", np.uint8).astype(np.int32)
         flat = np.zeros(5)
@@ -38,13 +43,13 @@ class Model:
 
 
 def test_patch_statistics():
-    found = worker.measure(Model(), None)
-    assert found["bpb"] == 3.0 and found["bytes_per_patch"] == 5 / 3
-    assert found["sizes"] == {"5%": 1.1, "50%": 2.0, "95%": 2.0, "most": 2.0}
+    measured = worker.measure(Model(), None)
+    assert measured["bpb"] == 3.0 and measured["bytes_per_patch"] == 5 / 3
+    assert measured["sizes"] == {"5%": 1.1, "50%": 2.0, "95%": 2.0, "most": 2.0}
     # Patches start at 'a', ' ' and 'd'.
-    assert found["starts"] == [2 / 3, 1 / 3, 0, 0, 0]
-    assert found["bytes"] == [0.8, 0.2, 0, 0, 0]
-    assert abs(found["rank_correlation"] - 1) < 1e-12
+    assert measured["starts"] == [2 / 3, 1 / 3, 0, 0, 0]
+    assert measured["bytes"] == [0.8, 0.2, 0, 0, 0]
+    assert abs(measured["rank_correlation"] - 1) < 1e-12
 
 
 def test_the_page_pairs_seeds_and_names_noise():
@@ -66,9 +71,13 @@ def test_the_page_pairs_seeds_and_names_noise():
     assert "20% (0.5x) | 20% (1.0x)" in page and "| costs |" in page
 
 
-def test_costs_fall_with_the_patch_size_and_agree_with_xla():
-    for sizes in compute.rows().values():
-        total = [row["total"] for row in sizes]
-        assert total[0] > total[1] > total[2] > total[0] / 2
-        for row in sizes:
-            assert row["xla"] / row["program"] < 1.03 and row["xla"] > row["program"] * 0.99
+@pytest.mark.parametrize("name", compute.MODELS)
+def test_costs_fall_with_the_patch_size(name):
+    totals = [sum(flops.inference(compute.config_of(name, p), 1 / p, 0.0, 1536).values()) for p in compute.SIZES]
+    assert totals[0] > totals[1] > totals[2] > totals[0] / 2
+
+
+@pytest.mark.parametrize("name, patch_bytes", [("8B", 6), ("1B", 8), ("small", 4)])
+def test_our_count_of_the_program_agrees_with_xla(name, patch_bytes):
+    cost = compute.row(compute.config_of(name, patch_bytes), patch_bytes)
+    assert 0.99 < cost["xla"] / cost["program"] < 1.03

@@ -23,6 +23,14 @@ def test_a_file_is_a_valid_config_and_says_what_it_is_for(path):
         assert word in said, word
 
 
+@pytest.mark.parametrize("path", [*FILES, ROOT / "experiments/scale/sizes.py"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_config_sets_one_field_a_line(path):
+    """So that a diff shows what an experiment changes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Assign) and any(isinstance(x, ast.Attribute) for x in ast.walk(node.targets[0])):
+            assert len(node.targets) == 1 and not isinstance(node.targets[0], ast.Tuple), ast.unparse(node)
+
+
 @pytest.mark.parametrize("variant", difficulty.VARIANTS)
 def test_variants_of_the_difficulty_experiment_differ_in_rule_and_text_alone(variant):
     rule, corpus = variant.split("-")

@@ -17,9 +17,11 @@ from scratchpatch.errors import UserError
 from scratchpatch.inference import language_model as module
 from scratchpatch.inference import loading, windows
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.vocabulary import BOS
+from scratchpatch.vocabulary import BYTES
 from tests import runs, tiny
 from tests.inference.models import FIELDS, WINDOW, language_model, log2_p, some_bytes
+
+BOS = BYTES.bos
 
 HALF = WINDOW // 2
 DOCUMENTS = {
@@ -69,7 +71,7 @@ def test_more_bytes_do_not_change_earlier_scores():
 def test_probabilities_of_what_may_follow_add_up_to_one():
     lm, prefix = language_model(), b"ab"
     p = [2 ** lm.score(prefix + bytes([b]))[-1] for b in range(256)]
-    ended = windows.Text(np.array([BOS, *prefix, BOS], np.int32))
+    ended = windows.Text(np.array([BOS, *prefix, BOS], np.int32), BYTES)
     end = next(lm.positions(ended)).nats[len(prefix)]
     assert 0 < sum(p) < 1
     assert sum(p) + np.exp(-end) == pytest.approx(1, abs=1e-5)
@@ -130,7 +132,9 @@ def test_greedy_bytes_score_best():
 
 
 def test_a_sample_follows_its_seed():
-    sample = lambda **more: language_model().generate(b"ab", max_bytes=12, **more)  # noqa: E731
+    def sample(**more):
+        return language_model().generate(b"ab", max_bytes=12, **more)
+
     assert sample(temperature=1.0, seed=3) == sample(temperature=1.0, seed=3)
     assert len({sample(temperature=1.0, seed=s) for s in range(4)}) > 1
     assert sample(temperature=1e-6, seed=3) == sample()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchpatch.inference import windows
-from scratchpatch.vocabulary import PAD
+from scratchpatch.vocabulary import BYTES
 
 
 @given(positions=st.integers(0, 400), length=st.integers(1, 70))
@@ -39,18 +39,18 @@ def test_a_row_holds_the_stream_or_is_a_window(positions, window):
 
 
 def test_text_reads_pad_beyond_its_end():
-    text = windows.Text(np.array([256, 1, 2], np.int32))
+    text = windows.Text(np.array([256, 1, 2], np.int32), BYTES)
     assert len(text) == 3
     read = text.read(1, 4)
-    assert read.tolist() == [1, 2, PAD, PAD] and read.dtype == np.int32
-    assert text.read(5, 2).tolist() == [PAD, PAD]
+    assert read.tolist() == [1, 2, BYTES.pad, BYTES.pad] and read.dtype == np.int32
+    assert text.read(5, 2).tolist() == [BYTES.pad, BYTES.pad]
 
 
 @pytest.mark.parametrize("positions, size", [(0, 0), (2, 2), (3, 3), (9, 3)])
 def test_a_head_hides_what_follows(positions, size):
     tokens = np.array([256, 1, 2], np.int32)
-    head = windows.Head(windows.Text(tokens), positions)
+    head = windows.Head(windows.Text(tokens, BYTES), positions)
     assert len(head) == size
-    assert head.read(0, 5).tolist() == tokens[:size].tolist() + [PAD] * (5 - size)
-    assert head.read(2, 2).tolist() == tokens[2:size].tolist() + [PAD] * (4 - max(size, 2))
+    assert head.read(0, 5).tolist() == tokens[:size].tolist() + [BYTES.pad] * (5 - size)
+    assert head.read(2, 2).tolist() == tokens[2:size].tolist() + [BYTES.pad] * (4 - max(size, 2))
     assert tokens.tolist() == [256, 1, 2]

@@ -43,7 +43,7 @@ def write(folder, config: dict, seed: int = 0, change=None) -> None:
     """Write a checkpoint; `change` edits the dict of tensors first."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = hf_blt._wanted(hf_config.read(folder, 128, 128))
+    shapes = hf_blt.shapes(hf_config.read(folder, 128, 128))
     rng = np.random.default_rng(seed)
 
     def draw(name, shape):

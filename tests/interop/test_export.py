@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import scratchpatch as sp
 from scratchpatch.errors import UserError
-from scratchpatch.interop import export, tensors
+from scratchpatch.interop import export, safetensors_folder
 from scratchpatch.model import weights as weights_lib
 from tests import tiny
 
@@ -161,8 +161,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     "module, function, fault",
     [
-        (tensors, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
-        (tensors.os, "fsync", FULL),
+        (safetensors_folder, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        (safetensors_folder.os, "fsync", FULL),
         (export, "replace_text", FULL),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(lm, tmp_path, monkeypatch, m
     assert sp.load(out).step == 0
 
 
-@pytest.mark.parametrize("module, function", [(tensors, "save_file"), (tensors.os, "replace"), (export, "replace_text")])
+@pytest.mark.parametrize("module, function", [(safetensors_folder, "save_file"), (safetensors_folder.os, "replace"), (export, "replace_text")])
 def test_what_a_kill_leaves_is_no_model(lm, tmp_path, monkeypatch, module, function):
     whole, left = getattr(module, function), tmp_path / "left"
 
@@ -203,7 +203,7 @@ def test_what_a_kill_leaves_is_no_model(lm, tmp_path, monkeypatch, module, funct
 
 
 def test_two_exports_at_once_are_one(lm, tmp_path, monkeypatch):
-    save = tensors.save_file
+    save = safetensors_folder.save_file
 
     def other_first(*arguments, **named):
         # While this one writes, another starts; its model would stand beside this one's config.
@@ -214,7 +214,7 @@ def test_two_exports_at_once_are_one(lm, tmp_path, monkeypatch):
             sp.export(lm, tmp_path / "out")
         save(*arguments, **named)
 
-    monkeypatch.setattr(tensors, "save_file", other_first)
+    monkeypatch.setattr(safetensors_folder, "save_file", other_first)
     sp.export(lm, tmp_path / "out")
     with pytest.raises(UserError, match="holds something"):
         sp.export(lm, tmp_path / "out")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from scratchpatch.inference.loading import load_hf_blt
-from scratchpatch.model import ngrams
+from scratchpatch.model import encoder
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.patching import documents as documents_lib
+from tests import tiny
 from tests.interop import folders, theirs
 
 missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
@@ -69,12 +69,13 @@ def test_patches_hashes_and_logits(tmp_path, name, seed):
     config = folders.settings(**theirs.VARIANTS[name])
     folders.write(tmp_path, config, seed)
     tokens_BL = compare(tmp_path, config, seed)
-    start_BL, ids_BL = documents_lib.starts(tokens_BL), torch.as_tensor(np.asarray(ngrams.blt_ids(tokens_BL)).astype(int))
+    rows = tiny.rows(tokens_BL)
+    ids_BL = torch.as_tensor(np.asarray(encoder.blt_ids(rows)).astype(int))
     table = config["encoder_hash_byte_group_vocab"]
     for n in config["encoder_hash_byte_group_size"]:
-        for prime in ngrams.PRIMES[: config["encoder_hash_byte_group_nb_functions"]]:
+        for prime in encoder.PRIMES[: config["encoder_hash_byte_group_nb_functions"]]:
             wanted = modeling_blt.byte_group_hash_function(ids_BL, n, prime, table)
-            assert np.array_equal(ngrams.rows(tokens_BL, start_BL, n, prime, table), wanted)
+            assert np.array_equal(encoder.table_rows(rows, n, prime, table), wanted)
 
 
 @needs_peer

@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 
 from scratchpatch.kernels import choice
 from tests import tiny
@@ -26,3 +27,8 @@ def value_and_gradients(attend, backend: str, q, k, v, weight):
         both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True), compiler_options=tiny.QUICK)
         (_, out), gradients = both(q, k, v, weight)
     return out, *gradients
+
+
+def norm(x) -> float:
+    """The float32 norm of an array of any float type."""
+    return float(jnp.linalg.norm(x.astype(jnp.float32)))

@@ -6,9 +6,9 @@ from scratchpatch.kernels import blocks
 
 
 def test_steps_are_the_blocks_that_some_query_of_a_block_sees():
-    first_BN = jnp.array([[0, 0, 5, 9, 0, 0, 3, 3]])
-    last_BN = jnp.array([[0, 2, 9, 12, 0, 0, 3, 8]])
-    seen_BIJ = blocks.seen(first_BN, last_BN, 2, 4, 12)
+    begin_BN = jnp.array([[0, 0, 5, 9, 0, 0, 3, 3]])
+    end_BN = jnp.array([[0, 2, 9, 12, 0, 0, 3, 8]])
+    seen_BIJ = blocks.seen(begin_BN, end_BN, 2, 4, 12)
     #                                  none and [0, 2); [5, 9), [9, 12); none; none and [3, 8)
     assert seen_BIJ.tolist() == [[[True, False, False], [False, True, True], [False] * 3, [True, True, False]]]
     visit_BIT, count_BI = blocks.steps(seen_BIJ, 3)

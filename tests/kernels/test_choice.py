@@ -17,7 +17,8 @@ def shaped(*shape, dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def staircase(platform, wanted="auto", rows=2, slots=640, heads=4, groups=4, width=128, commits=256, dtype=jnp.bfloat16):
+def staircase(platform, wanted="auto", rows=2, slots=640, groups=4, width=128, dtype=jnp.bfloat16):
+    heads, commits = 4, min(256, slots)
     q, k = shaped(rows, slots, heads, width, dtype=dtype), shaped(rows, commits, groups, width, dtype=dtype)
     with choice.platform(platform):
         return choice.staircase(wanted, q, k)
@@ -53,7 +54,7 @@ def test_automatic_choice_by_platform_shape_and_type(chosen, backend, reason):
 
 
 def test_a_backend_by_name_is_taken_whatever_the_shape():
-    assert staircase("tpu", "splash", slots=8, commits=4).backend == "splash"
+    assert staircase("tpu", "splash", slots=8).backend == "splash"
     assert staircase("gpu", "pallas", dtype=jnp.float32).backend == "pallas"
     assert staircase("tpu", "xla").backend == window("gpu", "xla").backend == "xla"
 
@@ -61,7 +62,7 @@ def test_a_backend_by_name_is_taken_whatever_the_shape():
 @pytest.mark.parametrize(
     "chosen, message",
     [
-        (lambda: staircase("cpu", "splash"), "kernels.staircase = 'splash' needs a TPU, and this runs on cpu: set it to"),
+        (lambda: staircase("cpu", "splash"), "kernels.staircase = 'splash' needs a TPU, and this runs on cpu: set it"),
         (lambda: window("tpu", "pallas"), "kernels.window = 'pallas' needs a GPU, and this runs on tpu"),
         (lambda: staircase("gpu", "pallas", width=256), "at most 128 channels, not 256"),
         (lambda: window("tpu", "splash", rows=64), "lower the rows per device"),

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scratchpatch.kernels import choice, staircase, window
+from scratchpatch.kernels import attention, choice
 
 
 @pytest.mark.parametrize("width, dtype", [(64, jnp.bfloat16), (128, jnp.bfloat16), (40, jnp.float32)])
 def test_values_and_gradients_lower_to_triton(width, dtype):
-    def value(q, k, v, first_BN, last_BN):
-        slots = staircase.attend(q, k, v, first_BN, last_BN, 256, "pallas")
-        return (slots + window.attend(q, q, q, first_BN, 200, "pallas")).astype(jnp.float32).sum()
+    def value(q, k, v, begin_BN, end_BN):
+        slots = attention.staircase(q, k, v, begin_BN, end_BN, 256, "pallas")
+        return (slots + attention.window(q, q, q, begin_BN, 200, "pallas")).astype(jnp.float32).sum()
 
     q, k = (jax.ShapeDtypeStruct((2, 600, heads, width), dtype) for heads in (4, 2))
     numbers = jax.ShapeDtypeStruct((2, 600), jnp.int32)

@@ -1,7 +1,5 @@
 """Kernels on a mesh of simulated devices: rows, the trunk's heads and positions are spread, nothing else changes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import pallas_gpu, splash, staircase, window
+from scratchpatch.kernels import attention, pallas_gpu, splash
 from tests import tiny
 from tests.kernels.backends import using
 
@@ -20,9 +18,9 @@ B, N, H, G, K, P = 8, 20, 4, 2, 4, 12
 def arrays():
     rng = np.random.default_rng(0)
     q, k, v, weight = (jnp.asarray(rng.normal(size=(B, N, heads, K)), jnp.float32) for heads in (H, G, G, H))
-    last_BN = jnp.asarray(rng.integers(0, P + 1, (B, N)), jnp.int32)
-    first_BN = jnp.asarray(rng.integers(0, P, (B, N)), jnp.int32)
-    return q, k, v, weight, first_BN, last_BN
+    end_BN = jnp.asarray(rng.integers(0, P + 1, (B, N)), jnp.int32)
+    begin_BN = jnp.asarray(rng.integers(0, P, (B, N)), jnp.int32)
+    return q, k, v, weight, begin_BN, end_BN
 
 
 def gradients(attend, *qkv_weight):
@@ -48,23 +46,25 @@ def test_8_devices_give_what_one_gives(monkeypatch, backend, sizes, trunk, local
         return original(self, q, *args)
 
     monkeypatch.setattr(kernel, "forward", forward)
-    q, k, v, weight, first_BN, last_BN = arrays()
+    q, k, v, weight, begin_BN, end_BN = arrays()
     k_BLHK, v_BLHK = jnp.repeat(k, H // G, axis=2), jnp.repeat(v, H // G, axis=2)
     start_BL = jnp.broadcast_to(jnp.where(jnp.arange(N) >= 7, 7, 0), (B, N))
 
-    def both(staircase_attend, window_attend):
-        slots = lambda q, k, v: staircase_attend(q, k, v, first_BN, last_BN, P)  # noqa: E731
-        local = lambda q, k, v: window_attend(q, k, v, start_BL, 6)  # noqa: E731
+    def both(backend):
+        def slots(q, k, v):
+            return attention.staircase(q, k, v, begin_BN, end_BN, P, backend)
+
+        def local(q, k, v):
+            return attention.window(q, k, v, start_BL, 6, backend)
+
         return gradients(slots, q, k, v, weight), gradients(local, q, k_BLHK, v_BLHK, weight)
 
-    xla = (functools.partial(f.attend, backend="xla") for f in (staircase, window))
-    wanted = jax.jit(lambda: both(*xla), compiler_options=tiny.QUICK)()
+    wanted = jax.jit(lambda: both("xla"), compiler_options=tiny.QUICK)()
     config = config_lib.default()
     for axis, size in sizes.items():
         config.mesh[axis] = size
-    attends = (functools.partial(f.attend, backend=backend) for f in (staircase, window))
     with jax.set_mesh(mesh_lib.make(config)), using(backend):
-        compiled = jax.jit(lambda: both(*attends), compiler_options=tiny.QUICK).lower().compile()
+        compiled = jax.jit(lambda: both(backend), compiler_options=tiny.QUICK).lower().compile()
         got = compiled()
     assert set(shapes) == {trunk, local}
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -72,8 +72,10 @@ def test_8_devices_give_what_one_gives(monkeypatch, backend, sizes, trunk, local
 
 
 def test_a_device_with_less_than_a_window_is_refused():
-    q, k, v, _, first_BN, _ = arrays()
+    q, k, v, _, begin_BN, _ = arrays()
     config = config_lib.default()
-    config.mesh.data, config.mesh.sequence = 1, 4
-    with jax.set_mesh(mesh_lib.make(config)), pytest.raises(UserError, match="leaves 5 bytes of a row to each device, less than a local window of 6"):
-        jax.eval_shape(lambda q: window.attend(q, q, q, first_BN, 6), q)
+    config.mesh.data = 1
+    config.mesh.sequence = 4
+    message = "leaves 5 bytes of a row to each device, less than a local window of 6"
+    with jax.set_mesh(mesh_lib.make(config)), pytest.raises(UserError, match=message):
+        jax.eval_shape(lambda q: attention.window(q, q, q, begin_BN, 6), q)

@@ -10,7 +10,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scratchpatch.bench.subject import nothing_cached
-from scratchpatch.kernels import splash, staircase, window
+from scratchpatch.kernels import attention, splash
 
 
 def test_a_block_adds_little_padding():
@@ -36,10 +36,10 @@ def test_values_and_gradients_compile_for_a_tpu(monkeypatch, chips, what):
     def shaped(*shape, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec("data")))
 
-    def value(q, k, v, first_BN, last_BN):
+    def value(q, k, v, begin_BN, end_BN):
         if what == "staircase":
-            return staircase.attend(q, k, v, first_BN, last_BN, 256).astype(jnp.float32).sum()
-        return window.attend(q, k, v, first_BN, 200).astype(jnp.float32).sum()
+            return attention.staircase(q, k, v, begin_BN, end_BN, 256).astype(jnp.float32).sum()
+        return attention.window(q, k, v, begin_BN, 200).astype(jnp.float32).sum()
 
     keys, numbers = shaped(rows, length, groups, width), shaped(rows, length, dtype=jnp.int32)
     # A program for a chip that is not there cannot be read back from the cache.

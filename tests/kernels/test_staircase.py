@@ -7,17 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratchpatch.kernels import choice, staircase, staircase_xla
-from scratchpatch.patching import documents, slots
+from scratchpatch.kernels import attention, choice, xla
+from scratchpatch.patching import slots
 from tests import tiny
-from tests.kernels.backends import using, value_and_gradients
+from tests.kernels.backends import norm, using, value_and_gradients
 
 B, H, G, K = 2, 4, 2, 4
 
 
 def dense(q_BNHK, k_BNGK, v_BNGK, see_BNN):
     """Masked softmax over all [N, N], one key-value head after the other."""
-    repeat = lambda x: jnp.repeat(x, q_BNHK.shape[2] // k_BNGK.shape[2], axis=2)  # noqa: E731
+
+    def repeat(x):
+        return jnp.repeat(x, q_BNHK.shape[2] // k_BNGK.shape[2], axis=2)
+
     logits = jnp.einsum("bihk,bjhk->bhij", q_BNHK, repeat(k_BNGK)) * q_BNHK.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(see_BNN[:, None], logits, -jnp.inf), axis=-1)
     return jnp.einsum("bhij,bjhk->bihk", weights, repeat(v_BNGK))
@@ -32,8 +35,8 @@ class Layout:
     commits: int
 
     def attend(self, backend):
-        first_BN, commits_BN = self.built.first_BN, self.built.commits_BN
-        return lambda q, k, v: staircase.attend(q, k, v, first_BN, commits_BN, self.commits, backend)
+        begin_BN, end_BN = self.built.seen_from_BN, self.built.seen_to_BN
+        return lambda q, k, v: attention.staircase(q, k, v, begin_BN, end_BN, self.commits, backend)
 
     def arrays(self, groups: int, width: int = K, dtype=jnp.float32):
         rng, n = np.random.default_rng(groups), self.see_BNN.shape[1]
@@ -45,11 +48,12 @@ def lay_out(length: int, commits: int, scratchpads: int, first: list[int], secon
     rng = np.random.default_rng(0)
     tokens_BL = np.stack([tiny.pack(rng, first, length), tiny.pack(rng, second, length, inside=True)])
     kind_BL = rng.choice(3, (B, length), p=(0.5, 0.25, 0.25))
-    start_BL = np.asarray(documents.starts(jnp.asarray(tokens_BL)))
+    rows = tiny.rows(tokens_BL)
+    start_BL = np.asarray(rows.start_BL)
     masks = jnp.asarray(kind_BL == 1), jnp.asarray(kind_BL == 2)
-    built = slots.build(*masks, jnp.asarray(start_BL), commits, scratchpads)
+    built = slots.build(*masks, slots.patch_starts(masks[0], rows), rows, commits, scratchpads)
     end_BN, valid_BN = np.asarray(built.end_BN), np.asarray(built.valid_BN)
-    # The rule of slots (BUILD.md, One idea), by byte positions.
+    # The rule of slots, by byte positions.
     document_BN = np.take_along_axis(start_BL, end_BN, axis=1)
     see_BNN = (end_BN[:, None] < end_BN[..., None]) & (document_BN[:, None] == document_BN[..., None])
     see_BNN &= valid_BN[:, None] & valid_BN[..., None] & (np.arange(commits + scratchpads) < commits)
@@ -70,20 +74,22 @@ def long_layout():
 
 
 def check(layout, backend, groups, tolerance=1e-5, **arrays):
-    got = value_and_gradients(layout.attend(backend), backend, *layout.arrays(groups, **arrays))
-    wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, layout.see_BNN), "xla", *layout.arrays(groups, **arrays))
+    qkv_weight = layout.arrays(groups, **arrays)
+    got = value_and_gradients(layout.attend(backend), backend, *qkv_weight)
+    wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, layout.see_BNN), "xla", *qkv_weight)
     for g, w in zip(got, wanted, strict=True):
         np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance)
 
 
-# All at once; in 3 and 27 chunks of slots that meet 1, 4, 3 and 14 blocks of commits, the last one partly filled or not.
+# All at once; in 3 and 27 chunks of slots that meet 1, 4, 3 and 14 blocks of commits, the last of them partly filled
+# or not.
 BLOCKS = [(4, 512, 128), (2, 512, 128), (1, 512, 128), (2, 9, 128), (2, 9, 4), (1, 13, 5), (4, 1, 1)]
 
 
 @pytest.mark.parametrize("groups, chunk, block", BLOCKS)
 def test_xla_equals_dense_attention_over_all_slots_in_values_and_gradients(layout, monkeypatch, groups, chunk, block):
-    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
-    monkeypatch.setattr(staircase_xla, "BLOCK", block)
+    monkeypatch.setattr(xla, "CHUNK", chunk)
+    monkeypatch.setattr(xla, "BLOCK", block)
     check(layout, "xla", groups)
 
 
@@ -114,13 +120,13 @@ def test_scratchpads_serve_no_slot_but_their_own(layout, backend):
 def test_commits_that_a_slot_does_not_see_change_no_bit_of_it(long_layout, backend):
     """Not even where other blocks are visited because of them."""
     q, k, v, _ = long_layout.arrays(G)
-    p, (first_BN, commits_BN) = long_layout.commits, (long_layout.built.first_BN, long_layout.built.commits_BN)
+    p, begin_BN, end_BN = long_layout.commits, long_layout.built.seen_from_BN, long_layout.built.seen_to_BN
     at = 100
-    early_BN = (commits_BN <= at) & ~((jnp.arange(q.shape[1]) >= at) & (jnp.arange(q.shape[1]) < p))
-    run = jax.jit(lambda k, v, c: staircase.attend(q, k, v, first_BN, c, p, backend), compiler_options=tiny.QUICK)
+    early_BN = (end_BN <= at) & ~((jnp.arange(q.shape[1]) >= at) & (jnp.arange(q.shape[1]) < p))
+    run = jax.jit(lambda k, v, c: attention.staircase(q, k, v, begin_BN, c, p, backend), compiler_options=tiny.QUICK)
     with using(backend):
-        got = run(k, v, commits_BN)
-        changed = run(k.at[:, at:p].add(9.0), v.at[:, at:p].add(9.0), jnp.where(early_BN, commits_BN, first_BN))
+        got = run(k, v, end_BN)
+        changed = run(k.at[:, at:p].add(9.0), v.at[:, at:p].add(9.0), jnp.where(early_BN, end_BN, begin_BN))
     assert 100 < early_BN.sum() < early_BN.size - 100
     assert (got == changed)[early_BN].all() and (got != changed)[~early_BN].any()
 
@@ -136,7 +142,7 @@ def test_logits_far_apart_stay_finite_with_their_gradients(layout, backend):
 
 @pytest.mark.parametrize("backend, chunk", [("xla", 512), ("xla", 8), ("splash", 512), ("pallas", 512)])
 def test_bfloat16_keeps_its_type_and_is_close(layout, monkeypatch, backend, chunk):
-    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
+    monkeypatch.setattr(xla, "CHUNK", chunk)
     got = value_and_gradients(layout.attend(backend), backend, *layout.arrays(G, dtype=jnp.bfloat16))
     exact = [x.astype(jnp.float32) for x in layout.arrays(G, dtype=jnp.bfloat16)]
     wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, layout.see_BNN), "xla", *exact)
@@ -146,20 +152,22 @@ def test_bfloat16_keeps_its_type_and_is_close(layout, monkeypatch, backend, chun
 
 
 def errors(layout, backend: str, scale: float) -> list[float]:
-    """Of bfloat16 values and gradients against float32 ones on the rounded inputs, over their norms; `scale`: of the logits."""
+    """Of bfloat16 values and gradients against float32 ones on the rounded inputs, over their norms.
+
+    scale: of the logits.
+    """
     q, k, v, weight = layout.arrays(G, width=32, dtype=jnp.bfloat16)
     rounded = (scale * q).astype(jnp.bfloat16), k, v, weight
     exact = [x.astype(jnp.float32) for x in rounded]
     got = value_and_gradients(layout.attend(backend), backend, *rounded)
     wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, layout.see_BNN), "xla", *exact)
-    norm = lambda x: float(jnp.linalg.norm(x.astype(jnp.float32)))  # noqa: E731
     return [norm(g.astype(jnp.float32) - w) / norm(w) for g, w in zip(got, wanted, strict=True)]
 
 
 @pytest.mark.parametrize("backend, chunk", [("xla", 512), ("xla", 9), ("splash", 512), ("pallas", 512)])
 def test_in_bfloat16_logits_of_size_10_and_their_sums_stay_float32(layout, monkeypatch, backend, chunk):
-    """A logit or a log-sum-exp of 20, rounded to bfloat16, is off by up to 0.06, and its weight by as many parts of 1."""
-    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
+    """A logit or a log-sum-exp of 20, rounded to bfloat16, is off by up to 0.06; its weight by as many parts of 1."""
+    monkeypatch.setattr(xla, "CHUNK", chunk)
     value, of_q, of_k, of_v = errors(layout, backend, 10.0)
     # Those of queries and keys are differences of rounded numbers.
     assert max(value, of_v) < 0.005 and max(of_q, of_k) < 0.02
@@ -167,8 +175,8 @@ def test_in_bfloat16_logits_of_size_10_and_their_sums_stay_float32(layout, monke
 
 def test_all_at_once_and_in_blocks_xla_rounds_alike(layout, monkeypatch):
     at_once = errors(layout, "xla", 1.0)
-    monkeypatch.setattr(staircase_xla, "CHUNK", 9)
-    monkeypatch.setattr(staircase_xla, "BLOCK", 4)
+    monkeypatch.setattr(xla, "CHUNK", 9)
+    monkeypatch.setattr(xla, "BLOCK", 4)
     in_blocks = errors(layout, "xla", 1.0)
     assert at_once[0] == pytest.approx(in_blocks[0], rel=0.1)
     assert at_once == pytest.approx(in_blocks, rel=0.5)
@@ -179,20 +187,20 @@ def test_a_single_slot_without_commits_returns_its_value(backend):
     q, v = jnp.ones((1, 1, 2, 4)), jnp.full((1, 1, 2, 4), 3.0)
     zero = jnp.zeros((1, 1), jnp.int32)
     with using(backend):
-        assert (staircase.attend(q, q, v, zero, zero, 1, backend) == v).all()
+        assert (attention.staircase(q, q, v, zero, zero, 1, backend) == v).all()
 
 
 def any_ranges(backend):
     """Attention of random ranges by a backend and dense, compiled once for all examples."""
     n, p = 150, 140
 
-    def both(seed, first_BN, last_BN):
+    def both(seed, begin_BN, end_BN):
         q, k, v, weight = (
             jax.random.normal(key, (B, n, heads, K))
             for key, heads in zip(jax.random.split(jax.random.key(seed), 4), (2, 1, 1, 2), strict=True)
         )
         j_N = jnp.arange(n)
-        see_BNN = (j_N >= first_BN[..., None]) & (j_N < last_BN[..., None]) & (j_N < p) | jnp.zeros((B, n, n), bool)
+        see_BNN = (j_N >= begin_BN[..., None]) & (j_N < end_BN[..., None]) & (j_N < p) | jnp.zeros((B, n, n), bool)
         # Its own key counts once more where the range has it.
         own = jnp.broadcast_to(jnp.eye(n, dtype=bool), (B, n, n))
 
@@ -203,7 +211,7 @@ def any_ranges(backend):
         def run(attend):
             return jax.value_and_grad(lambda *qkv: (attend(*qkv) * weight).sum(), argnums=(0, 1, 2))(q, k, v)
 
-        return run(lambda *qkv: staircase.attend(*qkv, first_BN, last_BN, p, backend)), run(twice)
+        return run(lambda *qkv: attention.staircase(*qkv, begin_BN, end_BN, p, backend)), run(twice)
 
     compiled = jax.jit(both, compiler_options=tiny.QUICK)
 
@@ -225,9 +233,9 @@ def test_any_ranges_do(ranges_of, seed, reach):
     """Not only those of slots: in any order, overlapping, empty."""
     n, p, call = ranges_of
     rng = np.random.default_rng(seed)
-    first_BN = rng.integers(0, p + 1, (B, n))
-    last_BN = np.minimum(first_BN + rng.integers(0, reach + 1, (B, n)), p)
-    got, wanted = call(seed, jnp.asarray(first_BN, jnp.int32), jnp.asarray(last_BN, jnp.int32))
+    begin_BN = rng.integers(0, p + 1, (B, n))
+    end_BN = np.minimum(begin_BN + rng.integers(0, reach + 1, (B, n)), p)
+    got, wanted = call(seed, jnp.asarray(begin_BN, jnp.int32), jnp.asarray(end_BN, jnp.int32))
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(g, w, rtol=2e-4, atol=2e-4)
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from scratchpatch.bench import arrays
-from scratchpatch.kernels import window as kernel
-from scratchpatch.kernels import window_xla
+from scratchpatch.kernels import attention, xla
 from tests import tiny
-from tests.kernels.backends import using, value_and_gradients
+from tests.kernels.backends import norm, using, value_and_gradients
 
 B, L, H, K = 2, 45, 2, 4  # 45: no multiple of any block
 
@@ -42,12 +41,12 @@ def long_inputs():
     return rows(450, (100, 101, 330))
 
 
-attend = jax.jit(kernel.attend, static_argnums=(4, 5), compiler_options=tiny.QUICK)
+attend = jax.jit(attention.window, static_argnums=(4, 5), compiler_options=tiny.QUICK)
 
 
 def check(inputs, window, backend):
     q, k, v, start_BL, weight = inputs
-    got = value_and_gradients(lambda *qkv: kernel.attend(*qkv, start_BL, window, backend), backend, q, k, v, weight)
+    got = value_and_gradients(lambda *qkv: attention.window(*qkv, start_BL, window, backend), backend, q, k, v, weight)
     wanted = value_and_gradients(lambda *qkv: dense(*qkv, start_BL, window), "xla", q, k, v, weight)
     for g, w in zip(got, wanted, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
@@ -87,17 +86,16 @@ def test_in_bfloat16_logits_of_size_10_stay_float32(inputs, backend):
     q, k, v, start_BL, weight = inputs
     rounded = [x.astype(jnp.bfloat16) for x in (10 * q, k, v, weight)]
     exact = [x.astype(jnp.float32) for x in rounded]
-    got = value_and_gradients(lambda *qkv: kernel.attend(*qkv, start_BL, 16, backend), backend, *rounded)
+    got = value_and_gradients(lambda *qkv: attention.window(*qkv, start_BL, 16, backend), backend, *rounded)
     wanted = value_and_gradients(lambda *qkv: dense(*qkv, start_BL, 16), "xla", *exact)
-    norm = lambda x: float(jnp.linalg.norm(x.astype(jnp.float32)))  # noqa: E731
     off = [norm(g.astype(jnp.float32) - w) / norm(w) for g, w in zip(got, wanted, strict=True)]
     assert off[0] < 0.005 and max(off[1:]) < 0.02
 
 
 def test_a_block_holds_a_window_and_never_exceeds_the_row():
-    assert window_xla.block_size(1, 1000) == window_xla.SMALLEST_BLOCK
-    assert window_xla.block_size(128, 1000) == 128
-    assert window_xla.block_size(128, 50) == 50
+    assert xla.block_size(1, 1000) == 16
+    assert xla.block_size(128, 1000) == 128
+    assert xla.block_size(128, 50) == 50
 
 
 @pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
@@ -106,7 +104,7 @@ def test_memory_does_not_hold_a_square_of_the_row(backend):
         x = jax.ShapeDtypeStruct((1, length, 1, 4), jnp.float32)
         start = jax.ShapeDtypeStruct((1, length), jnp.int32)
         with using(backend):
-            gradient = jax.grad(lambda q, k, v, s: kernel.attend(q, k, v, s, 32, backend).sum(), argnums=(0, 1, 2))
+            gradient = jax.grad(lambda q, k, v, s: attention.window(q, k, v, s, 32, backend).sum(), argnums=(0, 1, 2))
             text = jax.jit(gradient).lower(x, x, x, start).as_text("hlo")
         return arrays.of(text)[0].bytes
 

@@ -38,7 +38,11 @@ case "$*" in
         (cd "$STUBS/$node/$w" && HOME="$PWD" WORKER="$w" bash -c "$command") & pids+=($!)
     done
     for w in "${!pids[@]}"; do
-        wait "${pids[w]}" || { s=$?; echo "##### Command execution on worker $w failed with exit status $s. Continuing." >&2; ((code)) || code=$s; }
+        wait "${pids[w]}" || {
+            s=$?
+            echo "##### Command execution on worker $w failed with exit status $s. Continuing." >&2
+            ((code)) || code=$s
+        }
     done
     exit "$code" ;;
 esac
@@ -88,25 +92,31 @@ for pid in "${pids[@]}"; do wait "$pid" || { s=$?; ((s > highest)) && highest=$s
 exit "$highest"
 """
 
+# sudo, of a TPU VM: `no_mount` in a worker's home lets its mounting fail.
+_SUDO = r"""
+echo "sudo $*" >>"$STUBS/calls.root"
+[[ "$*" != mount* || ! -f "$HOME/no_mount" ]] || { echo "mount.nfs: access denied" >&2; exit 32; }
+"""
+
 _COMMANDS = {
     "gcloud": _GCLOUD,
     "kubectl": _KUBECTL,
     "sbatch": _SBATCH,
     "srun": _SRUN,
     "scontrol": 'echo "scontrol $*" >>"$STUBS/calls"',
-    # Of a TPU VM: the metadata server, and what needs root.
+    # Of a TPU VM: the metadata server, and what its packages bring.
     "curl": 'echo "$WORKER"',
-    "sudo": 'echo "sudo $*" >>"$STUBS/calls.root"; [[ "$*" != mount* || ! -f "$HOME/no_mount" ]] || { echo "mount.nfs: access denied" >&2; exit 32; }',
+    "sudo": _SUDO,
     "mountpoint": "exit 1",
     "mount.nfs": "",
-    "python3.11": "",
+    "python3": "",
 }
 
 
 class Stubs:
     """The folder of a test's stub commands and of what they recorded."""
 
-    def __init__(self, folder: Path, workers: int = 3):
+    def __init__(self, folder: Path, workers: int = 2):
         self.folder, self.workers = folder, workers
         for name, text in _COMMANDS.items():
             self.command(folder / "bin" / name, text)
@@ -144,7 +154,9 @@ class Stubs:
         path = self.folder / "bin" / script
         line = [path] if path.exists() else ["bash", cwd / "launch" / script]
         env = os.environ | self.env()
-        return subprocess.run([*line, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [*line, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def env(self) -> dict[str, str]:
         path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"

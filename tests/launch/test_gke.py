@@ -27,8 +27,8 @@ def stubs(tmp_path):
 
 def manifest(stubs: Stubs, *flags: str) -> dict:
     """What a submission gives to kubectl."""
-    found = stubs.run("gke.sh", "submit", *flags)
-    assert found.returncode == 0, found.stderr
+    ended = stubs.run("gke.sh", "submit", *flags)
+    assert ended.returncode == 0, ended.stderr
     return yaml.safe_load((stubs.folder / "manifest").read_text())
 
 
@@ -43,13 +43,13 @@ def job(made: dict) -> dict:
 
 
 def container(made: dict) -> dict:
-    (found,) = job(made)["template"]["spec"]["containers"]
-    return found
+    (only,) = job(made)["template"]["spec"]["containers"]
+    return only
 
 
 def processes(made: dict) -> list[rendezvous.Rendezvous]:
     """Who the pods take themselves for, with what the JobSet controller and Kubernetes tell them."""
-    found, (replicated,) = [], made["spec"]["replicatedJobs"]
+    pods, (replicated,) = [], made["spec"]["replicatedJobs"]
     for index in range(replicated["replicas"]):
         labels = {
             "jobset.sigs.k8s.io/jobset-name": made["metadata"]["name"],
@@ -62,8 +62,8 @@ def processes(made: dict) -> list[rendezvous.Rendezvous]:
             for env in container(made)["env"]:
                 path = env.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
                 environ[env["name"]] = labels[re.search(r"'(.*)'", path)[1]] if path else env["value"]
-            found.append(rendezvous.of_jobset(environ))
-    return found
+            pods.append(rendezvous.of_jobset(environ))
+    return pods
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_the_manifest_is_a_jobset_of_what_was_asked(stubs, flags, hosts, chips, 
     assert made["spec"]["replicatedJobs"][0]["replicas"] == 2
     assert job(made)["parallelism"] == job(made)["completions"] == hosts
     assert container(made)["resources"] == {"limits": chips}
-    found = job(made)["template"]["spec"]["nodeSelector"]
-    assert found == {f"cloud.google.com/{name}": value for name, value in selector.items()}
+    labels = job(made)["template"]["spec"]["nodeSelector"]
+    assert labels == {f"cloud.google.com/{name}": value for name, value in selector.items()}
     # Kubernetes makes $$( a $( and leaves the rest.
     args = [arg.replace("$$(", "$(") for arg in container(made)["args"]]
     assert args == [*TRAIN[1:], "--distributed=auto", "--stopped_code=75"]
@@ -98,7 +98,9 @@ def test_the_manifest_is_a_jobset_of_what_was_asked(stubs, flags, hosts, chips, 
 def test_a_preemption_restarts_for_nothing_and_a_crash_is_counted(made):
     stopped, evicted = job(made)["podFailurePolicy"]["rules"]
     assert stopped["action"] == evicted["action"] == "FailJob" and job(made)["backoffLimit"] == 0
-    assert stopped["onExitCodes"]["values"] == [75] and stopped["onExitCodes"]["containerName"] == container(made)["name"]
+    assert (
+        stopped["onExitCodes"]["values"] == [75] and stopped["onExitCodes"]["containerName"] == container(made)["name"]
+    )
     policy = made["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 3
     assert policy["rules"][0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
@@ -126,28 +128,36 @@ def test_the_schema_refuses_what_a_cluster_would(made, break_it):
 
 
 def test_a_dry_run_prints_the_manifest_and_calls_nothing(stubs):
-    found = stubs.run("gke.sh", "submit", "--dry_run", *TPU, *TRAIN)
-    assert found.returncode == 0 and stubs.calls == []
-    text, _, command = found.stdout.partition("# of the above:\n")
+    ended = stubs.run("gke.sh", "submit", "--dry_run", *TPU, *TRAIN)
+    assert ended.returncode == 0 and stubs.calls == []
+    text, _, command = ended.stdout.partition("# of the above:\n")
     jsonschema.validate(yaml.safe_load(text), SCHEMA)
     assert command == "kubectl --namespace=default create --filename=-\n"
-    for verb, wanted in (("status", "get pods --selector=jobset.sigs.k8s.io/jobset-name=sp1b"), ("delete", "delete jobset sp1b")):
+    for verb, wanted in (
+        ("status", "get pods --selector=jobset.sigs.k8s.io/jobset-name=sp1b"),
+        ("delete", "delete jobset sp1b"),
+    ):
         assert wanted in stubs.run("gke.sh", verb, "--dry_run", *TPU).stdout
     assert stubs.calls == []
 
 
 def test_kubectl_that_refuses_is_a_failure(stubs):
     stubs.write("refuses", "create")
-    found = stubs.run("gke.sh", "submit", *TPU, *TRAIN)
-    assert found.returncode == 1 and "error: AlreadyExists" in found.stderr and "'delete' it first" in found.stderr
+    ended = stubs.run("gke.sh", "submit", *TPU, *TRAIN)
+    assert ended.returncode == 1 and "error: AlreadyExists" in ended.stderr and "'delete' it first" in ended.stderr
 
 
 def test_status_names_the_pod_that_failed(stubs):
-    rows = ["POD NODE PHASE EXIT", "sp1b-slice-0-1-x n1 Running <none>", "sp1b-slice-0-2-y n2 Failed 1", "sp1b-slice-0-3-z n3 Failed 75"]
+    rows = [
+        "POD NODE PHASE EXIT",
+        "sp1b-slice-0-1-x n1 Running <none>",
+        "sp1b-slice-0-2-y n2 Failed 1",
+        "sp1b-slice-0-3-z n3 Failed 75",
+    ]
     stubs.write("pods", *rows)
-    found = stubs.run("gke.sh", "status", *TPU)
-    assert found.returncode == 1 and all(row in found.stdout for row in rows)
-    assert found.stderr.splitlines() == [
+    ended = stubs.run("gke.sh", "status", *TPU)
+    assert ended.returncode == 1 and all(row in ended.stdout for row in rows)
+    assert ended.stderr.splitlines() == [
         "gke: sp1b-slice-0-2-y failed with exit code 1; its last lines:",
         "the last words of sp1b-slice-0-2-y",
     ]
@@ -172,17 +182,23 @@ def test_logs_and_delete(stubs):
         (["submit", *TPU, "--name=SP", *TRAIN], "--name=SP: wanted at most 37 small letters"),
         (["submit", *TPU, "--queue=", *TRAIN], "submit needs --queue=QUEUE: a Kueue LocalQueue"),
         (["submit", *TPU, "--topology=4x", *TRAIN], "--topology=4x: wanted AxB or AxBxC chips"),
-        (["submit", *TPU, "--topology=3x3", "--chips_per_host=4", *TRAIN], "9 chips (--topology=3x3) are no whole number of hosts"),
+        (
+            ["submit", *TPU, "--topology=3x3", "--chips_per_host=4", *TRAIN],
+            "9 chips (--topology=3x3) are no whole number of hosts",
+        ),
         (["submit", *TPU, "--topology=1x1", *TRAIN], "a slice of 1 chips has no host of 4: --chips_per_host=1"),
         (["submit", *TPU, "--hosts=4", *TRAIN], "--hosts=4: of TPUs it follows from --topology"),
         (["submit", *GPU, "--topology=2x2", *TRAIN], "--topology=2x2: only TPUs have one"),
         (["submit", *JOB, "--accelerator=nvidia-l4", *TRAIN], "submit needs --hosts=HOSTS: the number of nodes"),
         (["submit", *TPU, "--max_restarts=-1", *TRAIN], "--max_restarts=-1: wanted a number from 0"),
-        (["submit", *TPU, "--", "--config=a.py", "--workdir=runs/x"], "--workdir=runs/x: wanted a folder below /mnt/scratchpatch"),
+        (
+            ["submit", *TPU, "--", "--config=a.py", "--workdir=runs/x"],
+            "--workdir=runs/x: wanted a folder below /mnt/scratchpatch",
+        ),
         (["submit", *TPU, *TRAIN, "--config.name=a\nb"], "a line break in --config.name"),
     ],
 )
 def test_wrong_usage_is_told_and_nothing_is_done(stubs, arguments, said):
-    found = stubs.run("gke.sh", *arguments)
-    assert found.returncode == 2 and said in found.stderr, found.stderr
+    ended = stubs.run("gke.sh", *arguments)
+    assert ended.returncode == 2 and said in ended.stderr, ended.stderr
     assert stubs.calls == []

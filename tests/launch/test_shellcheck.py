@@ -11,5 +11,5 @@ def test_shellcheck():
     scripts = [*(ROOT / "launch").glob("*.sh"), ROOT / "launch/slurm.sbatch", ROOT / "tests/run.sh", ROOT / ".ci/run"]
     assert len(scripts) >= 10
     line = [Path(sys.executable).parent / "shellcheck", "--external-sources", *scripts]
-    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout + found.stderr
+    ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -22,8 +22,8 @@ def root(stubs):
     "per, tasks, cores, devices", [([], 2, 8, ""), (["--per=gpu"], 2, 8, ""), (["--per=node"], 1, 16, "0,1")]
 )
 def test_a_process_per_gpu_or_per_node(stubs, root, per, tasks, cores, devices):
-    found = stubs.run("sbatch", "--time=1:00", "launch/slurm.sbatch", *per, *TRAIN, cwd=root)
-    assert found.returncode == 0, found.stderr
+    ended = stubs.run("sbatch", "--time=1:00", "launch/slurm.sbatch", *per, *TRAIN, cwd=root)
+    assert ended.returncode == 0, ended.stderr
     step = stubs.calls[-1]
     assert f"srun JAX_LOCAL_DEVICE_IDS={devices} --nodes=2 --ntasks={2 * tasks} --ntasks-per-node={tasks}" in step
     assert f"--cpus-per-task={cores} " in step and f"--output={root}/slurm-77/task-%t.log" in step
@@ -35,7 +35,9 @@ def test_a_process_per_gpu_or_per_node(stubs, root, per, tasks, cores, devices):
 
 
 def test_sbatch_is_told_to_warn_and_to_queue_again(root):
-    directives = [line for line in (root / "launch" / "slurm.sbatch").read_text().splitlines() if line.startswith("#SBATCH ")]
+    directives = [
+        line for line in (root / "launch" / "slurm.sbatch").read_text().splitlines() if line.startswith("#SBATCH ")
+    ]
     for wanted in ("--requeue", "--signal=TERM@120", "--open-mode=append", "--output=slurm-%j.log"):
         assert f"#SBATCH {wanted}" in directives
     text = (root / "launch" / "slurm.sbatch").read_text()
@@ -45,32 +47,38 @@ def test_sbatch_is_told_to_warn_and_to_queue_again(root):
 
 def test_a_process_that_fails_is_named_with_its_last_words(stubs, root):
     stubs.write("train", '[[ "$SLURM_PROCID" != 2 ]] || { seq 1 20; echo "out of memory" >&2; exit 1; }')
-    found = stubs.run("sbatch", "launch/slurm.sbatch", *TRAIN, cwd=root)
-    assert found.returncode == 1
-    first, *rest = [line for line in found.stderr.splitlines() if line]
+    ended = stubs.run("sbatch", "launch/slurm.sbatch", *TRAIN, cwd=root)
+    assert ended.returncode == 1
+    first, *rest = [line for line in ended.stderr.splitlines() if line]
     assert first.startswith("slurm: task 2 on ") and first.endswith(" ended with 1; its last lines:")
     assert rest == [str(n) for n in range(12, 21)] + ["out of memory"]
 
 
 def test_a_stopped_run_is_queued_again(stubs, root):
     stubs.write("train", "echo 'stopped by SIGTERM'; exit 75")
-    found = stubs.run("sbatch", "launch/slurm.sbatch", *TRAIN, cwd=root)
-    assert found.returncode == 0 and stubs.calls[-1] == "scontrol requeue 77"
+    ended = stubs.run("sbatch", "launch/slurm.sbatch", *TRAIN, cwd=root)
+    assert ended.returncode == 0 and stubs.calls[-1] == "scontrol requeue 77"
 
 
 def test_a_task_waits_for_its_process_when_it_is_told_to_stop(stubs, root):
     """SIGTERM reaches the shell of a task too."""
     stubs.write("train", "trap 'echo saved; exit 75' TERM; kill -TERM $PPID $$; exit 1")
-    found = stubs.run("sbatch", "launch/slurm.sbatch", "--per=node", *TRAIN, cwd=root)
-    assert found.returncode == 0 and stubs.calls[-1] == "scontrol requeue 77", found.stderr
+    ended = stubs.run("sbatch", "launch/slurm.sbatch", "--per=node", *TRAIN, cwd=root)
+    assert ended.returncode == 0 and stubs.calls[-1] == "scontrol requeue 77", ended.stderr
     assert (root / "slurm-77" / "task-0.log").read_text().startswith("saved\ntask 0 on ")
 
 
 def test_a_dry_run_prints_all_and_runs_nothing(stubs, root):
-    found = stubs.run("slurm.sbatch", "--dry_run", "--per=node", *TRAIN, cwd=root)
-    assert found.returncode == 0 and stubs.calls == [] and not list(root.glob("slurm-*"))
-    for words in ("for 1 node of 8 GPUs", "--requeue", "JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7", "'srun' '--nodes=1'", "'--config=a b.py'"):
-        assert words in found.stdout
+    ended = stubs.run("slurm.sbatch", "--dry_run", "--per=node", *TRAIN, cwd=root)
+    assert ended.returncode == 0 and stubs.calls == [] and not list(root.glob("slurm-*"))
+    for words in (
+        "for 1 node of 8 GPUs",
+        "--requeue",
+        "JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7",
+        "'srun' '--nodes=1'",
+        "'--config=a b.py'",
+    ):
+        assert words in ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -85,11 +93,11 @@ def test_a_dry_run_prints_all_and_runs_nothing(stubs, root):
     ],
 )
 def test_wrong_usage_is_told_and_nothing_is_run(stubs, root, arguments, said):
-    found = stubs.run("slurm.sbatch", *arguments, cwd=root)
-    assert found.returncode == 2 and said in found.stderr and stubs.calls == []
+    ended = stubs.run("slurm.sbatch", *arguments, cwd=root)
+    assert ended.returncode == 2 and said in ended.stderr and stubs.calls == []
 
 
 def test_a_checkout_without_packages_says_how_to_get_them(stubs, root):
     (root / ".venv" / "bin" / "python").unlink()
-    found = stubs.run("sbatch", "launch/slurm.sbatch", *TRAIN, cwd=root)
-    assert found.returncode == 2 and "run 'bash launch/setup.sh cuda'" in found.stderr
+    ended = stubs.run("sbatch", "launch/slurm.sbatch", *TRAIN, cwd=root)
+    assert ended.returncode == 2 and "run 'bash launch/setup.sh cuda'" in ended.stderr

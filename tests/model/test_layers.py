@@ -4,15 +4,16 @@ import pytest
 from flax import nnx
 
 from scratchpatch.model import layers
-from scratchpatch.model.logits import entropy
+from scratchpatch.model.heads import entropy
 
 
 def test_rope_scores_depend_on_the_distance_alone():
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
-    score = lambda m, n: float(  # noqa: E731
-        (layers.rope(q, jnp.array([[m]]), 100.0) * layers.rope(k, jnp.array([[n]]), 100.0)).sum()
-    )
+
+    def score(m, n):
+        return float((layers.rope(q, jnp.array([[m]]), 100.0) * layers.rope(k, jnp.array([[n]]), 100.0)).sum())
+
     assert score(3, 7) == pytest.approx(score(103, 107), rel=1e-3)
     assert score(3, 7) != pytest.approx(score(3, 8), rel=1e-2)
     np.testing.assert_allclose(layers.rope(q, jnp.array([[0]]), 100.0), q)
@@ -39,5 +40,6 @@ def test_entropy_in_nats():
 def test_initial_weights_have_the_deviations_that_the_docstrings_name():
     table = layers.embedding(400, 100, 0.5, nnx.Rngs(params=0)).embedding.get_value()
     assert float(table.std()) == pytest.approx(0.88 * 0.5, rel=0.01) and float(abs(table).max()) <= 2 * 0.5
-    kernel = layers.linear(400, 100, ("width", "local_inner"), jnp.float32, nnx.Rngs(params=0), scale=0.5).kernel.get_value()
+    made = layers.linear(400, 100, ("width", "local_inner"), jnp.float32, nnx.Rngs(params=0), scale=0.5)
+    kernel = made.kernel.get_value()
     assert float(kernel.std()) == pytest.approx(0.5 / 20, rel=0.01)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from scratchpatch.model import loss, weights
-from scratchpatch.vocabulary import BOS, PAD, ROWS
+from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.patching import reference
+from tests.tiny import BOS, PAD
 
 # Stride decides from no float: the same rows hold the same slots in any company.
 CONFIG = tiny.config({"trigger.kind": "stride", "trigger.stride": 2})
@@ -36,14 +37,14 @@ def evaluate(rows):
 
 
 def test_nats_are_the_negative_log_probability_and_0_at_pad():
-    logits_BLV = np.full((1, 3, ROWS), -1e30, np.float32)
+    logits_BLV = np.full((1, 3, BYTES.rows), -1e30, np.float32)
     logits_BLV[..., [7, BOS]] = np.log([0.25, 0.75])
-    got = loss.nats(jnp.asarray(logits_BLV), jnp.array([[7, BOS, PAD]]))
+    got = loss.nats(jnp.asarray(logits_BLV), jnp.array([[7, BOS, PAD]]), BYTES)
     np.testing.assert_allclose(got, [[math.log(4), math.log(4 / 3), 0.0]], rtol=1e-6)
 
 
 def test_targets_are_bytes_and_ends_of_documents():
-    assert int(loss.targets_of(jnp.array([[BOS, 1, 2, BOS, PAD, PAD]]))) == 3
+    assert int(loss.count_targets(jnp.array([[BOS, 1, 2, BOS, PAD, PAD]]), BYTES)) == 3
 
 
 def test_sums_count_every_target_once_and_keep_ends_apart():
@@ -58,24 +59,30 @@ def test_sums_count_every_target_once_and_keep_ends_apart():
     assert total["positions"] == (tokens_BL != PAD).sum()
     assert total["nats"] == pytest.approx(-log_p[targets_BL < BOS].sum(), rel=1e-5)
     assert total["end_nats"] == pytest.approx(-log_p[targets_BL == BOS].sum(), rel=1e-5)
-    counted = loss.keys(CONFIG, output.layout, tokens_BL != PAD)
+    counted = loss.keys(CONFIG, output.layout)
     assert {name: total[name] for name in counted} == {name: float(value) for name, value in counted.items()}
     assert total["commits"] == np.asarray(output.layout.commit_BL).sum()
     assert total["scratchpads"] == np.asarray(output.layout.scratchpad_BL).sum() > 0
 
 
 def test_keys_are_those_that_a_loop_over_short_documents_counts():
-    fields = {"model.encoder.window": 5, "model.decoder.window": 11, "model.entropy_model.window": 3, "model.entropy_model.layers": 1}
+    windows = {"model.encoder.window": 5, "model.decoder.window": 11, "model.entropy_model.window": 3}
     # A small budget leaves patches longer than the 4 bytes that pooling reads.
-    config = tiny.config(fields | {"patching.kind": "entropy", "patching.max_patch_bytes": 4, "patching.capacity": 0.15})
+    patches = {"patching.kind": "entropy", "patching.max_patch_bytes": 4, "patching.capacity": 0.15}
+    config = tiny.config(windows | patches | {"model.entropy_model.layers": 1})
     rng, length = np.random.default_rng(2), 80
-    tokens_BL = np.stack([tiny.pack(rng, [3, 9, 14, 20], length, inside=True, pad=9), tiny.pack(rng, [1, 0, 12, 40], length)])
+    inside, whole = tiny.pack(rng, [3, 9, 14, 20], length, inside=True, pad=9), tiny.pack(rng, [1, 0, 12, 40], length)
+    tokens_BL = np.stack([inside, whole])
     entropy_BL = (rng.random(tokens_BL.shape) * 4).astype(np.float32)
-    counted = lambda tokens_BL, entropy_BL: loss.keys(config, tiny.decide(config, tokens_BL, entropy_BL), tokens_BL != PAD)  # noqa: E731
-    found = jax.jit(counted, compiler_options=tiny.QUICK)(tokens_BL, entropy_BL)
-    wanted, longest = dict.fromkeys(("encoder_keys", "entropy_keys", "decoder_keys", "trunk_keys", "pool_keys"), 0), 0
+
+    def count(tokens_BL, entropy_BL):
+        return loss.keys(config, tiny.decide(config, tokens_BL, entropy_BL))
+
+    counted = jax.jit(count, compiler_options=tiny.QUICK)(tokens_BL, entropy_BL)
+    wanted, longest = dict.fromkeys(counted, 0), 0
     for tokens, entropy in zip(tokens_BL.tolist(), entropy_BL, strict=True):
-        for document, (a, b) in zip(reference.decide(config, tokens, entropy, 1.335, 1.5), reference.spans(tokens), strict=True):
+        documents = reference.decide(config, tokens, entropy, 1.335, 1.5)
+        for document, (a, b) in zip(documents, reference.spans(tokens), strict=True):
             commits, patch_start = 0, 0
             for n in range(b - a):
                 if tokens[a + n] == PAD:
@@ -88,7 +95,7 @@ def test_keys_are_those_that_a_loop_over_short_documents_counts():
                     longest = max(longest, n - patch_start + 1)
                 if document.commit[n]:
                     commits, patch_start = commits + 1, n + 1
-    assert {name: float(value) for name, value in found.items()} == wanted and longest > 4
+    assert {name: float(value) for name, value in counted.items()} == wanted and longest > 4
 
 
 def test_parts_add_up_to_the_whole_and_pad_contributes_nothing():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.kernels import choice, staircase_xla
+from scratchpatch.kernels import choice, xla
 from scratchpatch.model import loss as loss_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.training import step
@@ -44,7 +44,7 @@ def of_gradient(fields) -> set[str]:
     ids=["dense", "tiled", "splash", "pallas"],
 )
 def test_every_product_of_a_loss_and_its_gradient_is_as_exact_as_the_dtype(monkeypatch, fields, platform, chunk):
-    monkeypatch.setattr(staircase_xla, "CHUNK", chunk)
+    monkeypatch.setattr(xla, "CHUNK", chunk)
     with choice.platform(platform, interpret=True) if platform else contextlib.nullcontext():
         assert of_gradient(fields) == {"HIGHEST, HIGHEST"}
         if platform != "gpu":

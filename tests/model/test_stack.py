@@ -8,7 +8,9 @@ from scratchpatch.model import layers, stack
 
 
 def make(remat: str = "none", depth: int = 3) -> stack.Stack:
-    layer = lambda rngs: layers.linear(4, 4, ("width", "local_inner"), jnp.float32, rngs)  # noqa: E731
+    def layer(rngs):
+        return layers.linear(4, 4, ("width", "local_inner"), jnp.float32, rngs)
+
     return stack.Stack(layer, depth, remat, nnx.Rngs(params=0))
 
 
@@ -40,17 +42,39 @@ def test_the_axis_of_layers_is_named():
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_wraps_each_layer_and_keeps_the_gradient(remat):
     x = jnp.ones((2, 4))
-    gradient = lambda module: jax.grad(lambda x: run(module, x).sum())  # noqa: E731
+
+    def gradient(module):
+        return jax.grad(lambda x: run(module, x).sum())
+
     plain, wrapped = gradient(make("none")), gradient(make(remat))
-    has = lambda f: "remat" in str(jax.make_jaxpr(f)(x)) or "checkpoint" in str(jax.make_jaxpr(f)(x))  # noqa: E731
-    assert has(wrapped) and not has(plain)
+    shown = [str(jax.make_jaxpr(f)(x)) for f in (plain, wrapped)]
+    assert ["remat" in text or "checkpoint" in text for text in shown] == [False, True]
     np.testing.assert_allclose(wrapped(x), plain(x), rtol=1e-6)
 
 
 def test_unrolled_holds_only_inside_its_block():
     module, x = make(), jnp.ones((2, 4))
-    count = lambda: jax.jit(lambda x: run(module, x)).lower(x).as_text().count("stablehlo.while")  # noqa: E731
+
+    def count():
+        return jax.jit(lambda x: run(module, x)).lower(x).as_text().count("stablehlo.while")
+
     assert count() == 1
     with stack.unrolled():
         assert count() == 0
     assert count() == 1
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_each_layer_reads_its_part_of_a_cache_and_leaves_a_new_one(remat):
+    """Here a layer adds what it saw before, as decoding from a cache does, and leaves what it saw now."""
+    module, x, seen = make(remat), jnp.ones((2, 4)), jnp.arange(24.0).reshape(3, 2, 4)
+
+    def apply(layer, x, before):
+        return jnp.tanh(layer(x) + before), x
+
+    got, left = jax.jit(lambda x, cache: module.with_cache(x, cache, apply))(x, seen)
+    kernel, wanted = np.asarray(module.block.kernel.get_value()), np.ones((2, 4))
+    for i in range(3):
+        np.testing.assert_allclose(left[i], wanted, rtol=1e-5)
+        wanted = np.tanh(wanted @ kernel[i] + np.asarray(seen[i]))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratchpatch.patching import budget, documents
+from scratchpatch.patching import budget
+from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import LENGTH, masks, rows
 
@@ -18,7 +19,7 @@ capacities = st.one_of(
 
 
 def grant(request_BL, tokens_BL, capacity) -> np.ndarray:
-    return np.asarray(budget.grant(jnp.asarray(request_BL), documents.starts(jnp.asarray(tokens_BL)), capacity))
+    return np.asarray(budget.grant(jnp.asarray(request_BL), tiny.rows(tokens_BL), capacity))
 
 
 @settings(max_examples=30)
@@ -38,7 +39,7 @@ def test_more_capacity_never_grants_fewer_by_any_byte(tokens_BL, request_BL, cap
     # The sets need not be nested: what is spent early cannot be spent late.
     low_BL, high_BL = (grant(request_BL, tokens_BL, c) for c in sorted(capacities))
     assert not (low_BL & ~request_BL).any() and not (high_BL & ~request_BL).any()
-    start_BL = np.asarray(documents.starts(jnp.asarray(tokens_BL)))
+    start_BL = np.asarray(tiny.rows(tokens_BL).start_BL)
     for low, high, start in zip(low_BL, high_BL, start_BL, strict=True):
         for begin in np.unique(start):
             inside = start == begin
@@ -64,7 +65,5 @@ def test_rows_of_one_byte_and_of_many(length):
     request_BL = np.ones((1, length), bool)
     tokens_BL = np.full((1, length), 65, np.int32)
     capacity = Fraction(4095, 4096)
-    granted_BL = jax.jit(lambda r, s: budget.grant(r, s, capacity))(
-        request_BL, documents.starts(jnp.asarray(tokens_BL))
-    )
+    granted_BL = jax.jit(lambda r, rows: budget.grant(r, rows, capacity))(request_BL, tiny.rows(tokens_BL))
     assert int(granted_BL.sum()) == int(capacity * length)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scratchpatch.patching import controller, documents
-from scratchpatch.vocabulary import PAD
+from scratchpatch.patching import controller
 from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import LENGTH, entropies, masks, rows
@@ -19,17 +18,17 @@ HIGHEST = math.log(264)  # of an entropy over so many ids
 
 
 @functools.partial(jax.jit, static_argnames=("gain", "rate"))
-def fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain, rate):
-    return controller.fire(score_BL, eligible_BL, valid_BL, start_BL, threshold, gain, rate)
+def fire(score_BL, eligible_BL, rows, threshold, gain, rate):
+    return controller.fire(score_BL, eligible_BL, rows, threshold, gain, rate)
 
 
 @pytest.mark.parametrize("gain, rate", [(0.0, 0.25), (0.05, 0.25), (0.5, 0.1)])
 @settings(max_examples=20)
 @given(tokens_BL=rows(), score_BL=entropies(), eligible_BL=masks(), threshold=st.sampled_from((0.1, 0.737, 1.5, 4.9, 99.0)))
 def test_fires_as_a_threshold_carried_from_byte_to_byte(gain, rate, tokens_BL, score_BL, eligible_BL, threshold):
-    valid_BL, start_BL = tokens_BL != PAD, documents.starts(jnp.asarray(tokens_BL))
+    packed, valid_BL = tiny.rows(tokens_BL), tokens_BL != tiny.PAD
     eligible_BL = eligible_BL & valid_BL
-    found = fire(score_BL, eligible_BL, valid_BL, start_BL, jnp.float32(threshold), gain, rate)
+    found = fire(score_BL, eligible_BL, packed, jnp.float32(threshold), gain, rate)
     fired_BL, threshold_BL = jax.device_get(found)
     for r, row in enumerate(tokens_BL.tolist()):
         for a, b in reference.spans(row):
@@ -53,8 +52,8 @@ def test_a_document_decides_alike_wherever_in_the_row_it_starts(seed, place):
         tokens_BL = np.tile(tiny.pack(rng, [30, 30], LENGTH), (3, 1))
         score_BL = rng.random((3, LENGTH)).astype(np.float32) * 4
         tokens_BL[0, at : at + 100], score_BL[0, at : at + 100] = document, score
-        start_BL, all_BL = documents.starts(jnp.asarray(tokens_BL)), np.ones((3, LENGTH), bool)
-        fired_BL, _ = fire(score_BL, all_BL, all_BL, start_BL, jnp.float32(1.3), 0.05, 0.25)
+        packed, all_BL = tiny.rows(tokens_BL), np.ones((3, LENGTH), bool)
+        fired_BL, _ = fire(score_BL, all_BL, packed, jnp.float32(1.3), 0.05, 0.25)
         fired.append(fired_BL[0, at : at + 100].tolist())
     assert fired[0] == fired[1]
 
@@ -63,9 +62,10 @@ def test_a_document_decides_alike_wherever_in_the_row_it_starts(seed, place):
 def test_a_document_that_starts_at_a_chunks_edge_inherits_nothing(first):
     """At the chunk's last byte the threshold to carry on is the new document's, not the one before."""
     tokens_BL = tiny.pack(np.random.default_rng(0), [first - 1, 99], 300)[None]
-    start_BL, all_BL = documents.starts(jnp.asarray(tokens_BL)), np.ones((1, 300), bool)
-    assert start_BL[0, first] == first
-    fired_BL, threshold_BL = fire(np.full((1, 300), 2.0, np.float32), all_BL, all_BL, start_BL, jnp.float32(1.5), 0.001, 0.25)
+    packed, all_BL = tiny.rows(tokens_BL), np.ones((1, 300), bool)
+    assert packed.start_BL[0, first] == first
+    score_BL = np.full((1, 300), 2.0, np.float32)
+    fired_BL, threshold_BL = fire(score_BL, all_BL, packed, jnp.float32(1.5), 0.001, 0.25)
     wanted = 1.5 * np.exp(0.001 * 64 * 0.75 * (np.arange(99) // 64))
     np.testing.assert_allclose(threshold_BL[0, first : first + 99], wanted, rtol=1e-5)
 
@@ -74,8 +74,8 @@ def along(score_L, threshold=1.5, gain=0.01, rate=0.25, said=None):
     """(fired, thresholds) of one document of which every byte may fire; `said`: bytes before PAD."""
     score_BL = np.asarray(score_L, np.float32)[None]
     valid_BL = np.arange(score_BL.shape[1])[None] < (said or score_BL.shape[1])
-    start_BL = np.zeros(score_BL.shape, np.int32)
-    fired_BL, threshold_BL = fire(score_BL, valid_BL, valid_BL, start_BL, jnp.float32(threshold), gain, rate)
+    packed = tiny.rows(np.where(valid_BL, 7, tiny.PAD))
+    fired_BL, threshold_BL = fire(score_BL, valid_BL, packed, jnp.float32(threshold), gain, rate)
     return np.asarray(fired_BL)[0], np.asarray(threshold_BL, np.float64)[0]
 
 

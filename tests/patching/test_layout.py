@@ -12,14 +12,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scratchpatch import config as config_lib
+from scratchpatch import config_fields
 from scratchpatch.patching import layout
+from scratchpatch.patching.scores import Signals
 from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import LENGTH, ROWS, entropies, rows
 
 PAIRS = [
-    {"patching.kind": p, "trigger.kind": t} for p, t in itertools.product(config_lib.PATCHIFIERS, config_lib.TRIGGERS)
+    {"patching.kind": p, "trigger.kind": t} for p, t in itertools.product(config_fields.PATCHIFIERS, config_fields.TRIGGERS)
 ]
 CONTROLLED = [
     {"patching.kind": "entropy", "trigger.kind": "entropy_jump", "patching.gain": 0.05, "trigger.gain": 0.02},
@@ -56,10 +58,10 @@ def compiled(fields):
 
 def decide(fields, tokens_BL, entropy_BL, patching=1.335, trigger=1.5):
     thresholds = layout.Thresholds(jnp.float32(patching), jnp.float32(trigger))
-    tokens_BL, entropy_BL = jnp.asarray(tokens_BL), jnp.asarray(entropy_BL)
+    packed, signals = tiny.rows(tokens_BL), Signals(jnp.asarray(entropy_BL))
     if fields in CONTROLLED:  # a scan: compile it once
-        return compiled(tuple(fields.items()))(tokens_BL, entropy_BL, thresholds)
-    return layout.decide(tiny.config(fields), tokens_BL, entropy_BL, thresholds)
+        return compiled(tuple(fields.items()))(packed, signals, thresholds)
+    return layout.decide(tiny.config(fields), packed, signals, thresholds)
 
 
 thresholds = st.sampled_from((0.21, 0.83, 1.5, 3.7))

@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch.patching import documents, patchifiers
+from scratchpatch.patching import patchifiers
+from scratchpatch.patching.scores import Signals
 from scratchpatch.vocabulary import BOS, PAD
 from tests import tiny
 
@@ -12,9 +13,8 @@ def requests(kind: str, tokens: list[int], entropy=None, threshold: float = 1.0,
     config = tiny.config({"patching.kind": kind, **{f"patching.{k}": v for k, v in fields.items()}})
     tokens_BL = jnp.array([tokens])
     entropy_BL = jnp.zeros(tokens_BL.shape) if entropy is None else jnp.array([entropy], jnp.float32)
-    got_BL, threshold_BL = patchifiers.request(
-        config.patching, tokens_BL, documents.starts(tokens_BL), tokens_BL != PAD, entropy_BL, jnp.float32(threshold)
-    )
+    rows, signals = tiny.rows(tokens_BL), Signals(entropy_BL)
+    got_BL, threshold_BL = patchifiers.request(config.patching, rows, signals, jnp.float32(threshold))
     assert threshold_BL.tolist() == [[threshold] * len(tokens)]
     return np.flatnonzero(got_BL[0]).tolist()
 
@@ -99,5 +99,5 @@ def test_the_open_patch_is_not_closed_by_a_bos():
 
 def test_chop_counts_from_the_last_request():
     asked_BL = jnp.zeros((1, 12), bool).at[0, 4].set(True)
-    chopped_BL = patchifiers.chop(asked_BL, jnp.zeros((1, 12), jnp.int32), 3)
+    chopped_BL = patchifiers.chop(asked_BL, tiny.rows(jnp.zeros((1, 12), jnp.int32)), 3)
     assert np.flatnonzero(chopped_BL[0]).tolist() == [2, 4, 7, 10]

@@ -2,8 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 
-from scratchpatch.patching import documents, scores
+from scratchpatch.patching import scores
 from scratchpatch.vocabulary import BOS, PAD
+from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import entropies, rows
 
@@ -11,10 +12,10 @@ from tests.patching.strategies import entropies, rows
 @settings(max_examples=30)
 @given(tokens_BL=rows(), entropy_BL=entropies())
 def test_scores_equal_loops_over_each_document(tokens_BL, entropy_BL):
-    start_BL = documents.starts(jnp.asarray(tokens_BL))
-    jump_BL = np.asarray(scores.entropy_jump(jnp.asarray(entropy_BL), start_BL))
-    word_BL = np.asarray(scores.word_end(jnp.asarray(tokens_BL), start_BL))
-    chance_BL = np.asarray(scores.chance(jnp.asarray(tokens_BL), start_BL))
+    packed = tiny.rows(tokens_BL)
+    jump_BL = np.asarray(scores.entropy_jump(jnp.asarray(entropy_BL), packed))
+    word_BL = np.asarray(scores.word_end(packed))
+    chance_BL = np.asarray(scores.chance(packed))
     for r, row in enumerate(tokens_BL.tolist()):
         for a, b in reference.spans(row):
             tokens, entropy = row[a:b], entropy_BL[r, a:b]
@@ -25,8 +26,7 @@ def test_scores_equal_loops_over_each_document(tokens_BL, entropy_BL):
 
 
 def word_ends(tokens: list[int]) -> list[int]:
-    tokens_BL = jnp.array([tokens])
-    return np.flatnonzero(scores.word_end(tokens_BL, documents.starts(tokens_BL))[0]).tolist()
+    return np.flatnonzero(scores.word_end(tiny.rows([tokens]))[0]).tolist()
 
 
 def test_a_word_ends_at_the_first_spacelike_byte_after_it():
@@ -44,9 +44,9 @@ def test_bos_and_pad_are_not_spacelike():
 
 def test_chance_is_even_in_0_to_1_and_depends_on_the_byte():
     tokens_BL = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 512)), jnp.int32)
-    chance_BL = np.asarray(scores.chance(tokens_BL, documents.starts(tokens_BL)))
+    chance_BL = np.asarray(scores.chance(tiny.rows(tokens_BL)))
     assert chance_BL.min() >= 0 and chance_BL.max() < 1
     counts, _ = np.histogram(chance_BL, 8, (0, 1))
     assert abs(counts / 512 - 1).max() < 0.15  # 512 expected per bin, standard deviation 21
     constant_BL = jnp.full((1, 512), 97)
-    assert abs(np.asarray(scores.chance(constant_BL, documents.starts(constant_BL))).mean() - 0.5) < 0.06
+    assert abs(np.asarray(scores.chance(tiny.rows(constant_BL))).mean() - 0.5) < 0.06

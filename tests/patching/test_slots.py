@@ -3,14 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 
-from scratchpatch.patching import documents, slots
+from scratchpatch.patching import slots
+from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import LENGTH, ROWS, masks, rows
 
 
 def build(commit_BL, scratchpad_BL, tokens_BL, sizes):
-    start_BL = documents.starts(jnp.asarray(tokens_BL))
-    return slots.build(jnp.asarray(commit_BL), jnp.asarray(scratchpad_BL), start_BL, *sizes)
+    packed, commit_BL = tiny.rows(tokens_BL), jnp.asarray(commit_BL)
+    patch_start_BL = slots.patch_starts(commit_BL, packed)
+    return slots.build(commit_BL, jnp.asarray(scratchpad_BL), patch_start_BL, packed, *sizes)
 
 
 @settings(max_examples=30)
@@ -34,14 +36,13 @@ def test_slots_equal_a_walk_over_the_row(tokens_BL, commit_BL, scratchpad_BL):
             is_used = i in used
             wanted = used.get(i, (0, 0, 0, 0))
             assert bool(got.valid_BN[r, i]) == is_used
-            assert (got.end_BN[r, i], got.start_BN[r, i], got.commits_BN[r, i], got.first_BN[r, i]) == wanted
+            assert (got.end_BN[r, i], got.start_BN[r, i], got.seen_to_BN[r, i], got.seen_from_BN[r, i]) == wanted
 
 
 @settings(max_examples=20)
 @given(tokens_BL=rows(), commit_BL=masks())
 def test_every_byte_is_in_exactly_one_patch(tokens_BL, commit_BL):
-    start_BL = documents.starts(jnp.asarray(tokens_BL))
-    patch_start_BL = np.asarray(slots.patch_starts(jnp.asarray(commit_BL), start_BL))
+    patch_start_BL = np.asarray(slots.patch_starts(jnp.asarray(commit_BL), tiny.rows(tokens_BL)))
     n_L = np.arange(LENGTH)
     for r, row in enumerate(tokens_BL.tolist()):
         # A patch begins where a document does or after a commit, and runs on until the next begins.

@@ -1,7 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from scratchpatch.patching import documents, triggers
+from scratchpatch.patching import triggers
+from scratchpatch.patching.scores import Signals
 from scratchpatch.vocabulary import BOS
 from tests import tiny
 
@@ -10,13 +11,12 @@ def requests(kind: str, tokens, entropy=None, patch_starts=None, commits=(), thr
     """Positions at which a trigger asks for a scratchpad."""
     config = tiny.config({"trigger.kind": kind, **{f"trigger.{k}": v for k, v in fields.items()}})
     tokens_BL = jnp.array([tokens])
-    start_BL = documents.starts(tokens_BL)
+    rows = tiny.rows(tokens_BL)
     eligible_BL = jnp.ones(tokens_BL.shape, bool).at[0, jnp.array(commits, int)].set(False)
     entropy_BL = jnp.zeros(tokens_BL.shape) if entropy is None else jnp.array([entropy], jnp.float32)
-    patch_start_BL = start_BL if patch_starts is None else jnp.array([patch_starts])
-    got_BL, _ = triggers.request(
-        config.trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, entropy_BL, jnp.float32(threshold)
-    )
+    patch_start_BL = rows.start_BL if patch_starts is None else jnp.array([patch_starts])
+    signals = Signals(entropy_BL)
+    got_BL, _ = triggers.request(config.trigger, rows, patch_start_BL, eligible_BL, signals, jnp.float32(threshold))
     return np.flatnonzero(got_BL[0]).tolist()
 
 

@@ -13,7 +13,7 @@ from scratchpatch.accounting import chips
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.errors import UserError
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.planning import ahead_of_time, hlo, plan, topology
+from scratchpatch.planning import ahead_of_time, hlo, layout_warnings, plan, topology
 from scratchpatch.planning.step_cost import step_cost
 from tests import runs, tiny
 
@@ -29,13 +29,13 @@ needs_libtpu = pytest.mark.skipif(not ahead_of_time.available(), reason="libtpu 
 def config():
     made = sizes.scratchpads("1b")
     made.training.batch_rows = 2048
-    made.mesh.data = 16
+    made.mesh.update(MESH)
     return made
 
 
 @pytest.fixture(scope="module")
 def cost(config):
-    return step_cost(config, MESH, 1, True)
+    return step_cost(config, 1, True)
 
 
 def collective(kind, axes, shapes, size, times=1, operation=""):
@@ -45,11 +45,11 @@ def collective(kind, axes, shapes, size, times=1, operation=""):
 def said(config, cost, found, **changes):
     result = {"fits": True, "bytes_per_chip": {"total": 10 << 30}, "hbm_bytes": 16 << 30}
     result |= {"seconds": {"compute": 1.0, "memory": 0.5, "ici": 0.2, "dcn": 0.0}} | changes
-    return plan.warnings(config, MESH, 1, cost, found, result)
+    return layout_warnings.layout_warnings(config, 1, cost, found, result)
 
 
 def test_a_sound_layout_has_no_warning(config, cost):
-    weights, gradients = plan._weights(config), plan._gradients(config)
+    weights, gradients = layout_warnings.weight_bytes(config), layout_warnings.gradient_bytes(config)
     found = [
         collective("all-gather", "fsdp", ((2048, 2048),), 2.0 * weights),
         collective("reduce-scatter", "fsdp", ((2048, 2048),), 1.0 * gradients),
@@ -69,8 +69,8 @@ def test_a_sound_layout_has_no_warning(config, cost):
 )
 def test_what_a_layout_must_not_send_is_named(config, cost, sent, message):
     kind, axes, shapes, times = sent
-    usual = collective("all-gather", "fsdp", ((2048, 2048),), 0.0 if kind == "all-gather" else 1.0 * plan._weights(config))
-    unit = plan._weights(config) if kind == "all-gather" else plan._gradients(config)
+    usual = collective("all-gather", "fsdp", ((2048, 2048),), 0.0 if kind == "all-gather" else 1.0 * layout_warnings.weight_bytes(config))
+    unit = layout_warnings.weight_bytes(config) if kind == "all-gather" else layout_warnings.gradient_bytes(config)
     found = [usual, collective(kind, axes, shapes, times * unit, operation="jit(_advance)/somewhere")]
     assert any(message in warning for warning in said(config, cost, found)), said(config, cost, found)
 
@@ -183,7 +183,7 @@ def test_gradients_are_sent_in_the_type_that_is_named_and_matrices_as_they_are_u
     kernels = {shape[-2:] for path, shape in shapes.items() if path.endswith("kernel")}
     kernels |= {(a // 4, b) for a, b in kernels} | {(a, b // 4) for a, b in kernels}
     found = {"data": set(), "fsdp": set(), "gathered": set()}
-    for c in hlo.collectives(compiled.program, compiled.mesh):
+    for c in hlo.collectives(compiled.program, dict(config.mesh.items())):
         for shape, of_shape in zip(c.shapes, c.types, strict=True):
             if c.kind in ("all-gather", "all-reduce", "reduce-scatter") and shape in kernels:
                 # A stack of one layer is no loop, and XLA may gather it before it is rounded.

@@ -2,6 +2,7 @@ import jax
 import pytest
 
 from experiments.scale import sizes
+from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
 from scratchpatch.model import weights
 from scratchpatch.planning.step_cost import step_cost
@@ -11,7 +12,9 @@ ONE = {"slice": 1, "data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
 
 
 def cost(config, parts=1, fused=False, **mesh):
-    return step_cost(config, ONE | mesh, parts, fused)
+    config = config_lib.from_flat(config_lib.flat(config))
+    config.mesh.update(ONE | mesh)
+    return step_cost(config, parts, fused)
 
 
 def test_state_is_twelve_bytes_per_parameter_over_fsdp():

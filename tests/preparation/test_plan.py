@@ -11,7 +11,7 @@ from scratchpatch.preparation import plan
 def test_a_shard_is_the_range_of_digests_that_it_says(found, shards):
     shard = plan.shard_of(found, shards)
     assert 0 <= shard < shards
-    assert plan.first_of(shard, shards) <= int.from_bytes(found[:8], "big") < plan.first_of(shard + 1, shards)
+    assert plan.lower_bound(shard, shards) <= int.from_bytes(found[:8], "big") < plan.lower_bound(shard + 1, shards)
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16)), st.integers(1, 50))
@@ -34,7 +34,7 @@ def test_shares_are_kept_and_a_split_says_nothing_about_the_shard():
 def test_tasks_are_groups_of_files_by_size():
     def tasks(sizes):
         files = tuple((str(i), str(i)) for i in range(len(sizes)))
-        made = plan.Plan(sources.parse("text:/x"), files, (), tuple(sizes), "/out", 1, 0.1, "error")
+        made = plan.Plan(sources.parse("text:/x"), files, tuple(sizes), "", "/out", 1, 0.1, "error")
         return [[int(name) for name, _ in task] for task in made.tasks()]
 
     whole = plan.TASK_BYTES

@@ -49,7 +49,12 @@ def test_half_a_piece_that_cannot_be_taken_back_at_once_is_later(tmp_path, monke
 
 def test_between_two_tries_nothing_is_tried_and_the_end_tries_once_more(tmp_path, monkeypatch):
     tries = []
-    monkeypatch.setattr(Appended, "_open", lambda self: tries.append(None) or (_ for _ in ()).throw(OSError(28, "full")))
+
+    def fail(self):
+        tries.append(None)
+        raise OSError(28, "full")
+
+    monkeypatch.setattr(Appended, "_open", fail)
     file = Appended(tmp_path / "lines")
     for _ in range(100):
         file.add(b"a line\n")
@@ -70,10 +75,14 @@ def test_memory_is_bounded_and_what_is_lost_is_counted(tmp_path, monkeypatch, ca
     disk.room = 0
     file.add(b"9\n")
     file.close()
-    assert (tmp_path / "lines").read_bytes() == b"6\n7\n8\n" and "lacks what could not be written (1 pieces)" in caplog.text
+    assert (tmp_path / "lines").read_bytes() == b"6\n7\n8\n"
+    assert "lacks what could not be written (1 pieces)" in caplog.text
 
 
-@pytest.mark.parametrize(("left", "kept"), [(b"", b""), (b"a\nb", b"a\n"), (b"no newline" * 20_000, b""), (b"a\n", b"a\n")])
+TORN = [(b"", b""), (b"a\nb", b"a\n"), (b"no newline" * 20_000, b""), (b"a\n", b"a\n")]
+
+
+@pytest.mark.parametrize(("left", "kept"), TORN)
 def test_a_line_that_a_kill_has_torn_is_cut_off(tmp_path, left, kept):
     (tmp_path / "lines").write_bytes(left)
     file = Appended(tmp_path / "lines")

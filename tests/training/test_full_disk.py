@@ -1,22 +1,22 @@
-"""A run whose disk is full, for one writer after the other: it ends as the calm one, or stops in one line and resumes."""
-
-import errno
-import os
+"""A run whose disk is full, for one writer after the other: it ends as the calm one, or stops and resumes."""
 
 import jax
 import numpy as np
 import pytest
 
-from scratchpatch.checkpoints import durable
-from scratchpatch.checkpoints import format as manifest
-from scratchpatch.checkpoints.writer import Checkpoints
+from scratchpatch.checkpoints import durable, format
 from scratchpatch.errors import UserError
 from scratchpatch.training import appended, goodput, loop
 from scratchpatch.training.loop import train
 from tests import runs
 from tests.full_disk import NO_SPACE, Disk
 
-FIELDS = {"training.steps": 8, "training.eval_every": 4, "training.checkpoint_every": 2, "training.keep_last": 9}
+FIELDS = runs.SHALLOW | {
+    "training.steps": 8,
+    "training.eval_every": 4,
+    "training.checkpoint_every": 2,
+    "training.keep_last": 9,
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,35 +72,38 @@ def test_what_lies_beside_the_checkpoints_is_no_reason_to_stop(tmp_path, monkeyp
             some.room = None
 
     monkeypatch.setattr(loop.Progress, "advance", free_at_last)
-    monkeypatch.setattr(loop, "write_report", raising(NO_SPACE))
-    monkeypatch.setattr(manifest, "copy", raising(NO_SPACE))
+    monkeypatch.setattr(durable, "copy", raising(NO_SPACE))
     assert train(made(tmp_path), tmp_path / "run")
     assert_as_calm(tmp_path, calm)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for what in ("metrics.jsonl", "tfevents", "goodput.jsonl", "cannot copy step 2 to", "no report"):
+    for what in ("metrics.jsonl", "tfevents", "goodput.jsonl", "cannot copy step 2 to"):
         assert len([said for said in warnings if what in said and "No space left" in said]) == 1, (what, warnings)
-    assert len(warnings) == 5
+    assert len(warnings) == 4
     assert "metrics.jsonl is written again: nothing is missing" in caplog.text
-    assert "goodput.jsonl lacks what could not be written" in caplog.text and "does not have the last steps: " in caplog.text
+    assert (
+        "goodput.jsonl lacks what could not be written" in caplog.text
+        and "does not have the last steps: " in caplog.text
+    )
     assert goodput.account(tmp_path / "run") is None
-    assert f"`scratchpatch report --workdir={tmp_path}/run` makes it" in caplog.text
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_a_line_and_it_resumes_as_the_calm_one(tmp_path, monkeypatch, calm):
-    publish = Checkpoints._publish
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_a_line_and_it_resumes_as_the_calm_one(
+    tmp_path, monkeypatch, calm
+):
+    write_about = format.write_about
 
-    def full(self, partial, step, *rest):
-        if step >= 4:
-            rest[-1].result()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        publish(self, partial, step, *rest)
+    def full(step, about):
+        if about["step"] >= 4:
+            raise NO_SPACE
+        write_about(step, about)
 
     with monkeypatch.context() as patch:
         # The lines of the steps that are stored are there.
         Disk(patch.setattr, "metrics.jsonl", room=1400)
         Disk(patch.setattr, "tfevents", "goodput.jsonl", room=300)
-        patch.setattr(Checkpoints, "_publish", full)
-        with pytest.raises(UserError, match="cannot write checkpoints into .*No space left on device; free space there"):
+        patch.setattr(format, "write_about", full)
+        says = "cannot write checkpoints into .*No space left on device; free space there"
+        with pytest.raises(UserError, match=says):
             train(made(tmp_path), tmp_path / "run")
     assert runs.stored_steps(tmp_path / "run") == [2]
     # Its room is free for what comes.

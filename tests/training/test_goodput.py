@@ -64,7 +64,8 @@ def test_one_start_adds_up(clock, tmp_path):
     found = goodput.account(tmp_path)
     assert found == pytest.approx(only(productive=20, start=3, compile=2, checkpoint=2, data=1, validation=4))
     assert sum(found.values()) == pytest.approx(clock.now - 1000)
-    assert goodput.text(found) == "goodput 62%: 20 s productive; start 3, compile 2, checkpoint 2, restart 0, data 1, validation 4"
+    lost = "start 3, compile 2, checkpoint 2, restart 0, data 1, validation 4"
+    assert goodput.text(found) == f"goodput 62%: 20 s productive; {lost}"
 
 
 def test_a_death_costs_all_until_the_next_first_step_and_what_is_done_again(clock, tmp_path):
@@ -87,7 +88,8 @@ def test_after_a_notice_the_wait_for_the_next_start_is_nobodys(clock, tmp_path):
     clock.pass_(100_000)
     assert goodput.account(tmp_path, now=clock.now)["restart"] == 0
     start(clock, tmp_path, 3)
-    assert goodput.account(tmp_path) == pytest.approx(only(productive=10, start=3, compile=2, checkpoint=1, data=0.5, restart=5))
+    wanted = only(productive=10, start=3, compile=2, checkpoint=1, data=0.5, restart=5)
+    assert goodput.account(tmp_path) == pytest.approx(wanted)
 
 
 def test_half_a_line_is_left_out_and_the_next_one_is_whole(clock, tmp_path):
@@ -99,7 +101,8 @@ def test_half_a_line_is_left_out_and_the_next_one_is_whole(clock, tmp_path):
     train(clock, made, 4)
     lines = path.read_text().splitlines()
     assert len(lines) == 3 and json.loads(lines[1])["began"] and json.loads(lines[2])["step"] == 4
-    assert goodput.account(tmp_path) == pytest.approx(only(productive=10, start=3, compile=2, checkpoint=1, data=0.5, restart=5))
+    wanted = only(productive=10, start=3, compile=2, checkpoint=1, data=0.5, restart=5)
+    assert goodput.account(tmp_path) == pytest.approx(wanted)
 
 
 def test_nothing_is_known_of_no_run_and_other_processes_write_nothing(clock, tmp_path, monkeypatch):
@@ -131,11 +134,22 @@ GOOD = {"time": 10.0, "step": 0, "spent": {"start": 3.0}, "began": 7.0}
 @pytest.mark.parametrize(
     "line",
     [
-        "null", "[1]", "3", "nonsense", "{}", "[" * 5000, '{"time": 1, "step": -1, "spent": {}}', '{"time": 1, "step": true, "spent": {}}',
-        '{"time": 1, "step": 1, "spent": {"start": "3"}}', '{"time": 1, "step": 1, "spent": []}', '{"time": NaN, "step": 1, "spent": {}}',
-        '{"time": 1e999, "step": 1, "spent": {}}', '{"time": 1, "step": 1, "spent": {}, "began": null}', "\udcff",
+        "null",
+        "[1]",
+        "3",
+        "nonsense",
+        "{}",
+        "[" * 5000,
+        '{"time": 1, "step": -1, "spent": {}}',
+        '{"time": 1, "step": true, "spent": {}}',
+        '{"time": 1, "step": 1, "spent": {"start": "3"}}',
+        '{"time": 1, "step": 1, "spent": []}',
+        '{"time": NaN, "step": 1, "spent": {}}',
+        '{"time": 1e999, "step": 1, "spent": {}}',
+        '{"time": 1, "step": 1, "spent": {}, "began": null}',
+        "\udcff",
     ],
-)  # fmt: skip
+)
 def test_lines_that_are_none_of_an_account_are_left_out_with_one_warning(tmp_path, caplog, line):
     path = tmp_path / "goodput.jsonl"
     more = {"time": 20.0, "step": 4, "spent": {"productive": 9.0}}
@@ -165,9 +179,10 @@ def test_a_clock_that_is_set_anew_meanwhile_changes_nothing(clock, tmp_path):
 
 
 SECONDS = st.floats(-1e12, 1e12)
+KINDS = st.sampled_from(["productive", "start", "data", "new"])
 LINES = st.lists(
     st.fixed_dictionaries(
-        {"time": SECONDS, "step": st.integers(0, 9), "spent": st.dictionaries(st.sampled_from(["productive", "start", "data", "new"]), SECONDS)},
+        {"time": SECONDS, "step": st.integers(0, 9), "spent": st.dictionaries(KINDS, SECONDS)},
         optional={"began": SECONDS, "ended": st.booleans()},
     ),
     min_size=1,

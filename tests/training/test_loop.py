@@ -13,23 +13,34 @@ from absl import logging as absl_logging
 
 from scratchpatch import cli
 from scratchpatch.checkpoints import settings
-from scratchpatch.checkpoints.housekeeping import listing, listing_table, reader_of
+from scratchpatch.checkpoints.housekeeping import listing, listing_table
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import audit
 from scratchpatch.model import loss
-from scratchpatch.patching import triggers
 from scratchpatch.training import loop, optimizer
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
+from scratchpatch.vocabulary import BYTES
 from tests import runs
 
 STEPS = 30
 FIELDS = {"training.steps": STEPS, "training.eval_every": 10}
 PER_STEP = {
-    "bpb", "head_bpb", "gradient_norm", "learning_rate", "trunk_calls_per_byte", "scratchpads_per_byte",
-    "bytes_per_patch", "suppressed_commits", "suppressed_scratchpads", "patching_threshold", "trigger_threshold", "bytes",
-}  # fmt: skip
+    "bpb",
+    "head_bpb",
+    "gradient_norm",
+    "learning_rate",
+    "bytes",
+    "trunk_calls_per_byte",
+    "scratchpads_per_byte",
+    "bytes_per_patch",
+    "suppressed_commits",
+    "suppressed_scratchpads",
+    "patching_threshold",
+    "trigger_threshold",
+}
 
 
 class Run:
@@ -56,6 +67,7 @@ class Run:
 def run(tmp_path_factory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         runs.compile_quickly(patch.setattr)
+        runs.leave_out_audit(patch.setattr)
         return Run(tmp_path_factory.mktemp("loop"), FIELDS)
 
 
@@ -72,9 +84,9 @@ def test_every_step_has_one_line_of_finite_metrics(run):
         assert all(math.isfinite(line[name]) for name in PER_STEP)
         assert line["learning_rate"] == schedule(index)
         targets = Batches(run.config).batch(index)[:, 1:]
-        assert line["bytes"] == (targets < 256).sum()
+        assert line["bytes"] == (targets < BYTES.bos).sum()
         # A mean over the ends of documents in the batch, if there are any.
-        assert (line["end_of_document_nats"] is None) == (not (targets == 256).any())
+        assert (line["end_of_document_nats"] is None) == (not (targets == BYTES.bos).any())
         assert line["trunk_calls_per_byte"] == pytest.approx(1 / line["bytes_per_patch"] + line["scratchpads_per_byte"])
     assert any(line["scratchpads_per_byte"] > 0 for line in run.training)
     assert any(line["suppressed_scratchpads"] > 0 for line in run.training)
@@ -97,16 +109,14 @@ def test_the_loss_falls(run):
 def test_validations_come_when_due_and_at_the_end_and_alone_store_nothing(run):
     assert [line["step"] for line in run.validation] == [10, 20, 30]
     assert runs.stored_steps(run.workdir) == [30]
-    assert (run.workdir / "report.html").exists() and any((run.workdir / "tensorboard").iterdir())
+    assert any((run.workdir / "tensorboard").iterdir())
 
 
 def test_the_first_lines_say_what_is_trained_and_that_it_is_causal(run):
     first = "\n".join(run.said[: run.said.index("training from random weights") + 1])
-    for words in (
-        "parameters", "inference FLOPs/byte", "trunk KV cache", "the causality audit passed",
-        "memory of the compiled step", "MB per device",
-    ):  # fmt: skip
+    for words in ("parameters", "inference FLOPs/byte", "trunk KV cache", "the causality audit passed"):
         assert words in first, words
+    assert "memory of the compiled step" in first and "MB per device" in first
 
 
 def test_a_validation_reads_the_bytes_that_are_named_and_its_score_is_stored_with_its_step(tmp_path, monkeypatch):
@@ -123,11 +133,11 @@ def test_a_validation_reads_the_bytes_that_are_named_and_its_score_is_stored_wit
     config = runs.config(tmp_path, {"training.eval_bytes": 300} | often)
     train(config, tmp_path / "run")
     # Step 4 was the best one to be stored with its score; those of 2 and 6 belong to no checkpoint.
-    found = listing(reader_of(tmp_path / "run"))["steps"]
+    found = listing(tmp_path / "run")["steps"]
     assert [(row["step"], row["validation_bpb"], row["best"]) for row in found] == [(4, 2.0, True), (8, 3.5, False)]
     ((stream, _),) = streams_for(config, "validation")
     tokens = stream.read(0, 300)
-    size = int((tokens[1:] < 256).sum())
+    size = int((tokens[1:] < BYTES.bos).sum())
     assert {row["validation_bytes"] for row in found} == {size} and 290 < size < 300 < stream.bytes
     assert f"2.0000 on {size} bytes" in listing_table({"steps": found, "beside": []}).splitlines()[1]
     lines = [line for line in runs.lines(tmp_path / "run") if "validation_bpb" in line]
@@ -148,36 +158,45 @@ def poison(monkeypatch, config, bad) -> None:
 
 def test_a_bad_step_is_skipped_and_recorded_with_its_batch(tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
-    config, workdir = runs.config(tmp_path, {"training.checkpoint_every": 1, "training.keep_last": 99}), tmp_path / "run"
+    often = {"training.steps": 5, "training.checkpoint_every": 1, "training.keep_last": 99}
+    config, workdir = runs.config(tmp_path, often), tmp_path / "run"
     with monkeypatch.context() as patch:
-        poison(patch, config, [5])
+        poison(patch, config, [2])
         train(config, workdir)
     lines = [line for line in runs.lines(workdir) if "bpb" in line]
-    assert [line["step"] for line in lines] == list(range(1, 13))
-    assert [line["step"] for line in lines if line.get("skipped")] == [6]
-    assert (lines[5]["batch"], lines[5]["reason"], lines[5]["bpb"]) == (5, "the loss is not finite", None)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines if line.get("skipped")] == [3]
+    assert (lines[2]["batch"], lines[2]["reason"], lines[2]["bpb"]) == (2, "the loss is not finite", None)
     # Of a bad step there is no checkpoint: it would drop a better one.
-    assert runs.stored_steps(workdir) == [1, 2, 3, 4, 5, *range(7, 13)]
-    before, later = (runs.state(workdir, config, step) for step in (5, 7))
-    assert (before["step"], later["step"]) == (5, 7)
+    assert runs.stored_steps(workdir) == [1, 2, 4, 5]
+    before, later = (runs.state(workdir, config, step) for step in (2, 4))
+    assert (before["step"], later["step"]) == (2, 4)
     # One step was taken between them.
-    assert [int(state["optimizer"][1][0].count) for state in (before, later)] == [5, 6]
-    kernel = lambda state: state["params"]["trunk"]["stack"]["block"]["ffn"]["up"]["kernel"]  # noqa: E731
-    assert (kernel(later) != kernel(before)).any()
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(runs.state(workdir, config, 12)))
+    assert [int(state["optimizer"][1][0].count) for state in (before, later)] == [2, 3]
+    kernels = [state["params"]["trunk"]["stack"]["block"]["ffn"]["up"]["kernel"] for state in (before, later)]
+    assert (kernels[0] != kernels[1]).any()
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(later))
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_saved_with_advice_that_works(tmp_path, monkeypatch, capsys):
     runs.leave_out_audit(monkeypatch.setattr)
-    config, workdir = runs.config(tmp_path, {"training.bad_steps": 3, "training.checkpoint_every": 3}), tmp_path / "run"
+    fields, workdir = {"training.bad_steps": 3, "training.checkpoint_every": 3}, tmp_path / "run"
+    config = runs.config(tmp_path, fields)
     argv = ["train", f"--config={runs.write_config(tmp_path / 'experiment.py', config)}", f"--workdir={workdir}"]
     with monkeypatch.context() as patch:
         # One alone, then as many as must not be; the step after them is on its way when they are counted.
         poison(patch, config, [1, 4, 5, 6, 7])
         assert cli.main(argv) == 1
     said = capsys.readouterr().err
-    assert "4 steps in a row were skipped" in said and "all since step 4 changed nothing" in said and "saved as step 8" in said
-    assert "--config.optimizer.learning_rate" in said and f"continue_from={workdir}@STEP" in said and "stored steps: 3, 8" in said
+    for words in (
+        "4 steps in a row were skipped",
+        "all since step 4 changed nothing",
+        "saved as step 8",
+        "--config.optimizer.learning_rate",
+        f"continue_from={workdir}@STEP",
+        "stored steps: 3, 8",
+    ):
+        assert words in said, said
     assert [line["step"] for line in runs.lines(workdir) if line.get("skipped")] == [2, 5, 6, 7, 8]
     # Nothing changed, so nothing is better: at once, with no further step and no further checkpoint.
     assert cli.main(argv) == 1
@@ -188,16 +207,11 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_saved_with_advice_that_works(t
 
 
 def test_a_model_that_leaks_is_not_trained_unless_the_user_insists(tmp_path, monkeypatch):
-    request = triggers.request
-
-    def peeking(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest):
-        wish_BL, threshold_BL = request(trigger, tokens_BL, start_BL, patch_start_BL, eligible_BL, *rest)
-        return jnp.roll(wish_BL, -1, axis=1) & eligible_BL, threshold_BL
-
-    monkeypatch.setattr(triggers, "request", peeking)
-    fields = {"trigger.kind": "whitespace", "training.steps": 3}
-    workdir = tmp_path / "run"
-    with pytest.raises(UserError, match="the trigger leaks at position .* training.allow_leak = True"):
+    """That the audit finds leaks has tests of its own."""
+    leak = audit.Finding("prefix", "trigger", 7, "by 0.1")
+    monkeypatch.setattr(audit, "audit", lambda config, weights: audit.AuditReport((leak,), {}, 0.0))
+    fields, workdir = {"training.steps": 3}, tmp_path / "run"
+    with pytest.raises(UserError, match="the trigger leaks at position 7 .* training.allow_leak = True"):
         train(runs.config(tmp_path, fields), workdir)
     assert runs.lines(workdir) == [] and runs.stored_steps(workdir) == []
     # Nothing is trained there yet, so the workdir is free for another config.

@@ -1,13 +1,21 @@
-import json
+"""What a run measures: the lines of metrics.jsonl, TensorBoard's files, and the numbers of a step from its sums."""
 
+import json
+import math
+import sys
+import types
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from scratchpatch.accounting import flops
 from scratchpatch.errors import UserError
-from scratchpatch.training import appended, metrics
-from scratchpatch.training.metrics import MetricsWriter, read_metrics
+from scratchpatch.training import appended, metrics, optimizer
+from scratchpatch.training.metrics import Measures, MetricsWriter, read_metrics
+from tests import tiny
 from tests.full_disk import Disk
 
 
@@ -88,15 +96,51 @@ def test_tensorboard_gets_the_numbers_and_is_told_what_a_resumed_run_purges(tmp_
     assert restarts == [1]
 
 
+def test_without_its_package_there_is_no_tensorboard_and_the_log_names_the_command(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="absl")
+    for name in ("tensorboardX.proto.event_pb2", "tensorboardX.record_writer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    writer = MetricsWriter(tmp_path)
+    writer.truncate(0)
+    writer.write(1, {"bpb": 3.0})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "bpb": 3.0}] and not (tmp_path / "tensorboard").exists()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("no TensorBoard files: ") and said.endswith("or bash launch/setup.sh tensorboard")
+
+
+def test_a_process_that_writes_nothing_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    writer = MetricsWriter(None)
+    writer.write(1, {"bpb": 3.0})
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_line_that_is_none_of_metrics_is_named(tmp_path):
     for bad in (
-        "nonsense", "[1]", "null", "7", "", '{"bpb": 1.0}', '{"step": true}', '{"step": -1}', '{"step": 1.5}', '{"step": "1"}',
-        '{"step": 1, "bpb": "low"}', '{"step": 1, "bpb": NaN}', '{"step": 1, "mfu": [1]}', '{"step": 1, "rate": {}}',
-        '{"step": 1, "skipped": 1}', "[" * 5000, '{"step": 1}{"step": 2}',
-    ):  # fmt: skip
+        "nonsense",
+        "[1]",
+        "null",
+        "7",
+        "",
+        '{"bpb": 1.0}',
+        '{"step": true}',
+        '{"step": -1}',
+        '{"step": 1.5}',
+        '{"step": "1"}',
+        '{"step": 1, "bpb": "low"}',
+        '{"step": 1, "bpb": NaN}',
+        '{"step": 1, "mfu": [1]}',
+        '{"step": 1, "rate": {}}',
+        '{"step": 1, "skipped": 1}',
+        "[" * 5000,
+        '{"step": 1}{"step": 2}',
+    ):
         (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + bad + "\n")
         for open_it in (read_metrics, MetricsWriter):
-            with pytest.raises(UserError, match=r"metrics.jsonl:2: .*is no line of metrics \(.*\): remove that line") as error:
+            said = r"metrics.jsonl:2: .*is no line of metrics \(.*\): remove that line"
+            with pytest.raises(UserError, match=said) as error:
                 open_it(tmp_path)
             assert "\n" not in str(error.value) and len(str(error.value)) < 500
         assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n' + bad + "\n"
@@ -132,7 +176,7 @@ def test_a_resumed_run_needs_no_room_to_drop_lines(tmp_path, monkeypatch):
     writer.truncate(1)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     with pytest.raises(UserError, match="cannot write .*metrics.jsonl: No space left on device; free space there"):
-        writer.adopt([{"step": 1}])
+        writer.adopt([{"step": 2}])
 
 
 def test_skipped_steps_are_counted_up_to_the_first_that_was_not_or_has_no_line(tmp_path):
@@ -153,3 +197,98 @@ def test_missing_and_unwritable_files_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/metrics.jsonl: File exists"):
         MetricsWriter(tmp_path / "file")
+
+
+CONFIG = tiny.config({"optimizer.learning_rate": 0.5, "optimizer.warmup_steps": 3, "training.steps": 9})
+CPU = types.SimpleNamespace(device_kind="cpu")
+H100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+
+SUMS = {
+    "nats": 160 * math.log(2),
+    "head_nats": 240 * math.log(2),
+    "end_nats": 6.0,
+    "head_end_nats": 7.0,
+    "bytes": 80.0,
+    "ends": 4.0,
+    "targets": 84.0,
+    "positions": 84.0,
+    "commits": 21.0,
+    "scratchpads": 42.0,
+    "suppressed_commits": 2.0,
+    "suppressed_scratchpads": 3.0,
+    "encoder_keys": 700.0,
+    "entropy_keys": 900.0,
+    "decoder_keys": 500.0,
+    "trunk_keys": 252.0,
+    "pool_keys": 200.0,
+    "gradient_norm": 0.25,
+    "patching_threshold": 1.5,
+    "trigger_threshold": 1.25,
+}
+
+
+def measures(devices=(CPU,), config=CONFIG) -> Measures:
+    return Measures(config, optimizer.schedule(config), list(devices))
+
+
+def test_metrics_of_hand_made_sums():
+    values = measures().of_step(0, SUMS, 2.0)
+    assert values == pytest.approx(
+        {
+            "bpb": 2.0,
+            "head_bpb": 3.0,
+            "end_of_document_nats": 1.5,
+            "gradient_norm": 0.25,
+            "learning_rate": 0.5 / 3,
+            "trunk_calls_per_byte": 0.75,
+            "scratchpads_per_byte": 0.5,
+            "bytes_per_patch": 4.0,
+            "suppressed_commits": 2.0,
+            "suppressed_scratchpads": 3.0,
+            "patching_threshold": 1.5,
+            "trigger_threshold": 1.25,
+            "bytes": 80.0,
+            "bytes_per_second": 40.0,
+            "flops_per_second": flops.trained(CONFIG, SUMS) / 2.0,
+        }
+    )
+
+
+def test_utilisation_counts_all_chips_and_only_those_whose_peak_is_known():
+    values = measures([H100, H100]).of_step(0, SUMS, 2.0)
+    assert values["mfu"] == pytest.approx(values["flops_per_second"] / (2 * 989e12))
+    assert "mfu" not in measures([CPU, CPU]).of_step(0, SUMS, 2.0)
+
+
+def test_what_did_not_happen_has_no_number():
+    headless = {name: value for name, value in SUMS.items() if not name.startswith("head")}
+    values = measures([H100]).of_step(0, headless | {"ends": 0.0, "end_nats": 0.0, "commits": 0.0}, None)
+    assert math.isnan(values["end_of_document_nats"]) and math.isinf(values["bytes_per_patch"])
+    assert not values.keys() & {"head_bpb", "bytes_per_second", "flops_per_second", "mfu"}
+
+
+def test_a_model_without_a_trunk_has_no_rates():
+    config = tiny.config({"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trigger.kind": "none"})
+    nothing = dict.fromkeys(("commits", "scratchpads", "suppressed_commits", "suppressed_scratchpads"), 0.0)
+    sums = {name: value for name, value in SUMS.items() if not name.startswith("head")} | nothing
+    values = measures(config=config).of_step(0, sums, 2.0)
+    assert values.keys() == {
+        "bpb",
+        "end_of_document_nats",
+        "gradient_norm",
+        "learning_rate",
+        "bytes",
+        "bytes_per_second",
+        "flops_per_second",
+    }
+    assert values["bpb"] == 2.0 and values["flops_per_second"] == pytest.approx(flops.trained(config, sums) / 2.0)
+
+
+@pytest.mark.parametrize("warmup", [0, 3, 9])
+def test_the_learning_rate_is_the_schedules_and_asks_no_device(warmup):
+    config = tiny.config({"optimizer.warmup_steps": warmup, "training.steps": 9})
+    schedule, made = optimizer.schedule(config), measures(config=config)
+    with jax.transfer_guard("disallow"):
+        values = [made.of_step(step, SUMS, 1.0)["learning_rate"] for step in range(9)]
+    assert values == [schedule(step) for step in range(9)]
+    assert len(set(values)) >= 9 - 1

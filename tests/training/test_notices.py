@@ -33,7 +33,8 @@ def told(body: str, running: bool = True, before: str = "") -> tuple[int, list[s
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP", "SIGTERM"])
 def test_a_signal_asks_for_the_end_after_the_step(name):
-    code, lines, said = told(f"print(notices.stop_at(1)); send('{name}'); print(notices.stop_at(1), notices.stopped_by)")
+    body = f"print(notices.stop_at(1)); send('{name}'); print(notices.stop_at(1), notices.stopped_by)"
+    code, lines, said = told(body)
     assert (code, lines) == (0, ["False", f"True {name}", "end"])
     assert said == f"scratchpatch: {name}: saving after this step{'; once more stops at once' * (name == 'SIGINT')}\n"
 
@@ -84,7 +85,8 @@ def tell(name):
 def test_of_several_processes_the_others_are_told_the_way_that_a_library_listens_to(name):
     code, lines, said = told(f"took_it(); tell('{name}')", before="import time" + _LIBRARY)
     assert (code, lines) == (0, [f"{name} [15] {name}", "end"])
-    assert said == f"scratchpatch: {name}: all processes save and stop{'; once more stops at once' * (name == 'SIGINT')}\n"
+    once_more = "; once more stops at once" * (name == "SIGINT")
+    assert said == f"scratchpatch: {name}: all processes save and stop{once_more}\n"
 
 
 def test_a_signal_that_came_before_the_processes_found_each_other_is_passed_on_then():

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch.config import SCHEDULES
 from scratchpatch.model import weights
 from scratchpatch.training import optimizer
 from tests import tiny
@@ -11,7 +10,8 @@ from tests import tiny
 
 def rates(steps, warmup, **fields):
     """The learning rate of every step, and of one after the last."""
-    named = {"training.steps": steps, "optimizer.warmup_steps": warmup} | {f"optimizer.{k}": v for k, v in fields.items()}
+    named = {"training.steps": steps, "optimizer.warmup_steps": warmup}
+    named |= {f"optimizer.{name}": value for name, value in fields.items()}
     rate = optimizer.schedule(tiny.config(named))
     return np.array([rate(i) for i in range(steps + 1)])
 
@@ -36,7 +36,8 @@ def test_wsd_stays_at_the_peak_and_falls_along_a_line_over_its_share():
     assert rate[99] == 0.1
     assert (rates(100, 10, schedule="wsd", decay_share=0.0)[10:] == 2e-3).all()
     # All that the warm-up leaves.
-    np.testing.assert_allclose(rates(11, 5, schedule="wsd", decay_share=1.0, learning_rate=1.0)[5:11], np.linspace(1.0, 0.1, 6))
+    falling = rates(11, 5, schedule="wsd", decay_share=1.0, learning_rate=1.0)[5:11]
+    np.testing.assert_allclose(falling, np.linspace(1.0, 0.1, 6))
 
 
 def test_constant_stays_at_the_peak():
@@ -44,7 +45,7 @@ def test_constant_stays_at_the_peak():
     assert (rate[10:] == 1.0).all() and rate[0] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ("cosine", "wsd", "constant"))
 @pytest.mark.parametrize("steps, warmup", [(0, 0), (0, 50), (1, 0), (3, 50), (50, 50)])
 def test_schedules_of_runs_shorter_than_the_warmup_are_finite(schedule, steps, warmup):
     found = rates(steps, warmup, schedule=schedule)

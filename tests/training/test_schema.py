@@ -85,7 +85,10 @@ def write(folder, **document) -> Path:
 
 def test_a_newer_schema_and_an_unknown_field_are_named(tmp_path):
     newer = write(tmp_path, schema=schema.CURRENT + 1, version="9.0", config={"training.colour": 1})
-    with pytest.raises(UserError, match=rf"has schema {schema.CURRENT + 1}, written by version 9.0.*up to {schema.CURRENT}: upgrade it$"):
+    with pytest.raises(
+        UserError,
+        match=rf"has schema {schema.CURRENT + 1}, written by version 9.0.*up to {schema.CURRENT}: upgrade it$",
+    ):
         workdir.load_config(newer)
     with pytest.raises(UserError, match="no field 'training.colour'"):
         workdir.load_config(write(tmp_path, config={"training.colour": 1}))

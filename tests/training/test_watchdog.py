@@ -145,7 +145,10 @@ print("never")
 """
 
 
-@pytest.mark.parametrize(("body", "name"), [("stand_still()", "SIGTERM"), ("stand_still()", "SIGINT"), ("time.sleep(600)", "SIGHUP")])
+CASES = [("stand_still()", "SIGTERM"), ("stand_still()", "SIGINT"), ("time.sleep(600)", "SIGHUP")]
+
+
+@pytest.mark.parametrize(("body", "name"), CASES)
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_process_that_hears_nothing_ends_and_says_where_it_stood(body, name, begun):
     if body != "stand_still()" and not begun:

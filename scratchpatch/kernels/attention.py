@@ -1,0 +1,75 @@
+"""Attention: the one public file of kernels.
+
+`staircase` is the trunk's: a slot reads the commits before it in its document, and itself. `window` is the byte
+tiers': a byte reads the last bytes of its document. Which backend computes them, `choice` decides by platform, shape
+and type, or as the config says; nothing of that changes what is computed, but for rounding.
+
+Legend: B rows, L byte positions, N slots, P commits, G key-value heads, R query heads per key-value head, H = G * R
+heads, K head width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from scratchpatch import precision, sharding
+from scratchpatch.kernels import choice, ranges, sequence, xla
+from scratchpatch.kernels.choice import platform
+from scratchpatch.kernels.xla import block_size
+
+__all__ = ["block_size", "platform", "staircase", "window"]
+
+
+def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: str = "auto") -> jax.Array:
+    """Slot i reads commits j with begin_i <= j < end_i, and itself.
+
+    The first `commits` slots are the commits: keys and values of scratchpads
+    serve no slot but their own.
+
+    Args:
+      q_BNHK: queries.
+      k_BNGK, v_BNGK: keys and values of every slot.
+      begin_BN, end_BN: int32 [B, N], the range of commits that each slot sees.
+      commits: P, a static size.
+      backend: config field kernels.staircase.
+    Returns:
+      [B, N, H, K] in the dtype of v; softmax in float32.
+    Raises:
+      UserError: a backend by name that cannot run here.
+    """
+
+    def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN):
+        kernel = choice.staircase(backend, q_BNHK, k_BPGK).kernel()
+        arrays = q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN
+        return ranges.attend(kernel, sharding.TRUNK, *arrays) if kernel else xla.staircase(*arrays)
+
+    arrays = q_BNHK, k_BNGK[:, :commits], v_BNGK[:, :commits], k_BNGK, v_BNGK, begin_BN, end_BN
+    with precision.products(q_BNHK.dtype):
+        return sequence.over_slots(attend, *arrays)
+
+
+def window(q_BLHK, k_BLHK, v_BLHK, start_BL, size: int, backend: str = "auto") -> jax.Array:
+    """Position n reads positions m of its document with n - size < m <= n.
+
+    Args:
+      q_BLHK, k_BLHK, v_BLHK: queries, keys, values.
+      start_BL: int32 [B, L], document starts.
+      size: bytes that one byte sees, itself included.
+      backend: config field kernels.window.
+    Returns:
+      [B, L, H, K] in the dtype of v; softmax in float32.
+    Raises:
+      UserError: a backend by name that cannot run here.
+    """
+
+    def attend(q_BLHK, k_BLHK, v_BLHK, start_BL):
+        kernel = choice.window(backend, q_BLHK, size).kernel(band=size)
+        if kernel is None:
+            return xla.window(q_BLHK, k_BLHK, v_BLHK, start_BL, size)
+        # A staircase on which every position is a commit, and sees the latest of those before it.
+        n_BL = jnp.broadcast_to(jnp.arange(q_BLHK.shape[1], dtype=jnp.int32), start_BL.shape)
+        begin_BL = jnp.maximum(start_BL, n_BL - (size - 1))
+        arrays = q_BLHK, k_BLHK, v_BLHK, k_BLHK, v_BLHK, begin_BL, n_BL
+        return ranges.attend(kernel, sharding.BYTE_TIER, *arrays)
+
+    with precision.products(q_BLHK.dtype):
+        return sequence.over_positions(attend, q_BLHK, k_BLHK, v_BLHK, start_BL, size)

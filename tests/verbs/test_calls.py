@@ -1,0 +1,117 @@
+"""What each verb calls, and what it answers; with stand-ins for the functions behind the verbs."""
+
+import json
+import os
+import time
+import types
+
+import pytest
+from absl import logging
+
+from scratchpatch import cli, config
+
+
+def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
+    calls = stand_in("scratchpatch.training.loop", train=lambda c, workdir, began, notices: None)
+    sources = "(('text:books/*.txt',1.0),)"
+    argv = ["train", f"--config={config_file}", "--workdir=runs/x", "--config.training.steps=5"]
+    argv += [f"--config.data.sources={sources}", "--noconfig.model.pooling.last_state"]
+    assert cli.main([*argv, "--config.optimizer.eps", "1e-6"]) == 0
+    ((c, workdir, began, _), _) = calls[0]
+    assert workdir == "runs/x" and time.monotonic() - 60 < began <= time.monotonic()
+    assert config.difference(config.default(), c, free=True) == [
+        "data.sources: [['stdlib:code', 1.0], ['stdlib:prose', 1.0]] -> [['text:books/*.txt', 1.0]]",
+        "model.pooling.last_state: True -> False",
+        "training.steps: 1000 -> 5",
+        "optimizer.eps: 1e-08 -> 1e-06",
+    ]
+    assert c.is_locked
+
+
+def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir, tmp_path):
+    def evaluate(*_, **__):
+        print("chatter")
+        logging.warning("a warning")
+        return types.SimpleNamespace(result={"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]}, for_the_page=False)
+
+    calls = stand_in("scratchpatch.evaluation.evaluate", evaluate=evaluate)
+    output = tmp_path / "out.json"
+    argv = ["eval", f"--workdir={workdir}", "--json", "--override", "trigger.threshold=1"]
+    assert cli.main([*argv, "--override=trigger.kind=none", f"--output={output}", "--split=test"]) == 0
+    out, err = capsys.readouterr()
+    assert out == '{"bpb": 2.5, "bpb_by_offset": [1.0, null]}\n'
+    assert output.read_text() == out
+    assert "chatter" in err and "a warning" in err
+    overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
+    asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1}
+    ((arguments, named),) = calls
+    assert arguments == (workdir,) and named == asked | {"compressor_bytes": 1 << 24}
+
+
+def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
+    evaluation = types.SimpleNamespace(result={"bpb": 2.5, "split": "validation"}, for_the_page=False)
+    stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, **__: evaluation)
+    assert cli.main(["eval", f"--workdir={workdir}"]) == 0
+    assert capsys.readouterr().out == "bpb    2.5\nsplit  validation\n"
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_audit_exits_with_its_verdict(capsys, stand_in, config_file, ok, code):
+    report = types.SimpleNamespace(ok=ok, as_dict=lambda: {"ok": ok}, text=lambda: "the findings")
+    stand_in("scratchpatch.evaluation.audit", audit_config=lambda c: report)
+    assert cli.main(["audit", f"--config={config_file}", "--json"]) == code
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"ok": ok}
+    assert ("audit failed" in err) != ok
+    assert cli.main(["audit", f"--config={config_file}"]) == code
+    assert capsys.readouterr().out == "the findings\n"
+
+
+def test_inspect_prints_what_it_is_given(capsys, stand_in, workdir, config_file, tmp_path):
+    calls = stand_in("scratchpatch.report.inspect", inspect=lambda *_, tell, **__: tell("shaded"))
+    argv = ["inspect", f"--workdir={workdir}", f"--text={config_file}", f"--html={tmp_path}/x.html"]
+    assert cli.main([*argv, "--override=trigger.kind=every"]) == 0
+    assert capsys.readouterr().out == "shaded\n"
+    ((arguments, named),) = calls
+    del named["tell"]
+    assert arguments == (workdir, config_file)
+    assert named == {"html": f"{tmp_path}/x.html", "overrides": {"trigger.kind": "every"}}
+
+
+def test_generate_keeps_every_byte(capfdbinary, generating, workdir, tmp_path):
+    calls = generating(b"\xff\x00\n")
+    prompt = os.fsdecode(b"caf\xe9 \xff")
+    assert cli.main(["generate", f"--workdir={workdir}", f"--prompt={prompt}", "--max_bytes=3"]) == 0
+    assert capfdbinary.readouterr().out == b"\xff\x00\n"
+    raw = tmp_path / "prompt"
+    raw.write_bytes(bytes(range(256)))
+    argv = ["generate", f"--workdir={workdir}", f"--prompt_file={raw}", "--max_bytes=3"]
+    assert cli.main([*argv, "--temperature=0.5", "--seed=4"]) == 0
+    assert calls == [
+        (workdir, b"caf\xe9 \xff", 3, {"temperature": 0.0, "seed": 0}),
+        (workdir, bytes(range(256)), 3, {"temperature": 0.5, "seed": 4}),
+    ]
+
+
+def test_account_prints_its_table_or_json(capsys, stand_in, config_file):
+    stand_in("scratchpatch.accounting.account", account=lambda c: {"seed": c.seed}, text=lambda d: f"seed {d['seed']}")
+    argv = ["account", f"--config={config_file}", "--config.seed=3"]
+    assert cli.main(argv) == 0
+    assert cli.main([*argv, "--json"]) == 0
+    assert capsys.readouterr().out == 'seed 3\n{"seed": 3}\n'
+
+
+def test_bench_takes_what_to_measure_by_position(capsys, stand_in, config_file):
+    calls = stand_in("scratchpatch.bench", run=lambda what, c: {"what": what}, table=lambda d: d["what"])
+    assert cli.main(["bench"]) == 0
+    assert cli.main(["bench", "data", "--json", f"--config={config_file}"]) == 0
+    assert capsys.readouterr().out == 'all\n{"what": "data"}\n'
+    assert calls[0][0] == ("all", None)
+    assert config.difference(calls[2][0][1], config.default()) == []
+
+
+def test_report_prints_its_path(capsys, stand_in, workdir):
+    calls = stand_in("scratchpatch.report.page", write_report=lambda *_, **__: "x/report.html")
+    assert cli.main(["report", f"--workdir={workdir}", f"--baseline={workdir}"]) == 0
+    assert capsys.readouterr().out == "x/report.html\n"
+    assert calls == [((workdir,), {"baseline": workdir})]
