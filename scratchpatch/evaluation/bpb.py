@@ -64,18 +64,7 @@ class Tally:
         return [float(nats / count / math.log(2)) if count else None for nats, count in sums]
 
 
-def tally(lm: LanguageModel, streams: Iterable, label: str = "evaluating") -> Tally:
-    """Run the model along every stream."""
-    streams, total = list(streams), Tally(config_lib.vocabulary(lm.config))
-    with Progress(total=sum(map(len, streams)), label=label, unit="B") as progress:
-        for stream in streams:
-            for part in lm.positions(stream):
-                total.add(part)
-                progress.advance(len(part.nats), len(part.nats), total.bpb)
-    return total
-
-
-def beginning(stream, size: int, vocabulary: Vocabulary) -> Iterator[bytes]:
+def _beginning(stream, size: int, vocabulary: Vocabulary) -> Iterator[bytes]:
     """The first `size` raw bytes of a stream, or all that it has, in chunks."""
     for at in range(0, len(stream), _CHUNK):
         tokens_T = stream.read(at, min(_CHUNK, len(stream) - at))
@@ -101,14 +90,19 @@ def measure(
     """
     streams, began = list(streams), time.monotonic()
     vocabulary = config_lib.vocabulary(lm.config)
-    total = tally(lm, streams, label)
+    total = Tally(vocabulary)
+    with Progress(total=sum(map(len, streams)), label=label, unit="B") as progress:
+        for stream in streams:
+            for part in lm.positions(stream):
+                total.add(part)
+                progress.advance(len(part.nats), len(part.nats), total.bpb)
     sums, positions = total.sums, max(total.sums["positions"], 1.0)
     commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
     headless, lags = math.isnan(sums["head_nats"]), lm.config.model.trunk.kind != "none"
     compressed, compressed_bytes = None, 0
     if compressor_bytes:
         share = compressor_bytes // max(len(streams), 1)
-        chunks = (chunk for stream in streams for chunk in beginning(stream, share, vocabulary))
+        chunks = (chunk for stream in streams for chunk in _beginning(stream, share, vocabulary))
         compressed, compressed_bytes = compressors.bits_per_byte(chunks)
     # A document begins where the one before it ends, and at the beginning of a stream.
     begun = sum(len(stream) > 0 and int(stream.read(0, 1)[0]) == vocabulary.bos for stream in streams)

@@ -1,7 +1,7 @@
 """The threshold at which a trained model makes patches, or scratchpads, as often as wanted.
 
 Entropies do not depend on the layout: they are computed once, on a sample of the text, and the search repeats the
-decisions alone. The sample is evenly spread over the windows that `eval` reads, so that rates mean what they mean there.
+decisions alone. The sample is evenly spread over the windows that `eval` reads, so that rates mean the same.
 
 Legend: R rows, L positions of a row, C chunks of rows.
 """
@@ -98,7 +98,7 @@ def calibrate(
         return [(evaluation_stream(lm.config, source, split), 1.0)]
 
     validates = source is None and bool(lm.config.data.validation_sources)
-    sample, held_out = _texts(lm, streams_of, split, validates, sample_bytes)
+    sample, held_out = _sample_and_held_out(lm, streams_of, split, validates, sample_bytes)
     count = _counter(lm, section, sample)
     threshold, granularity = search(section, count, sample.positions, target, lm.config)
 
@@ -153,9 +153,8 @@ def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) 
         raise UserError(f"{section}.gain = {gain} moves the threshold as it goes: leave it out")
     config = lm.override(overrides).config
     if config.model.trunk.kind == "none":
-        raise UserError(
-            "model.trunk.kind = 'none' makes neither patches nor scratchpads: calibrate a model with a trunk"
-        )
+        fix = "calibrate a model with a trunk"
+        raise UserError(f"model.trunk.kind = 'none' makes neither patches nor scratchpads: {fix}")
     kind = config[section].kind
     if kind not in config_lib.ENTROPY_PATCHIFIERS:
         raise UserError(f"{section}.kind = {kind!r} has no threshold: {_INSTEAD[section][kind]}")
@@ -188,36 +187,26 @@ class _Text:
         bytes_counted = int((self.counts_RL & self.is_byte_RL).sum())
         return {"bytes": bytes_counted, "source": self.source, "split": self.split}
 
-    def halves(self) -> tuple[_Text, _Text]:
-        """The text twice: the first half of its positions counts in one, the second half in the other."""
-        in_first_RL = np.cumsum(self.counts_RL).reshape(self.counts_RL.shape) <= self.positions // 2
-        first = dataclasses.replace(
-            self, counts_RL=self.counts_RL & in_first_RL, split=f"{self.split}, first half of the sample"
-        )
-        second = dataclasses.replace(
-            self, counts_RL=self.counts_RL & ~in_first_RL, split=f"{self.split}, second half of the sample"
-        )
-        return first, second
+    def half(self, counts_RL: np.ndarray, name: str) -> _Text:
+        """The same rows, of whose positions those of one half count."""
+        split = f"{self.split}, {name} half of the sample"
+        return dataclasses.replace(self, counts_RL=self.counts_RL & counts_RL, split=split)
 
 
-def _texts(
-    lm: LanguageModel, streams_of: Callable, split: str, validates: bool, sample_bytes: int
-) -> tuple[_Text, _Text]:
-    """The sample, and text that is not in it: the validation split, or the half of the sample that is held back.
+def _sample_and_held_out(lm, streams_of: Callable, split: str, validates: bool, size: int) -> tuple[_Text, _Text]:
+    """A sample of a split, and text that is not in it: the validation split, or a half that is held back of the sample.
 
-    Args:
-      streams_of: a split to its (stream, weight) pairs.
-      split: of the sample.
-      validates: whether the validation split has sources of its own.
-      sample_bytes: of each of the two.
+    `streams_of`: a split to its (stream, weight) pairs; `validates`: the validation split has sources of its own;
+    `size`: bytes of each text.
     """
     entropies = Entropies(lm.config, lm.weights)
     streams = streams_of(split)
-    sample = _sample(entropies, lm.config, streams, sample_bytes)
+    sample = _sample(entropies, lm.config, streams, size)
     unsplit = not validates and any(stream.split == "all" for stream, _ in streams)
-    if unsplit or split in ("validation", "all"):
-        return sample.halves()
-    return sample, _sample(entropies, lm.config, streams_of("validation"), sample_bytes)
+    if not unsplit and split not in ("validation", "all"):
+        return sample, _sample(entropies, lm.config, streams_of("validation"), size)
+    in_first_RL = np.cumsum(sample.counts_RL).reshape(sample.counts_RL.shape) <= sample.positions // 2
+    return sample.half(in_first_RL, "first"), sample.half(~in_first_RL, "second")
 
 
 def _sample(entropies: Entropies, config, streams: list[tuple[Any, float]], sample_bytes: int) -> _Text:
@@ -297,20 +286,12 @@ def search(
 ) -> tuple[float, list[float | None]]:
     """The shortest decimal whose rate is nearest to the target, and the rates on both sides of where it is crossed.
 
-    The search is a bisection over all float32 thresholds, as if the count never rose with the threshold. Commits do
-    rise, rarely and by little, where patching.max_patch_bytes ends patches: an end that a higher threshold leaves out
-    moves those that are counted in multiples of max_patch_bytes from it, and may move one into the positions that a
-    window answers for. Where the target is crossed several times, one crossing is found, and the rates on its two
-    sides are what is said. Scratchpads never rise.
-
-    Args:
-      section: 'patching' or 'trigger'.
-      count: decisions at a threshold.
-      positions: that the count is over.
-      target: wanted, in the section's unit.
-      config: named where the target cannot be reached.
-    Raises:
-      UserError: no threshold comes near; says which rates are reachable.
+    `count` says how many decisions of the section a threshold gives on so many positions. The search is a bisection
+    over all float32 thresholds, as if the count never rose with the threshold. Commits do rise, rarely and by little,
+    where patching.max_patch_bytes ends patches: an end that a higher threshold leaves out moves those that are counted
+    in multiples of max_patch_bytes from it, and may move one into the positions that a window answers for. Where the
+    target is crossed several times, one crossing is found, and the rates on its two sides are what is said. Scratchpads
+    never rise. Raises UserError where no threshold comes near, and says which rates are reachable.
     """
     wanted = positions / target if section == "patching" else positions * target
     most, least = count(-_BEYOND), count(_BEYOND)

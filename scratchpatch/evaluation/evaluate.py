@@ -127,7 +127,7 @@ def _sweep(lm: LanguageModel, streams: list) -> list[dict[str, Any]]:
 
 
 def _passage(lm: LanguageModel, stream) -> dict[str, Any]:
-    """The beginning of a held-out document (bytes), and the entropy, commits and scratchpads after each of its bytes."""
+    """`data`, the beginning of a held-out document; and entropy, commit and scratchpad after each of its bytes."""
     bos = config_lib.vocabulary(lm.config).bos
     tokens = stream.read(0, min(len(stream), 64 * _PASSAGE_BYTES))
     edges = np.append(np.flatnonzero(tokens == bos), len(tokens))

@@ -1,9 +1,8 @@
 """Figures: plain data in, one SVG text out.
 
-Every figure is a pure function of its arguments: the same data gives the same
-text. The SVG stands alone as a file and also inlines into a page: its ids carry
-the figure's name, it loads nothing, and its ink and ground follow the reader's
-light or dark scheme. Points whose x or y is None or not finite are left out.
+Every figure is a pure function of its arguments: the same data gives the same text. The SVG stands alone as a file and
+also inlines into a page: its ids carry the figure's name, it loads nothing, and its ink and ground follow the reader's
+light or dark scheme. Points whose x or y is None or not finite are left out. Fonts and lines are in figures.mplstyle.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -30,35 +30,9 @@ _LEGEND_COLUMNS = 2
 _Y_LABEL_WIDTH = 36  # characters: a longer line is cut at the figure's edge
 BINS = 400  # points of a drawn curve: more cannot be told apart at this size
 
-# Stand-ins that no palette uses: matplotlib wants colours, the page wants CSS.
+# Stand-ins that no palette uses, for which the SVG gets the reader's colours.
 _INK, _FAINT = "#010203", "#040506"
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "scratchpatch",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.6,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "figure.constrained_layout.w_pad": 0.12,
-    "figure.constrained_layout.h_pad": 0.06,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4,
-    "lines.solid_capstyle": "round",
-}
+_STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +50,8 @@ def loss_curves(
 ) -> str:
     """BPB against the step (below) and the bytes read (above).
 
-    `training` curves of more than BINS points are drawn as the means of equal
-    bins of steps; `validation` keeps every point, marked.
+    `training` curves of more than BINS points are drawn as the means of equal bins of steps; `validation` keeps every
+    point, marked.
     """
     training, validation = [_binned(one) for one in _drawable(training)], _drawable(validation)
 
@@ -107,8 +81,7 @@ def patch_lag(
 ) -> str:
     """BPB, or what `y_label` says, against the bytes since the last commit, or what `x_label` says.
 
-    A curve of one point (a byte-level model, which has no other offset) is
-    drawn as a dashed level.
+    A curve of one point (a byte-level model, which has no other offset) is drawn as a dashed level.
     """
 
     def draw(axes):
@@ -161,22 +134,20 @@ def _is_number(value) -> bool:
 
 def _drawable(series: Sequence[Series]) -> list[Series]:
     """The finite points of each series, with a note each; a series that has none is left out."""
-    found = []
+    drawable = []
     for one in series:
         points = zip(one.x, one.y, one.notes or [""] * len(one.x), strict=True)
         finite = [point for point in points if _is_number(point[0]) and _is_number(point[1])]
         if finite:
-            found.append(Series(one.label, *zip(*finite, strict=True)))
-    return found
+            drawable.append(Series(one.label, *zip(*finite, strict=True)))
+    return drawable
 
 
 def _binned(one: Series) -> Series:
-    if len(one.x) <= BINS:
-        return one
-    x, y = (
-        [float(part.mean()) for part in np.array_split(np.asarray(values, float), BINS)] for values in (one.x, one.y)
-    )
-    return Series(one.label, x, y)
+    def means(values):
+        return [float(values_of_bin.mean()) for values_of_bin in np.array_split(np.asarray(values, float), BINS)]
+
+    return one if len(one.x) <= BINS else Series(one.label, means(one.x), means(one.y))
 
 
 def _ticks() -> MaxNLocator:
@@ -185,7 +156,7 @@ def _ticks() -> MaxNLocator:
 
 def _svg(name: str, draw: Callable, title: str) -> str:
     """Draw on fresh axes, with the legend below them, and give the figure its reader's colours."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(fname=_STYLE):
         figure = Figure(layout="constrained")
         axes = figure.add_subplot()
         draw(axes)

@@ -195,7 +195,7 @@ def _costs(label: str, key: str, points: list[dict]) -> Series:
 
 
 def _threshold(nats: float | None) -> str:
-    """A point of the sweep in words: nothing as trained, else what a threshold does that every entropy or none exceeds."""
+    """The name of a sweep's point: '' as trained; what a threshold does that every entropy, or none, exceeds."""
     if nats is None:
         return ""
     if nats < 0:

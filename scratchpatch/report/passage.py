@@ -1,8 +1,7 @@
 """A passage of text with its patches: bytes shaded by entropy, one rendering for pages and one for terminals.
 
-All 256 byte values are shown and none reaches the reader raw: a printable
-character stands for itself, a newline is ⏎, a tab ⇥, any other byte its hex
-value as ‹0a›. A character of several bytes is shown on the first of them, unless a
+All 256 byte values are shown and none reaches the reader raw: a printable character stands for itself, a newline is
+⏎, a tab ⇥, any other byte its hex value as ‹0a›. A character of several bytes is shown on the first of them, unless a
 patch ends or a scratchpad fires inside it: then each byte shows its hex value.
 """
 
@@ -23,8 +22,10 @@ LIMIT = 16384  # bytes drawn; a page of more is slower to open than to read
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """n bytes and, after each of them: next-byte entropy in nats (NaN of a model that has none), whether a patch ends,
-    whether a scratchpad fires."""
+    """Bytes and what a model decides after each of them.
+
+    entropy: of the next byte, nats (NaN where the model has none). commit: a patch ends. scratchpad: one fires.
+    """
 
     data: bytes
     entropy: np.ndarray
@@ -34,9 +35,8 @@ class Passage:
     def __post_init__(self):
         lengths = {len(self.data), len(self.entropy), len(self.commit), len(self.scratchpad)}
         if len(lengths) > 1:
-            raise ValueError(
-                f"a passage needs one entropy, commit and scratchpad per byte, not lengths {sorted(lengths)}"
-            )
+            wanted = "one entropy, commit and scratchpad per byte"
+            raise ValueError(f"a passage needs {wanted}, not lengths {sorted(lengths)}")
 
     @classmethod
     def from_json(cls, value: dict) -> Passage:
@@ -100,13 +100,11 @@ def to_html(passage: Passage) -> str:
 def to_text(passage: Passage) -> str:
     """The passage for a terminal: │ after a patch's last byte, · where a scratchpad fires."""
     shown = passage.head(LIMIT)
-    out = []
-    for n, glyph in enumerate(glyphs(shown)):
-        out.append(glyph + "│" * bool(shown.commit[n]) + "·" * bool(shown.scratchpad[n]))
-        if shown.data[n] == 0x0A:
-            out.append("\n")
+    text = ""
+    for glyph, byte, commit, scratchpad in zip(glyphs(shown), shown.data, shown.commit, shown.scratchpad, strict=True):
+        text += glyph + "│" * bool(commit) + "·" * bool(scratchpad) + "\n" * (byte == 0x0A)
     more = len(passage.data) - len(shown.data)
-    return "".join(out) + (f"\n… {more:,} more bytes" if more else "")
+    return text + (f"\n… {more:,} more bytes" if more else "")
 
 
 def _character(data: bytes, at: int) -> int:

@@ -10,7 +10,7 @@ import math
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 from absl import logging
@@ -38,12 +38,6 @@ _NUMBERS = (
     "kv_bytes_per_byte",
 )
 _COUNTS = ("bytes", "documents", "compressed_bytes", "step", "max_bytes")
-
-
-class _Config(TypedDict):
-    config: dict[str, Any]
-    schema: NotRequired[Any]
-    version: NotRequired[str]
 
 
 class _Passage(TypedDict):
@@ -115,7 +109,7 @@ class RunFolder:
     def _config(self) -> dict[str, Any]:
         """Those of the stored fields that this version has."""
         path = self.path / "config.json"
-        document = _read(path, _Config, constants=True)
+        document = _read(path, config_lib.Document, constants=True)
         try:
             values = schema.fields(document) if document else {}
             values = {field.name: values[field.name] for field in config_lib.FIELDS if field.name in values}

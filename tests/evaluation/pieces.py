@@ -67,8 +67,8 @@ def pieces_of(config, fields: dict) -> dict[str, tuple]:
     reads = {name: names for name, names in READS.items() if not lacks.get(name)}
     if m.trunk.kind == "none":
         reads = {"encoder": READS["encoder"], "decoder": ("model.decoder.layers", *TRUNKLESS)}
-    # Pooling asks of the patchifier how long a patch may be, which is the same for all but this one; and between patches
-    # of one byte no trigger is asked.
+    # Pooling asks of the patchifier how long a patch may be, which is the same for all but this one; and between
+    # patches of one byte no trigger is asked.
     idle = {("decide", "trigger.kind")} if config.patching.kind == "byte" else {("pooling", "patching.kind")}
     return {
         piece: tuple((name, fields[name]) for name in names if name in fields and (piece, name) not in idle)
@@ -106,8 +106,10 @@ def _compile(name: str, fields: dict, plant=None):
         with plant:
             return getattr(weights_lib.merge(definition, weights), name)(*args)
 
+    # Without options of its own, which a program inside a gradient cannot have.
+    compiled = jax.jit(run)
     # The weights go to the device here, and not in every call.
-    return functools.partial(jax.jit(run, compiler_options=tiny.QUICK), jax.device_put(random_weights(abstract)))
+    return functools.partial(compiled, jax.device_put(random_weights(abstract)))
 
 
 @functools.lru_cache

@@ -1,6 +1,7 @@
 """The audit names the stage of every planted leak, and its place."""
 
 import dataclasses
+import functools
 import json
 from unittest import mock
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from scratchpatch import compilation_cache
 from scratchpatch.evaluation import audit
 from scratchpatch.kernels import attention
 from scratchpatch.model import encoder
@@ -18,7 +20,7 @@ from scratchpatch.model.heads import EntropyHead
 from scratchpatch.model.pooling import Pooling
 from scratchpatch.model.trunk import Trunk
 from scratchpatch.patching import budget, controller, patchifiers, slots, triggers
-from scratchpatch.vocabulary import BOS
+from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
@@ -59,7 +61,7 @@ def patchifier_top_k(patching, rows, signals, threshold):
 def close_last_patch(patching, rows, *args, original=patchifiers.request):
     """A patch ends where its document does."""
     request_BL, threshold_BL = original(patching, rows, *args)
-    return request_BL | (jnp.pad(rows.tokens_BL[:, 1:], ((0, 0), (0, 1))) == BOS), threshold_BL
+    return request_BL | (jnp.pad(rows.tokens_BL[:, 1:], ((0, 0), (0, 1))) == BYTES.bos), threshold_BL
 
 
 def subtract_batch_mean(self, h_BLd, rows, original=EntropyHead.__call__):
@@ -142,8 +144,12 @@ LEAKS = {
     "threshold across BOS": (CARRIED, "decide", controller, "fire", carry_threshold_on, "document", "trigger"),
     "n-gram one ahead": (NGRAMS, "encoder", encoder, "table_rows", ngram_one_ahead, "suffix", "encoder"),
     "n-gram across BOS": (NGRAMS, "encoder", encoder, "table_rows", ngram_across_documents, "document", "encoder"),
-    "entropy model one ahead": (JUDGED, "entropy_model", attention, "window", one_byte_ahead, "suffix", "entropy model"),
-    "entropy model across BOS": (JUDGED, "entropy_model", attention, "window", across_documents, "document", "entropy model"),
+    "entropy model one ahead": (
+        JUDGED, "entropy_model", attention, "window", one_byte_ahead, "suffix", "entropy model"
+    ),
+    "entropy model across BOS": (
+        JUDGED, "entropy_model", attention, "window", across_documents, "document", "entropy model"
+    ),
     "entropy model in the head's place": (
         JUDGED | HEADLESS, "entropy_model", attention, "window", one_byte_ahead, "suffix", "entropy model"
     ),
@@ -151,6 +157,7 @@ LEAKS = {
 }
 
 
+@functools.cache
 def planted(name: str) -> tuple[Model, audit.Auditor, audit.AuditReport]:
     fields, piece, module, function, leak, _, _ = LEAKS[name]
     # A plain function, so that it binds as the method it replaces.
@@ -168,8 +175,8 @@ def test_a_planted_leak_is_named(name):
     assert (first.check, first.stage) == (check, stage), report.text()
     assert {f.stage for f in report.findings} == {stage}, report.text()
     assert f"the {stage} leaks at position {first.position}" in report.summary()
-    found = json.loads(json.dumps(report.as_dict()))
-    assert not found["ok"] and found["findings"][0]["stage"] == stage
+    document = json.loads(json.dumps(report.as_dict()))
+    assert not document["ok"] and document["findings"][0]["stage"] == stage
     if check == "document":
         # The first document has none before it that could leak into it.
         assert first.position >= auditor.starts[1]
@@ -181,7 +188,7 @@ def test_the_position_is_where_the_leak_is():
     _, auditor, report = planted("pooling over the whole patch")
     row = int(report.findings[0].detail.split()[1].rstrip(";"))
     start = max(s for s in auditor.starts if s <= report.findings[0].position)
-    assert auditor.tokens[row, start] == BOS or start == 0
+    assert auditor.tokens[row, start] == BYTES.bos or start == 0
     assert (report.findings[0].position - start) % 4 != 3  # a scratchpad, not a commit
     _, auditor, report = planted("encoder one ahead")
     assert report.findings[0].position == 0
@@ -232,7 +239,8 @@ def test_a_leak_of_the_backward_pass_alone_is_named(name):
     assert "its gradient reaches row" in report.summary()
 
 
-def test_a_leak_built_from_outside_is_named():
+def test_a_leak_built_from_outside_is_named(monkeypatch):
+    monkeypatch.setattr(compilation_cache, "quick", lambda: tiny.QUICK)
     config = tiny.config({"patching.kind": "whitespace"})
     definition, abstract = weights_lib.abstract(config)
 

@@ -16,7 +16,7 @@ from scratchpatch.evaluation import bpb, compressors
 from scratchpatch.inference import windows
 from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.vocabulary import BOS, BYTES, PAD
+from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.evaluation.pieces import random_weights
 from tests.inference.models import WINDOW, language_model, some_bytes
@@ -25,25 +25,25 @@ DOCUMENTS = (some_bytes(11), b"", bytes(range(100)), b"\xff", some_bytes(70, see
 
 
 def stream(*documents: bytes) -> windows.Text:
-    return windows.Text(np.array([t for data in documents for t in (BOS, *data)], np.int32), BYTES)
+    return windows.Text(np.array([t for data in documents for t in (BYTES.bos, *data)], np.int32), BYTES)
 
 
 @functools.lru_cache
-def found(*documents: bytes) -> dict:
+def measured(*documents: bytes) -> dict:
     return bpb.measure(language_model(), [stream(*documents)])
 
 
 @pytest.mark.parametrize("size", (1, WINDOW - 1, WINDOW, 100))
 def test_one_document_costs_its_score(size):
     data = some_bytes(size)
-    result = found(data)
+    result = measured(data)
     assert result["bpb"] == pytest.approx(-language_model().score(data).mean(), rel=1e-5)
     assert (result["bytes"], result["documents"], result["step"]) == (size, 1, 7)
     assert result["end_of_document_nats"] is None  # nothing follows that would end it
 
 
 def test_every_byte_and_document_counts_once():
-    result = found(*DOCUMENTS)
+    result = measured(*DOCUMENTS)
     assert result["bytes"] == sum(map(len, DOCUMENTS)) == sum(result["bytes_by_offset"])
     assert result["documents"] == len(DOCUMENTS)
 
@@ -52,17 +52,16 @@ def test_short_documents_of_one_row_cost_what_they_cost_alone():
     documents = (some_bytes(9), b"", b"\xff\x00", some_bytes(12, seed=1))
     lm = language_model()
     bits = -sum(lm.score(data).sum() for data in documents)
-    assert found(*documents)["bpb"] == pytest.approx(bits / sum(map(len, documents)), rel=1e-5)
+    assert measured(*documents)["bpb"] == pytest.approx(bits / sum(map(len, documents)), rel=1e-5)
     ends = [next(lm.positions(stream(data, b""))).nats[len(data)] for data in documents[:-1]]
-    assert found(*documents)["end_of_document_nats"] == pytest.approx(np.mean(ends), rel=1e-5)
+    assert measured(*documents)["end_of_document_nats"] == pytest.approx(np.mean(ends), rel=1e-5)
 
 
 def test_streams_add_up():
-    parts = [DOCUMENTS[:3], DOCUMENTS[3:]]
-    whole = bpb.measure(language_model(), [stream(*part) for part in parts])
+    halves = [DOCUMENTS[:3], DOCUMENTS[3:]]
+    whole = bpb.measure(language_model(), [stream(*half) for half in halves])
     assert whole["bytes"] == sum(map(len, DOCUMENTS)) and whole["documents"] == len(DOCUMENTS)
-    each = [found(*part) for part in parts]
-    bits = sum(e["bpb"] * e["bytes"] for e in each)
+    bits = sum(result["bpb"] * result["bytes"] for result in (measured(*half) for half in halves))
     assert whole["bpb"] == pytest.approx(bits / whole["bytes"], rel=1e-6)
     assert whole["compressors"] == compressors.bits_per_byte(DOCUMENTS)[0]
 
@@ -70,9 +69,9 @@ def test_streams_add_up():
 @pytest.mark.parametrize("size, each", ((60, 30), (61, 30), (2, 1)))
 def test_the_compressors_read_the_beginning_of_each_stream(size, each, monkeypatch):
     monkeypatch.setattr(bpb, "_CHUNK", 7)
-    parts = DOCUMENTS[:3], DOCUMENTS[3:]
-    result = bpb.measure(language_model(), [stream(*part) for part in parts], compressor_bytes=size)
-    beginnings = [b"".join(part)[:each] for part in parts]
+    halves = DOCUMENTS[:3], DOCUMENTS[3:]
+    result = bpb.measure(language_model(), [stream(*half) for half in halves], compressor_bytes=size)
+    beginnings = [b"".join(half)[:each] for half in halves]
     assert (result["compressors"], result["compressed_bytes"]) == compressors.bits_per_byte(beginnings)
     assert result["compressed_bytes"] == 2 * each and result["bytes"] == sum(map(len, DOCUMENTS))
 
@@ -89,7 +88,8 @@ class Counting:
     def read(self, start: int, length: int) -> np.ndarray:
         self.longest = max(self.longest, length)
         at_T = np.arange(start, start + length)
-        return np.where(at_T < self.positions, np.where(at_T % 100 == 0, BOS, at_T % 100), PAD).astype(np.int32)
+        tokens_T = np.where(at_T % 100 == 0, BYTES.bos, at_T % 100)
+        return np.where(at_T < self.positions, tokens_T, BYTES.pad).astype(np.int32)
 
 
 def test_a_long_stream_is_read_piece_by_piece(monkeypatch):
@@ -112,7 +112,7 @@ def test_a_beginning_costs_no_memory_for_what_follows():
 
 
 def test_the_lag_curve_adds_up_to_the_whole():
-    result = found(*DOCUMENTS)
+    result = measured(*DOCUMENTS)
     curve, counts = result["bpb_by_offset"], result["bytes_by_offset"]
     assert len(curve) == len(counts)
     bits = sum(b * n for b, n in zip(curve, counts, strict=True) if n)
@@ -122,19 +122,19 @@ def test_the_lag_curve_adds_up_to_the_whole():
 
 def test_the_lag_counts_bytes_since_the_last_commit():
     data = some_bytes(WINDOW - 1)
-    result = found(data)
+    result = measured(data)
     # Patches of 5 from the document's beginning: the first byte has read that alone, the byte after a commit nothing.
     offsets = [(i + 1) % 5 for i in range(len(data))]
     assert result["bytes_by_offset"] == [offsets.count(o) for o in range(5)]
     score = language_model().score(data)
     for o in range(5):
-        mine = [-s for s, of in zip(score, offsets, strict=True) if of == o]
-        assert result["bpb_by_offset"][o] == pytest.approx(np.mean(mine), rel=1e-5)
+        bits = [-bits for bits, offset in zip(score, offsets, strict=True) if offset == o]
+        assert result["bpb_by_offset"][o] == pytest.approx(np.mean(bits), rel=1e-5)
 
 
 def test_no_byte_has_no_rate():
     for documents in ((), (b"",), (b"", b"")):
-        result = found(*documents)
+        result = measured(*documents)
         assert result["bytes"] == 0 and result["documents"] == len(documents)
         assert result["bpb"] is None and result["entropy_head_bpb"] is None
         assert result["bpb_by_offset"] == [] and result["compressors"]["gzip"] is None
@@ -152,7 +152,7 @@ def test_a_head_is_a_shorter_stream():
 
 def test_rates_are_per_position():
     data = some_bytes(WINDOW - 1)
-    result, marks = found(data), language_model().segment(data)
+    result, marks = measured(data), language_model().segment(data)
     # The document's beginning neither ends a patch of 5 nor has a budget for a scratchpad.
     assert result["commits_per_byte"] == marks.commit.sum() / WINDOW == 6 / 32
     assert result["scratchpads_per_byte"] == marks.scratchpad.sum() / WINDOW > 0
@@ -173,13 +173,13 @@ def test_the_trunk_runs_once_for_each_slot(kind, calls):
         assert result["trunk_calls_per_byte"] == 1.0 and result["scratchpads_per_byte"] > 0.75
     else:
         assert result["scratchpads_per_byte"] == 0.0
-        assert result["trunk_calls_per_byte"] == result["commits_per_byte"] == found(*DOCUMENTS)["commits_per_byte"]
+        assert result["trunk_calls_per_byte"] == result["commits_per_byte"] == measured(*DOCUMENTS)["commits_per_byte"]
 
 
 def test_the_entropy_head_is_scored_where_there_is_one():
     lm, data = language_model(), some_bytes(20)
     nats = next(lm.positions(stream(data))).head_nats[:-1]
-    assert found(data)["entropy_head_bpb"] == pytest.approx(nats.mean() / math.log(2), rel=1e-5)
+    assert measured(data)["entropy_head_bpb"] == pytest.approx(nats.mean() / math.log(2), rel=1e-5)
     headless = tiny.config({"data.window": 8, "model.entropy_head.weight": 0.0, "trigger.kind": "none"})
     plain = LanguageModel(headless, random_weights(weights_lib.abstract(headless)[1]))
     assert bpb.measure(plain, [stream(b"abc")])["entropy_head_bpb"] is None
@@ -203,22 +203,20 @@ def test_a_model_without_a_trunk_has_bits_and_no_lag():
 
 
 def test_a_result_is_json():
-    assert json.loads(json.dumps(found(*DOCUMENTS), allow_nan=False)) == found(*DOCUMENTS)
+    assert json.loads(json.dumps(measured(*DOCUMENTS), allow_nan=False)) == measured(*DOCUMENTS)
 
 
 def test_a_tally_groups_by_the_offsets_it_is_given():
     part = Positions(
-        **{name: np.array(value) for name, value in {
-            "nats": [1.0, 2.0, 4.0, 8.0],
-            "head_nats": [1.0, 1.0, 1.0, 1.0],
-            "targets": [97, BOS, 98, 99],
-            "entropy": [0.0, 0.0, 0.0, 0.0],
-            "commit": [False, True, False, False],
-            "scratchpad": [True, False, False, False],
-            "offset": [1, 0, 1, 2],
-            "since": [1, 2, 1, 2],
-        }.items()}
-    )  # fmt: skip
+        nats=np.array([1.0, 2.0, 4.0, 8.0]),
+        head_nats=np.ones(4),
+        targets=np.array([97, BYTES.bos, 98, 99]),
+        entropy=np.zeros(4),
+        commit=np.array([False, True, False, False]),
+        scratchpad=np.array([True, False, False, False]),
+        offset=np.array([1, 0, 1, 2]),
+        since=np.array([1, 2, 1, 2]),
+    )
     own, other = bpb.Tally(BYTES), bpb.Tally(BYTES)
     own.add(part)
     other.add(part, np.array([3, 0, 3, 0]))

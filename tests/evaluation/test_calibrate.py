@@ -3,8 +3,10 @@
 Legend: n scores.
 """
 
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,11 +37,12 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
-    found = {}
-    for name, fields in MODELS.items():
-        folder = tmp_path_factory.mktemp("calibrate")
-        found[name] = runs.untrained(folder, {"patching.max_patch_bytes": 30, **fields})
-    return found
+    """Name to (config, workdir)."""
+
+    def made(fields):
+        return runs.untrained(tmp_path_factory.mktemp("calibrate"), {"patching.max_patch_bytes": 30, **fields})
+
+    return {name: made(fields) for name, fields in MODELS.items()}
 
 
 def search(score_n, target, section="patching"):
@@ -49,10 +52,10 @@ def search(score_n, target, section="patching"):
     return calibrate_lib.search(section, count, len(score_n), target, config.default())
 
 
-scores = st.lists(st.sampled_from(np.float32([-2.5, -1e-3, 0, 1e-7, 0.1, 0.3, 1.335, 1.3351, 5])), min_size=2, max_size=40)
+SCORES = np.float32([-2.5, -1e-3, 0, 1e-7, 0.1, 0.3, 1.335, 1.3351, 5])
 
 
-@given(scores, st.floats(1, 40))
+@given(st.lists(st.sampled_from(SCORES), min_size=2, max_size=40), st.floats(1, 40))
 def test_no_threshold_comes_nearer(values, target):
     score_n = np.float32(values)
     wanted = len(score_n) / target
@@ -80,31 +83,35 @@ def test_equal_entropies_leave_a_gap_that_is_reported():
     assert rates == [8 / 7, 8.0] and 1 <= threshold < 2
 
 
-@pytest.mark.parametrize("kind", config_fields.ENTROPY_PATCHIFIERS)
-@pytest.mark.parametrize("name", MODELS)
+# Where entropies come from and what is made of them are apart, so that all kinds are tried on one of the models alone.
+KINDS = [*(("head", kind) for kind in config_fields.ENTROPY_PATCHIFIERS), ("entropy model", "entropy")]
+
+
+@pytest.mark.parametrize("name, kind", KINDS)
 def test_patches_have_the_size_wanted_and_eval_agrees(workdirs, name, kind):
     _, workdir = workdirs[name]
     overrides = {"patching.kind": kind, "patching.jump": -0.01, "trigger.kind": "none"}
     target = 6.0
-    found = calibrate(workdir, bytes_per_patch=target, sample_bytes=WHOLE, overrides=overrides)
-    assert found["sample"]["rate"] == pytest.approx(target, rel=0.01)
-    assert found["settings"] == overrides | {"patching.threshold": found["threshold"]}
+    result = calibrate(workdir, bytes_per_patch=target, sample_bytes=WHOLE, overrides=overrides)
+    assert result["sample"]["rate"] == pytest.approx(target, rel=0.01)
+    assert result["settings"] == overrides | {"patching.threshold": result["threshold"]}
     # Another program may round an entropy to the other side of the threshold.
-    train = evaluate(workdir, split="train", overrides=found["settings"]).result
-    assert found["sample"]["rate"] == pytest.approx(train["bytes_per_patch"], rel=3e-3)
-    assert found["sample"]["bytes"] == train["bytes"]
-    held_out = evaluate(workdir, overrides=found["settings"]).result
-    assert found["held_out"]["rate"] == pytest.approx(held_out["bytes_per_patch"], rel=0.03)
-    assert (found["held_out"]["bytes"], found["held_out"]["split"]) == (held_out["bytes"], "validation")
+    train = evaluate(workdir, split="train", overrides=result["settings"]).result
+    assert result["sample"]["rate"] == pytest.approx(train["bytes_per_patch"], rel=3e-3)
+    assert result["sample"]["bytes"] == train["bytes"]
+    held_out = evaluate(workdir, overrides=result["settings"]).result
+    assert result["held_out"]["rate"] == pytest.approx(held_out["bytes_per_patch"], rel=0.03)
+    assert (result["held_out"]["bytes"], result["held_out"]["split"]) == (held_out["bytes"], "validation")
 
 
 def test_other_thresholds_of_the_other_decision_compile_nothing(workdirs):
     _, workdir = workdirs["head"]
 
     def compilations(threshold):
+        overrides = {"trigger.threshold": threshold}
         with runs.compilations() as compiled:
-            found = calibrate(workdir, bytes_per_patch=6.0, sample_bytes=WHOLE, overrides={"trigger.threshold": threshold})
-            evaluate(workdir, overrides=found["settings"])
+            result = calibrate(workdir, bytes_per_patch=6.0, sample_bytes=WHOLE, overrides=overrides)
+            evaluate(workdir, overrides=result["settings"])
         return len(compiled)
 
     assert compilations(5.3) > 0
@@ -114,26 +121,26 @@ def test_other_thresholds_of_the_other_decision_compile_nothing(workdirs):
 @pytest.mark.parametrize("kind", ("entropy", "entropy_jump"))
 def test_scratchpads_fire_as_often_as_wanted_beside_patches_under_a_controller(workdirs, kind):
     _, workdir = workdirs["head"]
-    found = calibrate(workdir, scratchpads_per_byte=0.2, sample_bytes=WHOLE, overrides={"trigger.kind": kind})
-    assert found["sample"]["rate"] == pytest.approx(0.2, rel=0.01)
-    train = evaluate(workdir, split="train", overrides=found["settings"]).result
-    assert found["sample"]["rate"] == pytest.approx(train["scratchpads_per_byte"], rel=3e-3)
+    result = calibrate(workdir, scratchpads_per_byte=0.2, sample_bytes=WHOLE, overrides={"trigger.kind": kind})
+    assert result["sample"]["rate"] == pytest.approx(0.2, rel=0.01)
+    train = evaluate(workdir, split="train", overrides=result["settings"]).result
+    assert result["sample"]["rate"] == pytest.approx(train["scratchpads_per_byte"], rel=3e-3)
 
 
 def test_a_model_without_a_trigger_gets_one(workdirs):
     _, workdir = workdirs["entropy model"]
     with pytest.raises(UserError, match="trigger.kind = 'none' has no threshold: --override trigger.kind=entropy"):
         calibrate(workdir, scratchpads_per_byte=0.2)
-    found = calibrate(workdir, scratchpads_per_byte=0.2, overrides={"trigger.kind": "entropy"})
-    assert found["field"] == "trigger.threshold" and found["sample"]["rate"] == pytest.approx(0.2, rel=0.01)
+    result = calibrate(workdir, scratchpads_per_byte=0.2, overrides={"trigger.kind": "entropy"})
+    assert result["field"] == "trigger.threshold" and result["sample"]["rate"] == pytest.approx(0.2, rel=0.01)
 
 
 def test_a_sample_is_spread_over_the_text(workdirs):
     made, workdir = workdirs["head"]
-    found = calibrate(workdir, bytes_per_patch=4.0, sample_bytes=1500)
+    result = calibrate(workdir, bytes_per_patch=4.0, sample_bytes=1500)
     ((stream, _),) = streams_for(made, "train")
-    assert 1400 < found["sample"]["bytes"] < 1700 < stream.bytes
-    assert found["sample"]["rate"] == pytest.approx(4.0, rel=0.01)
+    assert 1400 < result["sample"]["bytes"] < 1700 < stream.bytes
+    assert result["sample"]["rate"] == pytest.approx(4.0, rel=0.01)
 
 
 @pytest.mark.parametrize("arguments", [{"split": "validation"}, {"source": "another"}])
@@ -146,28 +153,33 @@ def test_text_without_a_validation_split_is_halved(workdirs, tmp_path, arguments
     else:
         ((stream, _),) = streams_for(made, "validation")
         size = stream.bytes
-    found = calibrate(workdir, bytes_per_patch=4.0, sample_bytes=WHOLE, **arguments)
-    parts = found["sample"], found["held_out"]
-    assert sum(part["bytes"] for part in parts) == size
-    assert abs(parts[0]["bytes"] - parts[1]["bytes"]) <= 4
-    assert [part["split"].split(", ")[-1] for part in parts] == ["first half of the sample", "second half of the sample"]
+    result = calibrate(workdir, bytes_per_patch=4.0, sample_bytes=WHOLE, **arguments)
+    halves = result["sample"], result["held_out"]
+    assert sum(half["bytes"] for half in halves) == size
+    assert abs(halves[0]["bytes"] - halves[1]["bytes"]) <= 4
+    names = [half["split"].split(", ")[-1] for half in halves]
+    assert names == ["first half of the sample", "second half of the sample"]
 
 
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        ({"bytes_per_patch": 40.0}, "--target_bytes_per_patch=40: thresholds reach from 1 to 3.* another patching.max_patch_bytes than 30"),
-        ({"bytes_per_patch": 6.0, "overrides": {"patching.max_patch_bytes": 5}}, "=6: thresholds reach from 1 to 5.* than 5"),
-        ({"scratchpads_per_byte": 1.0}, "--target_scratchpads_per_byte=1: thresholds reach from 0 to 0.[5-9]"),
-        ({"bytes_per_patch": 6.0, "overrides": {"patching.kind": "fixed"}}, "'fixed' has no threshold: set patching.patch_bytes"),
-        ({"bytes_per_patch": 6.0, "overrides": {"patching.kind": "whitespace"}}, "its patches are words"),
-        ({"scratchpads_per_byte": 0.2, "overrides": {"trigger.kind": "stride"}}, "'stride' has no threshold: set trigger.stride"),
-        ({"bytes_per_patch": 6.0, "overrides": {"patching.threshold": 1.0}}, "leave out --override patching.threshold=1.0"),
-        ({"bytes_per_patch": 6.0, "overrides": {"patching.gain": 0.1}}, "patching.gain = 0.1 moves the threshold"),
-        ({"bytes_per_patch": 6.0, "source": "text:/nowhere/*.txt"}, "no file matches"),
-        ({"bytes_per_patch": 6.0, "step": 7}, "no checkpoint of step 7"),
-    ],
-)  # fmt: skip
+PATCHES, SCRATCHPADS = {"bytes_per_patch": 6.0}, {"scratchpads_per_byte": 0.2}
+REFUSED = [
+    (
+        {"bytes_per_patch": 40.0},
+        "--target_bytes_per_patch=40: thresholds reach from 1 to 3.* another patching.max_patch_bytes than 30",
+    ),
+    (PATCHES | {"overrides": {"patching.max_patch_bytes": 5}}, "=6: thresholds reach from 1 to 5.* than 5"),
+    ({"scratchpads_per_byte": 1.0}, "--target_scratchpads_per_byte=1: thresholds reach from 0 to 0.[5-9]"),
+    (PATCHES | {"overrides": {"patching.kind": "fixed"}}, "'fixed' has no threshold: set patching.patch_bytes"),
+    (PATCHES | {"overrides": {"patching.kind": "whitespace"}}, "its patches are words"),
+    (SCRATCHPADS | {"overrides": {"trigger.kind": "stride"}}, "'stride' has no threshold: set trigger.stride"),
+    (PATCHES | {"overrides": {"patching.threshold": 1.0}}, "leave out --override patching.threshold=1.0"),
+    (PATCHES | {"overrides": {"patching.gain": 0.1}}, "patching.gain = 0.1 moves the threshold"),
+    (PATCHES | {"source": "text:/nowhere/*.txt"}, "no file matches"),
+    (PATCHES | {"step": 7}, "no checkpoint of step 7"),
+]
+
+
+@pytest.mark.parametrize("arguments, words", REFUSED)
 def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
     with pytest.raises(UserError, match=words):
         calibrate(workdirs["head"][1], sample_bytes=WHOLE, **arguments)
@@ -193,28 +205,36 @@ def test_a_model_without_patches_to_size_is_named(tmp_path):
 
 def test_the_verb_prints_one_object_or_the_lines_that_use_it(workdirs, capsys):
     _, workdir = workdirs["head"]
-    argv = ["calibrate", f"--workdir={workdir}", "--target_bytes_per_patch=6", "--override", "patching.max_patch_bytes=20"]
+    argv = ["calibrate", f"--workdir={workdir}", "--target_bytes_per_patch=6"]
+    argv += ["--override", "patching.max_patch_bytes=20"]
     assert cli.main([*argv, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["target"] == 6 and found["settings"]["patching.threshold"] == found["threshold"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["target"] == 6 and result["settings"]["patching.threshold"] == result["threshold"]
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
-    assert said == table(found, str(workdir)) + "\n"
+    assert said == table(result, str(workdir)) + "\n"
     for words in (
-        f"--override patching.max_patch_bytes=20 --override patching.threshold={found['threshold']}",
-        "config.patching.gain = 0.0", "config.patching.capacity = 1.0", f"config.patching.threshold = {found['threshold']}",
-    ):  # fmt: skip
+        f"--override patching.max_patch_bytes=20 --override patching.threshold={result['threshold']}",
+        "config.patching.gain = 0.0",
+        "config.patching.capacity = 1.0",
+        f"config.patching.threshold = {result['threshold']}",
+    ):
         assert words in said
 
 
 def test_the_table_says_where_entropies_are_equal():
-    at = {"bytes": 8, "source": "text:x", "split": "all"}
-    found = {
-        "field": "patching.threshold", "threshold": 1.5, "target": 2.0, "unit": "bytes per patch",
-        "granularity": [8 / 7, None], "sample": at | {"rate": 8 / 7}, "held_out": at | {"rate": None},
+    text = {"bytes": 8, "source": "text:x", "split": "all"}
+    result = {
+        "field": "patching.threshold",
+        "threshold": 1.5,
+        "target": 2.0,
+        "unit": "bytes per patch",
+        "granularity": [8 / 7, None],
+        "sample": text | {"rate": 8 / 7},
+        "held_out": text | {"rate": None},
         "settings": {"patching.threshold": 1.5},
-    }  # fmt: skip
-    said = table(found, "a run")
+    }
+    said = table(result, "a run")
     assert "the rate jumps between 1.143 and no patch at that threshold" in said
     assert "--workdir='a run'" in said
 
@@ -223,7 +243,10 @@ def test_commits_among_counted_positions_may_rise_with_the_threshold():
     """What the search's docstring owns up to: an end at byte 0 moves those that follow it every 4 bytes."""
     config = tiny.config({"patching.kind": "entropy", "patching.max_patch_bytes": 4, "patching.capacity": 1.0})
     entropy_BL = np.array([[2.0] + [1.0] * 7], np.float32)
-    ends = [np.flatnonzero(tiny.decide(config, np.full((1, 8), 7), entropy_BL, patching=t).commit_BL[0]) for t in (1.5, 2.5)]
-    assert [e.tolist() for e in ends] == [[0, 4], [3, 7]]
+    tokens_BL = np.full((1, 8), 7)
+    decide = jax.jit(functools.partial(tiny.decide, config, tokens_BL, entropy_BL), compiler_options=tiny.QUICK)
+    layouts = [decide(patching=threshold) for threshold in (1.5, 2.5)]
+    ends = [np.flatnonzero(layout.commit_BL[0]) for layout in layouts]
+    assert [positions.tolist() for positions in ends] == [[0, 4], [3, 7]]
     # A window that answers for its last three positions counts more under the higher threshold.
-    assert [(e >= 5).sum() for e in ends] == [0, 1]
+    assert [(positions >= 5).sum() for positions in ends] == [0, 1]

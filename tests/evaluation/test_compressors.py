@@ -10,14 +10,14 @@ TEXT = b"the cat sat on the mat; the dog sat on the log. " * 40
 
 
 def test_bits_per_byte_are_those_of_the_compressors():
-    found, size = compressors.bits_per_byte([TEXT])
+    bits, size = compressors.bits_per_byte([TEXT])
     assert size == len(TEXT)
-    assert found == {
+    assert bits == {
         "gzip": 8 * len(gzip.compress(TEXT, 9, mtime=0)) / len(TEXT),
         "bzip2": 8 * len(bz2.compress(TEXT, 9)) / len(TEXT),
         "xz": 8 * len(lzma.compress(TEXT, preset=9 | lzma.PRESET_EXTREME)) / len(TEXT),
     }
-    assert all(0 < bits < 1 for bits in found.values())
+    assert all(0 < each < 1 for each in bits.values())
 
 
 def test_chunks_are_one_file():

@@ -1,4 +1,4 @@
-"""What `scratchpatch eval` writes: evaluation.json and the page, and nothing that costs the result. Weights are random."""
+"""What `scratchpatch eval` writes: evaluation.json and the page, neither at the cost of the result."""
 
 import base64
 import contextlib

@@ -1,3 +1,5 @@
+"""`scratchpatch inspect` on a model with random weights."""
+
 import numpy as np
 import pytest
 
@@ -61,10 +63,10 @@ def test_a_binary_file(workdir, tmp_path):
     shown = inspect(workdir, written(tmp_path, data), html=page, overrides={"trigger.threshold": -1.0})
     assert all(c == "\n" or c.isprintable() for c in shown)
     html = page.read_text(encoding="utf-8")
-    found = Page(html)
-    assert [int(cell["title"].split()[2].rstrip(","), 16) for cell, _ in found.cells] == list(data)
-    assert not found.named("script") and pages.loads(html) == [] and found.open == []
-    assert f"{len(data)} bytes, " in found.text and "text.txt in patches" in found.text
+    shown_page = Page(html)
+    assert [int(cell["title"].split()[2].rstrip(","), 16) for cell, _ in shown_page.cells] == list(data)
+    assert not shown_page.named("script") and pages.loads(html) == [] and shown_page.open == []
+    assert f"{len(data)} bytes, " in shown_page.text and "text.txt in patches" in shown_page.text
 
 
 def test_a_text_that_cannot_be_read(workdir, tmp_path):

@@ -1,3 +1,5 @@
+"""The page of a run, of folders that are written as training and evaluation write them."""
+
 import json
 import re
 
@@ -24,18 +26,32 @@ def tiny_config():
     return config
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
     plain = evaluation(bpb=2.4375, trunk_calls_per_byte=0.0625, scratchpads_per_byte=0.0, compressors=None)
     results = {"validation": evaluation(), "without_scratchpads": plain, "sweep": sweep(None, 1e9, 3.5, 1.25, -1.0)}
-    return write_run(tmp_path / "sp", results, METRICS, tiny_config(), passage=passage(), account=ACCOUNT)
+    folder = tmp_path_factory.mktemp("page") / "sp"
+    return write_run(folder, results, METRICS, tiny_config(), passage=passage(), account=ACCOUNT)
 
 
-@pytest.fixture
-def baseline(tmp_path):
-    found = evaluation(bpb=2.25, trunk_calls_per_byte=1.0, bpb_by_offset=[2.25], bytes_by_offset=[3000], step=50)
-    results = {"validation": found, "without_scratchpads": None, "sweep": sweep(None)}
-    return write_run(tmp_path / "byte-level", results, account={"parameters": {"total": 999999}})
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    result = evaluation(bpb=2.25, trunk_calls_per_byte=1.0, bpb_by_offset=[2.25], bytes_by_offset=[3000], step=50)
+    results = {"validation": result, "without_scratchpads": None, "sweep": sweep(None)}
+    folder = tmp_path_factory.mktemp("page") / "byte-level"
+    return write_run(folder, results, account={"parameters": {"total": 999999}})
+
+
+@pytest.fixture(scope="module")
+def alone(run):
+    """The page of the run, written once for all that is asked of it."""
+    return read(write_report(run))
+
+
+@pytest.fixture(scope="module")
+def compared(run, baseline, alone):
+    """The page of the run beside the baseline."""
+    return read(write_report(run, baseline))
 
 
 def read(path) -> str:
@@ -43,15 +59,15 @@ def read(path) -> str:
 
 
 def test_steps_that_were_skipped_are_told(tmp_path):
-    lines = [{"step": 1, "bpb": 8.0}, {"step": 2, "bpb": None, "skipped": True, "batch": 1, "reason": "the loss is not finite"}]
-    html = read(write_report(write_run(tmp_path / "run", None, lines)))
+    skipped = {"step": 2, "bpb": None, "skipped": True, "batch": 1, "reason": "the loss is not finite"}
+    html = read(write_report(write_run(tmp_path / "run", None, [{"step": 1, "bpb": 8.0}, skipped])))
     assert "not finite or a spike: 1 (batches 1)" in html
 
 
 def figure(html: str, title: str) -> str:
     """The <figure> with this title."""
-    (found,) = [f for f in re.findall(r"<figure>.*?</figure>", html, re.S) if f"<b>{title}</b>" in f]
-    return found
+    (figure,) = [text for text in re.findall(r"<figure>.*?</figure>", html, re.S) if f"<b>{title}</b>" in text]
+    return figure
 
 
 def rows(html: str) -> list[list[str]]:
@@ -61,12 +77,10 @@ def rows(html: str) -> list[list[str]]:
     return [row for row in cells if row]
 
 
-def test_a_whole_page(run, baseline):
-    path = write_report(run, baseline)
-    assert path == run / "report.html"
-    html = read(path)
-    page = Page(html)
-    assert page.open == [] and pages.loads(html) == []
+def test_a_whole_page(run, compared):
+    assert (run / "report.html").exists()
+    page = Page(compared)
+    assert page.open == [] and pages.loads(compared) == []
     assert len(page.ids) == len(set(page.ids))
     assert len(page.named("svg")) == 4
     assert "missing" not in {attributes.get("class") for attributes in page.named("div")}
@@ -79,25 +93,25 @@ def test_a_whole_page(run, baseline):
         assert text in page.text
 
 
-def test_the_same_run_gives_the_same_page(run):
-    assert read(write_report(run)) == read(write_report(run))
+def test_the_same_run_gives_the_same_page(run, alone):
+    assert read(write_report(run)) == alone
 
 
-def test_loss_curves(run):
-    loss = figure(read(write_report(run)), "Loss")
+def test_loss_curves(alone):
+    loss = figure(alone, "Loss")
     # 40 steps of 4 windows of 64 bytes.
     for text in ("training", "training, entropy head", "validation", "40", "10k"):
         assert f">{text}</text>" in loss, text
     assert "means over" not in loss
 
 
-def test_lag_curves_with_and_without_scratchpads_and_of_the_baseline(run, baseline):
+def test_lag_curves_with_and_without_scratchpads_and_of_the_baseline(alone, compared):
     labels = ("this run", "without scratchpads, same weights", "baseline byte-level")
-    lag = figure(read(write_report(run, baseline)), "Patch lag")
+    lag = figure(compared, "Patch lag")
     assert [label for label in labels if f">{label}</text>" in lag] == list(labels)
     assert lag.count("stroke-dasharray") == 2  # the baseline's level, and its line in the legend
-    alone = figure(read(write_report(run)), "Patch lag")
-    assert [label for label in labels if f">{label}</text>" in alone] == list(labels[:2])
+    lag = figure(alone, "Patch lag")
+    assert [label for label in labels if f">{label}</text>" in lag] == list(labels[:2])
 
 
 def test_rare_offsets_are_not_drawn(tmp_path):
@@ -111,8 +125,8 @@ def test_rare_offsets_are_not_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("title", ["Trunk calls per byte", "FLOPs per byte"])
-def test_cost_of_a_sweep_of_thresholds(run, baseline, title):
-    cost = figure(read(write_report(run, baseline)), title)
+def test_cost_of_a_sweep_of_thresholds(compared, title):
+    cost = figure(compared, title)
     for text in ("none", "3.5", "1.25", "every byte", "this run", "baseline byte-level"):
         assert f">{text}</text>" in cost, text
     assert "entropy trigger, by threshold in nats" in cost
@@ -128,10 +142,10 @@ def test_cost_of_a_model_without_thresholds(tmp_path):
 def test_a_model_without_a_trunk_has_neither_lag_nor_sweep(tmp_path, run):
     config = tiny_config()
     config.model.trunk.kind = "none"
-    found = evaluation(
+    result = evaluation(
         trunk_calls_per_byte=0.0, bytes_per_patch=None, kv_bytes_per_byte=0.0, bpb_by_offset=[], bytes_by_offset=[]
     )
-    results = {"validation": found, "without_scratchpads": None, "sweep": sweep(None)}
+    results = {"validation": result, "without_scratchpads": None, "sweep": sweep(None)}
     folder = write_run(tmp_path / "bytes", results, METRICS, config, passage=passage(), account=ACCOUNT)
     page = Page(read(write_report(folder)))
     assert len(page.named("svg")) == len(page.named("figure")) == 1
@@ -142,22 +156,22 @@ def test_a_model_without_a_trunk_has_neither_lag_nor_sweep(tmp_path, run):
     assert ">this run</text>" in figure(html, "FLOPs per byte")
 
 
-def test_numbers(run, baseline):
-    head, *found = rows(read(write_report(run, baseline)))
+def test_numbers(compared):
+    head, *others = rows(compared)
     assert head == ["", "this run", "without scratchpads, same weights", "baseline byte-level"]
-    found = {row[0]: row[1:] for row in found}
-    assert found["Bits per byte (BPB)"] == ["2.3125", "2.4375", "2.2500"]
-    assert found["Trunk calls per byte"] == ["0.2500", "0.0625", "1.0000"]
-    assert found["FLOPs per byte, forward"] == ["1.25M"] * 3
-    assert found["Trunk KV cache, bytes per byte"] == ["256.0"] * 3
-    assert found["Parameters"] == ["1.23M", "1.23M", "1M"]
+    numbers = {row[0]: row[1:] for row in others}
+    assert numbers["Bits per byte (BPB)"] == ["2.3125", "2.4375", "2.2500"]
+    assert numbers["Trunk calls per byte"] == ["0.2500", "0.0625", "1.0000"]
+    assert numbers["FLOPs per byte, forward"] == ["1.25M"] * 3
+    assert numbers["Trunk KV cache, bytes per byte"] == ["256.0"] * 3
+    assert numbers["Parameters"] == ["1.23M", "1.23M", "1M"]
     for name, value in (("gzip", "2.6250"), ("bzip2", "2.1250"), ("xz", "2.0625")):
-        assert found[f"{name}, BPB"] == [value] * 3
-    assert found["First bytes of this text that gzip, bzip2 and xz read"] == ["4,096"] * 3
+        assert numbers[f"{name}, BPB"] == [value] * 3
+    assert numbers["First bytes of this text that gzip, bzip2 and xz read"] == ["4,096"] * 3
 
 
-def test_passage_config_and_commands(run):
-    page = Page(read(write_report(run)))
+def test_passage_config_and_commands(alone):
+    page = Page(alone)
     assert "".join(text for _, text in page.cells) == "def f():⏎⇥return 1⏎"
     assert f"{len(config_lib.FIELDS)} fields, 2 of them unlike the default" in page.text
     assert "data.window64" in page.text and "training.batch_rows4" in page.text
@@ -214,8 +228,8 @@ def test_hostile_names_are_escaped(tmp_path):
     assert page.open == []
 
 
-def test_a_baseline_without_an_evaluation_is_refused(run, tmp_path):
-    other = write_run(tmp_path / "other")
+def test_a_baseline_without_an_evaluation_is_refused(tmp_path):
+    run, other = write_run(tmp_path / "run"), write_run(tmp_path / "other")
     with pytest.raises(UserError, match="the baseline .*/other has no evaluation: run `scratchpatch eval --workdir="):
         write_report(run, other)
     assert not (run / "report.html").exists()
@@ -228,15 +242,19 @@ def test_document_escapes_its_title():
 
 
 def test_a_run_that_failed_the_audit_says_so(tmp_path):
-    lines = ({"step": 1, "bpb": 8.0, "causality": "INVALID"},)
-    assert "INVALID: this run was trained" in read(write_report(write_run(tmp_path / "leak", None, lines, tiny_config())))
-    clean = ({"step": 1, "bpb": 8.0},)
-    assert "INVALID" not in read(write_report(write_run(tmp_path / "clean", None, clean, tiny_config())))
+    def page_of(name, line):
+        return read(write_report(write_run(tmp_path / name, None, [line], tiny_config())))
+
+    assert "INVALID: this run was trained" in page_of("leak", {"step": 1, "bpb": 8.0, "causality": "INVALID"})
+    assert "INVALID" not in page_of("clean", {"step": 1, "bpb": 8.0})
 
 
 def test_where_the_time_went_is_said_if_it_is_known(tmp_path):
     run = write_run(tmp_path / "run", None, METRICS, tiny_config())
     assert "Goodput" not in read(write_report(run))
-    lines = ({"time": 13.0, "step": 0, "spent": {"start": 3.0}, "began": 10.0}, {"time": 20.0, "step": 9, "spent": {"productive": 7.0}})
+    lines = (
+        {"time": 13.0, "step": 0, "spent": {"start": 3.0}, "began": 10.0},
+        {"time": 20.0, "step": 9, "spent": {"productive": 7.0}},
+    )
     (run / "goodput.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "Goodput 70%: 7 s productive; start 3, compile 0, " in read(write_report(run))

@@ -1,3 +1,5 @@
+"""A passage of text with its patches, as a page and a terminal show it."""
+
 import numpy as np
 import pytest
 
@@ -77,23 +79,23 @@ def test_bytes_that_are_no_character_show_their_value():
 
 
 def test_commits_and_scratchpads_are_marked_at_their_bytes():
-    found = cells(made(b"abcdefgh", commits=[3, 7], scratchpads=[0, 5]))
-    assert [n for n, (classes, _, _) in enumerate(found) if "k" in classes] == [3, 7]
-    assert [n for n, (classes, _, _) in enumerate(found) if "s" in classes] == [0, 5]
-    assert "".join(text for _, _, text in found) == "abcdefgh"
+    shown_cells = cells(made(b"abcdefgh", commits=[3, 7], scratchpads=[0, 5]))
+    assert [n for n, (classes, _, _) in enumerate(shown_cells) if "k" in classes] == [3, 7]
+    assert [n for n, (classes, _, _) in enumerate(shown_cells) if "s" in classes] == [0, 5]
+    assert "".join(text for _, _, text in shown_cells) == "abcdefgh"
 
 
 def test_a_mark_on_the_rest_of_a_character_has_an_element_of_its_own():
-    found = cells(made("é".encode(), commits=[1]))
-    assert [(text, "k" in classes) for classes, _, text in found] == [("é", False), ("", True)]
+    shown_cells = cells(made("é".encode(), commits=[1]))
+    assert [(text, "k" in classes) for classes, _, text in shown_cells] == [("é", False), ("", True)]
 
 
 def test_shade_grows_with_entropy_and_saturates():
     nats = np.array([0.0, 0.2, 1.0, 2.0, 4.0, 5.5, np.nan, np.inf, -0.1])
     none = np.zeros(len(nats), bool)
-    found = cells(Passage(b"x" * len(nats), nats, none, none))
-    assert [classes for classes, _, _ in found] == [{f"e{shade}"} for shade in (0, 0, 2, 4, 9, 9, 0, 0, 0)]
-    assert found[2][1] == "byte 2: 78, 1.00 nats" and found[6][1] == "byte 6: 78"
+    shown_cells = cells(Passage(b"x" * len(nats), nats, none, none))
+    assert [classes for classes, _, _ in shown_cells] == [{f"e{shade}"} for shade in (0, 0, 2, 4, 9, 9, 0, 0, 0)]
+    assert shown_cells[2][1] == "byte 2: 78, 1.00 nats" and shown_cells[6][1] == "byte 6: 78"
 
 
 def test_legend_shows_a_scale_where_there_are_entropies():

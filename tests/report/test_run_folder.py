@@ -1,3 +1,5 @@
+"""What is read of a run's folder, whole, damaged or empty."""
+
 import copy
 import functools
 import json
@@ -64,10 +66,15 @@ WRONG = ("x", -1, 2.5, True, [], {"total": "x"}, 10**400, "1e999", None)
 def test_no_value_of_an_evaluation_keeps_the_page_from_being_written(tmp_path, value, caplog):
     """Each field in turn holds it: it is drawn, or the whole file counts as missing and is named."""
     results = {"validation": evaluation(), "without_scratchpads": evaluation(), "sweep": sweep(None, 1.5, -1.0)}
-    whole = {"step": 40, "max_bytes": None, "results": results, "passage": passage(b"abcd"), "account": {"parameters": {"total": 3}}}
+    account = {"parameters": {"total": 3}}
+    whole = {"step": 40, "max_bytes": None, "results": results, "passage": passage(b"abcd"), "account": account}
     folder = write_run(tmp_path / "r", results)
-    paths = [(name,) for name in whole] + [("results", name) for name in results] + [("results", "validation", name) for name in evaluation()]
-    paths += [("results", "sweep", 1, name) for name in results["sweep"][1]] + [("passage", name) for name in whole["passage"]] + [("account", "parameters")]
+    paths = [(name,) for name in whole]
+    paths += [("results", name) for name in results]
+    paths += [("results", "validation", name) for name in evaluation()]
+    paths += [("results", "sweep", 1, name) for name in results["sweep"][1]]
+    paths += [("passage", name) for name in whole["passage"]]
+    paths += [("account", "parameters")]
     taken, refused = copy.deepcopy(whole), 0
 
     def change(document, path):
@@ -94,7 +101,10 @@ def test_no_value_of_an_evaluation_keeps_the_page_from_being_written(tmp_path, v
     assert refused or value is None
 
 
-@pytest.mark.parametrize("text", ["[" * 5000, '{"step":' * 5000, '{"step": NaN}', '{"results": ' + "[" * 40 + "]" * 40 + "}", "\xff"])
+NO_JSON = ("[" * 5000, '{"step":' * 5000, '{"step": NaN}', '{"results": ' + "[" * 40 + "]" * 40 + "}", "\xff")
+
+
+@pytest.mark.parametrize("text", NO_JSON)
 def test_an_evaluation_that_is_no_json_is_named(tmp_path, text, caplog):
     folder = write_run(tmp_path / "r")
     (folder / "evaluation.json").write_bytes(text.encode("latin-1"))
