@@ -218,7 +218,7 @@ def test_a_tally_groups_by_the_offsets_it_is_given():
             "offset": [1, 0, 1, 2],
             "since": [1, 2, 1, 2],
         }.items()}
-    )  # fmt: skip
+    )
     own, other = bpb.Tally(BYTES), bpb.Tally(BYTES)
     own.add(part)
     other.add(part, np.array([3, 0, 3, 0]))

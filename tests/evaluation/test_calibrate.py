@@ -167,7 +167,7 @@ def test_text_without_a_validation_split_is_halved(workdirs, tmp_path, arguments
         ({"bytes_per_patch": 6.0, "source": "text:/nowhere/*.txt"}, "no file matches"),
         ({"bytes_per_patch": 6.0, "step": 7}, "no checkpoint of step 7"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
     with pytest.raises(UserError, match=words):
         calibrate(workdirs["head"][1], sample_bytes=WHOLE, **arguments)
@@ -203,7 +203,7 @@ def test_the_verb_prints_one_object_or_the_lines_that_use_it(workdirs, capsys):
     for words in (
         f"--override patching.max_patch_bytes=20 --override patching.threshold={found['threshold']}",
         "config.patching.gain = 0.0", "config.patching.capacity = 1.0", f"config.patching.threshold = {found['threshold']}",
-    ):  # fmt: skip
+    ):
         assert words in said
 
 
@@ -213,7 +213,7 @@ def test_the_table_says_where_entropies_are_equal():
         "field": "patching.threshold", "threshold": 1.5, "target": 2.0, "unit": "bytes per patch",
         "granularity": [8 / 7, None], "sample": at | {"rate": 8 / 7}, "held_out": at | {"rate": None},
         "settings": {"patching.threshold": 1.5},
-    }  # fmt: skip
+    }
     said = table(found, "a run")
     assert "the rate jumps between 1.143 and no patch at that threshold" in said
     assert "--workdir='a run'" in said

@@ -110,7 +110,7 @@ def test_a_decoder_that_reads_its_context_once(tmp_path, value):
         ("encoder_hash_byte_group_nb_functions", 12, "encoder_hash_byte_group_nb_functions: Expected int <= 11"),
         ("flux\x1b[31m", "x" * 10**5, r"flux\\x1b\[31m = 'xxx.*\.\.\."),
     ],
-)  # fmt: skip
+)
 def test_a_field_of_another_type_or_size_is_named(tmp_path, field, value, words):
     config = copy.deepcopy(folders.settings())
     *tier, name = field.split(".")

@@ -134,7 +134,7 @@ def test_an_index_of_another_shape_is_one_line(tmp_path, text, words):
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, b"", None, "recursion limit"),
         (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}', b"1" * 16, None, "invalid offset"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, header, data, length, words):
     write(tmp_path / "model.safetensors", header, data, length)
     refused(tmp_path, f"cannot read .*model.safetensors: .*{re.escape(words)}.*fetch it again")

@@ -95,7 +95,9 @@ def test_seven_curves_are_all_named_below_the_axes():
     curves = [Series(f"variant {k}", range(16), np.arange(16) * k) for k in range(7)]
     svg, short = figures.patch_lag(curves), figures.patch_lag(curves[:1])
     assert [t for t in texts(svg) if t.startswith("variant")] == [f"variant {k}" for k in range(7)]
-    height = lambda text: float(tree(text).get("viewBox").split()[3])  # noqa: E731
+    def height(text):
+        return float(tree(text).get("viewBox").split()[3])
+
     assert height(svg) - height(short) == pytest.approx(3 * 0.22 * 72)
     assert len({c for c in figures.PALETTE if c in svg}) == 7
 
