@@ -20,7 +20,7 @@ def enable() -> None:
     Where nothing can be written, a warning says so and every start compiles anew. Call it before the first compilation:
     JAX opens the cache once.
     """
-    # The C++ side of XLA reads this when it is loaded; its warnings about tuning are not for the user of a training run.
+    # XLA reads this when it is loaded; its warnings about tuning are not for the user of a training run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 

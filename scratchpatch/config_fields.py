@@ -43,7 +43,6 @@ ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
 PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "every")
 POOLINGS = ("mean", "cross_attention", "last", "max_query")
-SCHEDULES = ("cosine", "wsd", "constant")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
 _LONGEST_PATH = 4096
@@ -278,7 +277,7 @@ FIELDS = (
     Field("training.allow_leak", False, "", _ANYTHING,
         "Train although the causality audit failed; every metric then says INVALID."),
     Field("optimizer.learning_rate", 2e-3, "", _between(0.0, 1e2), "Peak learning rate of AdamW.", later=True),
-    Field("optimizer.schedule", "cosine", "", _one_of(*SCHEDULES), "Learning rate after the warm-up: "
+    Field("optimizer.schedule", "cosine", "", _one_of("cosine", "wsd", "constant"), "Learning rate after the warm-up: "
         "cosine (to the last step), wsd (the peak, then a linear decay over the last share of the steps), constant. As "
         "all of optimizer.*, it may change when a run resumes, from then on.", later=True),
     Field("optimizer.warmup_steps", 50, "steps", _STEPS, "Linear warm-up.", later=True),
