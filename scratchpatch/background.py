@@ -1,7 +1,5 @@
 """Work in a thread beside the program's own, which nobody has to wait for. Free of JAX."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import os
 import sys

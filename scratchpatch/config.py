@@ -4,8 +4,6 @@
 `get_config()`. `check()` names every bad field of a config together, with the fix. The fields are in `config_fields`.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterator

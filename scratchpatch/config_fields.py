@@ -1,7 +1,5 @@
 """Every field of a config, once: name, default, unit, check, meaning."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys

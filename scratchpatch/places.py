@@ -1,7 +1,5 @@
 """Where a user's files lie on this machine: what `~` means, and the folder of what may be made again. Free of JAX."""
 
-from __future__ import annotations
-
 import functools
 import os
 import pwd

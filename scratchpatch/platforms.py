@@ -4,8 +4,6 @@ By itself JAX asks libtpu for a TPU wherever that package is installed. It is th
 and without a TPU it prints errors and looks for a metadata server on the network.
 """
 
-from __future__ import annotations
-
 import glob
 import importlib.util
 import os

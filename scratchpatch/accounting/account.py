@@ -1,7 +1,5 @@
 """`scratchpatch account`: what a config costs, before anything runs."""
 
-from __future__ import annotations
-
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.accounting.parameters import parameters

@@ -1,7 +1,5 @@
 """What known chips can do at best and how much they hold, from their makers' data sheets."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from scratchpatch.errors import UserError

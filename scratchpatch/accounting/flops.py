@@ -6,8 +6,6 @@ a batch (`trained`), or estimated for documents as long as the window. Norms, ac
 n-grams count nothing. With commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling).
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from scratchpatch import config as config_lib

@@ -4,8 +4,6 @@ What is compared runs side by side: in one process, in turns, and the ratio is t
 machine slows both sides alike.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import ml_collections

@@ -4,8 +4,6 @@ Patch lengths are given, so no entropy model runs inside it. Both packages are t
 imports them.
 """
 
-from __future__ import annotations
-
 import os
 
 import torch

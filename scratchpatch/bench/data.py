@@ -1,7 +1,5 @@
 """Windows from the disk into the train loop."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 

@@ -3,8 +3,6 @@
 Legend: B rows, L byte positions, N slots or positions, P commits.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -1,7 +1,5 @@
 """Cost against window length: the same bytes per step in short rows and in long ones."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

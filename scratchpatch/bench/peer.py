@@ -1,7 +1,5 @@
 """The train step against transformers' BLT: equal parameters, equal bytes, no more trunk calls than ours."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

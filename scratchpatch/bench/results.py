@@ -1,7 +1,5 @@
 """What a benchmark measured: numbers by side, targets met or not, notes; on which machine; and how calls are timed."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

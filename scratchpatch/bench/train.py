@@ -1,7 +1,5 @@
 """The train step, and how it compares with the byte-level model of the same trunk on the same bytes."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

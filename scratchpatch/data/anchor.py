@@ -1,7 +1,5 @@
 """A config that means the same from every working directory."""
 
-from __future__ import annotations
-
 import ml_collections
 
 from scratchpatch import config as config_lib

@@ -8,8 +8,6 @@ whole batch, because a record's overhead there is worth many windows of copying.
 Legend: B rows of this process, W window + 1, L window.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import grain

@@ -12,8 +12,6 @@ processes build at once, the index of the one that is first stays. The sources a
 document, one piece at a time is in memory: it is spilled to a file until its split is known.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

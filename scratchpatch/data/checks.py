@@ -5,8 +5,6 @@ written, copied or replaced. What is left to compare is read at once where it is
 reads it while the stream is in use, and the next read of the stream raises what the thread has found.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -11,8 +11,6 @@ removed when the next file is written.
 Legend: R rows, L positions of a row.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

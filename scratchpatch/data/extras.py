@@ -1,7 +1,5 @@
 """Packages that only some sources need."""
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

@@ -6,8 +6,6 @@ change of these, the index is built again (see `same_text`). Layout 'whole' has 
 source; layout 'split' has train, validation and test one after the other. `build` says what lies in the folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 

@@ -1,7 +1,5 @@
 """Which streams a config trains, validates and tests on."""
 
-from __future__ import annotations
-
 from scratchpatch.data import index, sources, splits
 from scratchpatch.data.sources import Source
 from scratchpatch.data.stream import Stream

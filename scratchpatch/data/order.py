@@ -11,8 +11,6 @@ thousand windows.)
 Legend: R rows.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ else by the file system that fsspec has for its protocol (gs:// needs the
 package gcsfs, s3:// s3fs), with the credentials that it finds.
 """
 
-from __future__ import annotations
-
 import os
 import uuid
 from pathlib import Path

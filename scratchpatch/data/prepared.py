@@ -11,8 +11,6 @@ counts (documents and bytes read, duplicates and their bytes, skipped bad record
 nobody counted), bad (the first messages about bad records) and splits (the entries of each one's shards).
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Iterator

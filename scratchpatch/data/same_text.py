@@ -6,8 +6,6 @@ contents are compared: whole where they are little, else the beginning, middle a
 costs nothing, and machines with copies of one text share an index.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from pathlib import Path

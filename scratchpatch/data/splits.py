@@ -5,8 +5,6 @@ documents have one split, whatever they are called and wherever they come from. 
 documents may hold out none; `least_share` then says which share would.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 

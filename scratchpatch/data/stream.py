@@ -3,8 +3,6 @@
 Legend: R rows, W window + 1.
 """
 
-from __future__ import annotations
-
 import abc
 import bisect
 import itertools

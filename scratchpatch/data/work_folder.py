@@ -5,8 +5,6 @@ folder that can be locked belongs to nobody, and is removed at the next build. O
 alone for a day. A folder `.damaged-ID` was moved out of the way, to be removed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

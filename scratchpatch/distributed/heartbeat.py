@@ -3,8 +3,6 @@
 Free of JAX: the supervisor holds no device, and a process beats before it has one.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -5,8 +5,6 @@ The axes, outermost first, are `slice` (TPU slices, joined by the slow network b
 `sequence` (positions of long windows).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Several processes of one run: how they find each other, agree, tell of a failure, and stop together."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import hashlib

@@ -1,7 +1,5 @@
 """Where the processes of a run meet, as the command line names it. Free of JAX, so that wrong usage answers at once."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

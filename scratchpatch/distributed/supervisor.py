@@ -5,8 +5,6 @@ all of them is restarted. A process that stops answering (see `heartbeat`) is ki
 Free of JAX: the supervisor holds no device.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

@@ -6,8 +6,6 @@ once, and sees at least half a window of its document where that exists.
 Legend: R rows, L positions of a row.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence

@@ -9,8 +9,6 @@ the layer as first axis, or are one for each layer (see `layers`); `thresholds.*
 them; `frozen.entropy_model.*` is the separate entropy model's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

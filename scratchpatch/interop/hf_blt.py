@@ -8,8 +8,6 @@ zero, and stands only where a row begins inside a document.
 Facts of the format: transformers 5.24, `models/blt` (Apache-2.0); the paper is arXiv 2412.09871.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

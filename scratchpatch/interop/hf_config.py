@@ -4,8 +4,6 @@ Facts of the format: transformers 5.24, `models/blt` (Apache-2.0). The classes b
 their bounds and the defaults of transformers. A field of type Any can have one value alone, and is compared with it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, TypedDict

@@ -4,8 +4,6 @@
     unstacked    params.trunk.stack.block.3.ffn.up.kernel    [in, out]
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

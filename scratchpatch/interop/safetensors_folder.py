@@ -4,8 +4,6 @@ Nothing is ever unpickled. The folder may be anyone's: an index that names a fil
 files hold, is refused.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

@@ -4,8 +4,6 @@ The platform is that of the mesh in whose context a function is traced, so that 
 machine without one takes their kernels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

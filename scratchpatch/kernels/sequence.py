@@ -6,8 +6,6 @@ before its first; of slots, the keys and values of all commits, which are few.
 Legend: B rows, L byte positions, N slots, P commits, H heads, K head width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Weights that a model can compute with: no NaN among them, and nothing infinite but a threshold."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from typing import Any

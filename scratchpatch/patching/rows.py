@@ -3,8 +3,6 @@
 Legend: B rows, L byte positions.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

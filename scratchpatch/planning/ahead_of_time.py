@@ -6,8 +6,6 @@ has written the program and its memory report: generating machine code takes mos
     python -m scratchpatch.planning.ahead_of_time CONFIG.json TOPOLOGY SLICES FOLDER
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

@@ -5,8 +5,6 @@ one chip sends over the wire: of n chips, a gather or scatter moves (n - 1) / n 
 a permutation all of its operand.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

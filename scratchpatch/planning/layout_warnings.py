@@ -1,7 +1,5 @@
 """What is wrong, or dear, about the layout of a planned step: each fault in words, with the fix."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from scratchpatch import config as config_lib

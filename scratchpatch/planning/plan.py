@@ -5,8 +5,6 @@ would be nonsense. A chip's matrix products and memory traffic are taken one aft
 each at the share of the data sheet that `step_cost.ATTAINABLE` names.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

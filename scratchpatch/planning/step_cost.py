@@ -4,8 +4,6 @@ These are estimates for a plan, not measurements: matrix products are counted as
 keys and recomputation included; the rest is the memory traffic of what XLA does not fuse into them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

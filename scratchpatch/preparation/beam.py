@@ -6,8 +6,6 @@ It does what `local` does, by the same functions; the shuffle between them is Be
 documents of one shard in memory.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 

@@ -8,8 +8,6 @@
     DIR/.preparing/counts/          of Beam: the counts of each task
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

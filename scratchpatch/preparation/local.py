@@ -1,7 +1,5 @@
 """A preparation in processes of this machine."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import multiprocessing
 import os

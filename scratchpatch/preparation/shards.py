@@ -1,7 +1,5 @@
 """Writing one shard of each split, from the documents whose digests fall into its range."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -8,8 +8,6 @@
 A task's folder has its name once it is finished.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

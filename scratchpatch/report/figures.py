@@ -5,8 +5,6 @@ also inlines into a page: its ids carry the figure's name, it loads nothing, and
 light or dark scheme. Points whose x or y is None or not finite are left out. Fonts and lines are in figures.mplstyle.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import io

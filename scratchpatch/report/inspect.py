@@ -1,7 +1,5 @@
 """Where a trained model ends patches and spends scratchpads on a given text."""
 
-from __future__ import annotations
-
 import html as html_lib
 import os
 from collections.abc import Callable

@@ -4,8 +4,6 @@ What is missing is named on the page together with the command that makes it; th
 style is page.css.
 """
 
-from __future__ import annotations
-
 import html
 import math
 import os

@@ -3,8 +3,6 @@
 What is there and cannot be read is named in a warning, and counts as absent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

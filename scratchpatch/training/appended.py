@@ -5,8 +5,6 @@ later, in order; the log says when the file is written again, and what it lacks.
 half of one is taken back, so that a disk which has room again never glues two of them together.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import errno

@@ -1,7 +1,5 @@
 """Entropies of the training text, computed once and kept beside its index (data.entropies = True reads them)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

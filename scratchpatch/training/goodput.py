@@ -19,8 +19,6 @@ process time is what its monotonic clock says; between two of them, whose hosts'
 What no line could be written about (a full disk) is missing. This module is free of JAX: the supervisor reads it too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

@@ -8,8 +8,6 @@
 Lines that cannot be written (a full disk) wait in memory, see `appended`: a run that dies meanwhile lacks them.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -4,8 +4,6 @@ Nothing of `optimizer.*` is compiled into the step or decides which arrays the o
 change when a run resumes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

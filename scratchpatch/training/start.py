@@ -9,8 +9,6 @@ A branch takes over parameters, moments, running means, step and place in the da
 there; with the same config it computes what the other run would have, bit for bit.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

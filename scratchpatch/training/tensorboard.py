@@ -4,8 +4,6 @@ The files are not written by its SummaryWriter: a full disk ends the thread of t
 then waits for ever.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -18,8 +18,6 @@ be URLs (gs://, s3://; see `paths`). Text and lines are decompressed where
 their first bytes are gzip's, zstd's, bz2's or xz's.
 """
 
-from __future__ import annotations
-
 import difflib
 import glob
 import os

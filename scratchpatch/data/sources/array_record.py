@@ -1,7 +1,5 @@
 """A document per record of ArrayRecord files, byte for byte."""
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from collections.abc import Iterator

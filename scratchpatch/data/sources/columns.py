@@ -4,8 +4,6 @@ A column holds text where its type is string or binary, of any width, as views, 
 under an extension type. `meta.body` is the field `body` of the struct column `meta`, unless a column has that name.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Iterator
 

@@ -5,8 +5,6 @@ skippable frames of zstd hold no bytes. However much a piece of a file unpacks t
 The file objects of gzip, bz2, lzma and zstandard do less: they lose what follows padding, or end a cut file silently.
 """
 
-from __future__ import annotations
-
 import bz2
 import io
 import itertools

@@ -6,8 +6,6 @@ its name. Folders above those are configurations (`en/train/0.parquet`), which a
 as the DIR.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypedDict

@@ -6,8 +6,6 @@ strictly, but without a value for anything except the field. So is a line of two
 take twenty times its size in memory.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

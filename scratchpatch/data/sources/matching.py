@@ -1,7 +1,5 @@
 """The files that a pattern matches, each real file once, whatever links lead to it."""
 
-from __future__ import annotations
-
 import glob
 import heapq
 import itertools

@@ -1,7 +1,5 @@
 """The documents that `scratchpatch prepare` wrote, of all splits. What trains on them reads the shards: `prepared`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from scratchpatch.data import prepared

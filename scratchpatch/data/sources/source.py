@@ -1,7 +1,5 @@
 """What every kind of source has: files, and the documents in them."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import glob

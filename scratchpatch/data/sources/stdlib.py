@@ -4,8 +4,6 @@ Two sources of it share their names: the module docstring of `argparse.py` and i
 what one source holds out the other does not train on.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import sysconfig

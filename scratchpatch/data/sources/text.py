@@ -1,7 +1,5 @@
 """A document per file, byte for byte; a long file is read in pieces."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import BinaryIO
 

@@ -4,8 +4,6 @@ NAME is a registered data set under $TFDS_DATA_DIR (`wikipedia/20230601.en`), or
 (`.../1.0.0`); it must be stored as array_record or parquet (`tfds build --file_format=array_record`).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 
