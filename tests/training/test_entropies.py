@@ -26,7 +26,6 @@ from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.patching import layout
 from scratchpatch.training import entropies as entropies_lib
 from scratchpatch.training.entropies import compute, fingerprint
 from scratchpatch.training.loop import train
@@ -177,7 +176,7 @@ def test_the_entropies_of_the_batch_decide(computed):
     batches.open_entropies(name_of_model(made))
     tokens_BM, entropy_BL = batches.arrays(0)
     tokens_BL = tokens_BM[:, :-1]
-    wanted = layout.decide(made, tokens_BL, entropy_BL, layout.initial_thresholds(made))
+    wanted = tiny.decide(made, tokens_BL, entropy_BL)
     positions = (tokens_BL != BYTES.pad).sum()
     rates = tuple(float(x.sum() / positions) for x in (wanted.commit_BL, wanted.scratchpad_BL))
     taken = tuple(step.sums[name] / step.sums["positions"] for name in ("commits", "scratchpads"))
