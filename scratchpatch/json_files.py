@@ -50,7 +50,7 @@ def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     return value
 
 
-def read(path: Any, shape: Any, constants: bool = False, open_read: Callable[..., BinaryIO] = files.open_regular) -> Any:
+def read(path: Any, shape: Any, constants=False, open_read: Callable[..., BinaryIO] = files.open_regular) -> Any:
     """The value of a JSON file, see `parse`; `open_read` opens one that is not of this machine.
 
     Raises Malformed, which names the path, as `parse` does and where the file is larger than any document of this
