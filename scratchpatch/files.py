@@ -36,7 +36,8 @@ def below(folder: Path, name: str) -> Path:
     path = folder
     for part in plain_parts(folder, name):
         path = path / part
-        if path.is_symlink():
+        # Unlike Path.is_symlink, this takes names that are too long for the disk.
+        if os.path.islink(path):
             raise ValueError(f"{name!r} leads through the link {path}, which is not followed")
     return path
 

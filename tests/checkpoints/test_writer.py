@@ -303,8 +303,10 @@ def test_a_model_is_loaded_without_optimizer_memory(tmp_path):
 
 def test_nothing_is_pickled(tmp_path, monkeypatch):
     store(tmp_path, 1)
+    # What else these bytes may say to pickle, their author did not mean.
+    refusals = pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, MemoryError
     for path in all_files(tmp_path / "1"):
-        with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, UnicodeDecodeError)), path.open("rb") as file:
+        with pytest.raises(refusals), path.open("rb") as file:
             pickle.load(file)
     # Reading a step never asks for it either.
     for name in ("load", "loads", "Unpickler"):
