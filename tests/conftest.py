@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiling is most of the time of these tests, and of the processes that they start.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 os.environ["SCRATCHPATCH_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "scratchpatch")
 # Configs of experiments name files in this folder, which no test reads.
 os.environ.setdefault("SCRATCHPATCH_DATA", os.devnull)
