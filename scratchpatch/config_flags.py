@@ -63,9 +63,8 @@ def load(path: str) -> ml_collections.ConfigDict:
 
 
 def define(flag_values: flags.FlagValues, argv: list[str]) -> None:
-    """Define `--config` and the `--config.FIELD=VALUE` overrides that `argv` holds (program name first).
-
-    Raises UserError if an override names no field, or stands before `--config`.
+    """Define `--config` and the `--config.FIELD=VALUE` overrides that `argv` holds (program name first). Raises
+    UserError if an override names no field, or stands before `--config`.
     """
     _check_override_names(argv)
     help_text = "Config file; --config.FIELD=VALUE after it overrides a field."

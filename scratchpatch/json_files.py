@@ -73,9 +73,8 @@ def seal(value: Any) -> str:
 
 
 def plain(value: Any) -> float | int | str | bool | None:
-    """A scalar (Python, numpy or JAX) as JSON has it; None for a number that is not finite.
-
-    Raises TypeError or ValueError where it is no scalar.
+    """A scalar (Python, numpy or JAX) as JSON has it; None for a number that is not finite. Raises TypeError or
+    ValueError where it is no scalar.
     """
     if isinstance(value, (str, bool, int)) or value is None:
         return value

@@ -72,10 +72,9 @@ class Tier(StepFolder):
     """The steps in training.durable_dir."""
 
     def store(self, step: Path, keep: int, advance: Callable[[int], None] = lambda count: None) -> None:
-        """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it.
-
-        A step that is there whole is left; a later one, which the run did not take, stays until it is stored anew.
-        Raises Damaged or Unreadable where the step in the workdir is.
+        """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it. A step that is there
+        whole is left; a later one, which the run did not take, stays until it is stored anew. Raises Damaged or
+        Unreadable where the step in the workdir is.
         """
         number, target = int(step.name), self.location(step.name)
         if not self._holds(step, advance):
@@ -120,7 +119,6 @@ class Tier(StepFolder):
 
 class Mirror:
     """Copies the steps of a folder to a storage tier in the background, the newest first; training never waits for it.
-
     The first failure is a warning, and the copy is tried again; a step that still could not be copied when a newer one
     comes is left out. The log says when copies succeed again, and at the end which steps are missing.
     """
@@ -197,9 +195,8 @@ class Mirror:
 
 
 def fetch_files(config, workdir: Path) -> None:
-    """Give a workdir that was lost what its run had measured, from the durable tier, if there is one.
-
-    A tier that cannot be reached is a warning here: whether the run can go on without it is for its checkpoints to say.
+    """Give a workdir that was lost what its run had measured, from the durable tier, if there is one. A tier that
+    cannot be reached is a warning here: whether the run can go on without it is for its checkpoints to say.
     """
     folder = config.training.durable_dir
     try:

@@ -53,11 +53,9 @@ def hold(path: Path, who: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Ask whoever would remove the folder of this file to wait until it was read, see `unread`.
-
-    A reader may do no more to another one's folder, and on a disk without locks this does nothing.
-
-    Raises OSError where the file is not there, or its folder is being removed.
+    """Ask whoever would remove the folder of this file to wait until it was read, see `unread`. A reader may do no more
+    to another one's folder, and on a disk without locks this does nothing. Raises OSError where the file is not there,
+    or its folder is being removed.
     """
     with files.open_regular(path) as file:
         _lock(file.fileno(), fcntl.LOCK_SH)
@@ -66,9 +64,8 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unread(path: Path) -> Iterator[None]:
-    """Keep readers from the folder of this file, which may be missing, while the folder is removed.
-
-    Raises BlockingIOError where one reads it now.
+    """Keep readers from the folder of this file, which may be missing, while the folder is removed. Raises
+    BlockingIOError where one reads it now.
     """
     try:
         file = os.open(path, _OPENED)

@@ -42,10 +42,9 @@ class Restored:
 
 
 class CheckpointReader(StepFolder):
-    """Reads the checkpoints in a folder, and changes nothing there.
-
-    Abstract states are dicts of pytrees of jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever
-    devices it was saved from; without a sharding it goes to the first device.
+    """Reads the checkpoints in a folder, and changes nothing there. Abstract states are dicts of pytrees of
+    jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever devices it was saved from; without a
+    sharding it goes to the first device.
     """
 
     def __init__(self, folder: str | Path, config=None):
@@ -72,10 +71,9 @@ class CheckpointReader(StepFolder):
             raise UserError(f"{self.folder} cannot be read: {error.strerror}") from error
 
     def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
-        """The newest whole step, or None where no step was ever stored.
-
-        Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
-        holds other arrays than `abstract_state`, or is another experiment's.
+        """The newest whole step, or None where no step was ever stored. Newer damaged ones are named in a warning.
+        Raises UserError where every step is damaged, or where a whole one holds other arrays than `abstract_state`, or
+        is another experiment's.
         """
         for _ in range(TRIES):
             step = self.prove(None, abstract_state)
@@ -199,9 +197,8 @@ class CheckpointReader(StepFolder):
         return config_lib.difference(theirs, self._experiment)
 
     def read(self, step: int, abstract: dict[str, Any]) -> Restored:
-        """The arrays of some top-level keys of a step that `prove` has proven; the others are not read.
-
-        Raises Removed where it is not there any more; UserError where it is whole, but not what it should be.
+        """The arrays of some top-level keys of a step that `prove` has proven; the others are not read. Raises Removed
+        where it is not there any more; UserError where it is whole, but not what it should be.
         """
         path = self.folder / str(step)
         try:

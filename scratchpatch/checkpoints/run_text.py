@@ -43,9 +43,8 @@ def guard_training(workdir: Path, streams: Streams) -> None:
 
 
 def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
-    """Raise UserError, which names the source, where the text that a run trains or validates on has changed.
-
-    data.json is written where it, or its part about validation, is missing.
+    """Raise UserError, which names the source, where the text that a run trains or validates on has changed. data.json
+    is written where it, or its part about validation, is missing.
     """
     weights = [(0, [weight for _, weight in streams])]
     if (workdir / FILE).exists():
@@ -82,9 +81,8 @@ def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, An
 
 
 def weights(workdir: Path, now: list[float], step: int) -> Weights:
-    """The weights of a run that goes on from `step` with the weights `now`; data.json holds them, too.
-
-    Raises UserError where data.json cannot be read.
+    """The weights of a run that goes on from `step` with the weights `now`; data.json holds them, too. Raises UserError
+    where data.json cannot be read.
     """
     stored = read(workdir)
     followed = history.follow(stored["weights"], now, step)

@@ -30,10 +30,9 @@ _HIDDEN_SECONDS = 120
 
 
 class Checkpoints(CheckpointReader):
-    """Writes the checkpoints of the one run that owns the folder, and reads them.
-
-    The newest `keep_last` steps are kept, and the one with the lowest 'validation_bpb' among its metrics. Opening the
-    folder removes what a killed process left there. Raises UserError where it cannot be written.
+    """Writes the checkpoints of the one run that owns the folder, and reads them. The newest `keep_last` steps are
+    kept, and the one with the lowest 'validation_bpb' among its metrics. Opening the folder removes what a killed
+    process left there. Raises UserError where it cannot be written.
     """
 
     def __init__(self, folder: str | Path, config, keep_last: int):
@@ -107,10 +106,9 @@ class Checkpoints(CheckpointReader):
             self._mirror.close()
 
     def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
-        """The newest whole step of the folder and of `training.durable_dir`, chosen by the first process.
-
-        Damaged steps are set aside as STEP.damaged, for the run to redo. Raises UserError as CheckpointReader does, and
-        where the workdir has no whole step and `training.durable_dir` cannot be read.
+        """The newest whole step of the folder and of `training.durable_dir`, chosen by the first process. Damaged steps
+        are set aside as STEP.damaged, for the run to redo. Raises UserError as CheckpointReader does, and where the
+        workdir has no whole step and `training.durable_dir` cannot be read.
         """
         self.wait()
         step = processes.first(lambda: self._choose(abstract_state))
@@ -197,9 +195,8 @@ class Checkpoints(CheckpointReader):
         self._partial(step).rename(path)
 
     def _finish(self, step: int, about: dict[str, Any], response) -> None:
-        """In the background: wait for orbax, describe what it wrote, rename the folder into place.
-
-        Each process reads back what it wrote itself, and none goes on where another one fails.
+        """In the background: wait for orbax, describe what it wrote, rename the folder into place. Each process reads
+        back what it wrote itself, and none goes on where another one fails.
         """
         partial, this_process = self._partial(step), jax.process_index()
 

@@ -71,9 +71,8 @@ class Batches:
         self._order = Order(windows, initial, self._seed, rows)
 
     def open_entropies(self, model: str) -> None:
-        """Let `arrays` and `iterate` give entropies too, those by the model that has this checksum.
-
-        Raises UserError where they were not computed.
+        """Let `arrays` and `iterate` give entropies too, those by the model that has this checksum. Raises UserError
+        where they were not computed.
         """
         self._entropies = [open_entropies(stream, model, self._data.cache_dir) for stream, _ in self.streams]
 

@@ -57,7 +57,6 @@ class _Meta(TypedDict):
 
 def open_index(place: Path) -> tuple[dict, dict[str, tuple[Shard, checks.Check]]] | None:
     """The meta of the index at `place`, and of each split its shard and the comparison of it that is left to do.
-
     Returns None where the index is missing or damaged.
     """
     if not os.path.lexists(place):

@@ -45,9 +45,8 @@ class Entropies:
 
 
 def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies:
-    """The computed entropies of a stream by the model that has this checksum.
-
-    Raises UserError, which names the command, where they are not there, or not all of them.
+    """The computed entropies of a stream by the model that has this checksum. Raises UserError, which names the
+    command, where they are not there, or not all of them.
     """
     path = place(stream, model, cache_dir)
     if not whole(path, stream):

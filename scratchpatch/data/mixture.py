@@ -29,10 +29,8 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
 
 
 def evaluation_stream(config, spec: str, split: str) -> Stream:
-    """The stream of a source named at evaluation.
-
-    The standard library, prepared folders, and a source that the config deals to splits, give the split asked for. Any
-    other source was not trained on and is read whole.
+    """The stream of a source named at evaluation. The standard library, prepared folders, and a source that the config
+    deals to splits, give the split asked for. Any other source was not trained on and is read whole.
     """
     splits.check(split)
     source = sources.parse(spec)

@@ -84,10 +84,8 @@ def _dealt(rows: int, shares: np.ndarray) -> np.ndarray:
 
 
 def _deal(rows_R: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each row, and how many rows that source had before.
-
-    Of any first k rows, a source has its share of k to within the number of sources. Source by source, a row goes to
-    the one that the rest leaves it to.
+    """The source of each row, and how many rows that source had before. Of any first k rows, a source has its share of
+    k to within the number of sources. Source by source, a row goes to the one that the rest leaves it to.
     """
     remaining = int(shares.sum())
     cycles_R, now_R = np.divmod(rows_R, remaining)

@@ -49,9 +49,8 @@ def join(folder: str, *names: str) -> str:
 
 
 def below(folder: str, name: str) -> str:
-    """A path below a folder, by a name that a file holds.
-
-    Raises ValueError where the name is no plain relative path, or leads through a link of this machine.
+    """A path below a folder, by a name that a file holds. Raises ValueError where the name is no plain relative path,
+    or leads through a link of this machine.
     """
     if not is_url(folder):
         return str(local_files.below(Path(folder), name))
@@ -144,10 +143,8 @@ def make_folder(path: str) -> None:
 
 
 def publish(local: str, path: str) -> None:
-    """Move a finished local file to its place, all of it or nothing. Raises OSError.
-
-    On this machine it is synced first, so that a power cut leaves no file of zeros under the name; `local` is in
-    the same file system.
+    """Move a finished local file to its place, all of it or nothing. Raises OSError. On this machine it is synced
+    first, so that a power cut leaves no file of zeros under the name; `local` is in the same file system.
     """
     if is_url(path):
         system(path).put_file(local, path)

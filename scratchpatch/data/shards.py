@@ -119,9 +119,8 @@ class Shard:
         return file[:edge].view(_COUNT), file[edge:].view(_PLACE)
 
     def starts(self, start: int, end: int) -> np.ndarray:
-        """int64: the BOS in positions [start, end), which are at least one, in order.
-
-        Raises UserError where the copy of a file behind a URL is damaged.
+        """int64: the BOS in positions [start, end), which are at least one, in order. Raises UserError where the copy
+        of a file behind a URL is damaged.
         """
         before, places = self._starts
         pages = [

@@ -57,7 +57,6 @@ def split_of(place: int, share: float) -> str:
 
 def least_share(places: np.ndarray) -> float | None:
     """The least share, in steps of 0.001, by which some document validates and some trains; None where there is none.
-
     `places` is uint64 [documents], of those that have bytes.
     """
     if not len(places):

@@ -23,7 +23,6 @@ _ABANDONED_SECONDS = 86_400
 @contextlib.contextmanager
 def work_folder(parent: Path) -> Iterator[Path]:
     """A new folder in `parent`, to be filled and renamed; it is removed at the end, and so are those without an owner.
-
     Raises OSError.
     """
     parent.mkdir(parents=True, exist_ok=True)

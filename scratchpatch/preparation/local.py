@@ -44,9 +44,8 @@ def _write(plan: Plan, shard: int, work: Path) -> None:
 
 
 def each(work: Callable, calls: list[tuple], weights: list[int], workers: int, label: str) -> None:
-    """Make all calls, over processes, and show how far it is. Raises what the first failing call raised.
-
-    `weights`: bytes of each call.
+    """Make all calls, over processes, and show how far it is. Raises what the first failing call raised. `weights`:
+    bytes of each call.
     """
     with Progress(total=sum(weights), label=label, unit="B") as progress:
         for done in _finished(work, calls, min(workers, len(calls))):

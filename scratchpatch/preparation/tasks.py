@@ -113,9 +113,8 @@ def counts_of(work: Path, task: int) -> Counts:
 
 
 def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, bytes]]:
-    """(digest, bytes) of a shard's documents from the runs of all tasks, each once, in the order of the digests.
-
-    Raises UserError where a run is damaged.
+    """(digest, bytes) of a shard's documents from the runs of all tasks, each once, in the order of the digests. Raises
+    UserError where a run is damaged.
     """
     low, high = lower_bound(shard, plan.shards), lower_bound(shard + 1, plan.shards)
     runs, texts = [], []

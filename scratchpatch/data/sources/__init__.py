@@ -73,9 +73,8 @@ def absolute(spec: str) -> str:
 
 
 def _divided(spec: str) -> tuple[type[Source], str, dict[str, str | None]]:
-    """(kind, absolute target, split after @ and field after #) of a SPEC.
-
-    A kind without splits or fields has none of that mark; None is one that the SPEC does not name. Raises UserError.
+    """(kind, absolute target, split after @ and field after #) of a SPEC. A kind without splits or fields has none of
+    that mark; None is one that the SPEC does not name. Raises UserError.
     """
     scheme, colon, target = spec.partition(":")
     if not colon or scheme not in _KINDS:
