@@ -32,10 +32,8 @@ from scratchpatch.errors import UserError
 def load(path: str) -> ml_collections.ConfigDict:
     """The locked config that a file's `get_config()` returns, each field of its type.
 
-    Values are not checked: see `config.check`, which comes after the overrides.
-
-    Raises:
-      UserError: the file is missing or fails, or a field is unknown or of another type.
+    Values are not checked: see `config.check`, which comes after the overrides. Raises UserError where the file is
+    missing or fails, or a field is unknown or of another type.
     """
     path = places.expanded(path)
     path, _, argument = path.partition(":") if not os.path.exists(path) else (path, "", "")

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 from absl import logging
 
 from scratchpatch.checkpoints import format
@@ -31,11 +30,6 @@ _NAMED = 8
 _RUN, _FILES = "run", ("data.json", "settings.json", "metrics.jsonl", "goodput.jsonl")
 
 
-def system(folder: str) -> fsspec.AbstractFileSystem:
-    """The file system of a path or a URL. Raises UserError where it is unknown or its package is missing."""
-    return paths.system(folder) if paths.is_url(folder) else fsspec.filesystem("file")
-
-
 def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
     """Copy a step to a new folder, about.json last, and read the copy again, so that every byte of it is proven.
 
@@ -48,7 +42,7 @@ def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
         name = f"{format.STATE}/{name}"
         source, path = (format.path_below(folder, name) for folder in (step, target))
         paths.make_folder(path.rpartition("/")[0])
-        with system(path).open(path, "wb") as out:
+        with paths.system(path).open(path, "wb") as out:
 
             def put(piece: bytes, out=out) -> None:
                 out.write(piece)
@@ -82,7 +76,7 @@ class Tier(StepFolder):
             _remove(partial)
             copy(step, partial, advance)
             _remove(target)
-            system(target).mv(partial, target, recursive=True)
+            paths.system(target).mv(partial, target, recursive=True)
         for old in [each for each in self.steps() if each <= number][:-keep]:
             _remove(self.location(old))
         for name in self.beside("partial"):

@@ -64,23 +64,15 @@ class _Metrics(TypedDict, total=False):
 
 
 class About(TypedDict):
-    """The description of a step.
+    """The description of a step."""
 
-    schema: of the names in it, see `scratchpatch.schema`; absent in schema 1.
-    config: field to value of the run's config, see `config.flat`.
-    step: optimizer steps done. version: of the package that wrote it.
-    metrics: what was measured at this step: name to number, text, or None.
-    arrays: path of a leaf, such as 'params.trunk.kernel', to the array's shape and dtype.
-    files: path under state/ to the file's size in bytes and CRC-32.
-    """
-
-    schema: NotRequired[Any]
-    config: dict[str, Any]
-    step: Count
-    version: str
-    metrics: _Metrics
-    arrays: dict[str, _Array]
-    files: dict[str, tuple[Count, Count]]
+    schema: NotRequired[Any]  # of the names in it, see `scratchpatch.schema`; absent in schema 1
+    config: dict[str, Any]  # field to value of the run's config, see `config.flat`
+    step: Count  # optimizer steps done
+    version: str  # of the package that wrote it
+    metrics: _Metrics  # what was measured at this step: name to number, text, or None
+    arrays: dict[str, _Array]  # path of a leaf, such as 'params.trunk.kernel', to the array's shape and dtype
+    files: dict[str, tuple[Count, Count]]  # path under state/ to the file's size in bytes and CRC-32
 
 
 class _Sealed(TypedDict):

@@ -245,6 +245,6 @@ def _time_written(step: str) -> str:
     """When about.json was written, by the clock of its file system."""
     try:
         about = paths.join(step, format.ABOUT)
-        return durable.system(about).modified(about).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        return paths.system(about).modified(about).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):  # no date of any calendar, or the step is gone by now
         return "?"

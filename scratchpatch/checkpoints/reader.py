@@ -30,15 +30,11 @@ class Removed(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds.
-
-    state: as the abstract state that was asked for, with arrays in place of its leaves.
-    metadata: the description of the step, see `format.About`.
-    """
+    """What a checkpoint holds."""
 
     step: int
-    state: dict[str, Any]
-    metadata: dict[str, Any]
+    state: dict[str, Any]  # as the abstract state that was asked for, with arrays in place of its leaves
+    metadata: dict[str, Any]  # the description of the step, see `format.About`
 
 
 class CheckpointReader(StepFolder):

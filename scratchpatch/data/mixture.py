@@ -11,10 +11,8 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
 
     Without data.validation_sources every source is dealt to train, validation and test. With them, sources are read
     whole: data.sources to train, data.validation_sources to validate; then there is no test split. The standard library
-    and prepared folders always keep their splits.
-
-    Raises:
-        UserError: anything wrong with a source, or a test split that does not exist.
+    and prepared folders always keep their splits. Raises UserError where anything is wrong with a source, or the test
+    split does not exist.
     """
     splits.check(split)
     validating = bool(config.data.validation_sources)

@@ -1,12 +1,10 @@
 """Which window stands in row k of the endless order of a mixture, for any k, by arithmetic.
 
-Rows are dealt to the sources evenly in proportion to their weights. The weights may change at a row: from there on rows
-are dealt by the new weights, and each source goes on at the window after the last that it had. A source's rows go
-through its windows in one permutation per epoch: two coordinates of an a x b grid, shifted in turn by a hash of the
-other (a Feistel network, whose cycles are followed until they are back below the number of windows). Nothing is stored,
-so a corpus of any size and a jump to any row cost the same. The definition is ours, so a run resumes on the same data
-under another version of any library. (Grain's own shuffle takes 20-2000 microseconds a row on sources of less than a
-thousand windows.)
+Rows are dealt to the sources evenly in proportion to their weights, and a source's rows go through its windows in one
+permutation per epoch: two coordinates of an a x b grid, shifted in turn by a hash of the other (a Feistel network,
+whose cycles are followed until they are back below the number of windows). So a corpus of any size and a jump to any
+row cost the same. The definition is ours, so a run resumes on the same data under another version of any library.
+(Grain's own shuffle takes 20-2000 microseconds a row on sources of less than a thousand windows.)
 
 Legend: R rows.
 """

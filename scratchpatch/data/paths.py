@@ -32,10 +32,8 @@ def local(path: str) -> str | None:
 
 
 def absolute(path: str) -> str:
-    """The path without `~` and `..`; a URL as its file system writes it.
-
-    Raises:
-        UserError: as `system`, or there is no home folder.
+    """The path without `~` and `..`; a URL as its file system writes it. Raises UserError as `system`, and where there
+    is no home folder.
     """
     if is_url(path):
         files = system(path)

@@ -82,9 +82,8 @@ def _new_folder(parent: Path) -> tuple[Path, int | None]:
 def _lock(folder: Path) -> int:
     """The descriptor that holds a folder's lock.
 
-    Raises:
-        BlockingIOError, FileNotFoundError: another process holds the lock, or has removed the folder.
-        OSError: the file system has no locks of folders.
+    Raises BlockingIOError or FileNotFoundError where another process holds the lock or has removed the folder, another
+    OSError where the file system has no locks of folders.
     """
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

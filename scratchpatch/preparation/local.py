@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from scratchpatch import output
+from scratchpatch import json_files, output
 from scratchpatch.errors import UserError
 from scratchpatch.preparation import shards, tasks
 from scratchpatch.preparation.plan import Plan
@@ -19,21 +19,15 @@ from scratchpatch.progress import Progress
 def run(plan: Plan, missing: list[int], work: Path, workers: int) -> list[dict]:
     """Write the shards whose numbers are missing, in some processes; one worker is this process.
 
-    The local folder `work` holds the sorted runs of the tasks; what is there is not read again.
-
-    Returns:
-        The counts of every task.
-
-    Raises:
-        UserError: a bad record, or a worker that died.
-        OSError: a file cannot be written.
+    The local folder `work` holds the sorted runs of the tasks; what is there is not read again. Returns the counts of
+    every task. Raises UserError: a bad record, or a worker that died; OSError: a file cannot be written.
     """
     sizes = dict(zip((path for _, path in plan.files), plan.sizes, strict=True))
     groups, bare = plan.tasks(), plan.without_files()
     reads = [(bare, task, files, work) for task, files in enumerate(groups)]
     weights = [sum(sizes[path] for _, path in files) for files in groups]
     each(tasks.run, reads, weights, workers, f"reading {plan.source.spec}")
-    counts = [tasks.counts_of(work, task) for task in range(len(groups))]
+    counts = [json_files.read(tasks.folder_of(work, task) / "task.json", tasks.Counts) for task in range(len(groups))]
     share = sum(count["bytes"] for count in counts) // plan.shards
     each(_write, [(bare, shard, work) for shard in missing], [share] * len(missing), workers, f"writing {plan.out}")
     return counts

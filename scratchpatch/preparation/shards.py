@@ -19,15 +19,9 @@ STATE = ".preparing"
 def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> None:
     """Write the shard's files and then its summary, which says that it is finished.
 
-    The summary holds, for each split that has documents, the shard's entry in meta.json.
-
-    Args:
-        plan: of the preparation.
-        shard: number of the shard.
-        documents: (digest, bytes) of its documents, each digest once, in the order of the digests.
-
-    Raises:
-        OSError: the files cannot be written.
+    The summary holds, for each split that has documents, the shard's entry in meta.json. `documents` are (digest,
+    bytes) of the shard's, each digest once, in the order of the digests. Raises OSError where the files cannot be
+    written.
     """
     work = work_folder(plan)
     # The worker of another machine has no work folder, and takes a temporary one of its own.

@@ -36,14 +36,8 @@ from scratchpatch.data.sources.tfds import TensorFlowDatasets
 from scratchpatch.errors import UserError
 
 _KINDS: dict[str, type[Source]] = {
-    "stdlib": StandardLibrary,
-    "text": Text,
-    "jsonl": JsonLines,
-    "parquet": Parquet,
-    "array_record": ArrayRecord,
-    "tfds": TensorFlowDatasets,
-    "hf": HuggingFace,
-    "prepared": Prepared,
+    kind.form.partition(":")[0]: kind
+    for kind in (StandardLibrary, Text, JsonLines, Parquet, ArrayRecord, TensorFlowDatasets, HuggingFace, Prepared)
 }
 SPECS = ", ".join(kind.form for kind in _KINDS.values())
 _DEFAULT_FIELD = "text"
@@ -52,11 +46,9 @@ _DEFAULT_FIELD = "text"
 def parse(spec: str) -> Source:
     """The source that `spec` names. Raises UserError where it names none."""
     kind, target, named = _divided(spec)
-    field = named.get("#", "")
-    split = named.get("@")
-    return kind(
-        spec, target, _DEFAULT_FIELD if field is None else field, kind.default_split if split is None else split
-    )
+    field, split = named.get("#", ""), named.get("@")
+    field = _DEFAULT_FIELD if field is None else field
+    return kind(spec, target, field, kind.default_split if split is None else split)
 
 
 def absolute(spec: str) -> str:
