@@ -57,7 +57,8 @@ def load(path: str) -> ml_collections.ConfigDict:
         config = get_config(argument) if argument else get_config()
         if not isinstance(config, ml_collections.ConfigDict):
             raise UserError(f"{path}: get_config() must return a ConfigDict, not a {type(config).__name__}")
-        return _typed(config, path)
+        # The copy is locked, and each field has its own type: a file may have unlocked its config.
+        return config_lib.from_flat(dict(_leaves(config, "")))
 
 
 def define(flag_values: flags.FlagValues, argv: list[str]) -> None:
@@ -123,14 +124,6 @@ def _check_override_names(argv: list[str]) -> None:
         if override and override[1] not in BY_NAME:
             near = config_lib.nearest(override[1])
             raise UserError(f"--config has no field {override[1]!r}; the nearest is --config.{near}")
-
-
-def _typed(config: ml_collections.ConfigDict, path: str) -> ml_collections.ConfigDict:
-    """A locked copy in which every field has its own type (a file may have unlocked its config)."""
-    try:
-        return config_lib.from_flat(dict(_leaves(config, "")))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _leaves(config: ml_collections.ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:

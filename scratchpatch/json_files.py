@@ -28,9 +28,8 @@ class Malformed(ValueError):
 def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     """The value of a JSON document of a shape, see above.
 
-    constants: NaN and Infinity are let through; JSON itself has no such numbers.
-
-    Raises Malformed where it is no JSON, nested too deep, or not of that shape.
+    With `constants`, NaN and Infinity are let through, which JSON itself does not have. Raises Malformed where it is no
+    JSON, nested too deep, or not of that shape.
     """
     try:
         value = json.loads(text, parse_constant=None if constants else _refuse)

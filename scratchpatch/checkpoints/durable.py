@@ -33,9 +33,8 @@ _RUN, _FILES = "run", ("data.json", "settings.json", "metrics.jsonl", "goodput.j
 def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
     """Copy a step to a new folder, about.json last, and read the copy again, so that every byte of it is proven.
 
-    advance: called with the number of bytes of every piece that was copied or read.
-
-    Raises Damaged where the step or its copy is; Unreadable; OSError where the copy cannot be written.
+    `advance` is called with the bytes of every piece that was copied or read. Raises Damaged where the step or its copy
+    is; Unreadable; OSError where the copy cannot be written.
     """
     about = format.read_about(step)
     for name, recorded in about["files"].items():

@@ -93,10 +93,9 @@ class CheckpointReader(StepFolder):
     def prove(self, step: int | None, abstract_state: dict[str, Any], partial: bool = False) -> int | None:
         """See that a step is whole and holds the arrays asked for; without a step, the newest such step.
 
-        partial: of the stored arrays, only those of the top-level keys of `abstract_state` are looked at.
-
-        Returns the step, or None where no step was ever stored. Raises UserError where the step is missing, damaged,
-        another experiment's, or holds other arrays; without a step, where none is whole.
+        With `partial`, only the stored arrays of the top-level keys of `abstract_state` are looked at. Returns None
+        where no step was ever stored. Raises UserError where the step is missing, damaged, another experiment's, or
+        holds other arrays; without a step, where none is whole.
         """
         if step is None:
             newest, errors = self._search(abstract_state, partial)

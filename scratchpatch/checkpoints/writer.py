@@ -60,10 +60,9 @@ class Checkpoints(CheckpointReader):
     def save(self, step: int, state: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
         """Copy the state, a dict of pytrees of jax.Array, to the host, then write it in the background.
 
-        The state's buffers may be donated as soon as this returns. A step that this object has already saved or
-        restored is left as it is. Raises UserError where this save, or the one before it, cannot be written.
-
-        metrics: name to number or short text, stored beside it.
+        The state's buffers may be donated as soon as this returns. `metrics`, name to number or short text, are stored
+        beside it. A step that this object has already saved or restored is left as it is. Raises UserError where this
+        save, or the one before it, cannot be written.
         """
         self.wait()
         if step in self._stored:
@@ -188,7 +187,6 @@ class Checkpoints(CheckpointReader):
         return self.folder / f"{step}.partial"
 
     def _rename(self, step: int) -> None:
-        """Let STEP.partial take the place of the step."""
         path = self.folder / str(step)
         if path.exists():
             remove(path)

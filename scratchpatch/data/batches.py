@@ -79,7 +79,6 @@ class Batches:
         return tokens_BW, self._fill(entropy_BL, self._entropies, step)
 
     def _fill(self, array_BX: np.ndarray, readers: list[Stream] | list[Entropies], step: int) -> np.ndarray:
-        """Read each row by the reader of its source."""
         begin = step * self._batch_rows
         runs = [self._order.rows(begin + row, count) for row, count in self._runs]
         sources_B, windows_B = (np.concatenate(pieces) for pieces in zip(*runs, strict=True))

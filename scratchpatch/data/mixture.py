@@ -37,7 +37,6 @@ def evaluation_stream(config, spec: str, split: str) -> Stream:
 
 
 def _open(config, source: Source, split: str, dealt: bool) -> Stream:
-    """The split of a source that is dealt to splits, or has splits of its own; else all of it."""
     data = config.data
     split = split if dealt or source.keeps_splits else "all"
     return index.open_source(source, split, data.cache_dir, data.on_bad_record, data.held_out, data.record_bytes)

@@ -7,6 +7,7 @@ package gcsfs, s3:// s3fs), with the credentials that it finds.
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -120,6 +121,12 @@ def open_read(path: str) -> BinaryIO:
     """The file opened for its bytes; of this machine, only a regular one. Raises OSError."""
     here = local(path)
     return system(path).open(path, "rb") if here is None else local_files.open_regular(here)
+
+
+def size_and_checksum(path: str, seen: Callable[[bytes], None] | None = None) -> list[int]:
+    """Bytes and CRC-32 of a file; `seen` is called with each piece that is read. Raises OSError."""
+    with open_read(path) as file:
+        return local_files.size_and_checksum(file, seen)
 
 
 def read_json(path: str, shape: Any, constants: bool = False) -> Any:

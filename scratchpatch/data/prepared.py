@@ -3,8 +3,8 @@
     meta.json                           counts, checksums of all files, and a seal of its own; it is written last
     train-00003-of-00008.bin, .starts   a shard, see `shards`
 
-The shards of a split, one after the other, are one stream. A split's checksum is the sum of its documents' digests, so
-it does not depend on the shards.
+The shards of a split, one after the other, are one stream. Its checksum does not depend on them: it is the sum of the
+documents' digests.
 
 meta.json holds: format, element (the dtype of a position), plan (names and values that a second attempt compares),
 counts (documents and bytes read, duplicates and their bytes, skipped bad records, and broken files, whose last records

@@ -1,8 +1,7 @@
 """Who reads which document: train, validation and test, by a keyed hash of its bytes.
 
-A document's split depends on its own bytes and on the held-out share alone: no other document moves it, and equal
-documents have one split, whatever they are called and wherever they come from. The price is that a source of few
-documents may hold out none; `least_share` then says which share would.
+No document moves another, and equal documents have one split. A source of few documents may hold out none;
+`least_share` then says which share would.
 """
 
 import hashlib

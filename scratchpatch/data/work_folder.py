@@ -1,8 +1,8 @@
 """Folders that a process writes in before they have their name, and what is left of those whose process died.
 
-A folder `.building-ID` is locked by its owner, and the system drops the lock with the process, however it ends: a
-folder that can be locked belongs to nobody, and is removed at the next build. On a file system without locks it is left
-alone for a day. A folder `.damaged-ID` was moved out of the way, to be removed.
+A folder `.building-ID` is locked by its owner, and the system drops the lock with the process: a folder that can be
+locked belongs to nobody, and is removed at the next build. On a file system without locks it is left alone for a day. A
+folder `.damaged-ID` was moved out of the way, to be removed.
 """
 
 import contextlib

@@ -105,7 +105,6 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
 
 
 def _check_same(made: Plan, begun: dict[str, str]) -> None:
-    """Raise UserError unless the folder is this plan's own."""
     changes = [
         f"{name}: {begun.get(name)} -> {value}" for name, value in made.identity().items() if begun.get(name) != value
     ]
@@ -132,7 +131,6 @@ def _meta(made: Plan, tasks: list[dict]) -> dict:
 
 
 def _totals(entries: list[prepared.PreparedEntry]) -> dict[str, int]:
-    """How many documents and bytes the shards of a split have."""
     return {count: sum(entry[count] for entry in entries) for count in ("documents", "bytes")}
 
 

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -38,33 +38,25 @@ def _write(plan: Plan, shard: int, work: Path) -> None:
 
 
 def each(work: Callable, calls: list[tuple], weights: list[int], workers: int, label: str) -> None:
-    """Make all calls, over processes, and show how far it is. Raises what the first failing call raised. `weights`:
-    bytes of each call.
-    """
+    """Make all calls, of these bytes each, over processes, and show progress. Raises what the first failure raised."""
     with Progress(total=sum(weights), label=label, unit="B") as progress:
-        for done in _finished(work, calls, min(workers, len(calls))):
-            progress.advance(weights[done], weights[done])
-
-
-def _finished(work: Callable, calls: list[tuple], workers: int) -> Iterator[int]:
-    """Numbers of the calls as they are done."""
-    if workers < 2:
-        for number, call in enumerate(calls):
-            work(*call)
-            yield number
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
-        futures = {pool.submit(work, *call): number for number, call in enumerate(calls)}
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BrokenProcessPool as error:
-            fix = "the same command goes on; give it fewer --workers or more --shards"
-            raise UserError(f"a worker process died, perhaps for lack of memory: {fix}") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        if min(workers, len(calls)) < 2:
+            for call, weight in zip(calls, weights, strict=True):
+                work(*call)
+                progress.advance(weight, weight)
+            return
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(min(workers, len(calls)), context, _start_worker) as pool:
+            futures = {pool.submit(work, *call): weight for call, weight in zip(calls, weights, strict=True)}
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+                    progress.advance(futures[future], futures[future])
+            except BrokenProcessPool as error:
+                fix = "the same command goes on; give it fewer --workers or more --shards"
+                raise UserError(f"a worker process died, perhaps for lack of memory: {fix}") from error
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:

@@ -63,10 +63,6 @@ class Plan:
             identity[name] = getattr(self, name)
         return {name: str(value) for name, value in identity.items()}
 
-    def name(self, split: str, shard: int) -> str:
-        """The name of a shard's files, without what follows the dot."""
-        return f"{split}-{shard:05}-of-{self.shards:05}"
-
 
 def make(
     source: Source, out: str, shards: int | None, held_out: float, on_bad_record: str, record_bytes: int = RECORD_BYTES

@@ -26,7 +26,8 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> N
     work = work_folder(plan)
     # The worker of another machine has no work folder, and takes a temporary one of its own.
     with tempfile.TemporaryDirectory(dir=work if work.is_dir() else None, prefix="shard-") as folder:
-        writers = {split: Writer(Path(folder), plan.name(split, shard)) for split in splits.SPLITS}
+        number = f"{shard:05}-of-{plan.shards:05}"
+        writers = {split: Writer(Path(folder), f"{split}-{number}") for split in splits.SPLITS}
         digests = dict.fromkeys(splits.SPLITS, 0)
         for digest, data in documents:
             split = splits.split_of(splits.place(digest), plan.held_out)

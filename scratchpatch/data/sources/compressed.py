@@ -38,8 +38,6 @@ def _zstd(path: str) -> Any:
 
 
 class _Format(NamedTuple):
-    """One way to compress."""
-
     name: str
     suffixes: tuple[str, ...]  # of the files' names
     head: bytes  # a pattern of a file's first bytes; no member is shorter than _HEAD
