@@ -25,13 +25,12 @@ _LARGE_BYTES = 1 << 28
 def listing(workdir: str | Path) -> dict[str, Any]:
     """What a run has stored, from every about.json alone: a file under state/ may still be damaged.
 
-    Returns:
-      'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing else is
-      there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC);
-      'version' of the package; 'validation_bpb' and 'validation_bytes' that it was measured on (None where that step
-      was not validated); 'best' (it has the lowest) and 'newest', both among those that can be read. 'beside': the
-      names of STEP.damaged, STEP.partial and STEP.deleted. 'durable': None, or the same of the run's durable tier with
-      its 'folder', or that and 'unread', why the tier cannot be read.
+    Returns 'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing
+    else is there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC);
+    'version' of the package; 'validation_bpb' and 'validation_bytes' that it was measured on (None where that step was
+    not validated); 'best' (it has the lowest) and 'newest', both among those that can be read. 'beside': the names of
+    STEP.damaged, STEP.partial and STEP.deleted. 'durable': None, or the same of the run's durable tier with its
+    'folder', or that and 'unread', why the tier cannot be read.
     """
     folder = load_config(workdir).training.durable_dir if (Path(workdir) / "config.json").exists() else ""
     copies = None

@@ -1,7 +1,6 @@
 """Batches of windows: step g holds rows [g * B, (g + 1) * B) of one endless order (see `order` and README.md).
 
-Grain reads ahead. One of its records is a whole batch, because a record's overhead there is worth many windows of
-copying.
+Grain reads ahead. One of its records is a whole batch, because each record there costs as much as many windows do.
 
 Legend: B rows of this process, W window + 1, L window.
 """

@@ -1,5 +1,4 @@
-"""A source's stream on disk: an index, which is built once and then memory-mapped; `build` says what lies in its
-folder.
+"""A source's stream on disk: an index, which is built once and then memory-mapped (see also `build`).
 
 Layout 'whole' has all documents in the order of the source; layout 'split' has train, validation and test one after
 the other. README.md says when an index is built again.

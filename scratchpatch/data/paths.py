@@ -1,8 +1,7 @@
 """Paths on this machine, and URLs such as gs://bucket/folder that fsspec knows.
 
-A path without `://` is read and written by the operating system; everything
-else by the file system that fsspec has for its protocol (gs:// needs the
-package gcsfs, s3:// s3fs), with the credentials that it finds.
+A path without `://` is read and written by the operating system; everything else by the file system that fsspec has for
+its protocol (gs:// needs the package gcsfs, s3:// s3fs), with the credentials that it finds.
 """
 
 import os

@@ -20,8 +20,7 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> N
     """Write the shard's files and then its summary, which says that it is finished.
 
     The summary holds, for each split that has documents, the shard's entry in meta.json. `documents` are (digest,
-    bytes) of the shard's, each digest once, in the order of the digests. Raises OSError where the files cannot be
-    written.
+    bytes) of the shard's, each digest once, in the order of the digests. Raises OSError.
     """
     work = work_folder(plan)
     # The worker of another machine has no work folder, and takes a temporary one of its own.

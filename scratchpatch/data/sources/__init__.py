@@ -10,12 +10,10 @@
     hf:DIR[@split][#field]          a row of a Hugging Face data set on disk (see `hf`)
     prepared:DIR                    what `scratchpatch prepare` wrote, with its splits
 
-A field or column is "text" where none is named. Where a SPEC may have a field
-(or split), a # (or @) that belongs to a name is written twice: the last one
-that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold
-`**`; each real file is read once, whatever links lead to it. GLOB and DIR may
-be URLs (gs://, s3://; see `paths`). Text and lines are decompressed where
-their first bytes are gzip's, zstd's, bz2's or xz's.
+A field or column is "text" where none is named. Where a SPEC may have a field (or split), a # (or @) that belongs to a
+name is written twice: the last one that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold `**`;
+each real file is read once, whatever links lead to it. GLOB and DIR may be URLs (gs://, s3://; see `paths`). Text and
+lines are decompressed where their first bytes are gzip's, zstd's, bz2's or xz's.
 """
 
 import difflib
