@@ -32,10 +32,8 @@ from scratchpatch.errors import UserError
 def load(path: str) -> ml_collections.ConfigDict:
     """The locked config that a file's `get_config()` returns, each field of its type.
 
-    Values are not checked: see `config.check`, which comes after the overrides.
-
-    Raises:
-      UserError: the file is missing or fails, or a field is unknown or of another type.
+    Values are not checked: see `config.check`, which comes after the overrides. Raises UserError where the file is
+    missing or fails, or a field is unknown or of another type.
     """
     path = places.expanded(path)
     path, _, argument = path.partition(":") if not os.path.exists(path) else (path, "", "")
@@ -59,13 +57,13 @@ def load(path: str) -> ml_collections.ConfigDict:
         config = get_config(argument) if argument else get_config()
         if not isinstance(config, ml_collections.ConfigDict):
             raise UserError(f"{path}: get_config() must return a ConfigDict, not a {type(config).__name__}")
-        return _typed(config, path)
+        # The copy is locked, and each field has its own type: a file may have unlocked its config.
+        return config_lib.from_flat(dict(_leaves(config, "")))
 
 
 def define(flag_values: flags.FlagValues, argv: list[str]) -> None:
-    """Define `--config` and the `--config.FIELD=VALUE` overrides that `argv` holds (program name first).
-
-    Raises UserError if an override names no field, or stands before `--config`.
+    """Define `--config` and the `--config.FIELD=VALUE` overrides that `argv` holds (program name first). Raises
+    UserError if an override names no field, or stands before `--config`.
     """
     _check_override_names(argv)
     help_text = "Config file; --config.FIELD=VALUE after it overrides a field."
@@ -126,14 +124,6 @@ def _check_override_names(argv: list[str]) -> None:
         if override and override[1] not in BY_NAME:
             near = config_lib.nearest(override[1])
             raise UserError(f"--config has no field {override[1]!r}; the nearest is --config.{near}")
-
-
-def _typed(config: ml_collections.ConfigDict, path: str) -> ml_collections.ConfigDict:
-    """A locked copy in which every field has its own type (a file may have unlocked its config)."""
-    try:
-        return config_lib.from_flat(dict(_leaves(config, "")))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _leaves(config: ml_collections.ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:

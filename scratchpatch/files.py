@@ -29,9 +29,8 @@ _ABANDONED_SECONDS = 3600
 
 
 def below(folder: Path, name: str) -> Path:
-    """The path of something in a folder, by a name that some file holds, such as 'state/params/manifest.ocdbt'.
-
-    Raises ValueError where the name is no plain relative path, see `plain_parts`, or leads through a link.
+    """The path of something in a folder, by a name that some file holds, such as 'state/params/manifest.ocdbt'. Raises
+    ValueError where the name is no plain relative path, see `plain_parts`, or leads through a link.
     """
     path = folder
     for part in plain_parts(folder, name):
@@ -43,9 +42,8 @@ def below(folder: Path, name: str) -> Path:
 
 
 def plain_parts(folder: object, name: str) -> list[str]:
-    """The parts of a plain relative name, which are joined by '/'; `folder` is for the message.
-
-    Raises ValueError where the name is absolute, or has a part that is empty, '.', '..', or holds NUL or a backslash.
+    """The parts of a plain relative name, which are joined by '/'; `folder` is for the message. Raises ValueError where
+    the name is absolute, or has a part that is empty, '.', '..', or holds NUL or a backslash.
     """
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
@@ -60,9 +58,8 @@ def irregular(mode: int) -> str | None:
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """A regular file of this machine, opened for its bytes; links to one are followed.
-
-    Raises OSError where it cannot be opened, or is no regular file (strerror says what it is).
+    """A regular file of this machine, opened for its bytes; links to one are followed. Raises OSError where it cannot
+    be opened, or is no regular file (strerror says what it is).
     """
     # Without O_NONBLOCK, opening a pipe waits for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -86,10 +83,9 @@ def size_and_checksum(file: BinaryIO, seen: Callable[[bytes], None] | None = Non
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file such that readers, and a kill at any moment, see the old text or the new one.
-
-    Where several processes write at once, the text of the last one stays, whole. Raises OSError with this path; the
-    old text is then still there.
+    """Write a file such that readers, and a kill at any moment, see the old text or the new one. Where several
+    processes write at once, the text of the last one stays, whole. Raises OSError with this path; the old text is then
+    still there.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -108,9 +104,8 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a file that a user named, through links: replace a regular file, write into a pipe or a device.
-
-    Raises OSError where it cannot be written.
+    """Write a file that a user named, through links: replace a regular file, write into a pipe or a device. Raises
+    OSError where it cannot be written.
     """
     # /dev/stdout may lead through links to a regular file that the shell has opened.
     if os.path.abspath(path).startswith(("/dev/", "/proc/")) or os.path.exists(path) and not os.path.isfile(path):

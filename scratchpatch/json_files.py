@@ -28,9 +28,8 @@ class Malformed(ValueError):
 def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
     """The value of a JSON document of a shape, see above.
 
-    constants: NaN and Infinity are let through; JSON itself has no such numbers.
-
-    Raises Malformed where it is no JSON, nested too deep, or not of that shape.
+    With `constants`, NaN and Infinity are let through, which JSON itself does not have. Raises Malformed where it is no
+    JSON, nested too deep, or not of that shape.
     """
     try:
         value = json.loads(text, parse_constant=None if constants else _refuse)
@@ -73,9 +72,8 @@ def seal(value: Any) -> str:
 
 
 def plain(value: Any) -> float | int | str | bool | None:
-    """A scalar (Python, numpy or JAX) as JSON has it; None for a number that is not finite.
-
-    Raises TypeError or ValueError where it is no scalar.
+    """A scalar (Python, numpy or JAX) as JSON has it; None for a number that is not finite. Raises TypeError or
+    ValueError where it is no scalar.
     """
     if isinstance(value, (str, bool, int)) or value is None:
         return value

@@ -23,11 +23,7 @@ def home() -> str | None:
 
 
 def expanded(path: str) -> str:
-    """The path with the home folder in the place of a leading `~`.
-
-    Raises:
-      UserError: there is no home folder.
-    """
+    """The path with the home folder in the place of a leading `~`. Raises UserError where there is no home folder."""
     if path != "~" and not path.startswith("~/"):
         return os.path.expanduser(path)
     if (folder := home()) is None:
@@ -52,10 +48,7 @@ def cache_folder(configured: str = "") -> Path:
     """Folder of stream indexes and compiled programs; it need not exist.
 
     It is `configured`, else $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch, else, without a home, a folder of this
-    user alone below the system's temporary one.
-
-    Raises:
-      UserError: there is none; the line names SCRATCHPATCH_CACHE.
+    user alone below the system's temporary one. Raises UserError, which names SCRATCHPATCH_CACHE, where there is none.
     """
     if path := configured or os.environ.get("SCRATCHPATCH_CACHE"):
         return Path(expanded(path))

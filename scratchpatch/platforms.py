@@ -26,9 +26,8 @@ _chosen: str | None = None
 
 
 def choose() -> None:
-    """Keep JAX from asking for a TPU where libtpu is installed and no TPU is there; else leave its choice alone.
-
-    What the user set (JAX_PLATFORMS, jax_platforms) stays. Call it before JAX has devices.
+    """Keep JAX from asking for a TPU where libtpu is installed and no TPU is there; else leave its choice alone. What
+    the user set (JAX_PLATFORMS, jax_platforms) stays. Call it before JAX has devices.
     """
     global _chosen
     if "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("libtpu") is None or _may_have_tpu():

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 from absl import logging
 
 from scratchpatch.checkpoints import format
@@ -31,24 +30,18 @@ _NAMED = 8
 _RUN, _FILES = "run", ("data.json", "settings.json", "metrics.jsonl", "goodput.jsonl")
 
 
-def system(folder: str) -> fsspec.AbstractFileSystem:
-    """The file system of a path or a URL. Raises UserError where it is unknown or its package is missing."""
-    return paths.system(folder) if paths.is_url(folder) else fsspec.filesystem("file")
-
-
 def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
     """Copy a step to a new folder, about.json last, and read the copy again, so that every byte of it is proven.
 
-    advance: called with the number of bytes of every piece that was copied or read.
-
-    Raises Damaged where the step or its copy is; Unreadable; OSError where the copy cannot be written.
+    `advance` is called with the bytes of every piece that was copied or read. Raises Damaged where the step or its copy
+    is; Unreadable; OSError where the copy cannot be written.
     """
     about = format.read_about(step)
     for name, recorded in about["files"].items():
         name = f"{format.STATE}/{name}"
         source, path = (format.path_below(folder, name) for folder in (step, target))
         paths.make_folder(path.rpartition("/")[0])
-        with system(path).open(path, "wb") as out:
+        with paths.system(path).open(path, "wb") as out:
 
             def put(piece: bytes, out=out) -> None:
                 out.write(piece)
@@ -72,10 +65,9 @@ class Tier(StepFolder):
     """The steps in training.durable_dir."""
 
     def store(self, step: Path, keep: int, advance: Callable[[int], None] = lambda count: None) -> None:
-        """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it.
-
-        A step that is there whole is left; a later one, which the run did not take, stays until it is stored anew.
-        Raises Damaged or Unreadable where the step in the workdir is.
+        """Copy a step of the workdir, verified, then delete all but the newest `keep` up to it. A step that is there
+        whole is left; a later one, which the run did not take, stays until it is stored anew. Raises Damaged or
+        Unreadable where the step in the workdir is.
         """
         number, target = int(step.name), self.location(step.name)
         if not self._holds(step, advance):
@@ -83,7 +75,7 @@ class Tier(StepFolder):
             _remove(partial)
             copy(step, partial, advance)
             _remove(target)
-            system(target).mv(partial, target, recursive=True)
+            paths.system(target).mv(partial, target, recursive=True)
         for old in [each for each in self.steps() if each <= number][:-keep]:
             _remove(self.location(old))
         for name in self.beside("partial"):
@@ -120,7 +112,6 @@ class Tier(StepFolder):
 
 class Mirror:
     """Copies the steps of a folder to a storage tier in the background, the newest first; training never waits for it.
-
     The first failure is a warning, and the copy is tried again; a step that still could not be copied when a newer one
     comes is left out. The log says when copies succeed again, and at the end which steps are missing.
     """
@@ -197,9 +188,8 @@ class Mirror:
 
 
 def fetch_files(config, workdir: Path) -> None:
-    """Give a workdir that was lost what its run had measured, from the durable tier, if there is one.
-
-    A tier that cannot be reached is a warning here: whether the run can go on without it is for its checkpoints to say.
+    """Give a workdir that was lost what its run had measured, from the durable tier, if there is one. A tier that
+    cannot be reached is a warning here: whether the run can go on without it is for its checkpoints to say.
     """
     folder = config.training.durable_dir
     try:

@@ -31,7 +31,6 @@ import numpy as np
 from scratchpatch import json_files
 from scratchpatch.data import paths
 from scratchpatch.errors import first_line
-from scratchpatch.files import size_and_checksum
 from scratchpatch.json_files import Count
 
 STATE = "state"
@@ -64,23 +63,15 @@ class _Metrics(TypedDict, total=False):
 
 
 class About(TypedDict):
-    """The description of a step.
+    """The description of a step."""
 
-    schema: of the names in it, see `scratchpatch.schema`; absent in schema 1.
-    config: field to value of the run's config, see `config.flat`.
-    step: optimizer steps done. version: of the package that wrote it.
-    metrics: what was measured at this step: name to number, text, or None.
-    arrays: path of a leaf, such as 'params.trunk.kernel', to the array's shape and dtype.
-    files: path under state/ to the file's size in bytes and CRC-32.
-    """
-
-    schema: NotRequired[Any]
-    config: dict[str, Any]
-    step: Count
-    version: str
-    metrics: _Metrics
-    arrays: dict[str, _Array]
-    files: dict[str, tuple[Count, Count]]
+    schema: NotRequired[Any]  # of the names in it, see `scratchpatch.schema`; absent in schema 1
+    config: dict[str, Any]  # field to value of the run's config, see `config.flat`
+    step: Count  # optimizer steps done
+    version: str  # of the package that wrote it
+    metrics: _Metrics  # what was measured at this step: name to number, text, or None
+    arrays: dict[str, _Array]  # path of a leaf, such as 'params.trunk.kernel', to the array's shape and dtype
+    files: dict[str, tuple[Count, Count]]  # path under state/ to the file's size in bytes and CRC-32
 
 
 class _Sealed(TypedDict):
@@ -140,7 +131,7 @@ def checksums(step: Folder, chosen: Callable[[str], bool]) -> Checksums:
     """Size and CRC-32 of the files under STEP/state, on this machine, whose names are chosen. Raises OSError."""
     state = Path(step) / STATE
     names = sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
-    return {name: _size_and_checksum(str(state / name)) for name in names if chosen(name)}
+    return {name: paths.size_and_checksum(str(state / name)) for name in names if chosen(name)}
 
 
 def write_about(step: Folder, about: dict[str, Any]) -> None:
@@ -190,15 +181,15 @@ def check_files(
 ) -> None:
     """Raise Damaged unless the files are those that were written, Unreadable where that cannot be told.
 
-    skipped: folders directly under STEP/state that are not looked at.
-    advance: called with the number of bytes of every piece that was read, to show progress.
+    Folders in `skipped`, directly under STEP/state, are not looked at. `advance` is called with the bytes of each
+    piece.
     """
     count = None if advance is None else lambda piece: advance(len(piece))
     for name, (size, checksum) in about["files"].items():
         if name.split("/")[0] not in skipped:
             name = f"{STATE}/{name}"
             path = path_below(step, name)
-            size_now, checksum_now = _patiently(name, lambda path=path: _size_and_checksum(path, count))
+            size_now, checksum_now = _patiently(name, lambda path=path: paths.size_and_checksum(path, count))
             if size_now != size:
                 raise Damaged(f"{name} holds {size_now} bytes instead of {size}")
             if checksum_now != checksum:
@@ -244,8 +235,3 @@ def _patiently(name: str, read: Callable[[], T]) -> T:
             if pause is None:
                 raise Unreadable(reason) from error
             time.sleep(pause)
-
-
-def _size_and_checksum(path: str, seen: Callable[[bytes], None] | None = None) -> list[int]:
-    with paths.open_read(path) as file:
-        return size_and_checksum(file, seen)

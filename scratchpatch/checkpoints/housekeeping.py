@@ -25,13 +25,12 @@ _LARGE_BYTES = 1 << 28
 def listing(workdir: str | Path) -> dict[str, Any]:
     """What a run has stored, from every about.json alone: a file under state/ may still be damaged.
 
-    Returns:
-      'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing else is
-      there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC);
-      'version' of the package; 'validation_bpb' and 'validation_bytes' that it was measured on (None where that step
-      was not validated); 'best' (it has the lowest) and 'newest', both among those that can be read. 'beside': the
-      names of STEP.damaged, STEP.partial and STEP.deleted. 'durable': None, or the same of the run's durable tier with
-      its 'folder', or that and 'unread', why the tier cannot be read.
+    Returns 'steps', oldest first, of each: 'step'; 'damaged' (None, or why about.json cannot be trusted; then nothing
+    else is there), or in its place 'unread', why about.json could not be read now; 'bytes'; 'arrays'; 'written' (UTC);
+    'version' of the package; 'validation_bpb' and 'validation_bytes' that it was measured on (None where that step was
+    not validated); 'best' (it has the lowest) and 'newest', both among those that can be read. 'beside': the names of
+    STEP.damaged, STEP.partial and STEP.deleted. 'durable': None, or the same of the run's durable tier with its
+    'folder', or that and 'unread', why the tier cannot be read.
     """
     folder = load_config(workdir).training.durable_dir if (Path(workdir) / "config.json").exists() else ""
     copies = None
@@ -46,12 +45,9 @@ def listing(workdir: str | Path) -> dict[str, Any]:
 def verify(workdir: str | Path, step: int | None = None) -> dict[str, Any]:
     """Read every file of one step (None: of every step) against its size and checksum.
 
-    Returns:
-      'steps', oldest first, of each: 'step', 'whole' (None: a read error that may pass keeps it unknown), and 'reason'
-      (None where it is whole). Where every step was asked for, also 'newest_whole', the step that a resumed run goes on
-      from (None: there is none).
-
-    Raises UserError where nothing is stored, or not that step.
+    Returns 'steps', oldest first, of each: 'step', 'whole' (None: a read error that may pass keeps it unknown), and
+    'reason' (None where it is whole). Where every step was asked for, also 'newest_whole', the step that a resumed run
+    goes on from (None: there is none). Raises UserError where nothing is stored, or not that step.
     """
     reader = _reader(workdir)
     for _ in range(TRIES):
@@ -92,12 +88,9 @@ def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
     A step counts as whole once every file of it has been read; one that cannot be read now is neither counted nor
     deleted. A kill at any moment leaves no half step. A dry run does all of it but the deleting.
 
-    Returns:
-      'kept': steps, oldest first; 'unread': to reasons, the kept steps that could not be read; 'deleted': of each
-      folder its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'.
-
-    Raises UserError where a trainer holds the workdir, or no step is whole: then nothing is deleted; OSError where a
-    folder cannot be deleted.
+    Returns 'kept': steps, oldest first; 'unread': to reasons, the kept steps that could not be read; 'deleted': of each
+    folder its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'. Raises UserError where a trainer holds the
+    workdir, or no step is whole: then nothing is deleted; OSError where a folder cannot be deleted.
     """
     reader = _reader(workdir)
     # This comes before the lock, which makes a file in whatever folder it is given.
@@ -245,6 +238,6 @@ def _time_written(step: str) -> str:
     """When about.json was written, by the clock of its file system."""
     try:
         about = paths.join(step, format.ABOUT)
-        return durable.system(about).modified(about).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        return paths.system(about).modified(about).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):  # no date of any calendar, or the step is gone by now
         return "?"

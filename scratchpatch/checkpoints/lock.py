@@ -18,10 +18,8 @@ _OPENED = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def hold(path: Path, who: str) -> Iterator[None]:
     """Own the folder of `path`, a file that is made where it is missing.
 
-    who: what the owners of such a lock are, for the message, such as 'trainer'.
-
-    Raises UserError where another process holds it, which is named, and where the file cannot be written or locked, or
-    is no lock.
+    `who` is what the owners of such a lock are, such as 'trainer'. Raises UserError where another process holds it,
+    which is named, and where the file cannot be written or locked, or is no lock.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,11 +51,9 @@ def hold(path: Path, who: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Ask whoever would remove the folder of this file to wait until it was read, see `unread`.
-
-    A reader may do no more to another one's folder, and on a disk without locks this does nothing.
-
-    Raises OSError where the file is not there, or its folder is being removed.
+    """Ask whoever would remove the folder of this file to wait until it was read, see `unread`. A reader may do no more
+    to another one's folder, and on a disk without locks this does nothing. Raises OSError where the file is not there,
+    or its folder is being removed.
     """
     with files.open_regular(path) as file:
         _lock(file.fileno(), fcntl.LOCK_SH)
@@ -66,9 +62,8 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unread(path: Path) -> Iterator[None]:
-    """Keep readers from the folder of this file, which may be missing, while the folder is removed.
-
-    Raises BlockingIOError where one reads it now.
+    """Keep readers from the folder of this file, which may be missing, while the folder is removed. Raises
+    BlockingIOError where one reads it now.
     """
     try:
         file = os.open(path, _OPENED)

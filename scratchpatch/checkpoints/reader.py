@@ -30,22 +30,17 @@ class Removed(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds.
-
-    state: as the abstract state that was asked for, with arrays in place of its leaves.
-    metadata: the description of the step, see `format.About`.
-    """
+    """What a checkpoint holds."""
 
     step: int
-    state: dict[str, Any]
-    metadata: dict[str, Any]
+    state: dict[str, Any]  # as the abstract state that was asked for, with arrays in place of its leaves
+    metadata: dict[str, Any]  # the description of the step, see `format.About`
 
 
 class CheckpointReader(StepFolder):
-    """Reads the checkpoints in a folder, and changes nothing there.
-
-    Abstract states are dicts of pytrees of jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever
-    devices it was saved from; without a sharding it goes to the first device.
+    """Reads the checkpoints in a folder, and changes nothing there. Abstract states are dicts of pytrees of
+    jax.ShapeDtypeStruct. A leaf's sharding says where its array goes, whatever devices it was saved from; without a
+    sharding it goes to the first device.
     """
 
     def __init__(self, folder: str | Path, config=None):
@@ -72,10 +67,9 @@ class CheckpointReader(StepFolder):
             raise UserError(f"{self.folder} cannot be read: {error.strerror}") from error
 
     def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
-        """The newest whole step, or None where no step was ever stored.
-
-        Newer damaged ones are named in a warning. Raises UserError where every step is damaged, or where a whole one
-        holds other arrays than `abstract_state`, or is another experiment's.
+        """The newest whole step, or None where no step was ever stored. Newer damaged ones are named in a warning.
+        Raises UserError where every step is damaged, or where a whole one holds other arrays than `abstract_state`, or
+        is another experiment's.
         """
         for _ in range(TRIES):
             step = self.prove(None, abstract_state)
@@ -99,10 +93,9 @@ class CheckpointReader(StepFolder):
     def prove(self, step: int | None, abstract_state: dict[str, Any], partial: bool = False) -> int | None:
         """See that a step is whole and holds the arrays asked for; without a step, the newest such step.
 
-        partial: of the stored arrays, only those of the top-level keys of `abstract_state` are looked at.
-
-        Returns the step, or None where no step was ever stored. Raises UserError where the step is missing, damaged,
-        another experiment's, or holds other arrays; without a step, where none is whole.
+        With `partial`, only the stored arrays of the top-level keys of `abstract_state` are looked at. Returns None
+        where no step was ever stored. Raises UserError where the step is missing, damaged, another experiment's, or
+        holds other arrays; without a step, where none is whole.
         """
         if step is None:
             newest, errors = self._search(abstract_state, partial)
@@ -199,9 +192,8 @@ class CheckpointReader(StepFolder):
         return config_lib.difference(theirs, self._experiment)
 
     def read(self, step: int, abstract: dict[str, Any]) -> Restored:
-        """The arrays of some top-level keys of a step that `prove` has proven; the others are not read.
-
-        Raises Removed where it is not there any more; UserError where it is whole, but not what it should be.
+        """The arrays of some top-level keys of a step that `prove` has proven; the others are not read. Raises Removed
+        where it is not there any more; UserError where it is whole, but not what it should be.
         """
         path = self.folder / str(step)
         try:

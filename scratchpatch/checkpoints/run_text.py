@@ -43,9 +43,8 @@ def guard_training(workdir: Path, streams: Streams) -> None:
 
 
 def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
-    """Raise UserError, which names the source, where the text that a run trains or validates on has changed.
-
-    data.json is written where it, or its part about validation, is missing.
+    """Raise UserError, which names the source, where the text that a run trains or validates on has changed. data.json
+    is written where it, or its part about validation, is missing.
     """
     weights = [(0, [weight for _, weight in streams])]
     if (workdir / FILE).exists():
@@ -62,11 +61,9 @@ def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
 def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, Any] | None = None) -> Streams:
     """(stream, weight) of what `split` of a run's own sources holds, if that is still the run's text.
 
-    workdir: of the run, or an exported model, which has no data.json to compare with.
-    config: the run's, with the overrides.
-    overrides: dotted fields that were changed; other sources are not compared.
-
-    Raises UserError, which names the source and the fix, where the text is not what data.json says.
+    `workdir` may be an exported model, which has no data.json to compare with. `config` has the overrides, and where
+    they (dotted fields) name other sources, nothing is compared. Raises UserError, which names the source and the fix,
+    where the text is not what data.json says.
     """
     workdir, fix = Path(workdir), "name text to read by --source=SPEC"
     if not (workdir / FILE).exists() or _TEXT_FIELDS & set(overrides or {}):
@@ -82,9 +79,8 @@ def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, An
 
 
 def weights(workdir: Path, now: list[float], step: int) -> Weights:
-    """The weights of a run that goes on from `step` with the weights `now`; data.json holds them, too.
-
-    Raises UserError where data.json cannot be read.
+    """The weights of a run that goes on from `step` with the weights `now`; data.json holds them, too. Raises UserError
+    where data.json cannot be read.
     """
     stored = read(workdir)
     followed = history.follow(stored["weights"], now, step)

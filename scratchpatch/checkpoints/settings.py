@@ -29,9 +29,8 @@ def begin(workdir: Path, config) -> None:
 
 
 def follow(workdir: Path, config, step: int) -> History[dict[str, Any]]:
-    """The settings of a run that goes on from `step` with this config; settings.json holds them, too.
-
-    Raises UserError where settings.json cannot be read.
+    """The settings of a run that goes on from `step` with this config; settings.json holds them, too. Raises UserError
+    where settings.json cannot be read.
     """
     before = read(workdir)
     now = history.follow(before, of(config), step)
@@ -42,9 +41,8 @@ def follow(workdir: Path, config, step: int) -> History[dict[str, Any]]:
 
 
 def read(workdir: Path) -> History[dict[str, Any]]:
-    """The settings in a workdir; fields that an older version did not have hold their default.
-
-    Raises UserError where they cannot be read.
+    """The settings in a workdir; fields that an older version did not have hold their default. Raises UserError where
+    they cannot be read.
     """
     defaults, path = of(config_lib.default()), workdir / FILE
     with history.reading(path):

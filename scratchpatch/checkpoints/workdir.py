@@ -23,9 +23,8 @@ _CONFIG = "config.json"
 
 
 def refuse_foreign(workdir: str | Path) -> None:
-    """Raise UserError where a folder is no workdir and cannot become one; nothing is written there.
-
-    Such a folder holds an exported model, or a config.json that is no run's. Other files of the user are no obstacle.
+    """Raise UserError where a folder is no workdir and cannot become one; nothing is written there. Such a folder holds
+    an exported model, or a config.json that is no run's. Other files of the user are no obstacle.
     """
     folder = Path(workdir)
     arrays = min(folder.glob("*.safetensors*"), default=None)
@@ -40,10 +39,9 @@ def refuse_foreign(workdir: str | Path) -> None:
 
 
 def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
-    """Make the workdir this config's own, and write its config.json.
-
-    Fields that are free to change on resumption (config.Field.free) may differ from those of the run that is there.
-    Raises UserError where the workdir holds another experiment, or cannot be written.
+    """Make the workdir this config's own, and write its config.json. Fields that are free to change on resumption
+    (config.Field.free) may differ from those of the run that is there. Raises UserError where the workdir holds another
+    experiment, or cannot be written.
     """
     path = Path(workdir) / _CONFIG
     if path.exists():

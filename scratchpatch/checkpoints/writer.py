@@ -30,10 +30,9 @@ _HIDDEN_SECONDS = 120
 
 
 class Checkpoints(CheckpointReader):
-    """Writes the checkpoints of the one run that owns the folder, and reads them.
-
-    The newest `keep_last` steps are kept, and the one with the lowest 'validation_bpb' among its metrics. Opening the
-    folder removes what a killed process left there. Raises UserError where it cannot be written.
+    """Writes the checkpoints of the one run that owns the folder, and reads them. The newest `keep_last` steps are
+    kept, and the one with the lowest 'validation_bpb' among its metrics. Opening the folder removes what a killed
+    process left there. Raises UserError where it cannot be written.
     """
 
     def __init__(self, folder: str | Path, config, keep_last: int):
@@ -61,10 +60,9 @@ class Checkpoints(CheckpointReader):
     def save(self, step: int, state: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
         """Copy the state, a dict of pytrees of jax.Array, to the host, then write it in the background.
 
-        The state's buffers may be donated as soon as this returns. A step that this object has already saved or
-        restored is left as it is. Raises UserError where this save, or the one before it, cannot be written.
-
-        metrics: name to number or short text, stored beside it.
+        The state's buffers may be donated as soon as this returns. `metrics`, name to number or short text, are stored
+        beside it. A step that this object has already saved or restored is left as it is. Raises UserError where this
+        save, or the one before it, cannot be written.
         """
         self.wait()
         if step in self._stored:
@@ -107,10 +105,9 @@ class Checkpoints(CheckpointReader):
             self._mirror.close()
 
     def restore_latest(self, abstract_state: dict[str, Any]) -> Restored | None:
-        """The newest whole step of the folder and of `training.durable_dir`, chosen by the first process.
-
-        Damaged steps are set aside as STEP.damaged, for the run to redo. Raises UserError as CheckpointReader does, and
-        where the workdir has no whole step and `training.durable_dir` cannot be read.
+        """The newest whole step of the folder and of `training.durable_dir`, chosen by the first process. Damaged steps
+        are set aside as STEP.damaged, for the run to redo. Raises UserError as CheckpointReader does, and where the
+        workdir has no whole step and `training.durable_dir` cannot be read.
         """
         self.wait()
         step = processes.first(lambda: self._choose(abstract_state))
@@ -190,16 +187,14 @@ class Checkpoints(CheckpointReader):
         return self.folder / f"{step}.partial"
 
     def _rename(self, step: int) -> None:
-        """Let STEP.partial take the place of the step."""
         path = self.folder / str(step)
         if path.exists():
             remove(path)
         self._partial(step).rename(path)
 
     def _finish(self, step: int, about: dict[str, Any], response) -> None:
-        """In the background: wait for orbax, describe what it wrote, rename the folder into place.
-
-        Each process reads back what it wrote itself, and none goes on where another one fails.
+        """In the background: wait for orbax, describe what it wrote, rename the folder into place. Each process reads
+        back what it wrote itself, and none goes on where another one fails.
         """
         partial, this_process = self._partial(step), jax.process_index()
 

@@ -11,10 +11,8 @@ _SOURCES = ("data.sources", "data.validation_sources")
 def anchored(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A copy whose sources and paths are absolute: `data/*.txt` is the text below the folder where the run started.
 
-    URLs, the standard library and names that TensorFlow Datasets knows stay as they are.
-
-    Raises:
-      UserError: a source that is none.
+    URLs, the standard library and names that TensorFlow Datasets knows stay. Raises UserError for a source that is
+    none.
     """
     made = config_lib.from_flat(config_lib.flat(config))
     for field in config_lib.FIELDS:

@@ -1,9 +1,6 @@
-"""Batches of windows: step g holds rows [g * B, (g + 1) * B) of one endless order.
+"""Batches of windows: step g holds rows [g * B, (g + 1) * B) of one endless order (see `order` and README.md).
 
-Which window stands in a row is arithmetic (`order`), so a batch depends on the config (with the steps at which its
-weights changed) and on the step alone; so do the entropies beside it, where they were computed (`entropies`). A process
-reads only its rows, and what a run must remember of its data is the step. Grain reads ahead. One of its records is a
-whole batch, because a record's overhead there is worth many windows of copying.
+Grain reads ahead. One of its records is a whole batch, because each record there costs as much as many windows do.
 
 Legend: B rows of this process, W window + 1, L window.
 """
@@ -26,23 +23,14 @@ _LAST_STEP = 2**31 - 1
 class Batches:
     """The batches of one process.
 
-    Attributes:
-        streams: list of (Stream, weight).
-        rows: rows of a batch that this process reads.
-        window: inputs of a row.
-        bytes_per_epoch: raw bytes of all streams together.
+    Attributes: `streams`, a list of (Stream, weight); `rows`, how many of a batch this process reads; `window`, the
+    inputs of a row; `bytes_per_epoch`, the raw bytes of all streams together.
     """
 
     def __init__(self, config, split: str = "train", rows: Sequence[int] | None = None, parts: int = 1):
-        """Open (and where needed build) the indexes.
-
-        Args:
-            config, split: which documents are read.
-            rows: those of each part that this process reads, ascending; None: all.
-            parts: how many a batch is computed in, one after the other.
-
-        Raises:
-            UserError: anything wrong with a source, or rows that do not make up whole parts.
+        """Open (and where needed build) the indexes. A batch is computed in `parts`, one after the other; `rows` are
+        those of each part that this process reads, ascending (None: all). Raises UserError where anything is wrong with
+        a source, or rows do not make up whole parts.
         """
         self._batch_rows = config.training.batch_rows
         part_rows, rest = divmod(self._batch_rows, parts)
@@ -71,9 +59,8 @@ class Batches:
         self._order = Order(windows, initial, self._seed, rows)
 
     def open_entropies(self, model: str) -> None:
-        """Let `arrays` and `iterate` give entropies too, those by the model that has this checksum.
-
-        Raises UserError where they were not computed.
+        """Let `arrays` and `iterate` give entropies too, those by the model that has this checksum. Raises UserError
+        where they were not computed.
         """
         self._entropies = [open_entropies(stream, model, self._data.cache_dir) for stream, _ in self.streams]
 
@@ -91,7 +78,6 @@ class Batches:
         return tokens_BW, self._fill(entropy_BL, self._entropies, step)
 
     def _fill(self, array_BX: np.ndarray, readers: list[Stream] | list[Entropies], step: int) -> np.ndarray:
-        """Read each row by the reader of its source."""
         begin = step * self._batch_rows
         runs = [self._order.rows(begin + row, count) for row, count in self._runs]
         sources_B, windows_B = (np.concatenate(pieces) for pieces in zip(*runs, strict=True))

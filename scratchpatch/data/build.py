@@ -7,9 +7,8 @@
 
 `checksum` in meta.json is that of all shards' positions; where documents were dealt to splits, it also knows how.
 
-The folder is written beside its final place and renamed into it, so that a reader sees all of it or nothing. Where two
-processes build at once, the index of the one that is first stays. The sources are read once, in order. Of a long
-document, one piece at a time is in memory: it is spilled to a file until its split is known.
+Where two processes build at once, the index of the one that is first stays. Of a long document, one piece at a time is
+in memory: it is spilled to a file until its split is known.
 """
 
 import contextlib
@@ -57,7 +56,6 @@ class _Meta(TypedDict):
 
 def open_index(place: Path) -> tuple[dict, dict[str, tuple[Shard, checks.Check]]] | None:
     """The meta of the index at `place`, and of each split its shard and the comparison of it that is left to do.
-
     Returns None where the index is missing or damaged.
     """
     if not os.path.lexists(place):
@@ -95,11 +93,8 @@ def build(
 ) -> None:
     """Read `files` and leave their index at `place`, in place of one that is damaged or of another text.
 
-    `layout` and `share` are those of `index.open_source`.
-
-    Raises:
-        UserError: a bad record (unless skipped), or no bytes at all.
-        OSError: the index cannot be written.
+    `layout` and `share` are those of `index.open_source`. Raises UserError for a bad record (unless skipped) or no
+    bytes at all; OSError where the index cannot be written.
     """
     with work_folder.work_folder(place.parent) as work:
         seen, probe = same_text.state(files), same_text.probe(files)
@@ -135,10 +130,8 @@ def build(
 def _write_shards(
     work: Path, source: Source, layout: str, files: list[tuple[str, str]], bad: BadRecords, share: float
 ) -> tuple[dict[str, ShardEntry], array]:
-    """Write every document to the shard of its split.
-
-    Returns:
-        The shards' entries, and the `splits.place` of each document that has bytes.
+    """Write every document to the shard of its split; the shards' entries, and the `splits.place` of each document that
+    has bytes.
     """
     writers = {name: Writer(work, name) for name in _LAYOUTS[layout]}
     places, count, total = array("Q"), 0, 0

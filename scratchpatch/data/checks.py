@@ -1,8 +1,8 @@
 """Files compared with their checksums: little ones at each opening, large ones once after each change.
 
-A marker file remembers which files were right: of each its size, times and inode, which change where the file is
-written, copied or replaced. What is left to compare is read at once where it is little. Where it is more, a thread
-reads it while the stream is in use, and the next read of the stream raises what the thread has found.
+A marker file remembers which files were right: of each its size, times and inode. What is left to compare is read at
+once where it is little. Where it is more, a thread reads it while the stream is in use, and the next read of the stream
+raises what the thread has found.
 """
 
 import contextlib
@@ -39,13 +39,8 @@ class Check:
     """The files of one stream. The constructor reads what is read at once; `start` has the rest read in a thread."""
 
     def __init__(self, checked: list[Checked], marker: Path, message: Callable[[str], str]):
-        """Compare what is little; the most important files come first.
-
-        `message` makes an error text for the user from the path of a damaged file that the thread comes upon.
-
-        Raises:
-            Damaged: one of the files is.
-            OSError: one cannot be read.
+        """Compare what is little; the most important files come first. `message` makes the error text from the path of
+        a damaged file that the thread comes upon. Raises Damaged where a file is; OSError where one cannot be read.
         """
         self._marker, self._message = marker, message
         self._states = _states([file.path for file in checked])

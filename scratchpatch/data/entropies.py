@@ -3,10 +3,8 @@
     entropies/KEY.f32           float32, little-endian: one number per position of the stream
     entropies/KEY.f32.partial   its first positions, while it is computed
 
-The number at position t is the entropy in nats of the token after t, given the tokens of its document up to t. KEY
-names the text, where its documents begin, and the model, so a file is right wherever it is found. It lies beside the
-stream's index. A finished file gets its name by a rename. A beginning that nobody has gone on with for a month is
-removed when the next file is written.
+The number at position t is the entropy in nats of the token after t, given the tokens of its document up to t. A
+beginning that nobody has gone on with for a month is removed when the next file is written.
 
 Legend: R rows, L positions of a row.
 """
@@ -45,9 +43,8 @@ class Entropies:
 
 
 def open_entropies(stream: Stream, model: str, cache_dir: str = "") -> Entropies:
-    """The computed entropies of a stream by the model that has this checksum.
-
-    Raises UserError, which names the command, where they are not there, or not all of them.
+    """The computed entropies of a stream by the model that has this checksum. Raises UserError, which names the
+    command, where they are not there, or not all of them.
     """
     path = place(stream, model, cache_dir)
     if not whole(path, stream):

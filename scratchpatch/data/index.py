@@ -1,9 +1,7 @@
-"""A source's stream on disk: built once, then memory-mapped.
+"""A source's stream on disk: an index, which is built once and then memory-mapped (see also `build`).
 
-The index's name is a key of the source, the layout, the held-out share, the most bytes of a record, and the path, size
-and modification time of every file read. Where a file changes, a new index is built; where a file changes without a
-change of these, the index is built again (see `same_text`). Layout 'whole' has all documents in the order of the
-source; layout 'split' has train, validation and test one after the other. `build` says what lies in the folder.
+Layout 'whole' has all documents in the order of the source; layout 'split' has train, validation and test one after
+the other. README.md says when an index is built again.
 """
 
 import hashlib
@@ -34,16 +32,10 @@ def open_source(
 ) -> Stream:
     """The stream of one split of a source; its index is built where it is missing, damaged, or of another text.
 
-    Args:
-        source: see `sources`.
-        split: 'train', 'validation', 'test' or 'all'.
-        cache_dir: see `places.cache_folder`.
-        on_bad_record: 'error' or 'skip'.
-        held_out: share of the documents that validate, and that test (see `splits`); the standard library has its own.
-        record_bytes: the most that one record may hold (see `records`).
+    `on_bad_record` is 'error' or 'skip', and `record_bytes` the most that one record may hold (see `records`). The
+    share `held_out` of the documents validates, and as much tests (see `splits`); the standard library has its own.
 
-    Raises:
-        UserError: an unknown spec or split, no file, a bad record (unless skipped), no bytes, no room on disk.
+    Raises UserError: an unknown split, no file, a bad record (unless skipped), no bytes, no room on disk.
     """
     splits.check(split)
     if source.scheme == "prepared":

@@ -11,10 +11,8 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
 
     Without data.validation_sources every source is dealt to train, validation and test. With them, sources are read
     whole: data.sources to train, data.validation_sources to validate; then there is no test split. The standard library
-    and prepared folders always keep their splits.
-
-    Raises:
-        UserError: anything wrong with a source, or a test split that does not exist.
+    and prepared folders always keep their splits. Raises UserError where anything is wrong with a source, or the test
+    split does not exist.
     """
     splits.check(split)
     validating = bool(config.data.validation_sources)
@@ -29,10 +27,8 @@ def streams_for(config, split: str) -> list[tuple[Stream, float]]:
 
 
 def evaluation_stream(config, spec: str, split: str) -> Stream:
-    """The stream of a source named at evaluation.
-
-    The standard library, prepared folders, and a source that the config deals to splits, give the split asked for. Any
-    other source was not trained on and is read whole.
+    """The stream of a source named at evaluation. The standard library, prepared folders, and a source that the config
+    deals to splits, give the split asked for. Any other source was not trained on and is read whole.
     """
     splits.check(split)
     source = sources.parse(spec)
@@ -41,7 +37,6 @@ def evaluation_stream(config, spec: str, split: str) -> Stream:
 
 
 def _open(config, source: Source, split: str, dealt: bool) -> Stream:
-    """The split of a source that is dealt to splits, or has splits of its own; else all of it."""
     data = config.data
     split = split if dealt or source.keeps_splits else "all"
     return index.open_source(source, split, data.cache_dir, data.on_bad_record, data.held_out, data.record_bytes)

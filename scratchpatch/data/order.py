@@ -1,12 +1,10 @@
 """Which window stands in row k of the endless order of a mixture, for any k, by arithmetic.
 
-Rows are dealt to the sources evenly in proportion to their weights. The weights may change at a row: from there on rows
-are dealt by the new weights, and each source goes on at the window after the last that it had. A source's rows go
-through its windows in one permutation per epoch: two coordinates of an a x b grid, shifted in turn by a hash of the
-other (a Feistel network, whose cycles are followed until they are back below the number of windows). Nothing is stored,
-so a corpus of any size and a jump to any row cost the same. The definition is ours, so a run resumes on the same data
-under another version of any library. (Grain's own shuffle takes 20-2000 microseconds a row on sources of less than a
-thousand windows.)
+Rows are dealt to the sources evenly in proportion to their weights, and a source's rows go through its windows in one
+permutation per epoch: two coordinates of an a x b grid, shifted in turn by a hash of the other (a Feistel network,
+whose cycles are followed until they are back below the number of windows). So a corpus of any size and a jump to any
+row cost the same. The definition is ours, so a run resumes on the same data under another version of any library.
+(Grain's own shuffle takes 20-2000 microseconds a row on sources of less than a thousand windows.)
 
 Legend: R rows.
 """
@@ -84,10 +82,8 @@ def _dealt(rows: int, shares: np.ndarray) -> np.ndarray:
 
 
 def _deal(rows_R: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each row, and how many rows that source had before.
-
-    Of any first k rows, a source has its share of k to within the number of sources. Source by source, a row goes to
-    the one that the rest leaves it to.
+    """The source of each row, and how many rows that source had before. Of any first k rows, a source has its share of
+    k to within the number of sources. Source by source, a row goes to the one that the rest leaves it to.
     """
     remaining = int(shares.sum())
     cycles_R, now_R = np.divmod(rows_R, remaining)

@@ -1,12 +1,12 @@
 """Paths on this machine, and URLs such as gs://bucket/folder that fsspec knows.
 
-A path without `://` is read and written by the operating system; everything
-else by the file system that fsspec has for its protocol (gs:// needs the
-package gcsfs, s3:// s3fs), with the credentials that it finds.
+A path without `://` is read and written by the operating system; everything else by the file system that fsspec has for
+its protocol (gs:// needs the package gcsfs, s3:// s3fs), with the credentials that it finds.
 """
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,10 +32,8 @@ def local(path: str) -> str | None:
 
 
 def absolute(path: str) -> str:
-    """The path without `~` and `..`; a URL as its file system writes it.
-
-    Raises:
-        UserError: as `system`, or there is no home folder.
+    """The path without `~` and `..`; a URL as its file system writes it. Raises UserError as `system`, and where there
+    is no home folder.
     """
     if is_url(path):
         files = system(path)
@@ -49,9 +47,8 @@ def join(folder: str, *names: str) -> str:
 
 
 def below(folder: str, name: str) -> str:
-    """A path below a folder, by a name that a file holds.
-
-    Raises ValueError where the name is no plain relative path, or leads through a link of this machine.
+    """A path below a folder, by a name that a file holds. Raises ValueError where the name is no plain relative path,
+    or leads through a link of this machine.
     """
     if not is_url(folder):
         return str(local_files.below(Path(folder), name))
@@ -125,6 +122,12 @@ def open_read(path: str) -> BinaryIO:
     return system(path).open(path, "rb") if here is None else local_files.open_regular(here)
 
 
+def size_and_checksum(path: str, seen: Callable[[bytes], None] | None = None) -> list[int]:
+    """Bytes and CRC-32 of a file; `seen` is called with each piece that is read. Raises OSError."""
+    with open_read(path) as file:
+        return local_files.size_and_checksum(file, seen)
+
+
 def read_json(path: str, shape: Any, constants: bool = False) -> Any:
     """The value of a JSON file, see `json_files`. Raises OSError, or Malformed, which names the file."""
     return json_files.read(path, shape, constants, open_read)
@@ -144,10 +147,8 @@ def make_folder(path: str) -> None:
 
 
 def publish(local: str, path: str) -> None:
-    """Move a finished local file to its place, all of it or nothing. Raises OSError.
-
-    On this machine it is synced first, so that a power cut leaves no file of zeros under the name; `local` is in
-    the same file system.
+    """Move a finished local file to its place, all of it or nothing. Raises OSError. On this machine it is synced
+    first, so that a power cut leaves no file of zeros under the name; `local` is in the same file system.
     """
     if is_url(path):
         system(path).put_file(local, path)

@@ -3,8 +3,8 @@
     meta.json                           counts, checksums of all files, and a seal of its own; it is written last
     train-00003-of-00008.bin, .starts   a shard, see `shards`
 
-The shards of a split, one after the other, are one stream. A split's checksum is the sum of its documents' digests, so
-it does not depend on the shards.
+The shards of a split, one after the other, are one stream. Its checksum does not depend on them: it is the sum of the
+documents' digests.
 
 meta.json holds: format, element (the dtype of a position), plan (names and values that a second attempt compares),
 counts (documents and bytes read, duplicates and their bytes, skipped bad records, and broken files, whose last records
@@ -22,12 +22,10 @@ import msgspec
 from scratchpatch.data import paths, splits
 from scratchpatch.data import shards as shard_files
 from scratchpatch.data.checks import Damaged
-from scratchpatch.data.records import BadRecords, Document, explain
-from scratchpatch.data.shards import FIX, POSITIONS, STARTS, VOCABULARY, Shard, ShardEntry
+from scratchpatch.data.shards import FIX, VOCABULARY, Shard, ShardEntry
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
-from scratchpatch.places import cache_folder
 
 FORMAT, META = 2, "meta.json"
 
@@ -64,10 +62,8 @@ def new_meta(plan: dict[str, str], counts: dict[str, int], bad: list[str], entri
 
 
 def read_meta(folder: str) -> dict | None:
-    """The contents of a finished folder's meta.json; None where the folder is not finished.
-
-    Raises:
-        UserError: the file is damaged, or of another format.
+    """The contents of a finished folder's meta.json; None where the folder is not finished. Raises UserError where the
+    file is damaged, or of another format.
     """
     path = paths.join(folder, META)
     try:
@@ -89,7 +85,7 @@ def read_meta(folder: str) -> dict | None:
     return meta
 
 
-def _finished_meta(spec: str, folder: str) -> dict:
+def finished_meta(spec: str, folder: str) -> dict:
     """As `read_meta`. Raises UserError also where the folder is not finished."""
     meta = read_meta(folder)
     if meta is None:
@@ -111,37 +107,13 @@ def damage_named() -> Iterator[None]:
         raise UserError(f"{error}: {FIX}") from error
 
 
-def files(spec: str, folder: str) -> list[tuple[str, str]]:
-    """(name, path) of the shards of all splits. Raises UserError where the folder is not finished."""
-    names = [entry["name"] + POSITIONS for entry in entries_of(_finished_meta(spec, folder))]
-    return [(name, paths.below(folder, name)) for name in names]
-
-
-def read(name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-    """The documents of a shard. Where one cannot be read, all that are left are bad records."""
-    folder = path.removesuffix(name).rstrip("/")
-    entries = entries_of(_finished_meta(path, folder))
-    (entry,) = (entry for entry in entries if entry["name"] + POSITIONS == name)
-    number = 0
-    try:
-        shard = Shard(folder, entry, cache_folder() / "prepared")
-        if not shard.is_right(STARTS):
-            raise Damaged(f"the checksum of {shard.paths[STARTS]} is wrong")
-        for number, data in enumerate(shard.documents(), 1):
-            yield Document(f"{name}#{number}", data)
-    except (OSError, ValueError, Damaged) as error:
-        bad.add(path, explain(error), records=entry["documents"] - number)
-
-
 def open_stream(spec: str, folder: str, split: str, cache: Path) -> Stream:
     """The stream of a split of a folder, or of the URL of one; 'all' is train, validation and test in this order.
 
-    `spec` is the source as the user wrote it. Copies of the .starts files behind a URL go to `cache`.
-
-    Raises:
-        UserError: the folder is not finished, files are missing, damaged or of another size, or the split is empty.
+    `spec` is the source as the user wrote it. Copies of the .starts files behind a URL go to `cache`. Raises UserError
+    where the folder is not finished, files are missing, damaged or of another size, or the split is empty.
     """
-    meta = _finished_meta(spec, folder)
+    meta = finished_meta(spec, folder)
     chosen = [meta["splits"][name] for name in (splits.SPLITS if split == "all" else (split,))]
     entries = [entry for each in chosen for entry in each]
     if not sum(entry["bytes"] for entry in entries):

@@ -55,9 +55,8 @@ class BadRecords:
     messages: list[str] = dataclasses.field(default_factory=list)  # one line for each of the first problems
 
     def add(self, place: str, problem: str, records: int | None = 1) -> None:
-        """Count `records` of one problem; None: one, and nobody knows how many after it.
-
-        `place` is FILE or FILE:NUMBER. Raises UserError unless the mode is 'skip'.
+        """Count `records` of one problem; None: one, and nobody knows how many after it. `place` is FILE or
+        FILE:NUMBER. Raises UserError unless the mode is 'skip'.
         """
         message = f"{place}: {problem}"
         if self.mode != "skip":
@@ -85,9 +84,8 @@ class Records:
     number: int = 0  # of the record that was read last
 
     def documents(self, record: bytes | Problem | None) -> Iterator[Document]:
-        """The document of the next record, if it has one (any object with a length and the buffer protocol is bytes).
-
-        A record of None is no document, and not a bad one. Raises UserError as `BadRecords.add` does.
+        """The document of the next record, if it has one (any object with a length and the buffer protocol is bytes). A
+        record of None is no document, and not a bad one. Raises UserError as `BadRecords.add` does.
         """
         self.number += 1
         place = f"{self.path}:{self.number}"

@@ -1,9 +1,8 @@
 """Whether files that have the names, sizes and times of an index's sources still have its text.
 
-A program can give another text the size and modification time of the one before, but not the inode's own time. Where
-the files are in a state that was not seen with this text (because they were copied, or this machine has a copy), their
-contents are compared: whole where they are little, else the beginning, middle and end of each. So a state that was seen
-costs nothing, and machines with copies of one text share an index.
+A program can give another text the size and modification time of the one before, but not the inode's own time. Files in
+a state that was not seen with this text are compared by their contents: whole where they are little, else the
+beginning, middle and end of each.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from pathlib import Path
 from absl import logging
 
 from scratchpatch.data import checks, paths
-from scratchpatch.files import open_regular
+from scratchpatch.files import open_regular, size_and_checksum
 
 # Bytes that are compared at the beginning, middle and end of a large file, and states that are remembered.
 _PROBE, _REMEMBERED = 1 << 14, 1000
@@ -40,12 +39,11 @@ def probe(files: list[tuple[str, str]]) -> str:
     whole = sum(sizes.values()) <= checks.AT_ONCE
     for path, size in sizes.items():
         with contextlib.suppress(OSError), open_regular(path) as file:
-            for offset in [0] if whole else sorted({0, size // 2, max(size - _PROBE, 0)}):
+            if whole:
+                size_and_checksum(file, contents.update)
+            for offset in () if whole else sorted({0, size // 2, max(size - _PROBE, 0)}):
                 file.seek(offset)
-                while piece := file.read(1 << 20 if whole else _PROBE):
-                    contents.update(piece)
-                    if not whole:
-                        break
+                contents.update(file.read(_PROBE))
     return contents.hexdigest()
 
 
@@ -55,8 +53,7 @@ def is_same(marker: Path, text: str, files: list[tuple[str, str]]) -> bool:
     if now in checks.read_marker(marker, list[str], []):
         return True
     if probe(files) != text:
-        folder = marker.parent
-        logging.warning("%s is of another text of the same names, sizes and times: building it again", folder)
+        logging.warning("%s is of another text of the same names, sizes and times: building it again", marker.parent)
         return False
     remember(marker, now)
     return True

@@ -23,7 +23,6 @@ from scratchpatch import json_files
 from scratchpatch.data import paths
 from scratchpatch.data.checks import Check, Checked, Damaged
 from scratchpatch.errors import UserError
-from scratchpatch.files import size_and_checksum
 from scratchpatch.json_files import Count
 from scratchpatch.vocabulary import BYTES
 
@@ -84,13 +83,8 @@ def comparison(shards: list[Shard], marker: Path, message: Callable[[str], str])
 
 
 class Shard:
-    """One shard, whose files are opened on first use.
-
-    Attributes:
-        paths: of its files, by suffix.
-        sizes: of its files in bytes, by suffix.
-        length: in positions of the stream.
-        document_count: how many documents it holds.
+    """One shard, whose files are opened on first use; `paths` and `sizes` (in bytes) of its files are by suffix, and
+    its `length` is in positions of the stream.
     """
 
     def __init__(self, folder: str, entry: ShardEntry, cache: Path | None = None):
@@ -112,16 +106,15 @@ class Shard:
         """How many BOS stand before each page, and their places within their pages."""
         path = self.paths[STARTS]
         copy = paths.fetched(path, self._cache)
-        if copy != path and _checksum(copy) != self._checksums[STARTS]:
+        if copy != path and paths.size_and_checksum(copy)[1] != self._checksums[STARTS]:
             Path(copy).unlink(missing_ok=True)
             raise UserError(f"the checksum of {path} is wrong: {FIX}")
         file, edge = _mapped(copy, np.uint8), (_pages(self.length) + 1) * _COUNT.itemsize
         return file[:edge].view(_COUNT), file[edge:].view(_PLACE)
 
     def starts(self, start: int, end: int) -> np.ndarray:
-        """int64: the BOS in positions [start, end), which are at least one, in order.
-
-        Raises UserError where the copy of a file behind a URL is damaged.
+        """int64: the BOS in positions [start, end), which are at least one, in order. Raises UserError where the copy
+        of a file behind a URL is damaged.
         """
         before, places = self._starts
         pages = [
@@ -134,7 +127,7 @@ class Shard:
 
     def is_right(self, suffix: str) -> bool:
         """Read a file; return whether it has its checksum."""
-        return _checksum(self.paths[suffix]) == self._checksums[suffix]
+        return paths.size_and_checksum(self.paths[suffix])[1] == self._checksums[suffix]
 
     def documents(self) -> Iterator[bytes]:
         """The raw bytes of each document, read several megabytes at a time."""
@@ -218,12 +211,6 @@ def sync(file) -> None:
     """Write a file onto the disk, so that a power cut leaves no file of zeros under the name that it gets later."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def _checksum(path: str) -> int:
-    """The CRC-32 of a file of this machine, or behind a URL. Raises OSError."""
-    with paths.open_read(path) as file:
-        return size_and_checksum(file)[1]
 
 
 def _length(entry: ShardEntry) -> int:

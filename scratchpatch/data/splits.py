@@ -1,8 +1,7 @@
 """Who reads which document: train, validation and test, by a keyed hash of its bytes.
 
-A document's split depends on its own bytes and on the held-out share alone: no other document moves it, and equal
-documents have one split, whatever they are called and wherever they come from. The price is that a source of few
-documents may hold out none; `least_share` then says which share would.
+No document moves another, and equal documents have one split. A source of few documents may hold out none;
+`least_share` then says which share would.
 """
 
 import hashlib
@@ -57,7 +56,6 @@ def split_of(place: int, share: float) -> str:
 
 def least_share(places: np.ndarray) -> float | None:
     """The least share, in steps of 0.001, by which some document validates and some trains; None where there is none.
-
     `places` is uint64 [documents], of those that have bytes.
     """
     if not len(places):

@@ -5,51 +5,40 @@ Legend: R rows, W window + 1.
 
 import abc
 import bisect
+import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
 from scratchpatch.data.checks import Check
 from scratchpatch.data.records import skipped as skipped_in_words
 from scratchpatch.data.shards import VOCABULARY, Shard, Stretch, read_stretches
+from scratchpatch.vocabulary import Vocabulary
 
 
+@dataclasses.dataclass(eq=False)
 class Stream(abc.ABC):
     """One split of one source. `len(stream)` counts positions: a BOS per document, and the ids of its text.
 
     The stream ends with its last document; no BOS follows. It is the same for any number of shards.
-
-    Attributes:
-        spec: the source, as the user wrote it.
-        split: 'train', 'validation', 'test' or 'all'.
-        documents: how many there are.
-        bytes: raw bytes of all of them, BOS not counted.
-        checksum: of the source; it tells two states of the same files apart.
-        skipped: bad records of the whole source that were left out.
-        broken: files of it that break off, so that more records are left out than were counted.
-        check: the comparison of its files with their checksums, which may be under way (see `checks`), or None.
-        vocabulary: its ids, with BOS and PAD, and the type of its elements on disk.
     """
 
-    def __init__(
-        self,
-        spec: str,
-        split: str,
-        shards: list[Shard],
-        checksum: str,
-        skipped: int = 0,
-        broken: int = 0,
-        check: Check | None = None,
-    ):
-        """`shards` are in the order of the stream."""
-        self.spec, self.split, self.checksum = spec, split, checksum
-        self.skipped, self.broken, self.check = skipped, broken, check
-        self.vocabulary = VOCABULARY
-        self.shards = shards
+    spec: str  # the source, as the user wrote it
+    split: str  # 'train', 'validation', 'test' or 'all'
+    shards: list[Shard]  # in the order of the stream
+    checksum: str  # of the source; it tells two states of the same files apart
+    skipped: int = 0  # bad records of the whole source that were left out
+    broken: int = 0  # files of it that break off, so that more records are left out than were counted
+    check: Check | None = None  # the comparison of its files with their checksums, which may be under way
+    vocabulary: ClassVar[Vocabulary] = VOCABULARY  # its ids, with BOS and PAD, and the type of its elements on disk
+
+    def __post_init__(self):
         # Where each shard begins in the stream, and where the last one ends.
-        self._edges = [0, *itertools.accumulate(shard.length for shard in shards)]
-        self.documents = sum(shard.document_count for shard in shards)
+        self._edges = [0, *itertools.accumulate(shard.length for shard in self.shards)]
+        self.documents = sum(shard.document_count for shard in self.shards)
+        # Raw bytes of all documents, BOS not counted.
         self.bytes = (len(self) - self.documents) * self.vocabulary.bytes_per_token
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
 """Folders that a process writes in before they have their name, and what is left of those whose process died.
 
-A folder `.building-ID` is locked by its owner, and the system drops the lock with the process, however it ends: a
-folder that can be locked belongs to nobody, and is removed at the next build. On a file system without locks it is left
-alone for a day. A folder `.damaged-ID` was moved out of the way, to be removed.
+A folder `.building-ID` is locked by its owner, and the system drops the lock with the process: a folder that can be
+locked belongs to nobody, and is removed at the next build. On a file system without locks it is left alone for a day. A
+folder `.damaged-ID` was moved out of the way, to be removed.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ _ABANDONED_SECONDS = 86_400
 @contextlib.contextmanager
 def work_folder(parent: Path) -> Iterator[Path]:
     """A new folder in `parent`, to be filled and renamed; it is removed at the end, and so are those without an owner.
-
     Raises OSError.
     """
     parent.mkdir(parents=True, exist_ok=True)
@@ -83,9 +82,8 @@ def _new_folder(parent: Path) -> tuple[Path, int | None]:
 def _lock(folder: Path) -> int:
     """The descriptor that holds a folder's lock.
 
-    Raises:
-        BlockingIOError, FileNotFoundError: another process holds the lock, or has removed the folder.
-        OSError: the file system has no locks of folders.
+    Raises BlockingIOError or FileNotFoundError where another process holds the lock or has removed the folder, another
+    OSError where the file system has no locks of folders.
     """
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -21,13 +21,8 @@ Task = tuple[int, list[tuple[str, str]]]
 def run(plan: Plan, missing: list[int], runner: str, runner_flags: tuple[str, ...]) -> list[dict]:
     """Write the shards whose numbers are missing, on the named runner with flags of the form NAME=VALUE.
 
-    Where workers are other machines, the source and the folder of the plan are URLs.
-
-    Returns:
-        The counts of every task.
-
-    Raises:
-        UserError: no Beam, a runner or flag that it does not know, or a pipeline that failed.
+    Where workers are other machines, the source and the folder of the plan are URLs. Returns the counts of every task.
+    Raises UserError: no Beam, a runner or flag that it does not know, or a pipeline that failed.
     """
     beam = need("apache_beam", "beam", f"--runner={runner}")
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -68,8 +63,7 @@ def read(task: Task, plan: Plan, missing: frozenset[int]) -> Iterator[tuple[int,
 def write(group: tuple[int, Iterable[tuple[bytes, bytes]]], plan: Plan) -> None:
     """Write a shard from its documents, in any order and any number of times each."""
     shard, documents = group
-    distinct = dict(documents)
-    shards.write(plan, shard, sorted(distinct.items()))
+    shards.write(plan, shard, sorted(dict(documents).items()))
 
 
 def _counts_path(plan: Plan, task: int) -> str:

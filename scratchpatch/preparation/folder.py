@@ -44,22 +44,11 @@ def prepare(
 ) -> dict:
     """Prepare `out`, or go on with it; a folder that is finished is read and compared with its checksums.
 
-    Args:
-        spec: of the documents.
-        out: folder, or URL of one.
-        shard_count: per split; None: by the size of the files.
-        held_out: share of the documents that validate, and that test.
-        on_bad_record: 'error' or 'skip'.
-        workers: processes of the local runner.
-        runner: 'local', or the name of a runner of Apache Beam.
-        runner_flags: of Beam, such as '--project=NAME'.
-        record_bytes: the most that one record may hold (see `data.records`).
+    `shard_count` is per split (None: by the size of the files), `workers` are processes of the local runner, `runner`
+    is 'local' or the name of a runner of Apache Beam, and `runner_flags` are of Beam, such as '--project=NAME'; see
+    `Plan` for the rest. Returns out, shards, counts and per split documents and bytes, of what JSON has.
 
-    Returns:
-        out, shards, counts and per split documents and bytes, of what JSON has.
-
-    Raises:
-        UserError: a bad source or record, a folder of another preparation, no room, or damage.
+    Raises UserError: a bad source or record, a folder of another preparation, no room, or damage.
     """
     made = plan.make(sources.parse(spec), out, shard_count, held_out, on_bad_record, record_bytes)
     state = paths.join(made.out, shards.STATE)
@@ -116,7 +105,6 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
 
 
 def _check_same(made: Plan, begun: dict[str, str]) -> None:
-    """Raise UserError unless the folder is this plan's own."""
     changes = [
         f"{name}: {begun.get(name)} -> {value}" for name, value in made.identity().items() if begun.get(name) != value
     ]
@@ -143,7 +131,6 @@ def _meta(made: Plan, tasks: list[dict]) -> dict:
 
 
 def _totals(entries: list[prepared.PreparedEntry]) -> dict[str, int]:
-    """How many documents and bytes the shards of a split have."""
     return {count: sum(entry[count] for entry in entries) for count in ("documents", "bytes")}
 
 

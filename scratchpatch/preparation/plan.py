@@ -29,29 +29,17 @@ def lower_bound(shard: int, shards: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One preparation: equal plans write equal folders.
-
-    Attributes:
-        source: of the documents.
-        files: (name, path) of all its files.
-        sizes: of each file in bytes.
-        files_state: tells two states of the files apart.
-        out: the folder.
-        shards: of each split.
-        held_out: share of the documents that validate, and that test.
-        on_bad_record: 'error' or 'skip'.
-        record_bytes: the most that one record may hold.
-    """
+    """One preparation: equal plans write equal folders."""
 
     source: Source
-    files: tuple[tuple[str, str], ...]
-    sizes: tuple[int, ...]
-    files_state: str
-    out: str
-    shards: int
-    held_out: float
-    on_bad_record: str
-    record_bytes: int = RECORD_BYTES
+    files: tuple[tuple[str, str], ...]  # (name, path) of all files of the source
+    sizes: tuple[int, ...]  # of each file in bytes
+    files_state: str  # tells two states of the files apart
+    out: str  # the folder
+    shards: int  # of each split
+    held_out: float  # share of the documents that validate, and that test
+    on_bad_record: str  # 'error' or 'skip'
+    record_bytes: int = RECORD_BYTES  # the most that one record may hold
 
     def tasks(self) -> list[list[tuple[str, str]]]:
         """Files in groups of about TASK_BYTES, in order."""
@@ -74,10 +62,6 @@ class Plan:
         for name in ("shards", "held_out", "on_bad_record", "record_bytes"):
             identity[name] = getattr(self, name)
         return {name: str(value) for name, value in identity.items()}
-
-    def name(self, split: str, shard: int) -> str:
-        """The name of a shard's files, without what follows the dot."""
-        return f"{split}-{shard:05}-of-{self.shards:05}"
 
 
 def make(

@@ -19,20 +19,14 @@ STATE = ".preparing"
 def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> None:
     """Write the shard's files and then its summary, which says that it is finished.
 
-    The summary holds, for each split that has documents, the shard's entry in meta.json.
-
-    Args:
-        plan: of the preparation.
-        shard: number of the shard.
-        documents: (digest, bytes) of its documents, each digest once, in the order of the digests.
-
-    Raises:
-        OSError: the files cannot be written.
+    The summary holds, for each split that has documents, the shard's entry in meta.json. `documents` are (digest,
+    bytes) of the shard's, each digest once, in the order of the digests. Raises OSError.
     """
     work = work_folder(plan)
     # The worker of another machine has no work folder, and takes a temporary one of its own.
     with tempfile.TemporaryDirectory(dir=work if work.is_dir() else None, prefix="shard-") as folder:
-        writers = {split: Writer(Path(folder), plan.name(split, shard)) for split in splits.SPLITS}
+        number = f"{shard:05}-of-{plan.shards:05}"
+        writers = {split: Writer(Path(folder), f"{split}-{number}") for split in splits.SPLITS}
         digests = dict.fromkeys(splits.SPLITS, 0)
         for digest, data in documents:
             split = splits.split_of(splits.place(digest), plan.held_out)

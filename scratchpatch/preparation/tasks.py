@@ -20,7 +20,6 @@ from typing import TypedDict
 import numpy as np
 from absl import logging
 
-from scratchpatch import json_files
 from scratchpatch.data.records import BadRecords, Broken
 from scratchpatch.data.splits import digest
 from scratchpatch.errors import UserError
@@ -66,14 +65,15 @@ def read(plan: Plan, files: list[tuple[str, str]], counts: dict) -> Iterator[tup
     counts |= {"skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
 
 
-def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None:
-    """Read a task's files into its folder, unless that is there.
+def folder_of(work: Path, task: int) -> Path:
+    return work / "tasks" / f"{task:05}"
 
-    Raises:
-        UserError: a bad record, unless skipped.
-        OSError: the folder cannot be written.
+
+def run(plan: Plan, task: int, files: list[tuple[str, str]], work: Path) -> None:
+    """Read a task's files into its folder, unless that is there. Raises UserError for a bad record, unless skipped;
+    OSError where the folder cannot be written.
     """
-    place = work / "tasks" / f"{task:05}"
+    place = folder_of(work, task)
     if place.exists():
         return
     partial = place.with_name(f".{task:05}-{uuid.uuid4().hex}")
@@ -107,15 +107,9 @@ def _write_run(path: Path, documents: dict[bytes, bytes]) -> None:
     entries.tofile(f"{path}.index")
 
 
-def counts_of(work: Path, task: int) -> Counts:
-    """What was counted by a finished task."""
-    return json_files.read(work / "tasks" / f"{task:05}" / "task.json", Counts)
-
-
 def documents_of(plan: Plan, shard: int, work: Path) -> Iterator[tuple[bytes, bytes]]:
-    """(digest, bytes) of a shard's documents from the runs of all tasks, each once, in the order of the digests.
-
-    Raises UserError where a run is damaged.
+    """(digest, bytes) of a shard's documents from the runs of all tasks, each once, in the order of the digests. Raises
+    UserError where a run is damaged.
     """
     low, high = lower_bound(shard, plan.shards), lower_bound(shard + 1, plan.shards)
     runs, texts = [], []

@@ -275,7 +275,7 @@ def said(made, shardings):
             np.testing.assert_array_equal(a.data, b.data)
     return weights
 
-checksum = checkpoint_format._size_and_checksum
+checksum = checkpoint_format.paths.size_and_checksum
 
 def read(path, *more):
     print("reads", path, flush=True)
@@ -285,7 +285,7 @@ def opened(event, args):
     if event == "open" and str(args[0]).endswith(".json"):
         print("opens", args[0], flush=True)
 
-start.given_weights, checkpoint_format._size_and_checksum = said, read
+start.given_weights, checkpoint_format.paths.size_and_checksum = said, read
 sys.addaudithook(opened)
 sys.exit(cli.script())
 """

@@ -10,12 +10,10 @@
     hf:DIR[@split][#field]          a row of a Hugging Face data set on disk (see `hf`)
     prepared:DIR                    what `scratchpatch prepare` wrote, with its splits
 
-A field or column is "text" where none is named. Where a SPEC may have a field
-(or split), a # (or @) that belongs to a name is written twice: the last one
-that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold
-`**`; each real file is read once, whatever links lead to it. GLOB and DIR may
-be URLs (gs://, s3://; see `paths`). Text and lines are decompressed where
-their first bytes are gzip's, zstd's, bz2's or xz's.
+A field or column is "text" where none is named. Where a SPEC may have a field (or split), a # (or @) that belongs to a
+name is written twice: the last one that stands alone begins the field, jsonl:c##/lines.jsonl#body. GLOB may hold `**`;
+each real file is read once, whatever links lead to it. GLOB and DIR may be URLs (gs://, s3://; see `paths`). Text and
+lines are decompressed where their first bytes are gzip's, zstd's, bz2's or xz's.
 """
 
 import difflib
@@ -36,14 +34,8 @@ from scratchpatch.data.sources.tfds import TensorFlowDatasets
 from scratchpatch.errors import UserError
 
 _KINDS: dict[str, type[Source]] = {
-    "stdlib": StandardLibrary,
-    "text": Text,
-    "jsonl": JsonLines,
-    "parquet": Parquet,
-    "array_record": ArrayRecord,
-    "tfds": TensorFlowDatasets,
-    "hf": HuggingFace,
-    "prepared": Prepared,
+    kind.form.partition(":")[0]: kind
+    for kind in (StandardLibrary, Text, JsonLines, Parquet, ArrayRecord, TensorFlowDatasets, HuggingFace, Prepared)
 }
 SPECS = ", ".join(kind.form for kind in _KINDS.values())
 _DEFAULT_FIELD = "text"
@@ -52,11 +44,9 @@ _DEFAULT_FIELD = "text"
 def parse(spec: str) -> Source:
     """The source that `spec` names. Raises UserError where it names none."""
     kind, target, named = _divided(spec)
-    field = named.get("#", "")
-    split = named.get("@")
-    return kind(
-        spec, target, _DEFAULT_FIELD if field is None else field, kind.default_split if split is None else split
-    )
+    field, split = named.get("#", ""), named.get("@")
+    field = _DEFAULT_FIELD if field is None else field
+    return kind(spec, target, field, kind.default_split if split is None else split)
 
 
 def absolute(spec: str) -> str:
@@ -73,9 +63,8 @@ def absolute(spec: str) -> str:
 
 
 def _divided(spec: str) -> tuple[type[Source], str, dict[str, str | None]]:
-    """(kind, absolute target, split after @ and field after #) of a SPEC.
-
-    A kind without splits or fields has none of that mark; None is one that the SPEC does not name. Raises UserError.
+    """(kind, absolute target, split after @ and field after #) of a SPEC. A kind without splits or fields has none of
+    that mark; None is one that the SPEC does not name. Raises UserError.
     """
     scheme, colon, target = spec.partition(":")
     if not colon or scheme not in _KINDS:

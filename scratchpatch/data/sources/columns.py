@@ -54,9 +54,8 @@ def _documents(records: Records, field: str, schema, batches: Callable[[list[str
 
 
 def _located(schema, field: str) -> list[str] | Problem:
-    """The names that lead to the field: a column's, or a struct column's and those of fields in it.
-
-    A Problem where the column is missing, named twice, or holds no text.
+    """The names that lead to the field: a column's, or a struct column's and those of fields in it. A Problem where the
+    column is missing, named twice, or holds no text.
     """
     names = [field] if field in schema.names else field.split(".")
     fields = [*schema]

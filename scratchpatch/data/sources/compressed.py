@@ -38,8 +38,6 @@ def _zstd(path: str) -> Any:
 
 
 class _Format(NamedTuple):
-    """One way to compress."""
-
     name: str
     suffixes: tuple[str, ...]  # of the files' names
     head: bytes  # a pattern of a file's first bytes; no member is shorter than _HEAD
@@ -61,13 +59,9 @@ _FORMATS = (
 def open_bytes(path: str, most: int | None = None) -> BinaryIO:
     """The file opened for its bytes, decompressed where it is compressed.
 
-    Args:
-        most: bytes that it may unpack to, if that is more than 100 times its own; None: any number.
-
-    Raises:
-        OSError: it cannot be opened.
-        EOFError: here or while it is read: it is not a whole compressed file, or not one although its name says so.
-        TooLarge: while it is read: it unpacks to more than it may.
+    `most` is how many bytes it may unpack to, if that is more than 100 times its own; None: any number. Raises OSError
+    where it cannot be opened; EOFError, here or while it is read, where it is not a whole compressed file, or not one
+    although its name says so; TooLarge, while it is read, where it unpacks to more than it may.
     """
     file = paths.open_read(path)
     file = file if isinstance(file, io.BufferedIOBase) else io.BufferedReader(file, _PIECE)

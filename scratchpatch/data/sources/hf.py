@@ -76,9 +76,8 @@ class HuggingFace(Parquet):
         return {"": [path for _, path in files]}
 
     def _named(self, path: str, shape: Any, names: Callable[[Any], list[str]]) -> list[tuple[str, str]]:
-        """(name, path) of what a JSON document names beside itself.
-
-        A link is followed: in the hub's cache every file is one. Raises UserError.
+        """(name, path) of what a JSON document names beside itself. A link is followed: in the hub's cache every file
+        is one. Raises UserError.
         """
         folder = path.rpartition("/")[0]
         try:
@@ -110,7 +109,6 @@ class HuggingFace(Parquet):
 
 def _split(folders: list[str], file: str) -> str:
     """The split of a parquet file: what its name says, else its folder; '' where neither says.
-
     `train_sft-00000-of-00002` is of another split than `train`.
     """
     sharded = _SHARD.fullmatch(file)

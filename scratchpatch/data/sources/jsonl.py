@@ -74,7 +74,6 @@ def text_of(line: bytes, field: str) -> str:
 
 def _parsed(line: bytes, field: str) -> tuple[str, list[str], str, str]:
     """The kind of a line's value and, of an object, its names, and the kind of the field's value and this string.
-
     Raises ValueError where the line is no JSON.
     """
     if len(line) <= _VALUES or sum(map(line.count, (b",", b"[", b"{"))) <= _VALUES:
@@ -106,9 +105,8 @@ def _scanned(line: bytes, field: str) -> tuple[str, list[str], str, str]:
 
 
 def _members(text: str, field: str) -> tuple[str, dict[str, tuple[str, str]]]:
-    """The kind of the value that a text is and, of an object, by name the kind and token of the field's value.
-
-    Of some more members the names are there, for an error. Raises ValueError where the text is no JSON.
+    """The kind of the value that a text is and, of an object, by name the kind and token of the field's value. Of some
+    more members the names are there, for an error. Raises ValueError where the text is no JSON.
     """
     open_marks: list[str] = []
     members: dict[str, tuple[str, str]] = {}

@@ -10,10 +10,9 @@ from scratchpatch.data import paths
 
 
 def matching(pattern: str) -> list[str]:
-    """The files of a pattern, sorted. Raises OSError.
-
-    `**` crosses folders, also through links, each real folder once: under its own name where it has one below the
-    pattern's fixed part, else under the first link's. So links in circles end.
+    """The files of a pattern, sorted. Raises OSError. `**` crosses folders, also through links, each real folder once:
+    under its own name where it has one below the pattern's fixed part, else under the first link's. So links in circles
+    end.
     """
     if (local := paths.local(pattern)) is not None:
         prefix = pattern.removesuffix(local)
@@ -50,9 +49,8 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _folders(tops: list[str]) -> Iterator[str]:
-    """The folders from these down, without those whose names begin with a dot, each real one once.
-
-    Those with fewer links on their way come first: a link to a folder that has its own name is no other folder.
+    """The folders from these down, without those whose names begin with a dot, each real one once. Those with fewer
+    links on their way come first: a link to a folder that has its own name is no other folder.
     """
     seen = {None}
     queue = [(os.path.islink(top), top) for top in tops]

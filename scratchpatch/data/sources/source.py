@@ -68,9 +68,8 @@ class Source(abc.ABC):
         """The documents of one file, whose name begins theirs."""
 
     def _listed(self) -> list[tuple[str, str]]:
-        """The files that the target matches, named by their path below its part without wildcards.
-
-        A kind whose target is no pattern has a method of its own. Raises OSError, and UserError where there is none.
+        """The files that the target matches, named by their path below its part without wildcards. A kind whose target
+        is no pattern has a method of its own. Raises OSError, and UserError where there is none.
         """
         pattern = self.target
         if paths.is_file(pattern):

@@ -35,9 +35,8 @@ class StandardLibrary(Text):
         return files
 
     def read(self, name: str, path: str, bad: BadRecords) -> Iterator[Document]:
-        """The file itself, or its module docstring without its indentation.
-
-        The language reference is prose inside one literal: it is no code, and each of its topics is a document.
+        """The file itself, or its module docstring without its indentation. The language reference is prose inside one
+        literal: it is no code, and each of its topics is a document.
         """
         if name == TOPICS:
             yield from _topics() if self.target == "prose" else ()

@@ -29,7 +29,6 @@ class Text(Source):
 
 
 def _pieces(data: bytes, file: BinaryIO, path: str) -> Iterator[bytes]:
-    """What was read of a file, and its rest."""
     while data:
         yield data
         try:

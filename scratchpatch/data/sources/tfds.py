@@ -64,7 +64,6 @@ class TensorFlowDatasets(Source):
 
 
 def _bytes_of(example: dict, field: str) -> bytes | Problem:
-    """The bytes of a feature."""
     value = example
     for name in field.split("."):
         if not isinstance(value, dict) or name not in value:
