@@ -50,8 +50,7 @@ class Appended:
         if self._waiting:
             self._try()
         self._leave()
-        if self._waiting or self._dropped:
-            lost = self._dropped + len(self._waiting)
+        if lost := self._dropped + len(self._waiting):
             logging.info("%s lacks what could not be written (%d pieces)", self._path, lost)
             self._waiting.clear()
             self._dropped = 0

@@ -6,7 +6,7 @@ There is a line before the first step of every start, before every checkpoint or
 line of a start has "began", the last one of a run that ended by itself or by SIGTERM "ended". Kinds:
 
     productive    steps whose result was stored: all of the loop that is none of the others
-    start         up to the loop, but for compile: imports, data, restoring, the audit
+    start         up to the loop, but for compile
     compile       waiting for the compiled step, which is made beside the start
     checkpoint    the loop waiting for a checkpoint; what is written in the background is free
     data          the loop waiting for a batch

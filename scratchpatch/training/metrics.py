@@ -4,8 +4,6 @@
                              {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite.
                              A step that was skipped also has "skipped": true, "batch" (its index) and "reason"
     workdir/tensorboard/     the same numbers for TensorBoard, see `tensorboard`
-
-Lines that cannot be written (a full disk) wait in memory, see `appended`: a run that dies meanwhile lacks them.
 """
 
 import itertools
@@ -14,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 from absl import logging
 
@@ -40,22 +38,8 @@ class _Line(TypedDict, total=False):
     causality: str
 
 
-class Sink(Protocol):
-    """Where a run's numbers go. What cannot be written now is never a reason to raise.
-
-    `truncate` drops the steps after `last_step`, which a run that resumes from there writes again. `close` closes the
-    files; a later `write` opens them again.
-    """
-
-    def write(self, step: int, values: Mapping[str, float | str | None]) -> None: ...
-
-    def truncate(self, last_step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class MetricsWriter:
-    """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files: a `Sink`.
+    """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files.
 
     Args:
       workdir: None: nothing is written, because another process of the run does it.
@@ -64,7 +48,7 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: str | Path | None):
-        self._others: list[Sink] = []
+        self._events: EventFiles | None = None
         self._lines: Appended | None = None
         if workdir is None:
             return
@@ -79,7 +63,7 @@ class MetricsWriter:
         _records(self._path)
         self._rewrite(_lines(self._path))
         try:
-            self._others.append(EventFiles(self._path.parent / "tensorboard"))
+            self._events = EventFiles(self._path.parent / "tensorboard")
         except UserError as error:
             logging.info("no TensorBoard files: %s", error)
 
@@ -92,14 +76,14 @@ class MetricsWriter:
             return
         values = {name: plain(value) for name, value in values.items()}
         self._lines.add(_text({"step": int(step), **values}))
-        for sink in self._others:
-            sink.write(int(step), values)
+        if self._events:
+            self._events.write(int(step), values)
 
     def truncate(self, last_step: int) -> None:
         """Drop the lines of steps after `last_step`; -1 drops all."""
         self.close()
-        for sink in self._others:
-            sink.truncate(last_step)
+        if self._events:
+            self._events.truncate(last_step)
         kept = [record["step"] <= last_step for record in _records(self._path)]
         self._rewrite(list(itertools.compress(_lines(self._path), kept)))
 
@@ -120,9 +104,8 @@ class MetricsWriter:
         return last - step
 
     def close(self) -> None:
-        for sink in (self._lines, *self._others):
-            if sink is not None:
-                sink.close()
+        for file in filter(None, (self._lines, self._events)):
+            file.close()
 
     def _rewrite(self, lines: list[bytes]) -> None:
         """Let these be the lines: in place where only the last ones go, which a full disk allows."""
@@ -206,12 +189,8 @@ class Measures:
     def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
         """What the step with this index, which took so long, measured.
 
-        bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends,
-        NaN where no document ends.
-        Rates are per position, suppressed ones counts; a model without a trunk
-        has none of either. flops_per_second counts useful FLOPs (padding, keys of
-        other documents and recomputation excluded); mfu is its share of the
-        chips' dense bf16 peak, left out where that is unknown.
+        end_of_document_nats: mean over ends, NaN where no document ends. Rates are per position, suppressed ones
+        counts. flops_per_second counts useful FLOPs; mfu is its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:

@@ -16,12 +16,7 @@ from scratchpatch import config as config_lib
 
 
 class Settings(NamedTuple):
-    """What one step is taken with, float32 scalars.
-
-    learning_rate, b1, b2, eps, weight_decay: of AdamW. clip_norm: the largest global gradient norm. loss_spike,
-    norm_spike: how many times its running mean a loss, or a gradient norm, may be. Where nothing limits, the last three
-    are infinite.
-    """
+    """What one step is taken with, float32 scalars; the last three are limits, infinite where nothing limits."""
 
     learning_rate: jax.Array
     b1: jax.Array

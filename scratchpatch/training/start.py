@@ -1,12 +1,6 @@
-"""What a run starts from. The first of these that there is decides:
+"""What a run starts from; README.md has the order of precedence.
 
-    the workdir's newest checkpoint    the run resumes, and reads nothing else
-    training.continue_from = RUN@STEP  the run branches off a checkpoint of another run, in a workdir of its own
-    training.init_from                 the weights of a run or of an exported folder, at step 0
-    random weights                     those of a separate entropy model come from model.entropy_model.workdir
-
-A branch takes over parameters, moments, running means, step and place in the data, and the other run's histories up to
-there; with the same config it computes what the other run would have, bit for bit.
+With the same config a branch computes what the other run would have, bit for bit.
 """
 
 import contextlib
@@ -94,12 +88,6 @@ def restore(config, checkpoints: Checkpoints, abstract_state: dict[str, Any]) ->
     return Start(0, None, f"training from {config.training.init_from or 'random weights'}", branches=False)
 
 
-def initial_state(trainer) -> dict[str, Any]:
-    """The state before step 0 of a run that neither resumes nor branches off."""
-    given = given_weights(trainer.config, trainer.shardings)
-    return trainer.init(given) | given
-
-
 def branch_point(config) -> tuple[Path, int] | None:
     """The folder of the run that this one branches off, and the step; None: it is no branch."""
     run, _, step = config.training.continue_from.rpartition("@")
@@ -168,11 +156,8 @@ def branch_lines(config) -> list[dict[str, Any]]:
 def given_weights(config, shardings) -> dict:
     """The parts of a new run's weights that are not random, each device with its own share; there may be none.
 
-    `training.init_from` gives all of them. A threshold stays as it was there,
-    unless the two configs name different ones: then it is the new config's.
-    Without it, `model.entropy_model.workdir` gives the entropy model's.
-
-    No process and no device ever holds more than its share. All processes must call this.
+    A threshold stays as it was in `training.init_from`, unless the two configs name different ones: then it is the new
+    config's. All processes must call this.
 
     Args:
       config: the new run's.

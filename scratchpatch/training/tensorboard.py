@@ -17,15 +17,16 @@ from scratchpatch.training.appended import Appended
 
 
 class EventFiles:
-    """A `metrics.Sink` that writes into a folder, after each start or truncation a new file.
+    """Writes into a folder, after each start or truncation a new file. `write` never raises.
 
     Raises:
       UserError: the package is missing; names the command that installs it.
     """
 
     def __init__(self, folder: Path):
-        self._events = need("tensorboardX.proto.event_pb2", "tensorboard", "writing TensorBoard's files")
-        self._checksum = need("tensorboardX.record_writer", "tensorboard", "writing TensorBoard's files").masked_crc32c
+        needed = "tensorboard", "writing TensorBoard's files"
+        self._events = need("tensorboardX.proto.event_pb2", *needed)
+        self._checksum = need("tensorboardX.record_writer", *needed).masked_crc32c
         self._folder = folder
         self._file: Appended | None = None
         self._hidden_from: int | None = None
@@ -48,7 +49,7 @@ class EventFiles:
         """Close the file; a later write begins a new one."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+        self._file = None
 
     def _new_file(self) -> Appended:
         now = time.time()
