@@ -25,8 +25,7 @@ def sizes(config, devices: int) -> dict[str, int]:
     """Axis to size, with the devices that the others leave for the axis that is -1.
 
     Raises:
-      UserError: the axes do not fit the number of devices, or the rows of a
-        step do not divide over them.
+      UserError: the axes do not fit the number of devices, or the rows of a step do not divide over them.
     """
     shape = {axis: config.mesh[axis] for axis in AXES}
     named = " x ".join(f"mesh.{axis}={size}" for axis, size in shape.items() if size > 1)

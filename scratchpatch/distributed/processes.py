@@ -87,10 +87,8 @@ def is_first() -> bool:
 
 
 def agree(what: dict[str, str]) -> None:
-    """Compare texts that must be the same in every process.
+    """Compare texts that must be the same in every process, by names for the message.
 
-    Args:
-      what: name, for the message, to text.
     Raises:
       UserError: in every process, naming a process that differs from the first, and in what.
     """
@@ -110,9 +108,6 @@ def agree(what: dict[str, str]) -> None:
 def first(decide: Callable[[], T], name: str = "first") -> T:
     """What the first process decides, in all of them: they wait for it, as long as it takes.
 
-    The answer goes through the coordinator, so that none of them need read from a shared disk what was just written
-    there, and no collective of their devices runs out of patience.
-
     Args:
       decide: gives a value as JSON has it.
       name: of the kind of question; those of one kind must be asked in the same order by every process, so by one of
@@ -130,11 +125,7 @@ def first(decide: Callable[[], T], name: str = "first") -> T:
 def gather(find: Callable[[], T], name: str) -> list[T]:
     """What each process finds, by process, in the first one; in the others nothing, and they do not wait.
 
-    Args:
-      find: gives a value as JSON has it.
-      name: see `first`.
-    Raises:
-      UserError: see `first`; here of any process's `find`, in that process and in the first one.
+    Arguments and errors are as with `first`; an error of any process's `find` is raised there and in the first one.
     """
     if jax.process_count() == 1:
         return [find()]
@@ -146,10 +137,8 @@ def gather(find: Callable[[], T], name: str) -> list[T]:
 
 
 def together(do: Callable[[], T], name: str = "together") -> T:
-    """What this process's `do` gives, once all processes have done it.
+    """What this process's `do` gives, once all processes have done it; see `first` for `name`.
 
-    Args:
-      name: see `first`.
     Raises:
       UserError: of any process's `do`, in every process: none goes on where another one fails. See `first`.
     """
@@ -302,9 +291,7 @@ def appears(path: Path, seconds: float) -> bool:
 
 
 def local(tree, mesh):
-    """Arrays as every process has them whole on its own first device; of one process, as they are."""
-    if jax.process_count() == 1:
-        return tree
+    """Arrays as every process has them whole on its own first device."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     whole = jax.jit(lambda x: x, out_shardings=everywhere)(tree)
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
@@ -330,10 +317,7 @@ def reached(event: str, step: int, asked: bool) -> bool:
     All of them call it after each step, in the same order. They are never more than two steps apart, because each reads
     the sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
 
-    Args:
-      event: a name that each event has for itself.
-      step: steps done.
-      asked: this process was asked.
+    event: a name that each event has for itself. step: steps done. asked: this process was asked.
     """
     client, key = distributed.global_state.client, f"scratchpatch: {event}"
     if asked:

@@ -1,8 +1,8 @@
 """Where the processes of a run meet, as the command line names it. Free of JAX, so that wrong usage answers at once."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from scratchpatch.errors import UserError
 
@@ -18,8 +18,7 @@ _TPU_PODS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-@dataclasses.dataclass(frozen=True)
-class Rendezvous:
+class Rendezvous(NamedTuple):
     """coordinator: HOST:PORT where process 0 listens. process: which this one is. processes: how many there are."""
 
     coordinator: str
@@ -42,8 +41,8 @@ def parse(distributed: str) -> Rendezvous | None:
         )
     process, processes = int(match[2]), int(match[3])
     if process >= processes:
-        last = f"the last of {processes} is {processes - 1}"
-        raise UserError(f"--distributed={distributed}: processes count from 0, so {last}")
+        last = f"processes count from 0, so the last of {processes} is {processes - 1}"
+        raise UserError(f"--distributed={distributed}: {last}")
     return Rendezvous(match[1], process, processes)
 
 

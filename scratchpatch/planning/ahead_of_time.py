@@ -1,12 +1,10 @@
 """The train step, compiled for a TPU pod on a machine without one.
 
-libtpu holds the compiler and the descriptions of all pods. It runs in a child process, which is ended as soon as XLA
-has written the program and its memory report: generating machine code takes most of the time, and tells a plan nothing.
+libtpu, which holds the compiler and the descriptions of all pods, runs in a child process.
 
     python -m scratchpatch.planning.ahead_of_time CONFIG.json TOPOLOGY SLICES FOLDER
 """
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -16,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -41,8 +40,7 @@ _ENVIRONMENT = {
 _POLL_SECONDS, _PROGRESS_SECONDS = 0.2, 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
+class Compiled(NamedTuple):
     """XLA's text of the optimised program and of its buffer assignment, and the seconds that they took."""
 
     program: str
@@ -59,11 +57,9 @@ def compile_step(
 ) -> Compiled:
     """Compile the train step of a config for a pod.
 
-    Args:
-      config: the experiment, with its mesh.
-      topology: the pod.
-      full: go on to the machine code, which finds what only the code generator refuses.
-      progress: called with a line now and then.
+    full: go on to the machine code, which finds what only the code generator refuses. progress: called with a line now
+    and then.
+
     Raises:
       UserError: libtpu is missing, the config does not fit the pod's devices, or XLA refuses the program, and why.
     """

@@ -19,13 +19,10 @@ _GRADIENT_AXES = {"slice", "data", "fsdp"}
 
 
 def layout_warnings(config, parts: int, cost: StepCost, collectives: list[Collective], plan: dict) -> list[str]:
-    """The faults of a layout; none where it is sound.
+    """The faults of a layout (a config whose mesh is settled); none where it is sound.
 
-    Args:
-      config: with its mesh settled.
-      parts: that a step's rows are computed in.
-      collectives: of the compiled program; none where nothing was compiled.
-      plan: the fields of `plan.plan_tpu` so far.
+    parts: that a step's rows are computed in. collectives: none where nothing was compiled. plan: the fields of
+    `plan.plan_tpu` so far.
     """
     weights, gradients = weight_bytes(config), gradient_bytes(config)
     total, limit, seconds = plan["bytes_per_chip"]["total"], plan["hbm_bytes"], plan["seconds"]
@@ -69,10 +66,7 @@ def layout_warnings(config, parts: int, cost: StepCost, collectives: list[Collec
             f"too few bytes per chip for FSDP to hide: {seconds['ici']:.3f} s of network beside {work:.3f} s of work; "
             "raise training.batch_rows or lower mesh.fsdp",
         ),
-        (
-            seconds["dcn"] > work,
-            "the network between slices takes longer than the work: raise training.batch_rows",
-        ),
+        (seconds["dcn"] > work, "the network between slices takes longer than the work: raise training.batch_rows"),
     ]
     return [words for wrong, words in faults if wrong]
 

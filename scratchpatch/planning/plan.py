@@ -1,9 +1,4 @@
-"""Whether a train step fits a pod, what it sends and how long it should take, before a chip is rented.
-
-Memory, shapes and collectives are XLA's own, of the real step compiled for the real pod. Time is an estimate: XLA's
-would be nonsense. A chip's matrix products and memory traffic are taken one after the other, its networks beside them,
-each at the share of the data sheet that `step_cost.ATTAINABLE` names.
-"""
+"""Whether a train step fits a pod, what it sends and how long it should take, before a chip is rented (README.md)."""
 
 import math
 from collections.abc import Callable
@@ -32,8 +27,7 @@ def plan_tpu(
     """The plan of a config on a TPU pod.
 
     Args:
-      config: the experiment; mesh.slice is set to the pod's slices.
-      pod: where it is to run.
+      config: mesh.slice is set to the pod's slices.
       full: compile to the end, machine code included.
       smallest: look for the smallest pod of the kind that fits, by compiling for it.
       progress: called with a line now and then.
@@ -73,12 +67,8 @@ def plan_device(config, chip: Chip, count: int) -> dict:
     """An estimate for `count` devices without compiling: the fields of `plan_tpu` that arithmetic gives."""
     config, parts = _settled(config, count)
     cost = _cost(config, parts, "gpu")
-    held = {
-        "parameters": cost.parameters,
-        "optimizer": cost.optimizer,
-        "activations": cost.activations,
-        "temporaries": cost.workspace,
-    }
+    held = {name: getattr(cost, name) for name in ("parameters", "optimizer", "activations")}
+    held["temporaries"] = cost.workspace
     mesh, gradients = config.mesh, gradient_bytes(config)
     share, copies = 1 - 1 / mesh.fsdp, mesh.slice * mesh.data
     passes = 2 if config.training.remat != "none" else 1
