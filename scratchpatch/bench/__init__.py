@@ -28,11 +28,8 @@ _QUICKSTART = Path(scratchpatch.__file__).parents[1] / "experiments" / "quicksta
 
 
 def run(what: str, config=None) -> dict:
-    """Measure one of MEASURES, or `all` of them.
+    """Measure one of MEASURES, or `all` of them, of an experiment (None: the quickstart).
 
-    Args:
-      what: the name.
-      config: the experiment to measure; None: the quickstart's.
     Returns:
       {"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...}, made of what JSON has. numbers: side ->
       measure -> value.
@@ -65,4 +62,4 @@ def quickstart() -> ml_collections.ConfigDict:
         "trigger.rate": 3 / 16,
         "trigger.gain": 0.01,
     }
-    return config_lib.from_flat(config_lib.flat(config_lib.default()) | fields)
+    return config_lib.from_flat(fields)

@@ -26,16 +26,11 @@ class Blt:
     The tiers have the widths, depths, heads and local window of `config`, as far as BLT has them; hash tables, which
     cost it no multiplication, make up for the parameters that only the config's model has.
 
-    Attributes:
-      parameters: how many.
-      bytes: input positions of a step.
-      state_bytes: of parameters and moments.
-      trunk_calls_per_byte: of its global transformer.
+    bytes: input positions of a step. state_bytes: of parameters and moments.
     """
 
     def __init__(self, config, patch_bytes: int, parameters: int, tokens_BM, parts: int = 1):
         """Args:
-          config: the experiment to build a peer of.
           patch_bytes: bytes per patch, behind the first patch of one byte that BLT needs.
           parameters: how many it should have, hash tables included.
           tokens_BM: int [B, L + 1], rows of a batch.

@@ -18,7 +18,6 @@ import numpy as np
 from absl import logging
 from jax._src import distributed
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import output
 from scratchpatch.distributed import rendezvous
@@ -290,13 +289,6 @@ def appears(path: Path, seconds: float) -> bool:
     return True
 
 
-def local(tree, mesh):
-    """Arrays as every process has them whole on its own first device."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    whole = jax.jit(lambda x: x, out_shardings=everywhere)(tree)
-    return jax.tree.map(lambda x: x.addressable_data(0), whole)
-
-
 def meet(where: str) -> None:
     """Wait until all processes are here, once for each place.
 
@@ -304,11 +296,6 @@ def meet(where: str) -> None:
     """
     if jax.process_count() > 1:
         distributed.global_state.client.wait_at_barrier(f"scratchpatch: {where}", _MEETING_MILLISECONDS)
-
-
-def stops_at(step: int) -> bool:
-    """Whether a preemption notice (SIGTERM) reached any process, and this is the step at which all of them stop."""
-    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def reached(event: str, step: int, asked: bool) -> bool:
@@ -327,9 +314,3 @@ def reached(event: str, step: int, asked: bool) -> bool:
         return step == int(client.key_value_try_get(key))
     except jax.errors.JaxRuntimeError:  # nobody was
         return False
-
-
-def any_of(names: list[str], mine: str) -> str:
-    """Of the processes' own answers the first in the order of `names`; '' where none has one of them."""
-    answers = gather(lambda: mine, "any of, each")
-    return first(lambda: next((name for name in names if name in answers), ""), "any of")

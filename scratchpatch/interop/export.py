@@ -1,12 +1,8 @@
-"""Any model as safetensors and a config.json, and back.
+"""Any model as safetensors and a config.json, and back; scratchpatch/README.md has the names and shapes of arrays.
 
-    folder/model.safetensors    the arrays, named by their path in the model: params.trunk.stack.block.ffn.up.kernel
+    folder/model.safetensors    the arrays as float32 (half precision is read, too), named by their path in the model
     folder/config.json          {"schema", "version", "step", "config": every field, "checksum": [bytes, CRC-32] of the
                                 other file}
-
-Arrays are written as float32; half precision is read, too. A kernel is [in, out]; the arrays of a stack of layers have
-the layer as first axis, or are one for each layer (see `layers`); `thresholds.*` are scalars in nats, as training left
-them; `frozen.entropy_model.*` is the separate entropy model's.
 """
 
 import contextlib
@@ -52,8 +48,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
     config.json comes last: a folder without one is no model, and is what a kill leaves. What fails leaves nothing.
 
     Args:
-      lm: an `inference.LanguageModel`: its config, weights and step are written.
-      folder: for model.safetensors and config.json.
+      lm: an `inference.LanguageModel`.
       layout: of its layers, 'stacked' or 'unstacked', see `layers`; `Exported` reads both.
     Raises:
       UserError: the folder holds something, or cannot be written; or weights are not finite.
@@ -91,10 +86,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
 class Exported:
     """A folder that `export` wrote, its arrays not yet read.
 
-    Attributes:
-      config: of the model.
-      step: optimizer steps behind the weights.
-      abstract: the weights as jax.ShapeDtypeStructs.
+    step: optimizer steps behind the weights. abstract: the weights as jax.ShapeDtypeStructs.
 
     Raises:
       UserError: no config, one that cannot be, or arrays that are missing, extra or misshapen: all of them named.

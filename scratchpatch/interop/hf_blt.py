@@ -62,12 +62,8 @@ _POOLING_CROSS = _CROSS | {"query_norm.scale": "q_norm", "norm.scale": "k_norm"}
 def read(folder: str | Path, window: int = 1024, max_patch_bytes: int = 128) -> tuple[Any, dict]:
     """(config, weights) of a Hugging Face BLT checkpoint folder (config.json, safetensors), its patcher included.
 
-    The model patches as the paper says: local layers see `local_attention_window_len` bytes, and documents in one row
-    do not see each other. The memory of a pass grows with window * max_patch_bytes.
-
     Args:
-      folder: of the checkpoint.
-      window: bytes of a row (data.window).
+      window: bytes of a row (data.window). The memory of a pass grows with window * max_patch_bytes.
       max_patch_bytes: longest patch, where the checkpoint sets no max_patch_length.
 
     Raises:

@@ -147,8 +147,7 @@ _IGNORED_AT_TOP = _IGNORED | {"head_dim", "rope_parameters", "rope_scaling", "ro
 class HfConfig:
     """A checkpoint's config as ours, and what the shapes of its tensors need beside it.
 
-    hidden: section (such as 'patcher_config') to the width of its feed-forward block. encoder_cross_layers:
-    cross-attentions of the encoder; only the last one's result is used.
+    hidden: section to the width of its feed-forward block. encoder_cross_layers: cross-attentions of the encoder.
     """
 
     config: Any
@@ -305,7 +304,4 @@ def _config(blt: _Blt, sections: dict[str, Any], window: int, max_patch_bytes: i
         "patching.capacity": 1.0,
         "trigger.kind": "none",
     }
-    config = config_lib.default()
-    for name, value in fields.items():
-        config_lib.set_field(config, name, value)
-    return config
+    return config_lib.from_flat(fields)

@@ -30,9 +30,7 @@ def unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def sources(names: Iterable[str]) -> dict[str, list[str]]:
-    """The stacked names of some arrays of either layout, each with the names of its layers in order.
-
-    An array that is no layer's, stacked arrays among them, has its own name alone.
+    """The stacked names of some arrays of either layout, each with the names of its layers in order, or its own alone.
 
     Raises:
       UserError: a layer between two others is missing.

@@ -1,7 +1,6 @@
 """Named arrays in a folder of safetensors files, laid out as Hugging Face does: one file, or shards and an index.
 
-Nothing is ever unpickled. The folder may be anyone's: an index that names a file elsewhere, or does not say what the
-files hold, is refused.
+Nothing is ever unpickled. The folder may be anyone's.
 """
 
 import contextlib
@@ -34,10 +33,7 @@ class _Index(TypedDict):
 
 
 class SafetensorsFolder:
-    """The arrays of a folder, read when they are asked for.
-
-    Attributes:
-      shapes: name to shape.
+    """The arrays of a folder, read when they are asked for. shapes: name to shape.
 
     Raises:
       UserError: no safetensors file, one that cannot be read or holds arrays that are no floats, or an index that
@@ -105,7 +101,6 @@ class _File:
 
 
 def _single_file(folder: Path) -> Path:
-    """The file of a folder without an index."""
     path = folder / FILE
     if not path.exists():
         pickled = sorted(p.name for p in folder.glob("*.bin"))
@@ -174,9 +169,7 @@ def _check_weight_map(index: Path, weight_map: Mapping[str, str], file_of: Mappi
 def save(folder: Path, arrays: Mapping[str, np.ndarray], header: dict[str, str]) -> None:
     """Write model.safetensors into an empty folder, whole or not at all; the first of several writers has the folder.
 
-    Raises:
-      OSError: it cannot be written.
-      FileExistsError: the folder holds something.
+    Raises OSError where it cannot be written, a FileExistsError where the folder holds something.
     """
     unfinished = folder / _UNFINISHED
     with unfinished.open("xb") as file:
@@ -210,12 +203,8 @@ def mismatches(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple
     """Every missing, extra and misshapen array, in words."""
     missing = [f"missing {name} {list(wanted[name])}" for name in wanted if name not in stored]
     extra = [f"extra {printable(name)} {list(stored[name])}" for name in stored if name not in wanted]
-    misshapen = [
-        f"{name} has shape {list(stored[name])}, wanted {list(wanted[name])}"
-        for name in wanted
-        if name in stored and tuple(stored[name]) != tuple(wanted[name])
-    ]
-    return missing + extra + misshapen
+    both = [(name, list(stored[name]), list(shape)) for name, shape in wanted.items() if name in stored]
+    return missing + extra + [f"{name} has shape {there}, wanted {here}" for name, there, here in both if there != here]
 
 
 def summary(faults: list[str]) -> str:

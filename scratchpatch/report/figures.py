@@ -1,8 +1,8 @@
 """Figures: plain data in, one SVG text out.
 
-Every figure is a pure function of its arguments: the same data gives the same text. The SVG stands alone as a file and
-also inlines into a page: its ids carry the figure's name, it loads nothing, and its ink and ground follow the reader's
-light or dark scheme. Points whose x or y is None or not finite are left out. Fonts and lines are in figures.mplstyle.
+The same data gives the same text. The SVG stands alone as a file and also inlines into a page: its ids carry the
+figure's name, it loads nothing, and its ink and ground follow the reader's light or dark scheme. Points whose x or y is
+None or not finite are left out. Fonts and lines are in figures.mplstyle.
 """
 
 import dataclasses
@@ -48,17 +48,15 @@ def loss_curves(
 ) -> str:
     """BPB against the step (below) and the bytes read (above).
 
-    `training` curves of more than BINS points are drawn as the means of equal bins of steps; `validation` keeps every
-    point, marked.
+    `training` is drawn as the means of at most BINS bins of steps; `validation` keeps every point, marked.
     """
     training, validation = [_binned(one) for one in _drawable(training)], _drawable(validation)
 
     def draw(axes):
         for index, one in enumerate(training):
-            marker = _marker(index) if len(one.x) == 1 else None
-            axes.plot(one.x, one.y, color=_colour(index), marker=marker, label=one.label)
+            _plot(axes, index, one, **({} if len(one.x) == 1 else {"marker": None}))
         for index, one in enumerate(validation, start=len(training)):
-            axes.plot(one.x, one.y, color=_colour(index), marker=_marker(index), linewidth=1.2, label=one.label)
+            _plot(axes, index, one, linewidth=1.2)
         axes.set_xlabel("step")
         axes.set_ylabel("bits per byte")
         axes.xaxis.set_major_locator(_ticks())
@@ -87,7 +85,7 @@ def patch_lag(
             if len(one.x) == 1:
                 axes.axhline(one.y[0], color=_colour(index), linestyle=(0, (4, 3)), label=one.label)
             else:
-                axes.plot(one.x, one.y, color=_colour(index), marker=_marker(index), label=one.label)
+                _plot(axes, index, one)
         axes.set_xlabel(x_label)
         axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
         axes.xaxis.set_major_locator(_ticks())
@@ -103,12 +101,9 @@ def compute_quality(
     def draw(axes):
         for index, one in enumerate(_drawable(series)):
             points = sorted(zip(one.x, one.y, one.notes, strict=True))
-            x, y, notes = zip(*points, strict=True)
-            size = 7 if len(points) == 1 else 4.5
-            axes.plot(x, y, color=_colour(index), marker=_marker(index), markersize=size, label=one.label)
-            for order, note in enumerate(notes):
+            _plot(axes, index, Series(one.label, *zip(*points, strict=True)), markersize=7 if len(points) == 1 else 4.5)
+            for order, (*at, note) in enumerate(points):
                 away, edge = (7, "bottom") if order % 2 == 0 else (-7, "top")
-                at = (x[order], y[order])
                 axes.annotate(note, at, (0, away), textcoords="offset points", fontsize=8.5, ha="center", va=edge)
         axes.set_xlabel(x_label)
         axes.set_ylabel("bits per byte")
@@ -122,8 +117,9 @@ def _colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def _marker(index: int) -> str:
-    return _MARKERS[index % len(_MARKERS)]
+def _plot(axes, index: int, one: Series, **style) -> None:
+    style = {"marker": _MARKERS[index % len(_MARKERS)]} | style
+    axes.plot(one.x, one.y, color=_colour(index), label=one.label, **style)
 
 
 def _is_number(value) -> bool:

@@ -122,17 +122,13 @@ def _character(data: bytes, at: int) -> int:
 
 
 def _glyph(byte: int) -> str:
-    if byte == 0x0A:
-        return "⏎"
-    if byte == 0x09:
-        return "⇥"
-    return chr(byte) if 0x20 <= byte < 0x7F else f"‹{byte:02x}›"
+    plain = chr(byte) if 0x20 <= byte < 0x7F else f"‹{byte:02x}›"
+    return {0x0A: "⏎", 0x09: "⇥"}.get(byte, plain)
 
 
 def _shade(nats: float) -> int:
-    if not math.isfinite(nats):
-        return 0
-    return min(max(round(nats / FULL_SHADE_NATS * (SHADES - 1)), 0), SHADES - 1)
+    shade = nats / FULL_SHADE_NATS * (SHADES - 1) if math.isfinite(nats) else 0
+    return min(max(round(shade), 0), SHADES - 1)
 
 
 def _legend(shaded: bool) -> str:

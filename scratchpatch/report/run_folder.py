@@ -78,15 +78,12 @@ _Evaluation = _object(
 class RunFolder:
     """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
 
-    Args:
-      workdir: folder of the run.
-      suffix: of the evaluation, see `evaluation_file`.
     Attributes:
       config: dotted field name to value.
       changes: (step, lines 'name: old -> new') of what held from a step on, in order.
       metrics: one dict per line, those of training first.
       goodput: see `training.goodput.account`, or None.
-      evaluation: what `report.evaluation` wrote.
+      evaluation: what `report.evaluation` wrote, with this suffix (see `evaluation_file`).
     Raises:
       UserError: the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
         config.

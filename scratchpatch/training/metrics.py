@@ -144,10 +144,6 @@ def read_all(workdir: str | Path) -> list[dict[str, Any]]:
     return _records(path)
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    return [_record(path, number, line) for number, line in enumerate(_lines(path), start=1)]
-
-
 def _lines(path: Path) -> list[bytes]:
     """The whole lines, without their newlines: a line counts once that is written."""
     try:
@@ -157,16 +153,18 @@ def _lines(path: Path) -> list[bytes]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = parse(line, _Line)
-        nested = next((name for name, value in record.items() if isinstance(value, (dict, list))), None)
-        if nested is not None:
-            raise Malformed(f"{nested}: Expected a number or a text")
-    except Malformed as error:
-        shown = repr(line[:80].decode(errors="replace"))
-        raise UserError(f"{path}:{number}: {shown} is no line of metrics ({error}): remove that line") from error
-    return record
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            records.append(parse(line, _Line))
+            for name, value in records[-1].items():
+                if isinstance(value, (dict, list)):
+                    raise Malformed(f"{name}: Expected a number or a text")
+        except Malformed as error:
+            shown = repr(line[:80].decode(errors="replace"))
+            raise UserError(f"{path}:{number}: {shown} is no line of metrics ({error}): remove that line") from error
+    return records
 
 
 def _text(record: dict[str, Any]) -> bytes:

@@ -97,9 +97,10 @@ class Notices:
         """Whether to stop before this step; the same in every process."""
         if not self._several:
             return bool(self.stopped_by)
-        from scratchpatch.distributed import processes
+        from jax.experimental import multihost_utils
 
-        return processes.stops_at(step)
+        # JAX passes on that SIGTERM reached any process, and says where all of them stop.
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def save_at(self, step: int) -> bool:
         """Whether to save after so many steps, because some process was asked to; the same in every process."""
@@ -116,7 +117,8 @@ class Notices:
         """The signal that stopped the run, whichever process it came to; the same in every process."""
         from scratchpatch.distributed import processes
 
-        return processes.any_of([number.name for number in STOPPING], self.stopped_by) or signal.SIGTERM.name
+        names = processes.gather(lambda: self.stopped_by, "stopped by, each")
+        return processes.first(lambda: next((n.name for n in STOPPING if n.name in names), "SIGTERM"), "stopped by")
 
     def _stop(self, number: int, _) -> None:
         name = signal.Signals(number).name
