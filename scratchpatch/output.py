@@ -93,9 +93,8 @@ def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
-    if "\udc80" <= character <= "\udcff":
-        return bytes([ord(character) - 0xDC00]), error.start + 1
-    return _escape(character), error.start + 1
+    is_byte = "\udc80" <= character <= "\udcff"
+    return bytes([ord(character) - 0xDC00]) if is_byte else _escape(character), error.start + 1
 
 
 codecs.register_error(_ERRORS, _encode)

@@ -43,10 +43,9 @@ NAMES = tuple(dict.fromkeys(chip.name for chip in CHIPS))
 
 def named(name: str) -> Chip:
     """The chip of a name such as v5p or h200. Raises UserError for one that is not known."""
-    for chip in CHIPS:
-        if chip.name == name:
-            return chip
-    raise UserError(f"no chip {name!r} is known; known are {', '.join(NAMES)}")
+    if name not in NAMES:
+        raise UserError(f"no chip {name!r} is known; known are {', '.join(NAMES)}")
+    return next(chip for chip in CHIPS if chip.name == name)
 
 
 def peak_flops(device_kind: str) -> float | None:

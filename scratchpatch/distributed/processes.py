@@ -47,9 +47,9 @@ _rounds: collections.Counter[str] = collections.Counter()
 def start(distributed: str) -> None:
     """Join the other processes of the run. Call it before anything asks JAX for devices.
 
-    Args:
-      distributed: 'none': one process; 'auto': as JAX finds them (TPU slices, SLURM), or
-        as a JobSet's pods are told (see `rendezvous.of_jobset`); else see `rendezvous.parse`.
+    distributed: 'none': one process; 'auto': as JAX finds them (TPU slices, SLURM), or as a JobSet's pods are told (see
+    `rendezvous.of_jobset`); else see `rendezvous.parse`.
+
     Raises:
       UserError: nothing to be found, with what was looked for, or the coordinator does not answer.
     """

@@ -8,6 +8,8 @@
 import contextlib
 import json
 import os
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
@@ -19,10 +21,15 @@ from scratchpatch import config as config_lib
 from scratchpatch import json_files, schema
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
-from scratchpatch.interop import layers, safetensors_folder
+from scratchpatch.interop import safetensors_folder
 from scratchpatch.interop.safetensors_folder import SafetensorsFolder, printable
 from scratchpatch.model import finite
 from scratchpatch.model import weights as weights_lib
+
+# `model.stack.Stack` keeps its layers under this name; a layer may have a part called block of its own.
+_STACKED = re.compile(r"(.*?\bstack\.block)\.(?!\d+\.)(.+)")
+# A number has one spelling, or one of two arrays would be lost.
+_LAYER = re.compile(r"(.*?\bstack\.block)\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
 class _About(TypedDict, total=False):
@@ -49,7 +56,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
 
     Args:
       lm: an `inference.LanguageModel`.
-      layout: of its layers, 'stacked' or 'unstacked', see `layers`; `Exported` reads both.
+      layout: 'stacked': one array for a stack of layers; 'unstacked': one for each layer. `Exported` reads both.
     Raises:
       UserError: the folder holds something, or cannot be written; or weights are not finite.
     """
@@ -62,7 +69,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = layers.unstacked(arrays) if layout == "unstacked" else arrays
+        arrays = _unstacked(arrays) if layout == "unstacked" else arrays
         safetensors_folder.save(folder, arrays, {"format": "scratchpatch"})
         try:
             about["checksum"] = safetensors_folder.size_and_checksum(folder)
@@ -98,7 +105,7 @@ class Exported:
         self.step, self._checksum = about.get("step", 0), about.get("checksum")
         _, self.abstract = weights_lib.abstract(self.config)
         self._stored = SafetensorsFolder(folder)
-        self._names_of = layers.sources(self._stored.shapes)
+        self._names_of = _sources(self._stored.shapes)
         wanted = {name: x.shape for name, x in weights_lib.named(self.abstract, ".").items()}
         faults = safetensors_folder.mismatches(wanted, {name: self._shape(name) for name in self._names_of})
         if faults:
@@ -165,3 +172,36 @@ def _read_about(path: Path) -> tuple[Any, _About]:
         raise UserError(f"cannot read {where}{printable(error)}; export the model anew") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every array of a stack, cut into its layers; the others as they are."""
+    cut = {}
+    for name, array in arrays.items():
+        if match := _STACKED.fullmatch(name):
+            cut |= {f"{match[1]}.{i}.{match[2]}": layer for i, layer in enumerate(array)}
+        else:
+            cut[name] = array
+    return cut
+
+
+def _sources(names: Iterable[str]) -> dict[str, list[str]]:
+    """The stacked names of some arrays of either layout, each with the names of its layers in order, or its own alone.
+
+    Raises:
+      UserError: a layer between two others is missing.
+    """
+    layers: dict[str, dict[int, str]] = {}
+    names_of: dict[str, list[str]] = {}
+    for name in names:
+        if match := _LAYER.fullmatch(name):
+            layers.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = name
+        else:
+            names_of[name] = [name]
+    for name, by_layer in layers.items():
+        missing = next((i for i in range(len(by_layer)) if i not in by_layer), None)
+        if missing is not None or name in names_of:
+            what = "is there stacked and layer by layer" if missing is None else f"lacks layer {missing}"
+            raise UserError(f"array {printable(name)} {what}: export the model anew")
+        names_of[name] = [by_layer[i] for i in sorted(by_layer)]
+    return names_of

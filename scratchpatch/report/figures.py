@@ -5,7 +5,6 @@ figure's name, it loads nothing, and its ink and ground follow the reader's ligh
 None or not finite are left out. Fonts and lines are in figures.mplstyle.
 """
 
-import dataclasses
 import html
 import io
 import math
@@ -13,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -33,8 +33,7 @@ _INK, _FAINT = "#010203", "#040506"
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One labelled curve or cloud; `notes` are short texts beside its points."""
 
     label: str

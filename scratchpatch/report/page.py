@@ -1,7 +1,6 @@
-"""The page of a run: one HTML file that loads nothing, made of what the run's folder holds.
+"""The page of a run: one HTML file that loads nothing, made of what the run's folder holds; its style is page.css.
 
-What is missing is named on the page together with the command that makes it; the rest is still shown. The page's
-style is page.css.
+What is missing is named on the page together with the command that makes it.
 """
 
 import html
@@ -41,12 +40,10 @@ ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "x
 
 
 def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None, suffix: str = "") -> Path:
-    """Write WORKDIR/report.html and return its path.
+    """Write WORKDIR/report.html, where there is a baseline beside that run, and return its path.
 
-    Args:
-      workdir: folder of the run.
-      baseline: another run's folder to compare with.
-      suffix: of the evaluation that the page shows, see `run_folder.evaluation_file`; the page's name has it too.
+    suffix: of the evaluation that the page shows, see `run_folder.evaluation_file`; the page's name has it too.
+
     Raises:
       UserError: a folder does not exist, the baseline has no evaluation, or metrics cannot be read.
       OSError: the page cannot be written; the one that is there stays.
@@ -126,9 +123,8 @@ def _where(what: str, run: RunFolder) -> str:
     step, size, documents, source, split = (
         _show(result.get(key)) for key in ("step", "bytes", "documents", "source", "split")
     )
-    beginning = ""
-    if result.get("max_bytes") is not None:
-        beginning = f" (of each source the first {_show(result['max_bytes'])})"
+    most = result.get("max_bytes")
+    beginning = f" (of each source the first {_show(most)})" if most is not None else ""
     return f"{what} at step {step} on {size} bytes{beginning} in {documents} documents of {source} ({split})."
 
 
@@ -249,10 +245,7 @@ def _commands(run: RunFolder) -> str:
 
 
 def _compared(run: RunFolder, other: RunFolder | None) -> list[tuple[str, dict]]:
-    """The run, the run without scratchpads and the baseline, as far as they are evaluated.
-
-    Each is a label and an evaluation, with `parameters` and the compressors' BPB beside its own numbers.
-    """
+    """(label, evaluation) of the run, the run without scratchpads and the baseline, as far as they are evaluated."""
     columns = [("this run", run, "validation"), ("without scratchpads, same weights", run, "without_scratchpads")]
     if other:
         columns.append((f"baseline {other.name}", other, "validation"))

@@ -25,16 +25,8 @@ from scratchpatch.training.metrics import read_metrics
 
 # A number that can be drawn; an evaluation writes None for what is no number.
 _Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)] | None
-_NUMBERS = (
-    "bpb",
-    "end_of_document_nats",
-    "entropy_head_bpb",
-    "trunk_calls_per_byte",
-    "scratchpads_per_byte",
-    "bytes_per_patch",
-    "flops_per_byte",
-    "kv_bytes_per_byte",
-)
+_RATES = ("trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte", "kv_bytes_per_byte")
+_NUMBERS = (*_RATES, "bpb", "end_of_document_nats", "entropy_head_bpb", "bytes_per_patch")
 _COUNTS = ("bytes", "documents", "compressed_bytes", "step", "max_bytes")
 
 

@@ -89,12 +89,7 @@ def table(results: list[dict]) -> str:
 
 
 def fingerprint(config, frozen) -> str:
-    """Checksum of an entropy model, its weights and the config that runs it; the same on every mesh.
-
-    Args:
-      config: of the model that decides by the entropies.
-      frozen: the part of that model's weights which holds the entropy model.
-    """
+    """Checksum of an entropy model, its weights (`frozen`) and the config that runs it; the same on every mesh."""
     fields = config_lib.flat(config_lib.entropy_model(config))
     fields = {k: v for k, v in fields.items() if k.startswith("model.") or k in ("data.window", "training.dtype")}
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=12)

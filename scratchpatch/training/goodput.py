@@ -50,11 +50,9 @@ class _Line(TypedDict, total=False):
 
 
 class Goodput:
-    """The clock of one start.
+    """The clock of one start of a process, which `began` by time.monotonic().
 
-    Args:
-      workdir: gets the lines; None: they are not written (of several processes one is enough).
-      began: when the process started, by time.monotonic().
+    workdir: gets the lines; None: they are not written (of several processes one is enough).
     """
 
     def __init__(self, workdir: Path | None, began: float):

@@ -41,8 +41,8 @@ class _Line(TypedDict, total=False):
 class MetricsWriter:
     """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files.
 
-    Args:
-      workdir: None: nothing is written, because another process of the run does it.
+    workdir: None: nothing is written, because another process of the run does it.
+
     Raises:
       UserError: metrics.jsonl is none, or cannot be written; `write` raises nothing.
     """
@@ -174,9 +174,7 @@ def _text(record: dict[str, Any]) -> bytes:
 class Measures:
     """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds.
 
-    Args:
-      learning_rate: by the step's index, computed on the host: asking a device would wait behind the step it runs.
-      devices: those of the run's mesh.
+    learning_rate: by the step's index, computed on the host: asking a device would wait behind the step it runs.
     """
 
     def __init__(self, config, learning_rate: Callable[[int], float], devices):

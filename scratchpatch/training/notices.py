@@ -43,15 +43,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class Notices:
-    """Listens to signals while it is open.
+    """Listens to signals while it is open. several: the run has other processes.
 
-    Args:
-      several: the run has other processes.
-
-    Attributes:
-      stopped_by: the signal that asked for the end, such as 'SIGINT'; '' as long as none did.
-      first_step: the first step has begun, so that stopping waits for the step.
-      watchdog: must be told what moves.
+    stopped_by: the signal that asked for the end, such as 'SIGINT'; '' as long as none did. first_step: the first step
+    has begun, so that stopping waits for the step. watchdog: must be told what moves.
     """
 
     def __init__(self, several: bool = False):

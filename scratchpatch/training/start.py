@@ -159,9 +159,8 @@ def given_weights(config, shardings) -> dict:
     A threshold stays as it was in `training.init_from`, unless the two configs name different ones: then it is the new
     config's. All processes must call this.
 
-    Args:
-      config: the new run's.
-      shardings: of its weights, see `model.weights.shardings`, or of those parts of them that are wanted.
+    shardings: of its weights, see `model.weights.shardings`, or of those parts of them that are wanted.
+
     Raises:
       UserError: nothing to load there, or the arrays of another model: names them.
     """
