@@ -113,7 +113,6 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _parse(verb: Verb, arguments: list[str]) -> flags.FlagValues:
-    """The parsed and checked flags of a verb."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     argv = values.read_flags_from_files([verb.name, *arguments], force_gnu=True)

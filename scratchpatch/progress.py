@@ -20,16 +20,11 @@ _SAMPLE_SECONDS = 0.5
 
 
 class Progress:
-    """Shows position, rate in kB/s, loss in BPB, and time left.
+    """Shows position, rate in kB/s, loss in BPB, and time left of work of `total` units, `first` of them done before.
 
     On a terminal a bar on standard error; elsewhere log lines: the first at once, then one every ten seconds or every
-    twentieth of the work, whichever is rarer. Use it as a context manager; leaving it logs a summary.
-
-    Args:
-      total: units of the whole work (steps, or bytes).
-      first: units already done when this starts.
-      unit: name of a unit; "B" where units are bytes.
-      shown: False says nothing: of several processes one is enough.
+    twentieth of the work, whichever is rarer. Use it as a context manager; leaving it logs a summary. unit: "B" where
+    units are bytes. shown: False says nothing: of several processes one is enough.
     """
 
     def __init__(self, total: int, first: int = 0, label: str = "training", unit: str = "steps", shown: bool = True):

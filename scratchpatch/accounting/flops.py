@@ -1,7 +1,6 @@
 """FLOPs per byte, by tier, of a forward pass and of training.
 
-A tier is a part of the model that is counted by itself: each of the byte tiers (encoder, entropy head, decoder), the
-trunk, and what else `TIERS` names. A matrix product counts 2 m n k, attention the keys that a query sees: counted over
+A matrix product counts 2 m n k, attention the keys that a query sees: counted over
 a batch (`trained`), or estimated for documents as long as the window. Norms, activations and look-ups of embeddings and
 n-grams count nothing. With commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling).
 """
@@ -100,8 +99,7 @@ def counted(sums: dict[str, float]) -> Work:
 def compiled(config, length: int) -> dict[str, float]:
     """Forward FLOPs per byte by tier that the compiled program runs: every slot and key that a mask hides included.
 
-    Where rows have so many slots that XLA's staircase attention is tiled, this is an upper bound: it leaves out tiles
-    of commits that no slot of a chunk sees.
+    An upper bound where XLA's staircase attention is tiled and leaves out tiles of commits that no slot sees.
     """
     commits, scratchpads = config_lib.slots(config, length)
     slots, keys = (commits + scratchpads) / length, _of_tiers(config, multiplied_keys, length)
@@ -115,7 +113,6 @@ def _of_tiers(config, keys: Callable[[int, int], float], length: int) -> dict[st
 
 
 def _forward(config, work: Work) -> dict[str, float]:
-    """Forward FLOPs per byte of this work by tier."""
     m, e = config.model, config.model.entropy_model
     d, big, slots, rows = m.d_byte, m.trunk.d_model, work.slots, config_lib.vocabulary(config).rows
     logits = 2 * d * rows

@@ -1,7 +1,6 @@
 """Speed and memory on this machine, each number beside its target.
 
-What is compared runs side by side: in one process, in turns, and the ratio is the median over the turns, so that a busy
-machine slows both sides alike.
+What is compared runs in one process, in turns, and the ratio is the median over the turns: others' work slows both.
 """
 
 from pathlib import Path
@@ -28,11 +27,10 @@ _QUICKSTART = Path(scratchpatch.__file__).parents[1] / "experiments" / "quicksta
 
 
 def run(what: str, config=None) -> dict:
-    """Measure one of MEASURES, or `all` of them, of an experiment (None: the quickstart).
+    """{"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...} of one of MEASURES, or of `all` of them.
 
-    Returns:
-      {"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...}, made of what JSON has. numbers: side ->
-      measure -> value.
+    numbers: side -> measure -> value. config: the experiment to measure; None: the quickstart.
+
     Raises:
       UserError: a config that does not hold together, or a bad source.
     """

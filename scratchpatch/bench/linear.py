@@ -75,8 +75,5 @@ def arrays(text: str) -> list[Array]:
 
 
 def squares(arrays: list[Array], length: int, widths: frozenset[int]) -> list[Array]:
-    """Arrays with two axes of `length` or more, the model's own widths not counted.
-
-    With a row's slots N for `length`, that is every [L x L], [L x N] and [N x N], but not the trunk's [N x P].
-    """
+    """Arrays with two axes of `length` (a row's slots) or more, the model's own widths not counted."""
     return [a for a in arrays if sum(n >= length and n not in widths for n in a.shape) >= 2]

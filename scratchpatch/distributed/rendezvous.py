@@ -27,11 +27,7 @@ class Rendezvous(NamedTuple):
 
 
 def parse(distributed: str) -> Rendezvous | None:
-    """What 'HOST:PORT,PROCESS,PROCESSES' names; None of 'none' and 'auto'.
-
-    Raises:
-      UserError: none of these, or a process beyond their number.
-    """
+    """What 'HOST:PORT,PROCESS,PROCESSES' names; None of 'none' and 'auto'. Raises UserError for anything else."""
     if distributed in ("none", "auto"):
         return None
     match = _EXPLICIT.fullmatch(distributed)
@@ -50,10 +46,7 @@ def of_jobset(environ: Mapping[str, str]) -> Rendezvous | None:
     """Where the pods of a JobSet meet that has no TPUs; None where this is no pod of one.
 
     JAX finds TPU pods itself, but of a JobSet of GPUs it counts the pods of one job alone, and asks the Kubernetes API
-    for them. A pod's name is JOBSET-REPLICATED_JOB-JOB-POD, below a service of the JobSet's name.
-
-    Raises:
-      UserError: some of the pod's variables are missing, or are no numbers.
+    for them. Raises UserError where some of the pod's variables are missing, or are no numbers.
     """
     if "JOBSET_NAME" not in environ or any(name in environ for name in _TPU_PODS):
         return None

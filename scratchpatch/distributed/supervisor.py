@@ -1,8 +1,7 @@
 """The processes of one machine as one: started together, stopped together, started anew from the last checkpoint.
 
 A killed worker leaves the others waiting in a collective, and a killed coordinator aborts them, so nothing less than
-all of them is restarted. A process that stops answering (see `heartbeat`) is killed with the rest.
-Free of JAX: the supervisor holds no device.
+all of them is restarted. Free of JAX: the supervisor holds no device.
 """
 
 import contextlib
@@ -42,15 +41,10 @@ class Death:
 class Supervisor:
     """Runs attempts until one ends well, or the budget of restarts is used up.
 
-    Args:
-      commands: called before each attempt; the command line of each process.
-      logs: a file per process, appended to.
-      restarts: attempts after the first that may fail in a row without progress.
-      progress: a number that grows when an attempt achieved something: the budget is then full again.
-      pause: seconds before the first restart; doubled by each, up to a minute.
-      grace: seconds that processes get to save and leave after SIGTERM.
-      silence: seconds without a heartbeat after which a process counts as stopped; None: the processes have none.
-      env: of the processes; None: this one's.
+    commands: called before each attempt; the command line of each process. restarts: attempts after the first that may
+    fail in a row without progress, a number that grows when an attempt achieved something. pause: seconds before the
+    first restart; doubled by each, up to a minute. grace: seconds that processes get to save and leave after SIGTERM.
+    silence: seconds without a heartbeat after which a process counts as stopped; None: the processes have none.
     """
 
     def __init__(
@@ -62,11 +56,9 @@ class Supervisor:
         pause: float = 1.0,
         grace: float = 120.0,
         silence: float | None = None,
-        env: dict[str, str] | None = None,
     ):
         self._commands, self._logs, self._restarts = commands, logs, restarts
         self._progress, self._pause, self._grace, self._silence = progress, pause, grace, silence
-        self._env = dict(os.environ) if env is None else env
         self._running: list[subprocess.Popen] = []
         self._pulses: list[Pulse] = []
         # When a signal asked for the end, and whether a second SIGINT asks for it at once.
@@ -128,7 +120,7 @@ class Supervisor:
     def _start(self, command: Sequence[str], log) -> None:
         pulse = Pulse()
         self._pulses.append(pulse)
-        env = self._env | (pulse.environment if self._silence is not None else {})
+        env = os.environ | (pulse.environment if self._silence is not None else {})
         # A wish to save waits until the process listens (see training.notices), and does not end it before.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         try:

@@ -50,13 +50,11 @@ def vacant(folder: str | Path) -> None:
 
 
 def export(lm, folder: str | Path, layout: str = "stacked") -> None:
-    """Write a model into a new or empty folder.
+    """Write a model (an `inference.LanguageModel`) into a new or empty folder.
 
     config.json comes last: a folder without one is no model, and is what a kill leaves. What fails leaves nothing.
+    layout: 'stacked': one array for a stack of layers; 'unstacked': one for each layer. `Exported` reads both.
 
-    Args:
-      lm: an `inference.LanguageModel`.
-      layout: 'stacked': one array for a stack of layers; 'unstacked': one for each layer. `Exported` reads both.
     Raises:
       UserError: the folder holds something, or cannot be written; or weights are not finite.
     """
@@ -91,9 +89,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
 
 
 class Exported:
-    """A folder that `export` wrote, its arrays not yet read.
-
-    step: optimizer steps behind the weights. abstract: the weights as jax.ShapeDtypeStructs.
+    """A folder that `export` wrote, its arrays not yet read; abstract: the weights as jax.ShapeDtypeStructs.
 
     Raises:
       UserError: no config, one that cannot be, or arrays that are missing, extra or misshapen: all of them named.
@@ -114,11 +110,7 @@ class Exported:
             )
 
     def prove(self) -> None:
-        """Read the arrays' file once, and compare it with the checksum in config.json, if that has one.
-
-        Raises:
-          UserError: it is not what was exported.
-        """
+        """Read the arrays' file once; raise UserError where it does not agree with a checksum in config.json."""
         if self._checksum and safetensors_folder.size_and_checksum(self._folder) != list(self._checksum):
             raise UserError(
                 f"{self._folder / safetensors_folder.FILE} is not what was exported (its size or checksum differs): "
@@ -127,10 +119,10 @@ class Exported:
             )
 
     def read(self, part: dict[str, Any]) -> dict[str, Any]:
-        """Arrays in place of the leaves of `part`.
+        """Arrays in place of the leaves of `part`, some top-level keys of `abstract`.
 
-        part: some top-level keys of `abstract`. A leaf's sharding says where its array goes, and each device reads its
-          own slice; without one it goes to the first device of this process.
+        A leaf's sharding says where its array goes, and each device reads its own slice; without one it goes to the
+        first device of this process.
         """
         leaves = [self._place(name, leaf) for name, leaf in weights_lib.named(part, ".").items()]
         return jax.tree.unflatten(jax.tree.structure(part), leaves)
@@ -161,7 +153,6 @@ class Exported:
 
 
 def _read_about(path: Path) -> tuple[Any, _About]:
-    """The checked config of an exported folder's config.json, and all that stands there."""
     try:
         return config_lib.document(path, _About)
     except FileNotFoundError as error:
@@ -186,11 +177,7 @@ def _unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _sources(names: Iterable[str]) -> dict[str, list[str]]:
-    """The stacked names of some arrays of either layout, each with the names of its layers in order, or its own alone.
-
-    Raises:
-      UserError: a layer between two others is missing.
-    """
+    """The stacked names of some arrays of either layout, each with its layers' names in order, or its own alone."""
     layers: dict[str, dict[int, str]] = {}
     names_of: dict[str, list[str]] = {}
     for name in names:

@@ -1,7 +1,7 @@
-"""The config.json of a Hugging Face BLT checkpoint, as a config of ours.
+"""The config.json of a Hugging Face BLT checkpoint, as a config of ours (format: transformers 5.24, `models/blt`).
 
-Facts of the format: transformers 5.24, `models/blt` (Apache-2.0). The classes below have the fields that are read, with
-their bounds and the defaults of transformers. A field of type Any can have one value alone, and is compared with it.
+The classes below have the fields that are read, with their bounds and the defaults of transformers. A field of type Any
+can have one value alone, and is compared with it.
 """
 
 import dataclasses
@@ -158,8 +158,7 @@ class HfConfig:
 def read(folder: str | Path, window: int, max_patch_bytes: int) -> HfConfig:
     """Read the config.json of a checkpoint folder; see `hf_blt.read` for the arguments.
 
-    Raises:
-      UserError: no config, or fields that are not supported, all of them named.
+    Raises UserError where there is none, or for fields that are not supported, all of them named.
     """
     path = Path(folder) / "config.json"
     try:

@@ -63,10 +63,7 @@ class SafetensorsFolder:
     def read(self, name: str, index: tuple[slice, ...] | None = None, dtype=np.float32) -> np.ndarray:
         """One array as `dtype`, or a piece of it; of the file no more is read than that.
 
-        index: a slice, of step 1, for each axis.
-
-        Raises:
-          UserError: the file is not what its header says.
+        index: a slice, of step 1, for each axis. Raises UserError where the file is not what its header says.
         """
         array = self._files[self._file_of[name]].read(name, index)
         # What a narrower type has no number for becomes infinite there.
@@ -110,7 +107,6 @@ def _single_file(folder: Path) -> Path:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Array to file, as an index says."""
     try:
         return json_files.read(index, _Index)["weight_map"]
     except json_files.Malformed as error:
@@ -120,7 +116,6 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _shards(index: Path, weight_map: Mapping[str, str]) -> dict[str, Path]:
-    """Name to path of the files that an index names."""
     paths: dict[str, Path] = {}
     for key, name in weight_map.items():
         if name not in paths:
@@ -136,13 +131,10 @@ def _shards(index: Path, weight_map: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _shard(folder: Path, name: str) -> Path:
-    """The path of a shard, by the name that an index has for it.
+    """The path of a shard, by the name that an index has for it. Raises ValueError where it leads out of the folder.
 
     The cache of Hugging Face's hub keeps its files in a folder `blobs`, and below `snapshots`, beside it, links to
     them: those are followed, and no others.
-
-    Raises:
-      ValueError: the name leads out of the folder.
     """
     inside = Path(os.path.realpath(folder))
     hub = next((above.parent for above in inside.parents if above.name == "snapshots"), None)

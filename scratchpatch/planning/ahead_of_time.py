@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from absl import logging
 from jax.experimental import topologies
 
 from scratchpatch import config as config_lib
@@ -52,13 +52,8 @@ def available() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def compile_step(
-    config, topology: Topology, full: bool = False, progress: Callable[[str], None] = lambda _: None
-) -> Compiled:
-    """Compile the train step of a config for a pod.
-
-    full: go on to the machine code, which finds what only the code generator refuses. progress: called with a line now
-    and then.
+def compile_step(config, topology: Topology, full: bool = False) -> Compiled:
+    """Compile the train step of a config for a pod; full: to the machine code.
 
     Raises:
       UserError: libtpu is missing, the config does not fit the pod's devices, or XLA refuses the program, and why.
@@ -76,7 +71,7 @@ def compile_step(
             command = [sys.executable, "-m", __spec__.name, *arguments]
             child = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | _ENVIRONMENT)
             try:
-                _wait(child, folder, full, lambda seconds: progress(f"compiling for {topology}: {seconds:.0f} s"))
+                _wait(child, folder, full, topology)
             finally:
                 child.kill()
                 child.wait()
@@ -91,8 +86,8 @@ def compile_step(
         return Compiled(program, assignment, time.monotonic() - began)
 
 
-def _wait(child: subprocess.Popen, folder: Path, full: bool, progress: Callable[[float], None]) -> None:
-    """Return once the child has ended, or has written all that a plan reads; progress is called with the seconds."""
+def _wait(child: subprocess.Popen, folder: Path, full: bool, topology: Topology) -> None:
+    """Return once the child has ended, or has written all that a plan reads."""
     began = last_progress = time.monotonic()
     while child.poll() is None:
         time.sleep(_POLL_SECONDS)
@@ -103,7 +98,7 @@ def _wait(child: subprocess.Popen, folder: Path, full: bool, progress: Callable[
                 return
         if time.monotonic() - last_progress > _PROGRESS_SECONDS:
             last_progress = time.monotonic()
-            progress(last_progress - began)
+            logging.info("compiling for %s: %.0f s", topology, last_progress - began)
 
 
 def _sizes(folder: Path) -> list[int]:

@@ -1,7 +1,6 @@
 """Whether a train step fits a pod, what it sends and how long it should take, before a chip is rented (README.md)."""
 
 import math
-from collections.abc import Callable
 
 from jax.sharding import AbstractMesh
 
@@ -21,16 +20,12 @@ from scratchpatch.planning.topology import Topology
 _ROOM, _TRIES = 0.95, 3
 
 
-def plan_tpu(
-    config, pod: Topology, full: bool = False, smallest: bool = True, progress: Callable[[str], None] = lambda _: None
-) -> dict:
-    """The plan of a config on a TPU pod.
+def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True) -> dict:
+    """The plan of a config on a TPU pod, to whose slices mesh.slice is set.
 
-    Args:
-      config: mesh.slice is set to the pod's slices.
-      full: compile to the end, machine code included.
-      smallest: look for the smallest pod of the kind that fits, by compiling for it.
-      progress: called with a line now and then.
+    full: compile to the end, machine code included. smallest: look for the smallest pod of the kind that fits, by
+    compiling for it.
+
     Returns:
       A dict: topology, slices, chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer, activations,
       temporaries, total}, hbm_bytes, flops_per_chip, useful_flops_per_chip, collectives {kind: {axes: bytes}},
@@ -42,7 +37,7 @@ def plan_tpu(
     """
     config = config_lib.from_flat(config_lib.flat(config) | {"mesh.slice": pod.slices})
     config_lib.check(config)
-    compiled = ahead_of_time.compile_step(config, pod, full, progress)
+    compiled = ahead_of_time.compile_step(config, pod, full)
     settled, parts = _settled(config, pod.devices)
     cost = _cost(settled, parts, "tpu")
     memory = hlo.memory(compiled.assignment)
@@ -58,7 +53,7 @@ def plan_tpu(
     collectives = hlo.collectives(compiled.program, _mesh(settled))
     plan = where | _plan(settled, parts, cost, held, pod.chip, hlo.totals(collectives), collectives)
     return plan | {
-        "smallest_topology": _smallest(settled, pod, plan, progress) if smallest else None,
+        "smallest_topology": _smallest(settled, pod, plan) if smallest else None,
         "compile_seconds": round(compiled.seconds, 1),
     }
 
@@ -91,7 +86,6 @@ def _settled(config, devices: int):
 
 
 def _mesh(config) -> dict[str, int]:
-    """Axis to size, in the order of the devices."""
     return {axis: config.mesh[axis] for axis in mesh_lib.AXES}
 
 
@@ -143,7 +137,7 @@ def _timing(config, cost: StepCost, chip: Chip, totals: dict) -> dict:
     }
 
 
-def _smallest(config, pod: Topology, plan: dict, progress: Callable[[str], None]) -> str | None:
+def _smallest(config, pod: Topology, plan: dict) -> str | None:
     """The smallest pod of the kind that holds the step, its rows in more parts where chips are fewer; None: none found.
 
     Memory per chip is guessed from that of the plan; what the guess lets pass is compiled, a few at most.
@@ -167,7 +161,7 @@ def _smallest(config, pod: Topology, plan: dict, progress: Callable[[str], None]
         tries -= 1
         try:
             smaller = config_lib.from_flat(config_lib.flat(config) | tried)
-            compiled = ahead_of_time.compile_step(smaller, candidate, progress=progress)
+            compiled = ahead_of_time.compile_step(smaller, candidate)
         except UserError:
             continue
         if sum(hlo.memory(compiled.assignment).values()) <= candidate.chip.memory:

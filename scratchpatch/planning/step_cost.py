@@ -1,7 +1,7 @@
-"""What one train step costs a chip: FLOPs, memory traffic and memory, by arithmetic alone.
+"""What one train step costs a chip: FLOPs, memory traffic and memory, by arithmetic alone: estimates for a plan.
 
-These are estimates for a plan, not measurements: matrix products are counted as the program runs them, padding, masked
-keys and recomputation included; the rest is the memory traffic of what XLA does not fuse into them.
+Matrix products are counted as the program runs them, padding, masked keys and recomputation included; the rest is the
+memory traffic of what XLA does not fuse into them.
 """
 
 import dataclasses
@@ -47,10 +47,7 @@ class StepCost:
 
 
 def step_cost(config, parts: int, fused: bool) -> StepCost:
-    """The cost of a step, its rows in so many parts, of a config whose mesh is settled.
-
-    fused: attention by a kernel that writes no logits.
-    """
+    """The cost of a step of a config with a settled mesh; fused: attention by a kernel that writes no logits."""
     length, shards = config.data.window, config.mesh.fsdp
     bytes_per_chip = config.training.batch_rows * length / math.prod(config.mesh.values())
     commits, scratchpads = account.rates(config)

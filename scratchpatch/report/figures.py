@@ -1,8 +1,7 @@
-"""Figures: plain data in, one SVG text out.
+"""Figures: plain data in, one SVG text out, the same for the same data.
 
-The same data gives the same text. The SVG stands alone as a file and also inlines into a page: its ids carry the
-figure's name, it loads nothing, and its ink and ground follow the reader's light or dark scheme. Points whose x or y is
-None or not finite are left out. Fonts and lines are in figures.mplstyle.
+An SVG stands alone as a file and also inlines into a page: its ids carry the figure's name, it loads nothing, and its
+ink and ground follow the reader's light or dark scheme. Points whose x or y is None or not finite are left out.
 """
 
 import html
@@ -42,9 +41,7 @@ class Series(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def loss_curves(
-    training: Sequence[Series], validation: Sequence[Series], bytes_per_step: int, name: str = "loss"
-) -> str:
+def loss_curves(training: Sequence[Series], validation: Sequence[Series], bytes_per_step: int) -> str:
     """BPB against the step (below) and the bytes read (above).
 
     `training` is drawn as the means of at most BINS bins of steps; `validation` keeps every point, marked.
@@ -65,7 +62,7 @@ def loss_curves(
         top.xaxis.set_major_locator(_ticks())
         top.spines["top"].set_visible(True)
 
-    return _svg(name, draw, "Loss curves: bits per byte against training steps")
+    return _svg("loss", draw, "Loss curves: bits per byte against training steps")
 
 
 def patch_lag(
@@ -82,7 +79,8 @@ def patch_lag(
     def draw(axes):
         for index, one in enumerate(_drawable(curves)):
             if len(one.x) == 1:
-                axes.axhline(one.y[0], color=_colour(index), linestyle=(0, (4, 3)), label=one.label)
+                colour = PALETTE[index % len(PALETTE)]
+                axes.axhline(one.y[0], color=colour, linestyle=(0, (4, 3)), label=one.label)
             else:
                 _plot(axes, index, one)
         axes.set_xlabel(x_label)
@@ -112,13 +110,9 @@ def compute_quality(
     return _svg(name, draw, f"Bits per byte against {x_label}")
 
 
-def _colour(index: int) -> str:
-    return PALETTE[index % len(PALETTE)]
-
-
 def _plot(axes, index: int, one: Series, **style) -> None:
     style = {"marker": _MARKERS[index % len(_MARKERS)]} | style
-    axes.plot(one.x, one.y, color=_colour(index), label=one.label, **style)
+    axes.plot(one.x, one.y, color=PALETTE[index % len(PALETTE)], label=one.label, **style)
 
 
 def _is_number(value) -> bool:

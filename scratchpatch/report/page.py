@@ -110,10 +110,9 @@ def _heading(run: RunFolder, other: RunFolder | None) -> str:
         reason = "for a loss or gradient that was not finite or a spike"
         lines.append(f"Steps skipped, {reason}: {len(skipped)} (batches {batches}).")
     notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines if line)
-    warning = ""
-    if any(line.get("causality") == "INVALID" for line in run.metrics):
-        warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>'
-    return f"<h1>{html.escape(run.name)}</h1>{notes}{warning}"
+    warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>'
+    leaks = any(line.get("causality") == "INVALID" for line in run.metrics)
+    return f"<h1>{html.escape(run.name)}</h1>{notes}{warning if leaks else ''}"
 
 
 def _where(what: str, run: RunFolder) -> str:
@@ -174,8 +173,8 @@ def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str
         return _figure(title, "", _missing(f"BPB against {label}", command("eval", run.path)))
     moved = [point for point in points if point.get("threshold") is not None]
     series = [_costs("entropy trigger, by threshold in nats", key, moved)]
-    for name, one in (("this run", run), (f"baseline {other.name}" if other else "", other)):
-        as_trained = [point for point in (one.result("sweep") if one else ()) if point.get("threshold") is None]
+    for name, one in [("this run", run)] + ([(f"baseline {other.name}", other)] if other else []):
+        as_trained = [point for point in one.result("sweep") or () if point.get("threshold") is None]
         series.append(_costs(name, key, as_trained))
     note = f"BPB against {label}" + (", on the same weights: the threshold moves after training." if moved else ".")
     size, whole = points[0].get("bytes"), run.result("validation").get("bytes")
@@ -253,7 +252,6 @@ def _compared(run: RunFolder, other: RunFolder | None) -> list[tuple[str, dict]]
 
 
 def _shared(run: RunFolder) -> dict:
-    """What all evaluations of a run on its validation text have in common."""
     result = run.result("validation")
     return (result.get("compressors") or {}) | {
         "parameters": run.evaluation.get("account", {}).get("parameters", {}).get("total"),

@@ -1,8 +1,8 @@
 """A passage of text with its patches: bytes shaded by entropy, one rendering for pages and one for terminals.
 
-All 256 byte values are shown and none reaches the reader raw: a printable character stands for itself, a newline is
-⏎, a tab ⇥, any other byte its hex value as ‹0a›. A character of several bytes is shown on the first of them, unless a
-patch ends or a scratchpad fires inside it: then each byte shows its hex value.
+None of the 256 byte values reaches the reader raw: a newline is ⏎, a tab ⇥, what is not printable its hex value as
+‹0a›. A character of several bytes is shown on the first of them, unless a patch ends or a scratchpad fires inside it:
+then each byte shows its hex value.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A file that a run appends to, and that is never a reason for the run to stop. Free of JAX.
 
 What cannot be written (a full disk, no permission) is one warning, stays in memory, and is tried again a few seconds
-later, in order; the log says when the file is written again, and what it lacks. A piece is written whole or not at all:
-half of one is taken back, so that a disk which has room again never glues two of them together.
+later, in order. Half of a piece is taken back, so that a disk with room again never glues two of them together.
 """
 
 import collections

@@ -38,13 +38,11 @@ _COPIED_BYTES = 1 << 30
 
 
 def train(config, workdir, began: float | None = None, notices: Notices | None = None) -> bool:
-    """Train `config` into `workdir`, or go on with the run that is there.
+    """Train `config` into `workdir`, or go on with the run that is there: whether the last step is done.
 
-    Args:
-      began: when the process started, by time.monotonic(); None: now.
-      notices: what signals ask, listened to already; None: from here on.
-    Returns:
-      Whether the last step is done; else a signal stopped the run, saved.
+    Else a signal stopped the run, saved. began: when the process started, by time.monotonic(). notices: what signals
+    ask, listened to already.
+
     Raises:
       UserError: a bad config or source, a workdir of another experiment, a model that fails the audit, or
         training.bad_steps skipped steps in a row.
@@ -185,7 +183,8 @@ class _Run:
                 self._record(*pending, progress)
             pending = index, sums
             done = index + 1
-            saving, validating = (self._due(every, done) for every in (training.checkpoint_every, training.eval_every))
+            intervals = (training.checkpoint_every, training.eval_every)
+            saving, validating = (done == training.steps or every > 0 and done % every == 0 for every in intervals)
             asked = self.notices.save_at(done)
             if saving or asked or validating:
                 self._record(*pending, progress)
@@ -206,9 +205,6 @@ class _Run:
         with self.goodput.spent("checkpoint"):
             self.checkpoints.save(int(state["step"]), state)
         return state
-
-    def _due(self, every: int, done: int) -> bool:
-        return done == self.config.training.steps or (every > 0 and done % every == 0)
 
     def _record(self, index: int, sums, progress: Progress) -> None:
         """Write the metrics of a step that the device has been given time to finish."""
@@ -234,7 +230,6 @@ class _Run:
         return scores
 
     def _validation(self, weights, done: int) -> tuple[float, int]:
-        """(bits per byte, bytes) of the text to validate on."""
         model = self.model
         self.model = model.with_weights(weights, done) if model else LanguageModel(self.config, weights, done)
         tally = bpb.Tally(config_lib.vocabulary(self.config))
@@ -247,8 +242,8 @@ class _Run:
     def _ask(self, state, question):
         """question(weights), the same answer in every process.
 
-        The first process answers for all, from a copy, where the model is small: the others would compile the same
-        programs once more. A larger model is asked where it lies, by all.
+        Where the model is small, the first process answers for all, from a copy: the others would compile the same
+        programs.
         """
         weights = weights_lib.select(state)
         if jax.process_count() == 1 or sum(x.nbytes for x in jax.tree.leaves(weights)) > _COPIED_BYTES:
@@ -266,5 +261,4 @@ class _Run:
 
 
 def _agree_on(name: str, streams) -> None:
-    """Raise UserError where another process reads other text under the same sources."""
     processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})

@@ -41,10 +41,8 @@ class _Line(TypedDict, total=False):
 class MetricsWriter:
     """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files.
 
-    workdir: None: nothing is written, because another process of the run does it.
-
-    Raises:
-      UserError: metrics.jsonl is none, or cannot be written; `write` raises nothing.
+    workdir: None: nothing is written, because another process of the run does it. Raises UserError where metrics.jsonl
+    is none, or cannot be written; `write` raises nothing.
     """
 
     def __init__(self, workdir: str | Path | None):
@@ -126,8 +124,6 @@ class MetricsWriter:
 def read_metrics(workdir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of training and those of validation, in the order written; None where a number was not finite.
 
-    A last line that is still being written is left out.
-
     Raises:
       UserError: there is no metrics.jsonl, or a line of it is none of metrics.
     """
@@ -174,7 +170,7 @@ def _text(record: dict[str, Any]) -> bytes:
 class Measures:
     """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds.
 
-    learning_rate: by the step's index, computed on the host: asking a device would wait behind the step it runs.
+    learning_rate: by the step's index, on the host: asking a device would wait behind the step it runs.
     """
 
     def __init__(self, config, learning_rate: Callable[[int], float], devices):

@@ -6,8 +6,7 @@
 A signal that was ignored when the process started (nohup, a job in the background) stays ignored. Any of several
 processes may get a signal: all of them stop, or save, at one step.
 
-The watchdog is a thread that prints where every thread stands once nothing has moved for some minutes. A process that a
-signal asked to end, and in which nothing has moved since for as long, it ends with exit code 128 + signal, unsaved.
+The watchdog ends a process that stands still after a signal with exit code 128 + signal, unsaved.
 What moves is the loop (`moved`), and bytes that the process reads or writes: saving 100 GB to a slow disk takes as long
 as it takes. Before the first step the processor's time counts too, for compiling does nothing else; but not for the
 end. This module is free of JAX until the run asks, because a signal may come while JAX is being imported.
@@ -153,10 +152,7 @@ def _library_handler(number: int) -> Callable[[int], None] | None:
 
 
 class Watchdog:
-    """Looks on while it is open. several: the run has other processes.
-
-    heard: called in the watchdog's thread with the first of the signals STOPPING that comes.
-    """
+    """Looks on while it is open. several: the run has other processes. heard: told of the first of STOPPING."""
 
     def __init__(self, heard: Callable[[int], None] = lambda number: None):
         self._heard_of, self.several = heard, False

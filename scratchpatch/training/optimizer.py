@@ -1,7 +1,6 @@
-"""AdamW, and the numbers that each of its steps is taken with: functions of the config and of the step's index alone.
+"""AdamW, and the numbers that each of its steps is taken with: functions of the config and of the step's index.
 
-Nothing of `optimizer.*` is compiled into the step or decides which arrays the optimizer's state has, so each field may
-change when a run resumes.
+Nothing of `optimizer.*` is compiled into the step, so each field may change when a run resumes.
 """
 
 import math

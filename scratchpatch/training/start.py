@@ -47,9 +47,7 @@ class Start(NamedTuple):
 
 @contextlib.contextmanager
 def owned_workdir(config, workdir: Path) -> Iterator[None]:
-    """Hold the workdir alone, with the files that say which run it is.
-
-    A first start that fails inside takes its files away again: the config or text that failed is about to be mended.
+    """Hold the workdir alone, with the files that say which run it is; a first start that fails inside removes them.
 
     Raises:
       UserError: the folder is no workdir, belongs to another experiment, is in use, or cannot be written.
@@ -76,8 +74,7 @@ def owned_workdir(config, workdir: Path) -> Iterator[None]:
 def restore(config, checkpoints: Checkpoints, abstract_state: dict[str, Any]) -> Start:
     """The step and the state from which the run goes on, the same in every process; each array where its sharding says.
 
-    Raises:
-      UserError: a checkpoint that cannot be used, by name.
+    Raises UserError for a checkpoint that cannot be used, by name.
     """
     restored = checkpoints.restore_latest(abstract_state)
     processes.agree({"the checkpoint to go on from": str(restored.step if restored else 0)})
@@ -97,10 +94,8 @@ def branch_point(config) -> tuple[Path, int] | None:
 def begin_branch(config, workdir: Path) -> None:
     """Give the workdir of a branch the histories of the other run, up to the step of the branch.
 
-    Once the branch has a checkpoint of its own, the other run is not read any more.
-
-    Raises:
-      UserError: there is no such run, it is another experiment, or the branch would have no step to do.
+    Once the branch has a checkpoint of its own, the other run is not read any more. Raises UserError where there is no
+    such run, it is another experiment, or the branch would have no step to do.
     """
     point = branch_point(config)
     if point is None or CheckpointReader(workdir / "checkpoints").steps():
@@ -135,8 +130,7 @@ def begin_branch(config, workdir: Path) -> None:
 def restore_branch(config, abstract_state: dict[str, Any]) -> Restored | None:
     """The state that a branch starts from; None: the run is no branch.
 
-    Raises:
-      UserError: no such step, with those that there are; a damaged one; or other arrays, which are named.
+    Raises UserError for no such step, with those that there are, a damaged one, or other arrays, which are named.
     """
     point = branch_point(config)
     if point is None:
@@ -157,9 +151,7 @@ def given_weights(config, shardings) -> dict:
     """The parts of a new run's weights that are not random, each device with its own share; there may be none.
 
     A threshold stays as it was in `training.init_from`, unless the two configs name different ones: then it is the new
-    config's. All processes must call this.
-
-    shardings: of its weights, see `model.weights.shardings`, or of those parts of them that are wanted.
+    config's. All processes must call this. shardings: of all weights or of those parts that are wanted.
 
     Raises:
       UserError: nothing to load there, or the arrays of another model: names them.
@@ -187,7 +179,6 @@ def _whole_model(config, shardings) -> dict:
 
 
 def _entropy_model(config, shardings) -> dict:
-    """The parameters of the run in `model.entropy_model.workdir`."""
     workdir = config.model.entropy_model.workdir
     if not workdir:
         raise UserError(

@@ -19,8 +19,7 @@ from scratchpatch.training.appended import Appended
 class EventFiles:
     """Writes into a folder, after each start or truncation a new file. `write` never raises.
 
-    Raises:
-      UserError: the package is missing; names the command that installs it.
+    Raises UserError where the package is missing, with the command that installs it.
     """
 
     def __init__(self, folder: Path):
@@ -67,6 +66,5 @@ class EventFiles:
     def _record(self, event) -> bytes:
         """An event as a file of TensorBoard holds it: size and data, each with its checksum."""
         data = event.SerializeToString()
-        size = struct.pack("<Q", len(data))
-        checksums = [struct.pack("<I", self._checksum(piece)) for piece in (size, data)]
-        return b"".join((size, checksums[0], data, checksums[1]))
+        pieces = struct.pack("<Q", len(data)), data
+        return b"".join(piece + struct.pack("<I", self._checksum(piece)) for piece in pieces)
