@@ -29,5 +29,3 @@ class Vocabulary:
 
 # The 256 byte values, BOS and PAD.
 BYTES = Vocabulary(size=258, bos=256, pad=257, rows=264, bytes_per_token=1, dtype=np.dtype(np.uint8))
-
-BOS, PAD, SIZE, ROWS = BYTES.bos, BYTES.pad, BYTES.size, BYTES.rows

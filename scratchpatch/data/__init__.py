@@ -1,1 +1,1 @@
-"""From text on disk to batches: sources -> documents -> splits -> shards -> stream -> windows -> batches (README.md)."""
+"""From text on disk to batches: sources -> documents -> splits -> shards -> stream -> windows -> batches."""

@@ -1,7 +1,6 @@
 """A model with its weights, as a function of documents.
 
-Legend: R rows, L positions of a row, T tokens of a stream, n bytes of a
-document.
+Legend: R rows, L positions of a row, T tokens of a stream, n bytes of a document.
 """
 
 from __future__ import annotations
@@ -126,11 +125,10 @@ class LanguageModel:
     def override(self, changes: dict[str, Any] | None = None, **more: Any) -> LanguageModel:
         """A copy with other config fields on the same parameters.
 
-        Fields are dotted names, given as a dict or as `**{'trigger.threshold': 1.0}`;
-        an underscore pair stands for the dot in keywords: `trigger__threshold=1.0`.
-        A threshold that is named holds as it is: without a controller (gain 0)
-        and without a budget (capacity 1), unless those are named too. Further
-        values of it compile nothing.
+        Fields are dotted names, given as a dict or as `**{'trigger.threshold': 1.0}`; an underscore pair stands for the
+        dot in keywords: `trigger__threshold=1.0`.
+        A threshold that is named holds as it is: without a controller (gain 0) and without a budget (capacity 1),
+        unless those are named too. Further values of it compile nothing.
 
         Raises:
           UserError: an unknown field, a bad value, or a change that needs other parameters.

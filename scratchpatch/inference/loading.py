@@ -19,7 +19,6 @@ from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import hf_blt
 from scratchpatch.interop.export import Exported
-from scratchpatch.model import finite
 from scratchpatch.model import weights as weights_lib
 
 
@@ -58,7 +57,7 @@ def find(folder: str | Path, step: int | None = None) -> Trained:
         processes.first(exported.prove)
 
         def read_exported(part: dict[str, Any]) -> dict[str, Any]:
-            return finite.checked(processes.together(lambda: exported.read(part)), str(folder))
+            return weights_lib.finite(processes.together(lambda: exported.read(part)), str(folder))
 
         return Trained(exported.config, exported.step, exported.abstract, read_exported)
     config = processes.together(lambda: workdir_lib.load_config(folder))
@@ -75,7 +74,7 @@ def find(folder: str | Path, step: int | None = None) -> Trained:
                     raise
                 trained.step = processes.first(lambda: reader.whole(None, abstract))
             else:
-                return finite.checked(state, f"{folder}, step {trained.step}")
+                return weights_lib.finite(state, f"{folder}, step {trained.step}")
         raise reader.outrun()
 
     trained = Trained(config, processes.first(lambda: reader.whole(step, abstract)), abstract, read_checkpoint)

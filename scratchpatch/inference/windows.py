@@ -1,9 +1,8 @@
 """Documents longer than the window, scored by overlapping windows.
 
 Window k reads positions [k * stride, k * stride + L) with stride L // 2, and
-answers for those that no earlier window reached: every position is answered
-once and sees at least half a window of context where it exists. A row that
-begins inside a document counts its patches from the row's start.
+answers for those that no earlier window reached: every position is answered once and sees at least half a window of
+context where it exists. A row that begins inside a document counts its patches from the row's start.
 
 Legend: T tokens of a stream, R rows, L positions of a row.
 """

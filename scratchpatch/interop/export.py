@@ -23,7 +23,6 @@ from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
 from scratchpatch.interop import safetensors_folder
 from scratchpatch.interop.safetensors_folder import SafetensorsFolder, printable
-from scratchpatch.model import finite
 from scratchpatch.model import weights as weights_lib
 
 # `model.stack.Stack` keeps its layers under this name; a layer may have a part called block of its own.
@@ -62,7 +61,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
     vacant(folder)
     about = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "step": lm.step}
     about["config"] = config_lib.flat(lm.config)
-    weights = weights_lib.named(finite.checked(lm.weights, "the model"), ".")
+    weights = weights_lib.named(weights_lib.finite(lm.weights, "the model"), ".")
     arrays = {name: np.asarray(x) for name, x in weights.items()}
     is_new = not folder.exists()
     try:

@@ -22,8 +22,7 @@ __all__ = ["block_size", "platform", "staircase", "window"]
 def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: str = "auto") -> jax.Array:
     """Slot i reads commits j with begin_i <= j < end_i, and itself.
 
-    The first `commits` slots are the commits: keys and values of scratchpads
-    serve no slot but their own.
+    The first `commits` slots are the commits: keys and values of scratchpads serve no slot but their own.
 
     Args:
       q_BNHK: queries.

@@ -1,12 +1,10 @@
 """Attention of each query to a range of keys and to a key of its own, around a kernel that knows ranges alone.
 
-The kernel's result and the query's own value are merged by their log-sum-exps.
-A log-sum-exp that a kernel returns carries no gradient, so the whole is one
-custom_vjp: the kernel's backward pass is given the merged result and
+The kernel's result and the query's own value are merged by their log-sum-exps. A log-sum-exp that a kernel returns
+carries no gradient, so the whole is one custom_vjp: the kernel's backward pass is given the merged result and
 log-sum-exp, with which its gradients come out right (arXiv 2310.01889).
 
-Legend: B rows, N queries, S keys, G key-value heads, R query heads per
-key-value head, H = G * R heads, K head width.
+Legend: B rows, N queries, S keys, G key-value heads, R query heads per key-value head, H = G * R heads, K head width.
 """
 
 import functools

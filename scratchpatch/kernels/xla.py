@@ -150,9 +150,8 @@ def _seen(logits, begin_BC, end_BC, j):
 def _tiled(q, k, v, own_k, own_v, ranges):
     """Chunks of queries against blocks of commits, softmax carried along (arXiv 2205.14135).
 
-    What is kept for the backward pass grows with N alone: the result and the
-    log-sum-exp. A block that is left out, or masked for a slot, changes no bit
-    of what the slot gets.
+    What is kept for the backward pass grows with N alone: the result and the log-sum-exp. A block that is left out, or
+    masked for a slot, changes no bit of what the slot gets.
 
     Args:
       q: [n, B, G, R, C, K]. k, v: [B, G, P, K]. own_k, own_v: [n, B, G, C, K].

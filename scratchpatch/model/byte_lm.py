@@ -1,7 +1,6 @@
 """The byte-level language model with scratchpads.
 
-Legend: B rows, L byte positions, N slots, P commits, D trunk width, d byte
-width, V vocabulary.
+Legend: B rows, L byte positions, N slots, P commits, D trunk width, d byte width, V vocabulary.
 """
 
 import dataclasses

@@ -57,9 +57,8 @@ class CrossBlock(nnx.Module):
 class Decoder(nnx.Module):
     """Context of the latest slot, if there is a trunk, joined to the byte states; window layers, logits.
 
-    add: the context, projected, is added at the input. cross_attention: every
-    layer reads the slot's k vectors (BLT, arXiv 2412.09871, section 3.3).
-    Until a document's first slot, bytes read a learned null context.
+    add: the context, projected, is added at the input. cross_attention: every layer reads the slot's k vectors (BLT,
+    arXiv 2412.09871, section 3.3). Until a document's first slot, bytes read a learned null context.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):

@@ -1,11 +1,9 @@
 """From tokens to byte states: embeddings of bytes and of hashed n-grams, and the encoder's window layers.
 
-N-grams are hashed as in BLT (arXiv 2412.09871, section 3.2.1). An n-gram's
-hash is the sum of id * prime^j in 64-bit two's complement, the
-oldest byte at power 0, reduced to a table row by a floor modulus. Ids are
-BLT's: BOS 1, byte b is b + 4, and 0 left of the document, so that no n-gram
-reads another document. JAX's integers are 32 bits wide: the sum is kept in
-limbs of 16 bits.
+N-grams are hashed as in BLT (arXiv 2412.09871, section 3.2.1). An n-gram's hash is the sum of id * prime^j in 64-bit
+two's complement, the oldest byte at power 0, reduced to a table row by a floor modulus. Ids are BLT's:
+BOS 1, byte b is b + 4, and 0 left of the document, so that no n-gram reads another document. JAX's integers are 32 bits
+wide: the sum is kept in limbs of 16 bits.
 
 Legend: B rows, L byte positions, X kinds of n-grams, d byte width.
 """

@@ -40,8 +40,7 @@ def entropy(logits_BLV: jax.Array) -> jax.Array:
 class EntropyHead(nnx.Module):
     """Window layers on the encoder's states, and next-byte logits (arXiv 2605.09630, app. B.3).
 
-    It does not depend on the patch layout, so every decision is known before
-    the trunk runs.
+    It does not depend on the patch layout, so every decision is known before the trunk runs.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):

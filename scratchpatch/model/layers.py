@@ -1,8 +1,7 @@
 """Parts that every tier is built of.
 
-Legend: B rows, T positions (bytes or slots), d width, H heads, G key-value
-heads, K head width, h hidden width. Of a projection: x [..., i] of any number
-of axes, kernel [i, o].
+Legend: B rows, T positions (bytes or slots), d width, H heads, G key-value heads, K head width, h hidden width. Of a
+projection: x [..., i] of any number of axes, kernel [i, o].
 """
 
 import functools

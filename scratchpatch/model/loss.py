@@ -29,11 +29,9 @@ def count_targets(tokens_BM: jax.Array, vocabulary: Vocabulary) -> jax.Array:
 def sums(config, output: Output, targets_BL) -> dict[str, jax.Array]:
     """Scalars that add up over rows, parts and hosts.
 
-    nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of
-    documents; bytes, ends, positions: how many of each. documents: that have a
-    position in the rows; patching_threshold, trigger_threshold: nats, those at
-    which they ended, or left their row, PAD not counted. encoder_keys
-    and so on: see `keys`.
+    nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of documents; bytes, ends, positions: how
+    many of each. documents: that have a position in the rows; patching_threshold, trigger_threshold: nats, those at
+    which they ended, or left their row, PAD not counted. encoder_keys and so on: see `keys`.
     """
     layout, rows = output.layout, output.layout.rows
     is_byte_BL, is_end_BL = targets_BL < rows.vocabulary.bos, targets_BL == rows.vocabulary.bos
@@ -63,10 +61,9 @@ def sums(config, output: Output, targets_BL) -> dict[str, jax.Array]:
 def keys(config, layout: Layout) -> dict[str, jax.Array]:
     """Scalars: what attention really reads, keys of other documents and of padding left out.
 
-    encoder_keys, entropy_keys, decoder_keys: that the positions see in a layer
-    of the encoder (or the entropy head), the entropy model, the decoder;
-    trunk_keys: that the slots see, each itself among them; pool_keys: bytes
-    that the slots pool.
+    encoder_keys, entropy_keys, decoder_keys: that the positions see in a layer of the encoder (or the entropy head),
+    the entropy model, the decoder;
+    trunk_keys: that the slots see, each itself among them; pool_keys: bytes that the slots pool.
     """
     m, rows, slots = config.model, layout.rows, layout.slots
 

@@ -65,11 +65,10 @@ class Pooling(nnx.Module):
     """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last` or `max_query`.
 
     cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are
-    our choice. max_query: BLT (arXiv 2412.09871, section 3.2.2): queries from
-    the maximum of the states over the patch, their results joined; the states
-    themselves are not normalised first. last_state (ours): a projection of the
-    slot's last byte state is added, since a pooled vector forgets which byte it
-    stands at. Of a patch longer than M bytes, the last M are read.
+    our choice. max_query: BLT (arXiv 2412.09871, section 3.2.2): queries from the maximum of the states over the patch,
+    their results joined; the states themselves are not normalised first. last_state (ours): a projection of the slot's
+    last byte state is added, since a pooled vector forgets which byte it stands at. Of a patch longer than M bytes, the
+    last M are read.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):

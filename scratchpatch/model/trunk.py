@@ -13,8 +13,7 @@ from scratchpatch.patching.layout import Layout
 class Trunk(nnx.Module):
     """Each slot reads the commits before it in its document, and itself.
 
-    Its RoPE position is the number of those commits, so a scratchpad stands
-    where its patch's commit will stand.
+    Its RoPE position is the number of those commits, so a scratchpad stands where its patch's commit will stand.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):

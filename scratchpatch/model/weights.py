@@ -1,11 +1,12 @@
 """A model as a static definition and plain trees of arrays.
 
-`weights` is {'params': what gradients change, 'thresholds': what training
-carries along} and, where the model has an entropy model of its own, 'frozen':
-what nothing changes. Each is a nested dict of arrays.
+`weights` is {'params': what gradients change, 'thresholds': what training carries along} and, where the model has an
+entropy model of its own, 'frozen': what nothing changes. Each is a nested dict of arrays.
 """
 
+import contextlib
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,11 @@ from ml_collections import FrozenConfigDict
 
 from scratchpatch import compilation_cache, sharding
 from scratchpatch import config as config_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold
 
+_SHOWN = 3  # arrays that a message names
 PARTS = ("params", "thresholds", "frozen")
 
 
@@ -121,3 +124,44 @@ def named(weights, separator: str) -> dict:
     """Path to leaf, in the order of jax.tree.leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(weights)
     return {jax.tree_util.keystr(path, simple=True, separator=separator): x for path, x in leaves}
+
+
+def finite(weights: dict[str, Any], where: str) -> dict[str, Any]:
+    """The weights, or some of their parts, as they are, if a model can compute with them. All processes must ask.
+
+    An infinite threshold stays: it is one that every entropy, or none, exceeds.
+
+    Args:
+      where: they come from, for the message.
+    Raises:
+      UserError: numbers that are not finite; names the arrays.
+    """
+    names = list(named(weights, "."))
+    if not names:
+        return weights
+    mesh = mesh_lib.of(weights)
+    with jax.set_mesh(mesh) if mesh is not None else contextlib.nullcontext():
+        are_finite = jax.device_get(_compiled_check(mesh)(weights))
+    bad = [name for name, fine in zip(names, are_finite, strict=True) if not fine]
+    if bad:
+        shown = ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more arrays" if bad[_SHOWN:] else "")
+        raise UserError(
+            f"the weights of {where} hold NaN or infinite numbers, in {shown}: use those of another step, or train anew"
+        )
+    return weights
+
+
+@functools.lru_cache
+def _compiled_check(mesh):
+    """Whether each array is fine, in the order of jax.tree.leaves: bool [arrays]."""
+
+    def fine(weights):
+        return jnp.stack(
+            [
+                (~jnp.isnan(x) if part == "thresholds" else jnp.isfinite(x)).all()
+                for part in sorted(weights)
+                for x in jax.tree.leaves(weights[part])
+            ]
+        )
+
+    return jax.jit(fine, out_shardings=mesh_lib.everywhere(mesh), compiler_options=compilation_cache.quick())

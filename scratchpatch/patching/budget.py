@@ -1,9 +1,8 @@
 """A causal budget, private to each document.
 
-Static slot arrays need a bound on commits and scratchpads. By byte n a
-document may have made floor(capacity * (n - bos + 1)) of each: the sum over a
-row never exceeds capacity * L, no document can take another's share, and
-nothing looks ahead. Legend: B rows, L byte positions.
+Static slot arrays need a bound on commits and scratchpads. By byte n a document may have made
+floor(capacity * (n - bos + 1)) of each: the sum over a row never exceeds capacity * L, no document can take another's
+share, and nothing looks ahead. Legend: B rows, L byte positions.
 """
 
 from fractions import Fraction
@@ -19,9 +18,8 @@ _NEVER = -(1 << 20)  # below any credit that a row can gather
 def grant(request_BL: jax.Array, rows: Rows, capacity: Fraction) -> jax.Array:
     """bool [B, L]: the requests that the budget can pay, first come first served.
 
-    The slack y (credits gathered minus requests granted) obeys Lindley's
-    recursion y' = max(y + credit - request, 0), restarted at each document.
-    Maps y -> max(y + a, b) compose, so it is an associative scan.
+    The slack y (credits gathered minus requests granted) obeys Lindley's recursion y' = max(y + credit - request, 0),
+    restarted at each document. Maps y -> max(y + a, b) compose, so it is an associative scan.
     """
     if capacity >= 1:
         return request_BL

@@ -22,28 +22,22 @@ LOWEST = 1e-4
 def fire(score_BL, eligible_BL, rows: Rows, threshold, gain: float, rate: float):
     """Where eligible bytes fire, and the threshold that each byte was held against.
 
-    With gain 0: `score > threshold`. With gain > 0 the logarithm of the
-    threshold is carried along each document, from `threshold` at its start,
-    and after every CHUNK bytes of the document moves by
-    `gain * (fired - rate * CHUNK)`, so a decision depends on earlier bytes of
-    its own document alone. It rests at PAD.
+    With gain 0: `score > threshold`. With gain > 0 the logarithm of the threshold is carried along each document, from
+    `threshold` at its start, and after every CHUNK bytes of the document moves by `gain * (fired - rate * CHUNK)`, so a
+    decision depends on earlier bytes of its own document alone. It rests at PAD.
 
-    It does not wind up. Where nothing fires it falls, but never by more than
-    `gain * SLACK` below the document's start (nor below LOWEST nats): as far as
-    SLACK unwanted firings lift it. So once text is hard enough that every byte
-    fires, the threshold of the start is back after the chunk in which the text
-    turned and SLACK / (1 - rate) more bytes, rounded up to whole chunks: 192
-    bytes at a rate of 0.25, whatever the gain. Where too much fires it rises to
-    the logarithm of the vocabulary's rows at most, which no entropy and no jump
-    exceeds; from that `highest`, where nothing fires, it falls to a start of
-    t nats within ln(highest / t) / (gain * rate * CHUNK) chunks, rounded up.
+    It does not wind up. Where nothing fires it falls, but never by more than `gain * SLACK` below the document's start
+    (nor below LOWEST nats): as far as SLACK unwanted firings lift it. So once text is hard enough that every byte
+    fires, the threshold of the start is back after the chunk in which the text turned and SLACK / (1 - rate) more
+    bytes, rounded up to whole chunks: 192 bytes at a rate of 0.25, whatever the gain. Where too much fires it rises to
+    the logarithm of the vocabulary's rows at most, which no entropy and no jump exceeds; from that `highest`, where
+    nothing fires, it falls to a start of t nats within ln(highest / t) / (gain * rate * CHUNK) chunks, rounded up.
 
     Args:
       score_BL: float32 [B, L], nats.
       eligible_BL: bool [B, L], False at PAD.
       rows: of the batch.
-      threshold: float32 scalar, nats; under a controller taken as at least
-        LOWEST and at most `highest`.
+      threshold: float32 scalar, nats; under a controller taken as at least LOWEST and at most `highest`.
       gain: change of the log threshold per unwanted firing.
       rate: wanted firings per byte.
     Returns:

@@ -11,9 +11,8 @@ from scratchpatch.patching.scores import Signals
 def request(patching, rows: Rows, signals: Signals, threshold):
     """Where the patchifier asks for a commit, before the budget.
 
-    A decision at n depends on bytes <= n of its document. The open patch at
-    the end of a document is not closed because a BOS follows: that would tell
-    the model that the document ends.
+    A decision at n depends on bytes <= n of its document. The open patch at the end of a document is not closed because
+    a BOS follows: that would tell the model that the document ends.
 
     Args:
       patching: the config's section.

@@ -35,9 +35,8 @@ def entropy_jump(entropy_BL: jax.Array, rows: Rows) -> jax.Array:
 def word_end(rows: Rows) -> jax.Array:
     """SpaceByte's rule: the first space-like byte after one that is not; bool [B, L].
 
-    Space-like: ASCII that is no letter and no digit, and UTF-8 lead bytes
-    (0xC0 and above). Continuation bytes are not. Source: SpaceByte (arXiv
-    2404.14408, section 3).
+    Space-like: ASCII that is no letter and no digit, and UTF-8 lead bytes (0xC0 and above). Continuation bytes are not.
+    Source: SpaceByte (arXiv 2404.14408, section 3).
     """
     t = rows.tokens_BL
     letter = ((t >= 0x41) & (t <= 0x5A)) | ((t >= 0x61) & (t <= 0x7A))

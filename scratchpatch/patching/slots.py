@@ -1,8 +1,7 @@
 """Slots: the trunk queries of a row, in arrays of static size.
 
-Legend: B rows, L byte positions, P commits, S scratchpads, N = P + S slots.
-Commits come first, then scratchpads, each in byte order, so that the trunk's
-keys and values are a static slice.
+Legend: B rows, L byte positions, P commits, S scratchpads, N = P + S slots. Commits come first, then scratchpads, each
+in byte order, so that the trunk's keys and values are a static slice.
 """
 
 import dataclasses
