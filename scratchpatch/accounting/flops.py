@@ -1,8 +1,8 @@
 """FLOPs per byte, by tier, of a forward pass and of training.
 
-A matrix product counts 2 m n k, attention the keys that a query sees: counted over
-a batch (`trained`), or estimated for documents as long as the window. Norms, activations and look-ups of embeddings and
-n-grams count nothing. With commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling).
+A matrix product counts 2 m n k, attention the keys that a query sees: counted over a batch (`trained`), or estimated
+for documents as long as the window. Norms, activations and look-ups of embeddings and n-grams count nothing. With
+commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling).
 """
 
 import dataclasses
