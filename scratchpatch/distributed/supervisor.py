@@ -56,9 +56,11 @@ class Supervisor:
         pause: float = 1.0,
         grace: float = 120.0,
         silence: float | None = None,
+        env: dict[str, str] | None = None,
     ):
         self._commands, self._logs, self._restarts = commands, logs, restarts
         self._progress, self._pause, self._grace, self._silence = progress, pause, grace, silence
+        self._env = dict(os.environ) if env is None else env
         self._running: list[subprocess.Popen] = []
         self._pulses: list[Pulse] = []
         # When a signal asked for the end, and whether a second SIGINT asks for it at once.
@@ -120,7 +122,7 @@ class Supervisor:
     def _start(self, command: Sequence[str], log) -> None:
         pulse = Pulse()
         self._pulses.append(pulse)
-        env = os.environ | (pulse.environment if self._silence is not None else {})
+        env = self._env | (pulse.environment if self._silence is not None else {})
         # A wish to save waits until the process listens (see training.notices), and does not end it before.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         try:
