@@ -111,8 +111,7 @@ class _Run:
             state = self.trainer.init(given) | given
         if self.config.data.entropies:
             self.batches.open_entropies(entropies.fingerprint(self.config, state["frozen"]))
-        logging.info("\n%s", account.text(account.account(self.config)))
-        self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
+        self._describe(state)
         with self.goodput.spent("compile"):
             step = compiling.result()
         if memory := step.memory_analysis():
@@ -238,6 +237,10 @@ class _Run:
                 tally.add(positions)
                 self.notices.watchdog.moved()
         return tally.bpb if tally.bpb is not None else math.nan, int(tally.sums["bytes"])
+
+    def _describe(self, state) -> None:
+        logging.info("\n%s", account.text(account.account(self.config)))
+        self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
 
     def _ask(self, state, question):
         """question(weights), the same answer in every process.
