@@ -1,8 +1,7 @@
 """The command line: `scratchpatch VERB --flag=value ...`.
 
-Here are parsing, help and exit codes; the verbs themselves are in verbs/. A UserError while flags are read is wrong
-usage (exit 2); one from a verb at work is a failure (exit 1). Both print one line and no traceback; any other exception
-is a defect and keeps its traceback.
+A UserError while flags are read is wrong usage (exit 2); one from a verb at work is a failure (exit 1). Both print one
+line and no traceback; any other exception is a defect and keeps its traceback.
 """
 
 import contextlib
@@ -92,7 +91,11 @@ def _dispatch(argv: list[str]) -> int:
     except RecursionError:
         return _complain(f"a flag's value is nested too deep {see}", WRONG_USAGE)
     try:
-        return _run(verb, values)
+        answer = Answer()
+        with contextlib.redirect_stdout(sys.stderr):
+            code = verb.run(values, answer)
+        answer.end()
+        return code or DONE
     except UserError as error:
         return _complain(str(error), FAILED)
     except BrokenPipeError:
@@ -102,15 +105,14 @@ def _dispatch(argv: list[str]) -> int:
         return _complain(reason if error.filename is None else f"{error.filename}: {reason}", FAILED)
     except MemoryError as error:
         size = f" ({error})" if str(error) else ""
-        advice = "a smaller batch, window or model needs less"
-        return _complain(f"this machine's memory does not suffice{size}: {advice}", FAILED)
+        fault = f"this machine's memory does not suffice{size}: a smaller batch, window or model needs less"
+        return _complain(fault, FAILED)
     except RecursionError as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return _complain(f"something that was read is nested too deep ({last.filename}:{last.lineno})", FAILED)
 
 
 def _parse(verb: Verb, arguments: list[str]) -> flags.FlagValues:
-    """The parsed and checked flags of a verb."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     argv = values.read_flags_from_files([verb.name, *arguments], force_gnu=True)
@@ -129,14 +131,6 @@ def _parse(verb: Verb, arguments: list[str]) -> flags.FlagValues:
         config_lib.check(values.config)
     verb.check(values)
     return values
-
-
-def _run(verb: Verb, values: flags.FlagValues) -> int:
-    answer = Answer()
-    with contextlib.redirect_stdout(sys.stderr):
-        code = verb.run(values, answer)
-    answer.end()
-    return code or DONE
 
 
 def _help() -> str:

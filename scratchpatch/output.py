@@ -20,8 +20,7 @@ _ERRORS = "scratchpatch"
 def escaped(text: str, keep: str = "") -> str:
     """The text without characters that steer a terminal, or that no encoding has: `\\x1b` in their place.
 
-    Those are control and format characters (also those that turn the direction of a line), line breaks, and the bytes
-    of a file's name that are no UTF-8. The characters of `keep` stay all the same.
+    Those are control and format characters, line breaks, and the bytes of a file's name that are no UTF-8; not `keep`.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
 
@@ -93,9 +92,8 @@ def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
-    if "\udc80" <= character <= "\udcff":
-        return bytes([ord(character) - 0xDC00]), error.start + 1
-    return _escape(character), error.start + 1
+    is_byte = "\udc80" <= character <= "\udcff"
+    return bytes([ord(character) - 0xDC00]) if is_byte else _escape(character), error.start + 1
 
 
 codecs.register_error(_ERRORS, _encode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import sys
 import time
 
@@ -19,17 +20,11 @@ _SAMPLE_SECONDS = 0.5
 
 
 class Progress:
-    """Shows position, rate in kB/s, loss in BPB, and time left.
+    """Shows position, rate in kB/s, loss in BPB, and time left of work of `total` units, `first` of them done before.
 
     On a terminal a bar on standard error; elsewhere log lines: the first at once, then one every ten seconds or every
-    twentieth of the work, whichever is rarer. Use it as a context manager; leaving it logs a summary.
-
-    Args:
-      total: units of the whole work (steps, or bytes).
-      first: units already done when this starts.
-      label: what the work is, in a word.
-      unit: name of a unit; "B" where units are bytes.
-      shown: False says nothing: of several processes one is enough.
+    twentieth of the work, whichever is rarer. Use it as a context manager; leaving it logs a summary. unit: "B" where
+    units are bytes. shown: False says nothing: of several processes one is enough.
     """
 
     def __init__(self, total: int, first: int = 0, label: str = "training", unit: str = "steps", shown: bool = True):
@@ -39,7 +34,7 @@ class Progress:
         self._bpb: float | None = None
         self._start = time.monotonic()
         self._samples: collections.deque[tuple[float, int, int]] = collections.deque()
-        self._line_time, self._line_done = None, first
+        self._line_time = self._line_done = -math.inf
         self._bar, self._shown = None, shown
 
     def __enter__(self) -> Progress:
@@ -78,7 +73,10 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(measures.removeprefix(", "), refresh=False)
             self._bar.update(units)
-        elif self._line_due(now):
+        elif (
+            self._done - self._line_done >= _LINE_SHARE * (self._total - self._first)
+            and now - self._line_time >= _LINE_SECONDS
+        ):
             self._line_time, self._line_done = now, self._done
             logging.info("%s: %s%s", self._label, self._position(), measures)
 
@@ -89,12 +87,6 @@ class Progress:
         logging.info("%s", text)
         if self._bar is not None:
             self._bar.refresh()
-
-    def _line_due(self, now: float) -> bool:
-        if self._line_time is None:
-            return True
-        enough = self._done - self._line_done >= _LINE_SHARE * (self._total - self._first)
-        return enough and now - self._line_time >= _LINE_SECONDS
 
     def _position(self) -> str:
         share = 100 * self._done / self._total if self._total else 100

@@ -5,12 +5,13 @@ from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.output import quantity
 
+_NAMES = ("parameters", "inference_flops_per_byte", "training_flops_per_byte")
+
 
 def rates(config) -> tuple[float, float]:
-    """Commits and scratchpads per byte that a config aims at.
+    """Commits and scratchpads per byte that a config aims at; none without a trunk.
 
-    Exact for byte, fixed, stride and every; the target for random and for entropies; the budget for white space, which
-    depends on the text; none without a trunk.
+    Exact for byte, fixed, stride and every; the target for random and for entropies; the budget for white space.
     """
     if config.model.trunk.kind == "none":
         return 0.0, 0.0
@@ -39,12 +40,9 @@ def account(config) -> dict:
     config_lib.check(config)
     commits, scratchpads = rates(config)
     window = config.data.window
-    by_tier = {
-        "parameters": parameters(config),
-        "inference_flops_per_byte": flops.inference(config, commits, scratchpads, window),
-        "training_flops_per_byte": flops.training(config, commits, scratchpads, window),
-    }
-    return {name: tiers | {"total": sum(tiers.values())} for name, tiers in by_tier.items()} | {
+    inference, training = (f(config, commits, scratchpads, window) for f in (flops.inference, flops.training))
+    tiers = (parameters(config), inference, training)
+    return {name: by_tier | {"total": sum(by_tier.values())} for name, by_tier in zip(_NAMES, tiers, strict=True)} | {
         "trunk_calls_per_byte": commits + scratchpads,
         "commits_per_byte": commits,
         "scratchpads_per_byte": scratchpads,
@@ -55,11 +53,10 @@ def account(config) -> dict:
 
 def text(accounted: dict) -> str:
     """An account as people read it."""
-    names = ("parameters", "inference_flops_per_byte", "training_flops_per_byte")
     lines = [f"{'tier':<14}{'parameters':>12}{'inference FLOPs/byte':>22}{'training FLOPs/byte':>22}"]
     for tier in (*flops.TIERS, "total"):
         if tier in accounted["parameters"]:
-            count, inference, training = (quantity(accounted[name].get(tier, 0.0)) for name in names)
+            count, inference, training = (quantity(accounted[name].get(tier, 0.0)) for name in _NAMES)
             lines.append(f"{tier:<14}{count:>12}{inference:>22}{training:>22}")
     lines += [
         f"trunk calls per byte {accounted['trunk_calls_per_byte']:.4f} = {accounted['commits_per_byte']:.4f} commits "

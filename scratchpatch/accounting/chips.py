@@ -9,11 +9,11 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of JAX.
+    """One device of JAX. kind: part of its device_kind. flops: dense bf16 per second, without sparsity.
 
-    kind: part of its device_kind. flops: dense bf16 per second, without sparsity. memory: bytes that a program can
-    have. bandwidth: bytes per second of its memory. ici: bytes per second that it sends along one ring of its own
-    network (TPU: both directions of one axis; GPU: NVLink). dcn: the same between slices or nodes.
+    memory: bytes that a program can have. bandwidth: bytes per second of its memory. ici: bytes per second that it
+    sends along one ring of its own network (TPU: both directions of one axis; GPU: NVLink). dcn: between slices or
+    nodes.
     """
 
     name: str
@@ -43,10 +43,9 @@ NAMES = tuple(dict.fromkeys(chip.name for chip in CHIPS))
 
 def named(name: str) -> Chip:
     """The chip of a name such as v5p or h200. Raises UserError for one that is not known."""
-    for chip in CHIPS:
-        if chip.name == name:
-            return chip
-    raise UserError(f"no chip {name!r} is known; known are {', '.join(NAMES)}")
+    if name not in NAMES:
+        raise UserError(f"no chip {name!r} is known; known are {', '.join(NAMES)}")
+    return next(chip for chip in CHIPS if chip.name == name)
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -1,12 +1,12 @@
 """FLOPs per byte, by tier, of a forward pass and of training.
 
-A tier is a part of the model that is counted by itself: each of the byte tiers (encoder, entropy head, decoder), the
-trunk, and what else `TIERS` names. A matrix product counts 2 m n k, attention the keys that a query sees: counted over
-a batch (`trained`), or estimated for documents as long as the window. Norms, activations and look-ups of embeddings and
-n-grams count nothing. With commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling).
+A matrix product counts 2 m n k, attention the keys that a query sees: counted over a batch (`trained`), or estimated
+for documents as long as the window. Norms, activations and look-ups of embeddings and n-grams count nothing. With
+commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling).
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from scratchpatch import config as config_lib
 from scratchpatch.kernels import attention
@@ -79,13 +79,10 @@ def expected(config, commits_per_byte: float, scratchpads_per_byte: float, windo
     A query of the trunk sees half of a window's commits, and itself; a commit pools its whole patch; a scratchpad
     stands anywhere inside it but at its last byte, and pools half of it.
     """
-    m, patch = config.model, 1 / max(commits_per_byte, 1 / window)
-    pooled = min(patch, config_lib.patch_limit(config))
+    pooled = min(1 / max(commits_per_byte, 1 / window), config_lib.patch_limit(config))
     return Work(
         slots=commits_per_byte + scratchpads_per_byte,
-        encoder_keys=_visible_keys(m.encoder.window, window),
-        entropy_keys=_visible_keys(m.entropy_model.window, window),
-        decoder_keys=_visible_keys(m.decoder.window, window),
+        **_of_tiers(config, _visible_keys, window),
         trunk_keys=commits_per_byte * window / 2 + 1,
         pool_keys=commits_per_byte * pooled + scratchpads_per_byte * pooled / 2,
     )
@@ -102,24 +99,20 @@ def counted(sums: dict[str, float]) -> Work:
 def compiled(config, length: int) -> dict[str, float]:
     """Forward FLOPs per byte by tier that the compiled program runs: every slot and key that a mask hides included.
 
-    Where rows have so many slots that XLA's staircase attention is tiled, this is an upper bound: it leaves out tiles
-    of commits that no slot of a chunk sees.
+    An upper bound where XLA's staircase attention is tiled and leaves out tiles of commits that no slot sees.
     """
-    m, (commits, scratchpads) = config.model, config_lib.slots(config, length)
-    slots = (commits + scratchpads) / length
-    work = Work(
-        slots=slots,
-        encoder_keys=multiplied_keys(m.encoder.window, length),
-        entropy_keys=multiplied_keys(m.entropy_model.window, length),
-        decoder_keys=multiplied_keys(m.decoder.window, length),
-        trunk_keys=commits + 1,
-        pool_keys=slots * config_lib.patch_limit(config),
-    )
-    return _forward(config, work)
+    commits, scratchpads = config_lib.slots(config, length)
+    slots, keys = (commits + scratchpads) / length, _of_tiers(config, multiplied_keys, length)
+    pool_keys = slots * config_lib.patch_limit(config)
+    return _forward(config, Work(slots=slots, **keys, trunk_keys=commits + 1, pool_keys=pool_keys))
+
+
+def _of_tiers(config, keys: Callable[[int, int], float], length: int) -> dict[str, float]:
+    tiers = {"encoder": "encoder", "entropy": "entropy_model", "decoder": "decoder"}
+    return {f"{name}_keys": keys(config.model[tier].window, length) for name, tier in tiers.items()}
 
 
 def _forward(config, work: Work) -> dict[str, float]:
-    """Forward FLOPs per byte of this work by tier."""
     m, e = config.model, config.model.entropy_model
     d, big, slots, rows = m.d_byte, m.trunk.d_model, work.slots, config_lib.vocabulary(config).rows
     logits = 2 * d * rows

@@ -1,7 +1,6 @@
 """Speed and memory on this machine, each number beside its target.
 
-What is compared runs side by side: in one process, in turns, and the ratio is the median over the turns, so that a busy
-machine slows both sides alike.
+What is compared runs in one process, in turns, and the ratio is the median over the turns: others' work slows both.
 """
 
 from pathlib import Path
@@ -28,14 +27,10 @@ _QUICKSTART = Path(scratchpatch.__file__).parents[1] / "experiments" / "quicksta
 
 
 def run(what: str, config=None) -> dict:
-    """Measure one of MEASURES, or `all` of them.
+    """{"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...} of one of MEASURES, or of `all` of them.
 
-    Args:
-      what: the name.
-      config: the experiment to measure; None: the quickstart's.
-    Returns:
-      {"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...}, made of what JSON has. numbers: side ->
-      measure -> value.
+    numbers: side -> measure -> value. config: the experiment to measure; None: the quickstart.
+
     Raises:
       UserError: a config that does not hold together, or a bad source.
     """
@@ -65,4 +60,4 @@ def quickstart() -> ml_collections.ConfigDict:
         "trigger.rate": 3 / 16,
         "trigger.gain": 0.01,
     }
-    return config_lib.from_flat(config_lib.flat(config_lib.default()) | fields)
+    return config_lib.from_flat(fields)

@@ -1,7 +1,6 @@
-"""The peer: a train step of transformers' BLT on torch, of a size that is asked for.
+"""The peer: a train step of transformers' BLT on torch (the optional extra `peer`), of a size that is asked for.
 
-Patch lengths are given, so no entropy model runs inside it. Both packages are the optional extra `peer`; nothing else
-imports them.
+Patch lengths are given, so no entropy model runs inside it.
 """
 
 import os
@@ -25,21 +24,12 @@ class Blt:
 
     The tiers have the widths, depths, heads and local window of `config`, as far as BLT has them; hash tables, which
     cost it no multiplication, make up for the parameters that only the config's model has.
-
-    Attributes:
-      parameters: how many.
-      bytes: input positions of a step.
-      state_bytes: of parameters and moments.
-      trunk_calls_per_byte: of its global transformer.
     """
 
     def __init__(self, config, patch_bytes: int, parameters: int, tokens_BM, parts: int = 1):
-        """Args:
-          config: the experiment to build a peer of.
-          patch_bytes: bytes per patch, behind the first patch of one byte that BLT needs.
-          parameters: how many it should have, hash tables included.
-          tokens_BM: int [B, L + 1], rows of a batch.
-          parts: that the rows are computed in, one after the other.
+        """patch_bytes: per patch, behind the first one of one byte. parameters: how many it should have.
+
+        tokens_BM: int [B, L + 1], rows of a batch. parts: that the rows are computed in, one after the other.
 
         Raises:
           UserError: BLT of these widths has more parameters than that, even with the smallest hash tables.

@@ -42,9 +42,8 @@ def _numbers(config, fields: dict) -> dict[str, float]:
     while (passed := time.perf_counter() - began) < _SECONDS:
         next(steps)
         count += 1
-    rate = count * config.training.batch_rows * config.data.window / passed / 1e6
     return {
-        "megabytes_per_second": rate,
+        "megabytes_per_second": count * config.training.batch_rows * config.data.window / passed / 1e6,
         "batches": count,
         "rows": batches.rows,
         "window_bytes": config.data.window,

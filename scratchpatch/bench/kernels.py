@@ -26,7 +26,7 @@ def measure(config) -> Result:
     """Time and memory of value and gradient, for one row of the config's trunk and of its encoder."""
     numbers, notes = {}, {}
     for length in _WINDOWS:
-        for name, make in {"staircase": _staircase, "window": _window}.items():
+        for name, make in (("staircase", _staircase), ("window", _window)):
             measured, refusals = _side_by_side(*make(config, length))
             for side, values in measured.items():
                 numbers.setdefault(side, {}).update({f"{name}_{length}_{key}": value for key, value in values.items()})

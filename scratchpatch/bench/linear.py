@@ -47,14 +47,8 @@ def measure(config) -> Result:
 
 def at_window(config, window: int, step_bytes: int):
     """`config` with rows of `window` bytes, `step_bytes` of them in a step, on one device."""
-    fields = {
-        "data.window": window,
-        "training.batch_rows": max(step_bytes // window, 1),
-        "training.accumulation": 1,
-        "mesh.data": 1,
-        "mesh.fsdp": 1,
-        "mesh.tensor": 1,
-    }
+    fields = dict.fromkeys(("training.accumulation", "mesh.data", "mesh.fsdp", "mesh.tensor"), 1)
+    fields |= {"data.window": window, "training.batch_rows": max(step_bytes // window, 1)}
     return config_lib.from_flat(config_lib.flat(config) | fields)
 
 
@@ -81,9 +75,5 @@ def arrays(text: str) -> list[Array]:
 
 
 def squares(arrays: list[Array], length: int, widths: frozenset[int]) -> list[Array]:
-    """Arrays with two axes of `length` or more, the model's own widths not counted.
-
-    With the number of slots N of a row for `length`, that is every [L x L], [L x N] and [N x N]; the trunk's [N x P]
-    has one such axis alone.
-    """
+    """Arrays with two axes of `length` (a row's slots) or more, the model's own widths not counted."""
     return [a for a in arrays if sum(n >= length and n not in widths for n in a.shape) >= 2]

@@ -1,7 +1,6 @@
 """`python -m scratchpatch.bench.peak`: resident memory of one side of `bench peer`, in a process of its own.
 
-Reads one JSON object from standard input, prints one. The resident memory is that of /proc: what getrusage reports of a
-child begins with its parent's.
+It reads one JSON object from standard input and prints one. What getrusage reports of a child begins with its parent's.
 """
 
 import ctypes
@@ -57,8 +56,7 @@ def main() -> None:
     for _ in range(_STEPS):
         step()
     peak = resident("VmHWM")
-    # What stays between steps beside parameters and moments (code, traces, freed memory in pieces) does not grow with
-    # the model or the batch.
+    # What else stays between steps (code, traces, freed memory in pieces) does not grow with the model or the batch.
     memory = {"step_memory": peak - rest + step.state_bytes, "process": max(peak, started) - before}
     print(json.dumps({f"{name}_megabytes": value / 1e6 for name, value in memory.items()}))
 

@@ -18,10 +18,7 @@ _SECONDS = 20.0
 
 
 def measure(config) -> Result:
-    """Bytes/s and peak memory of the config's model and of its patches alone, each beside a BLT.
-
-    Skipped where torch or transformers is missing.
-    """
+    """Bytes/s and peak memory of the config's model and of its patches alone, each beside a BLT."""
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         fix = "pip install torch==2.13.0, then pip install transformers"
@@ -31,12 +28,10 @@ def measure(config) -> Result:
     numbers, targets = {}, []
     for name, ours in {"scratchpads": config, "patches alone": patches_alone(config)}.items():
         subject, batch, patch_bytes = Subject(ours), Batches(ours).batch(0), blt.patch_bytes(ours)
-        parts = {"ours": ours.training.accumulation, "blt": 1}
-        if ours.training.accumulation > 1:
-            parts["blt in parts"] = ours.training.accumulation
-        steps = {"ours": subject}
-        for side in [side for side in parts if side != "ours"]:
-            steps[side] = blt.Blt(ours, patch_bytes, subject.parameters, batch, parts[side])
+        accumulation = ours.training.accumulation
+        parts = {"blt": 1} | ({"blt in parts": accumulation} if accumulation > 1 else {})
+        steps = {side: blt.Blt(ours, patch_bytes, subject.parameters, batch, count) for side, count in parts.items()}
+        steps, parts = {"ours": subject} | steps, {"ours": accumulation} | parts
         times, memory = results.take_turns(steps, _SECONDS), {}
         for side, step in steps.items():
             arguments = None if side == "ours" else [patch_bytes, subject.parameters, parts[side]]
@@ -76,10 +71,7 @@ def patches_alone(config):
 def peak_memory(side: str, config, blt: list[int] | None) -> dict[str, float]:
     """Resident memory of one side's steps and of its whole process since the imports, in MB: what `peak` prints.
 
-    blt: bytes per patch, parameters and parts of a BLT; None: the step is ours.
-
-    Raises:
-      UserError: the process failed; its last line.
+    blt: bytes per patch, parameters and parts of a BLT; None: the step is ours. Raises UserError where it fails.
     """
     task = json.dumps({"config": config_lib.flat(config), "blt": blt})
     # Large blocks go back to the system when freed: what is resident is what is in use.

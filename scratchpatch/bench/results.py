@@ -60,11 +60,11 @@ def machine() -> dict:
     }
 
 
+@dataclasses.dataclass(frozen=True)
 class Times:
     """Seconds per call: name -> one number for every turn."""
 
-    def __init__(self, seconds: dict[str, list[float]]):
-        self.seconds = seconds
+    seconds: dict[str, list[float]]
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
@@ -116,10 +116,10 @@ def _body(result: dict) -> list[str]:
         cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
         lines.append("  " + "  ".join([measure.ljust(widths[0]), *cells]))
     for target in result["targets"]:
-        word = "at least" if "at_least" in target else "at most"
-        bound = target.get("at_least", target.get("at_most"))
+        bound = "at_least" if "at_least" in target else "at_most"
+        wanted = f"{bound.replace('_', ' ')} {_cell(target[bound])}"
         mark = "\u2713" if target["met"] else "\u2717"
-        lines.append(f"  {mark} {target['name']}: {_cell(target['value'])} (wanted {word} {_cell(bound)})")
+        lines.append(f"  {mark} {target['name']}: {_cell(target['value'])} (wanted {wanted})")
     return lines + [f"  {note}" for note in result["notes"]]
 
 

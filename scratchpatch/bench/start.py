@@ -29,10 +29,7 @@ _STAGES = {
 
 
 def measure(config) -> Result:
-    """Seconds to the first step, cold and warm, and where they go.
-
-    Cold: no compiled program and no data index at hand. Warm: both.
-    """
+    """Seconds to the first step, cold and warm, and where they go."""
     with tempfile.TemporaryDirectory(prefix="scratchpatch-bench-") as folder:
         runs = {name: first_step(config, Path(folder), name) for name in ("cold", "warm")}
     cold, warm = (run.seconds() for run in runs.values())
@@ -49,14 +46,9 @@ def measure(config) -> Result:
 
 
 def first_step(config, folder: Path, name: str) -> Clock:
-    """Run `scratchpatch train` on one step in a child process and stop it once that step is finished.
+    """Run `scratchpatch train` on one step in a child process; stop it after that, or raise UserError where it fails.
 
-    Args:
-      config: the experiment.
-      folder: holds the run, and the caches for a later call.
-      name: of the run.
-    Raises:
-      UserError: the child failed, or took too long.
+    folder: holds the run of this name, and the caches for a later call.
     """
     file, workdir = folder / f"{name}.py", folder / name
     write_config(config, file)
@@ -90,8 +82,8 @@ class Clock:
 
     def run(self, command: list[str], environment: dict[str, str], metrics: Path) -> None:
         """Start the child, wait for its first metrics, kill it."""
-        began, pipe = time.monotonic(), subprocess.PIPE
-        streams = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": subprocess.STDOUT}
+        began = time.monotonic()
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         child = subprocess.Popen(command, **streams, text=True, errors="replace", env=environment)
 
         def read() -> None:

@@ -3,6 +3,7 @@
 Free of JAX: the supervisor holds no device, and a process beats before it has one.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -34,11 +35,7 @@ def _beat(pipe: int) -> None:
 
 
 class Pulse:
-    """The supervisor's end of one process's pipe.
-
-    Attributes:
-      environment: to be added to the process's own; pipe: file descriptor that it inherits.
-    """
+    """The supervisor's end of the pipe that a process inherits; `environment` is added to the process's own."""
 
     def __init__(self):
         self._end, self.pipe = os.pipe()
@@ -52,11 +49,9 @@ class Pulse:
 
     def silence(self) -> float:
         """Seconds since the last beat, or since this was made."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             while os.read(self._end, 4096):
                 self._heard = time.monotonic()
-        except BlockingIOError:
-            pass
         return time.monotonic() - self._heard
 
     def close(self) -> None:

@@ -24,9 +24,7 @@ ROW_AXES = ("slice", "data", "fsdp", "tensor")
 def sizes(config, devices: int) -> dict[str, int]:
     """Axis to size, with the devices that the others leave for the axis that is -1.
 
-    Raises:
-      UserError: the axes do not fit the number of devices, or the rows of a
-        step do not divide over them.
+    Raises UserError where the axes do not fit the number of devices, or rows of a step do not divide over them.
     """
     shape = {axis: config.mesh[axis] for axis in AXES}
     named = " x ".join(f"mesh.{axis}={size}" for axis, size in shape.items() if size > 1)
@@ -54,8 +52,7 @@ def sizes(config, devices: int) -> dict[str, int]:
 def make(config, devices: Sequence | None = None) -> Mesh:
     """The mesh that `config.mesh` names, over `devices` (default: all).
 
-    Raises:
-      UserError: see `sizes`; or mesh.slice is not the number of TPU slices.
+    Raises UserError as `sizes` does, and where mesh.slice is not the number of TPU slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = tuple(sizes(config, len(devices)).values())
@@ -66,8 +63,7 @@ def make(config, devices: Sequence | None = None) -> Mesh:
 def over(config, devices: int) -> Mesh:
     """The mesh on which a trained model is used: its parameters spread over so many devices of this process.
 
-    Raises:
-      UserError: there are fewer.
+    Raises UserError where there are fewer.
     """
     here = jax.local_devices()
     if devices > len(here):

@@ -18,7 +18,6 @@ import numpy as np
 from absl import logging
 from jax._src import distributed
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import output
 from scratchpatch.distributed import rendezvous
@@ -46,11 +45,8 @@ _rounds: collections.Counter[str] = collections.Counter()
 
 
 def start(distributed: str) -> None:
-    """Join the other processes of the run. Call it before anything asks JAX for devices.
+    """Join the other processes of the run (see `rendezvous`). Call it before anything asks JAX for devices.
 
-    Args:
-      distributed: 'none': one process; 'auto': as JAX finds them (TPU slices, SLURM), or
-        as a JobSet's pods are told (see `rendezvous.of_jobset`); else see `rendezvous.parse`.
     Raises:
       UserError: nothing to be found, with what was looked for, or the coordinator does not answer.
     """
@@ -87,13 +83,7 @@ def is_first() -> bool:
 
 
 def agree(what: dict[str, str]) -> None:
-    """Compare texts that must be the same in every process.
-
-    Args:
-      what: name, for the message, to text.
-    Raises:
-      UserError: in every process, naming a process that differs from the first, and in what.
-    """
+    """Raise UserError in every process unless these texts (by names for the message) are the same in all of them."""
     if jax.process_count() == 1:
         return
     digests = [hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest() for text in what.values()]
@@ -110,13 +100,9 @@ def agree(what: dict[str, str]) -> None:
 def first(decide: Callable[[], T], name: str = "first") -> T:
     """What the first process decides, in all of them: they wait for it, as long as it takes.
 
-    The answer goes through the coordinator, so that none of them need read from a shared disk what was just written
-    there, and no collective of their devices runs out of patience.
+    decide: gives a value as JSON has it. name: of the kind of question; those of one kind must be asked in the same
+    order by every process, so by one of its threads.
 
-    Args:
-      decide: gives a value as JSON has it.
-      name: of the kind of question; those of one kind must be asked in the same order by every process, so by one of
-        its threads.
     Raises:
       UserError: of `decide`, in every process. Whatever else `decide` raises goes on in the first process; in the
         others it is a UserError that says what it was, or a KeyboardInterrupt as it is.
@@ -130,11 +116,7 @@ def first(decide: Callable[[], T], name: str = "first") -> T:
 def gather(find: Callable[[], T], name: str) -> list[T]:
     """What each process finds, by process, in the first one; in the others nothing, and they do not wait.
 
-    Args:
-      find: gives a value as JSON has it.
-      name: see `first`.
-    Raises:
-      UserError: see `first`; here of any process's `find`, in that process and in the first one.
+    See `first`; an error of any process's `find` is raised there and in the first one.
     """
     if jax.process_count() == 1:
         return [find()]
@@ -146,13 +128,7 @@ def gather(find: Callable[[], T], name: str) -> list[T]:
 
 
 def together(do: Callable[[], T], name: str = "together") -> T:
-    """What this process's `do` gives, once all processes have done it.
-
-    Args:
-      name: see `first`.
-    Raises:
-      UserError: of any process's `do`, in every process: none goes on where another one fails. See `first`.
-    """
+    """What this process's `do` gives, once all processes have done it; see `first` for `name` and errors."""
     if jax.process_count() == 1:
         return do()
     results: list[T] = []
@@ -211,8 +187,7 @@ def _answer(key: str, process: int) -> Any:
 def last_words() -> Iterator[None]:
     """Tell the other processes of an exception that leaves this block, and end this one where another tells of one.
 
-    A process that waits in a collective of devices for one that failed cannot be interrupted: it is ended, with exit
-    code 1 and the other's message, if it is not gone after ten seconds.
+    A process that waits in a collective cannot be interrupted: it is ended with exit code 1 and the other's message.
     """
     if jax.process_count() == 1:
         yield
@@ -252,11 +227,7 @@ def last_words() -> Iterator[None]:
 
 
 def share(folder: Path) -> None:
-    """See that all processes write into one folder, and not each on a disk of its own.
-
-    Raises:
-      UserError: in every process, naming one that does not see what the first one wrote.
-    """
+    """Raise UserError in every process unless all of them write into one folder, not each on a disk of its own."""
     if jax.process_count() == 1:
         return
 
@@ -301,15 +272,6 @@ def appears(path: Path, seconds: float) -> bool:
     return True
 
 
-def local(tree, mesh):
-    """Arrays as every process has them whole on its own first device; of one process, as they are."""
-    if jax.process_count() == 1:
-        return tree
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    whole = jax.jit(lambda x: x, out_shardings=everywhere)(tree)
-    return jax.tree.map(lambda x: x.addressable_data(0), whole)
-
-
 def meet(where: str) -> None:
     """Wait until all processes are here, once for each place.
 
@@ -319,21 +281,11 @@ def meet(where: str) -> None:
         distributed.global_state.client.wait_at_barrier(f"scratchpatch: {where}", _MEETING_MILLISECONDS)
 
 
-def stops_at(step: int) -> bool:
-    """Whether a preemption notice (SIGTERM) reached any process, and this is the step at which all of them stop."""
-    return multihost_utils.reached_preemption_sync_point(step)
-
-
 def reached(event: str, step: int, asked: bool) -> bool:
-    """Whether this is the step at which all processes do what one of them was asked for.
+    """Whether this is the step at which all processes do what one of them was asked for; event: a name for itself.
 
     All of them call it after each step, in the same order. They are never more than two steps apart, because each reads
     the sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
-
-    Args:
-      event: a name that each event has for itself.
-      step: steps done.
-      asked: this process was asked.
     """
     client, key = distributed.global_state.client, f"scratchpatch: {event}"
     if asked:
@@ -343,9 +295,3 @@ def reached(event: str, step: int, asked: bool) -> bool:
         return step == int(client.key_value_try_get(key))
     except jax.errors.JaxRuntimeError:  # nobody was
         return False
-
-
-def any_of(names: list[str], mine: str) -> str:
-    """Of the processes' own answers the first in the order of `names`; '' where none has one of them."""
-    answers = gather(lambda: mine, "any of, each")
-    return first(lambda: next((name for name in names if name in answers), ""), "any of")

@@ -1,8 +1,8 @@
 """Where the processes of a run meet, as the command line names it. Free of JAX, so that wrong usage answers at once."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from scratchpatch.errors import UserError
 
@@ -18,8 +18,7 @@ _TPU_PODS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-@dataclasses.dataclass(frozen=True)
-class Rendezvous:
+class Rendezvous(NamedTuple):
     """coordinator: HOST:PORT where process 0 listens. process: which this one is. processes: how many there are."""
 
     coordinator: str
@@ -28,11 +27,7 @@ class Rendezvous:
 
 
 def parse(distributed: str) -> Rendezvous | None:
-    """What 'HOST:PORT,PROCESS,PROCESSES' names; None of 'none' and 'auto'.
-
-    Raises:
-      UserError: none of these, or a process beyond their number.
-    """
+    """What 'HOST:PORT,PROCESS,PROCESSES' names; None of 'none' and 'auto'. Raises UserError for anything else."""
     if distributed in ("none", "auto"):
         return None
     match = _EXPLICIT.fullmatch(distributed)
@@ -42,8 +37,8 @@ def parse(distributed: str) -> Rendezvous | None:
         )
     process, processes = int(match[2]), int(match[3])
     if process >= processes:
-        last = f"the last of {processes} is {processes - 1}"
-        raise UserError(f"--distributed={distributed}: processes count from 0, so {last}")
+        last = f"processes count from 0, so the last of {processes} is {processes - 1}"
+        raise UserError(f"--distributed={distributed}: {last}")
     return Rendezvous(match[1], process, processes)
 
 
@@ -51,10 +46,7 @@ def of_jobset(environ: Mapping[str, str]) -> Rendezvous | None:
     """Where the pods of a JobSet meet that has no TPUs; None where this is no pod of one.
 
     JAX finds TPU pods itself, but of a JobSet of GPUs it counts the pods of one job alone, and asks the Kubernetes API
-    for them. A pod's name is JOBSET-REPLICATED_JOB-JOB-POD, below a service of the JobSet's name.
-
-    Raises:
-      UserError: some of the pod's variables are missing, or are no numbers.
+    for them. Raises UserError where some of the pod's variables are missing, or are no numbers.
     """
     if "JOBSET_NAME" not in environ or any(name in environ for name in _TPU_PODS):
         return None

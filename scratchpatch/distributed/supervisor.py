@@ -1,8 +1,7 @@
 """The processes of one machine as one: started together, stopped together, started anew from the last checkpoint.
 
 A killed worker leaves the others waiting in a collective, and a killed coordinator aborts them, so nothing less than
-all of them is restarted. A process that stops answering (see `heartbeat`) is killed with the rest.
-Free of JAX: the supervisor holds no device.
+all of them is restarted. Free of JAX: the supervisor holds no device.
 """
 
 import contextlib
@@ -27,14 +26,10 @@ _MISSED = 5 * PERIOD
 
 @dataclasses.dataclass(frozen=True)
 class Death:
-    """The first process of an attempt to end badly.
-
-    process: which one. code: its exit code, negative where a signal ended it. why: in words. seconds: after the
-    attempt's start. last_lines: of its log.
-    """
+    """The first process of an attempt to end badly, so many seconds after the attempt's start."""
 
     process: int
-    code: int
+    code: int  # negative where a signal ended it
     why: str
     seconds: float
     last_lines: str
@@ -46,20 +41,10 @@ class Death:
 class Supervisor:
     """Runs attempts until one ends well, or the budget of restarts is used up.
 
-    Args:
-      commands: called before each attempt; the command line of each process.
-      logs: a file per process, appended to.
-      restarts: attempts after the first that may fail in a row without progress.
-      progress: a number that grows when an attempt achieved something, such as
-        the newest checkpoint; the budget is then full again.
-      pause: seconds before the first restart; doubled by each, up to a minute.
-      grace: seconds that processes get to save and leave after SIGTERM.
-      silence: seconds without a heartbeat after which a process counts as
-        stopped; None: the processes have none.
-      env: of the processes; None: this one's.
-
-    Attributes:
-      deaths: one for each attempt that failed.
+    commands: called before each attempt; the command line of each process. restarts: attempts after the first that may
+    fail in a row without progress, a number that grows when an attempt achieved something. pause: seconds before the
+    first restart; doubled by each, up to a minute. grace: seconds that processes get to save and leave after SIGTERM.
+    silence: seconds without a heartbeat after which a process counts as stopped; None: the processes have none.
     """
 
     def __init__(
@@ -185,7 +170,6 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _listening(self):
-
         def stop(number, _):
             self._at_once = number == signal.SIGINT and self._asked_at is not None
             self._asked_at = self._asked_at or time.monotonic()
@@ -206,7 +190,6 @@ class Supervisor:
 
 
 def _say(text: str) -> None:
-    keep = "\n\t"
     # Where standard error is a file on a full disk, the run goes on.
     with contextlib.suppress(OSError):
-        print(f"supervise: {output.escaped(text, keep)}", file=sys.stderr, flush=True)
+        print("supervise:", output.escaped(text, "\n\t"), file=sys.stderr, flush=True)

@@ -1,17 +1,15 @@
-"""Any model as safetensors and a config.json, and back.
+"""Any model as safetensors and a config.json, and back; scratchpatch/README.md has the names and shapes of arrays.
 
-    folder/model.safetensors    the arrays, named by their path in the model: params.trunk.stack.block.ffn.up.kernel
+    folder/model.safetensors    the arrays as float32 (half precision is read, too), named by their path in the model
     folder/config.json          {"schema", "version", "step", "config": every field, "checksum": [bytes, CRC-32] of the
                                 other file}
-
-Arrays are written as float32; half precision is read, too. A kernel is [in, out]; the arrays of a stack of layers have
-the layer as first axis, or are one for each layer (see `layers`); `thresholds.*` are scalars in nats, as training left
-them; `frozen.entropy_model.*` is the separate entropy model's.
 """
 
 import contextlib
 import json
 import os
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
@@ -23,9 +21,14 @@ from scratchpatch import config as config_lib
 from scratchpatch import json_files, schema
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
-from scratchpatch.interop import layers, safetensors_folder
+from scratchpatch.interop import safetensors_folder
 from scratchpatch.interop.safetensors_folder import SafetensorsFolder, printable
 from scratchpatch.model import weights as weights_lib
+
+# `model.stack.Stack` keeps its layers under this name; a layer may have a part called block of its own.
+_STACKED = re.compile(r"(.*?\bstack\.block)\.(?!\d+\.)(.+)")
+# A number has one spelling, or one of two arrays would be lost.
+_LAYER = re.compile(r"(.*?\bstack\.block)\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
 class _About(TypedDict, total=False):
@@ -46,14 +49,11 @@ def vacant(folder: str | Path) -> None:
 
 
 def export(lm, folder: str | Path, layout: str = "stacked") -> None:
-    """Write a model into a new or empty folder.
+    """Write a model (an `inference.LanguageModel`) into a new or empty folder.
 
     config.json comes last: a folder without one is no model, and is what a kill leaves. What fails leaves nothing.
+    layout: 'stacked': one array for a stack of layers; 'unstacked': one for each layer. `Exported` reads both.
 
-    Args:
-      lm: an `inference.LanguageModel`: its config, weights and step are written.
-      folder: for model.safetensors and config.json.
-      layout: of its layers, 'stacked' or 'unstacked', see `layers`; `Exported` reads both.
     Raises:
       UserError: the folder holds something, or cannot be written; or weights are not finite.
     """
@@ -66,7 +66,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = layers.unstacked(arrays) if layout == "unstacked" else arrays
+        arrays = _unstacked(arrays) if layout == "unstacked" else arrays
         safetensors_folder.save(folder, arrays, {"format": "scratchpatch"})
         try:
             about["checksum"] = safetensors_folder.size_and_checksum(folder)
@@ -88,12 +88,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
 
 
 class Exported:
-    """A folder that `export` wrote, its arrays not yet read.
-
-    Attributes:
-      config: of the model.
-      step: optimizer steps behind the weights.
-      abstract: the weights as jax.ShapeDtypeStructs.
+    """A folder that `export` wrote, its arrays not yet read; abstract: the weights as jax.ShapeDtypeStructs.
 
     Raises:
       UserError: no config, one that cannot be, or arrays that are missing, extra or misshapen: all of them named.
@@ -105,7 +100,7 @@ class Exported:
         self.step, self._checksum = about.get("step", 0), about.get("checksum")
         _, self.abstract = weights_lib.abstract(self.config)
         self._stored = SafetensorsFolder(folder)
-        self._names_of = layers.sources(self._stored.shapes)
+        self._names_of = _sources(self._stored.shapes)
         wanted = {name: x.shape for name, x in weights_lib.named(self.abstract, ".").items()}
         faults = safetensors_folder.mismatches(wanted, {name: self._shape(name) for name in self._names_of})
         if faults:
@@ -114,11 +109,7 @@ class Exported:
             )
 
     def prove(self) -> None:
-        """Read the arrays' file once, and compare it with the checksum in config.json, if that has one.
-
-        Raises:
-          UserError: it is not what was exported.
-        """
+        """Read the arrays' file once; raise UserError where it does not agree with a checksum in config.json."""
         if self._checksum and safetensors_folder.size_and_checksum(self._folder) != list(self._checksum):
             raise UserError(
                 f"{self._folder / safetensors_folder.FILE} is not what was exported (its size or checksum differs): "
@@ -127,10 +118,10 @@ class Exported:
             )
 
     def read(self, part: dict[str, Any]) -> dict[str, Any]:
-        """Arrays in place of the leaves of `part`.
+        """Arrays in place of the leaves of `part`, some top-level keys of `abstract`.
 
-        part: some top-level keys of `abstract`. A leaf's sharding says where its array goes, and each device reads its
-          own slice; without one it goes to the first device of this process.
+        A leaf's sharding says where its array goes, and each device reads its own slice; without one it goes to the
+        first device of this process.
         """
         leaves = [self._place(name, leaf) for name, leaf in weights_lib.named(part, ".").items()]
         return jax.tree.unflatten(jax.tree.structure(part), leaves)
@@ -161,7 +152,6 @@ class Exported:
 
 
 def _read_about(path: Path) -> tuple[Any, _About]:
-    """The checked config of an exported folder's config.json, and all that stands there."""
     try:
         return config_lib.document(path, _About)
     except FileNotFoundError as error:
@@ -172,3 +162,32 @@ def _read_about(path: Path) -> tuple[Any, _About]:
         raise UserError(f"cannot read {where}{printable(error)}; export the model anew") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every array of a stack, cut into its layers; the others as they are."""
+    cut = {}
+    for name, array in arrays.items():
+        if match := _STACKED.fullmatch(name):
+            cut |= {f"{match[1]}.{i}.{match[2]}": layer for i, layer in enumerate(array)}
+        else:
+            cut[name] = array
+    return cut
+
+
+def _sources(names: Iterable[str]) -> dict[str, list[str]]:
+    """The stacked names of some arrays of either layout, each with its layers' names in order, or its own alone."""
+    layers: dict[str, dict[int, str]] = {}
+    names_of: dict[str, list[str]] = {}
+    for name in names:
+        if match := _LAYER.fullmatch(name):
+            layers.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = name
+        else:
+            names_of[name] = [name]
+    for name, by_layer in layers.items():
+        missing = next((i for i in range(len(by_layer)) if i not in by_layer), None)
+        if missing is not None or name in names_of:
+            what = "is there stacked and layer by layer" if missing is None else f"lacks layer {missing}"
+            raise UserError(f"array {printable(name)} {what}: export the model anew")
+        names_of[name] = [by_layer[i] for i in sorted(by_layer)]
+    return names_of

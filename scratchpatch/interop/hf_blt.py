@@ -1,11 +1,9 @@
-"""Weights of the Byte Latent Transformer in the layout of Hugging Face transformers.
+"""Weights of the Byte Latent Transformer (arXiv 2412.09871) in the layout of Hugging Face transformers.
 
 What differs, and how it is made equal: RoPE there turns neighbouring channels, here halves (query and key channels are
 reordered); byte b is id b + 4 there, BOS 1, EOS 2 (rows are moved; the rows of ids 0, 1 and 3 keep their part in the
 probability); layers are stacked; narrower feed-forward blocks are filled up with zeros. BLT has no null context: it is
-zero, and stands only where a row begins inside a document.
-
-Facts of the format: transformers 5.24, `models/blt` (Apache-2.0); the paper is arXiv 2412.09871.
+zero, and stands only where a row begins inside a document. The format: transformers 5.24, `models/blt` (Apache-2.0).
 """
 
 from pathlib import Path
@@ -62,13 +60,8 @@ _POOLING_CROSS = _CROSS | {"query_norm.scale": "q_norm", "norm.scale": "k_norm"}
 def read(folder: str | Path, window: int = 1024, max_patch_bytes: int = 128) -> tuple[Any, dict]:
     """(config, weights) of a Hugging Face BLT checkpoint folder (config.json, safetensors), its patcher included.
 
-    The model patches as the paper says: local layers see `local_attention_window_len` bytes, and documents in one row
-    do not see each other. The memory of a pass grows with window * max_patch_bytes.
-
-    Args:
-      folder: of the checkpoint.
-      window: bytes of a row (data.window).
-      max_patch_bytes: longest patch, where the checkpoint sets no max_patch_length.
+    window: bytes of a row; the memory of a pass grows with window * max_patch_bytes. max_patch_bytes: longest patch,
+    where the checkpoint sets no max_patch_length.
 
     Raises:
       UserError: no such checkpoint; fields that are not supported; tensors that are missing, extra, misshapen or not
@@ -106,8 +99,7 @@ def shapes(hf: hf_config.HfConfig) -> dict[str, tuple[int, ...]]:
         for tensor in _tensors(hf, name, leaf.shape):
             wanted[tensor] = _their_shape(hf, name, leaf.shape)
     # Of the encoder's cross-attentions, the last one's result alone is used.
-    last = f"model.local_encoder.cross_attn_layers.{hf.encoder_cross_layers - 1}."
-    unused = [f"model.local_encoder.cross_attn_layers.{i}." for i in range(hf.encoder_cross_layers - 1)]
+    *unused, last = (f"model.local_encoder.cross_attn_layers.{i}." for i in range(hf.encoder_cross_layers))
     alike = {tensor.removeprefix(last): shape for tensor, shape in wanted.items() if tensor.startswith(last)}
     return wanted | {prefix + name: shape for prefix in unused for name, shape in alike.items()}
 

@@ -1,7 +1,7 @@
-"""The config.json of a Hugging Face BLT checkpoint, as a config of ours.
+"""The config.json of a Hugging Face BLT checkpoint, as a config of ours (format: transformers 5.24, `models/blt`).
 
-Facts of the format: transformers 5.24, `models/blt` (Apache-2.0). The classes below have the fields that are read, with
-their bounds and the defaults of transformers. A field of type Any can have one value alone, and is compared with it.
+The classes below have the fields that are read, with their bounds and the defaults of transformers. A field of type Any
+can have one value alone, and is compared with it.
 """
 
 import dataclasses
@@ -147,8 +147,7 @@ _IGNORED_AT_TOP = _IGNORED | {"head_dim", "rope_parameters", "rope_scaling", "ro
 class HfConfig:
     """A checkpoint's config as ours, and what the shapes of its tensors need beside it.
 
-    hidden: section (such as 'patcher_config') to the width of its feed-forward block. encoder_cross_layers:
-    cross-attentions of the encoder; only the last one's result is used.
+    hidden: section to the width of its feed-forward block. encoder_cross_layers: cross-attentions of the encoder.
     """
 
     config: Any
@@ -159,8 +158,7 @@ class HfConfig:
 def read(folder: str | Path, window: int, max_patch_bytes: int) -> HfConfig:
     """Read the config.json of a checkpoint folder; see `hf_blt.read` for the arguments.
 
-    Raises:
-      UserError: no config, or fields that are not supported, all of them named.
+    Raises UserError where there is none, or for fields that are not supported, all of them named.
     """
     path = Path(folder) / "config.json"
     try:
@@ -305,7 +303,4 @@ def _config(blt: _Blt, sections: dict[str, Any], window: int, max_patch_bytes: i
         "patching.capacity": 1.0,
         "trigger.kind": "none",
     }
-    config = config_lib.default()
-    for name, value in fields.items():
-        config_lib.set_field(config, name, value)
-    return config
+    return config_lib.from_flat(fields)

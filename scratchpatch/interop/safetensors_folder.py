@@ -1,7 +1,6 @@
 """Named arrays in a folder of safetensors files, laid out as Hugging Face does: one file, or shards and an index.
 
-Nothing is ever unpickled. The folder may be anyone's: an index that names a file elsewhere, or does not say what the
-files hold, is refused.
+Nothing is ever unpickled. The folder may be anyone's.
 """
 
 import contextlib
@@ -34,10 +33,7 @@ class _Index(TypedDict):
 
 
 class SafetensorsFolder:
-    """The arrays of a folder, read when they are asked for.
-
-    Attributes:
-      shapes: name to shape.
+    """The arrays of a folder, read when they are asked for. shapes: name to shape.
 
     Raises:
       UserError: no safetensors file, one that cannot be read or holds arrays that are no floats, or an index that
@@ -67,10 +63,7 @@ class SafetensorsFolder:
     def read(self, name: str, index: tuple[slice, ...] | None = None, dtype=np.float32) -> np.ndarray:
         """One array as `dtype`, or a piece of it; of the file no more is read than that.
 
-        index: a slice, of step 1, for each axis.
-
-        Raises:
-          UserError: the file is not what its header says.
+        index: a slice, of step 1, for each axis. Raises UserError where the file is not what its header says.
         """
         array = self._files[self._file_of[name]].read(name, index)
         # What a narrower type has no number for becomes infinite there.
@@ -105,7 +98,6 @@ class _File:
 
 
 def _single_file(folder: Path) -> Path:
-    """The file of a folder without an index."""
     path = folder / FILE
     if not path.exists():
         pickled = sorted(p.name for p in folder.glob("*.bin"))
@@ -115,7 +107,6 @@ def _single_file(folder: Path) -> Path:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Array to file, as an index says."""
     try:
         return json_files.read(index, _Index)["weight_map"]
     except json_files.Malformed as error:
@@ -125,7 +116,6 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _shards(index: Path, weight_map: Mapping[str, str]) -> dict[str, Path]:
-    """Name to path of the files that an index names."""
     paths: dict[str, Path] = {}
     for key, name in weight_map.items():
         if name not in paths:
@@ -141,13 +131,10 @@ def _shards(index: Path, weight_map: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _shard(folder: Path, name: str) -> Path:
-    """The path of a shard, by the name that an index has for it.
+    """The path of a shard, by the name that an index has for it. Raises ValueError where it leads out of the folder.
 
     The cache of Hugging Face's hub keeps its files in a folder `blobs`, and below `snapshots`, beside it, links to
     them: those are followed, and no others.
-
-    Raises:
-      ValueError: the name leads out of the folder.
     """
     inside = Path(os.path.realpath(folder))
     hub = next((above.parent for above in inside.parents if above.name == "snapshots"), None)
@@ -174,9 +161,7 @@ def _check_weight_map(index: Path, weight_map: Mapping[str, str], file_of: Mappi
 def save(folder: Path, arrays: Mapping[str, np.ndarray], header: dict[str, str]) -> None:
     """Write model.safetensors into an empty folder, whole or not at all; the first of several writers has the folder.
 
-    Raises:
-      OSError: it cannot be written.
-      FileExistsError: the folder holds something.
+    Raises OSError where it cannot be written, a FileExistsError where the folder holds something.
     """
     unfinished = folder / _UNFINISHED
     with unfinished.open("xb") as file:
@@ -210,12 +195,8 @@ def mismatches(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple
     """Every missing, extra and misshapen array, in words."""
     missing = [f"missing {name} {list(wanted[name])}" for name in wanted if name not in stored]
     extra = [f"extra {printable(name)} {list(stored[name])}" for name in stored if name not in wanted]
-    misshapen = [
-        f"{name} has shape {list(stored[name])}, wanted {list(wanted[name])}"
-        for name in wanted
-        if name in stored and tuple(stored[name]) != tuple(wanted[name])
-    ]
-    return missing + extra + misshapen
+    both = [(name, list(stored[name]), list(shape)) for name, shape in wanted.items() if name in stored]
+    return missing + extra + [f"{name} has shape {there}, wanted {here}" for name, there, here in both if there != here]
 
 
 def summary(faults: list[str]) -> str:

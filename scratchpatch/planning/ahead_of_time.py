@@ -1,12 +1,10 @@
 """The train step, compiled for a TPU pod on a machine without one.
 
-libtpu holds the compiler and the descriptions of all pods. It runs in a child process, which is ended as soon as XLA
-has written the program and its memory report: generating machine code takes most of the time, and tells a plan nothing.
+libtpu, which holds the compiler and the descriptions of all pods, runs in a child process.
 
     python -m scratchpatch.planning.ahead_of_time CONFIG.json TOPOLOGY SLICES FOLDER
 """
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -14,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+from absl import logging
 from jax.experimental import topologies
 
 from scratchpatch import config as config_lib
@@ -41,8 +40,7 @@ _ENVIRONMENT = {
 _POLL_SECONDS, _PROGRESS_SECONDS = 0.2, 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
+class Compiled(NamedTuple):
     """XLA's text of the optimised program and of its buffer assignment, and the seconds that they took."""
 
     program: str
@@ -54,16 +52,9 @@ def available() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def compile_step(
-    config, topology: Topology, full: bool = False, progress: Callable[[str], None] = lambda _: None
-) -> Compiled:
-    """Compile the train step of a config for a pod.
+def compile_step(config, topology: Topology, full: bool = False) -> Compiled:
+    """Compile the train step of a config for a pod; full: to the machine code.
 
-    Args:
-      config: the experiment, with its mesh.
-      topology: the pod.
-      full: go on to the machine code, which finds what only the code generator refuses.
-      progress: called with a line now and then.
     Raises:
       UserError: libtpu is missing, the config does not fit the pod's devices, or XLA refuses the program, and why.
     """
@@ -80,7 +71,7 @@ def compile_step(
             command = [sys.executable, "-m", __spec__.name, *arguments]
             child = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | _ENVIRONMENT)
             try:
-                _wait(child, folder, full, lambda seconds: progress(f"compiling for {topology}: {seconds:.0f} s"))
+                _wait(child, folder, full, topology)
             finally:
                 child.kill()
                 child.wait()
@@ -95,8 +86,8 @@ def compile_step(
         return Compiled(program, assignment, time.monotonic() - began)
 
 
-def _wait(child: subprocess.Popen, folder: Path, full: bool, progress: Callable[[float], None]) -> None:
-    """Return once the child has ended, or has written all that a plan reads; progress is called with the seconds."""
+def _wait(child: subprocess.Popen, folder: Path, full: bool, topology: Topology) -> None:
+    """Return once the child has ended, or has written all that a plan reads."""
     began = last_progress = time.monotonic()
     while child.poll() is None:
         time.sleep(_POLL_SECONDS)
@@ -107,7 +98,7 @@ def _wait(child: subprocess.Popen, folder: Path, full: bool, progress: Callable[
                 return
         if time.monotonic() - last_progress > _PROGRESS_SECONDS:
             last_progress = time.monotonic()
-            progress(last_progress - began)
+            logging.info("compiling for %s: %.0f s", topology, last_progress - began)
 
 
 def _sizes(folder: Path) -> list[int]:

@@ -1,14 +1,14 @@
 """What a compiled program communicates and holds, read from XLA's own text of it.
 
-A collective inside a loop counts as often as the loop turns; XLA's cost analysis counts it once. Bytes are those that
-one chip sends over the wire: of n chips, a gather or scatter moves (n - 1) / n of the whole, an all-reduce twice that,
-a permutation all of its operand.
+Bytes are those that one chip sends over the wire: of n chips, a gather or scatter moves (n - 1) / n of the whole, an
+all-reduce twice that, a permutation all of its operand.
 """
 
 import dataclasses
 import math
 import re
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,8 +40,7 @@ class Collective:
     operation: str
 
 
-@dataclasses.dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     """One operation of a computation; text: the whole line."""
 
     type: str
@@ -50,12 +49,7 @@ class _Line:
 
 
 def collectives(text: str, mesh: dict[str, int]) -> list[Collective]:
-    """The collectives of a program.
-
-    Args:
-      text: optimised HLO.
-      mesh: axis to size, in the order of the devices.
-    """
+    """The collectives of a program of optimised HLO; mesh: axis to size, in the order of the devices."""
     computations, entry = _parse(text)
     found: list[Collective] = []
     _walk(computations, entry, 1, mesh, found, set())

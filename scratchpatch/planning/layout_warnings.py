@@ -19,13 +19,9 @@ _GRADIENT_AXES = {"slice", "data", "fsdp"}
 
 
 def layout_warnings(config, parts: int, cost: StepCost, collectives: list[Collective], plan: dict) -> list[str]:
-    """The faults of a layout; none where it is sound.
+    """The faults of a layout (a config whose mesh is settled); none where it is sound.
 
-    Args:
-      config: with its mesh settled.
-      parts: that a step's rows are computed in.
-      collectives: of the compiled program; none where nothing was compiled.
-      plan: the fields of `plan.plan_tpu` so far.
+    collectives: none where nothing was compiled. plan: the fields of `plan.plan_tpu` so far.
     """
     weights, gradients = weight_bytes(config), gradient_bytes(config)
     total, limit, seconds = plan["bytes_per_chip"]["total"], plan["hbm_bytes"], plan["seconds"]
@@ -35,46 +31,27 @@ def layout_warnings(config, parts: int, cost: StepCost, collectives: list[Collec
     reduced = _sent(collectives, {"reduce-scatter", "all-reduce"}, {"fsdp"}) / parts
     resharded = sum(c.kind.endswith("all-to-all") for c in collectives)
     hidden = collectives and config.mesh.fsdp > 1 and sum(c.bytes * c.times for c in collectives) < weights / 2
-    faults = [
-        (
-            not plan["fits"],
-            f"does not fit: {total / GIB:.2f} of {limit / GIB:.2f} GiB; "
-            "raise mesh.fsdp or training.accumulation, or set training.remat = 'full'",
-        ),
-        (
-            gathered > _GATHERED * weights,
-            f"all-gathers carry {gathered / weights:.1f}x the weights per part, above {_GATHERED}: "
-            "an activation loses its place (sharding.py)",
-        ),
-        (
-            reduced > _REDUCED * gradients,
-            f"reduce-scatters and all-reduces over fsdp carry {reduced / gradients:.1f}x the gradients per part, "
-            f"above {_REDUCED}: XLA reduces where it could scatter; another mesh.fsdp (8 to 32, never all chips) may "
-            "help",
-        ),
-        (
-            hidden,
-            "the program hides its collectives (they are offloaded on this chip): "
-            "bytes sent and network time are too low",
-        ),
-        (resharded, f"{resharded} all-to-alls: something is resharded (sharding.py)"),
-        *((True, stray) for stray in _strays(config, collectives)),
-        (
-            cost.padding > _PADDING,
-            f"padding: {cost.padding:.0%} of the trunk's slots stay empty, above {_PADDING:.0%}; "
-            "lower trigger.capacity or patching.capacity",
-        ),
-        (
-            seconds["ici"] > work,
-            f"too few bytes per chip for FSDP to hide: {seconds['ici']:.3f} s of network beside {work:.3f} s of work; "
-            "raise training.batch_rows or lower mesh.fsdp",
-        ),
-        (
-            seconds["dcn"] > work,
-            "the network between slices takes longer than the work: raise training.batch_rows",
-        ),
-    ]
-    return [words for wrong, words in faults if wrong]
+    moved = {
+        f"does not fit: {total / GIB:.2f} of {limit / GIB:.2f} GiB; "
+        "raise mesh.fsdp or training.accumulation, or set training.remat = 'full'": not plan["fits"],
+        f"all-gathers carry {gathered / weights:.1f}x the weights per part, above {_GATHERED}: "
+        "an activation loses its place (sharding.py)": gathered > _GATHERED * weights,
+        f"reduce-scatters and all-reduces over fsdp carry {reduced / gradients:.1f}x the gradients per part, "
+        f"above {_REDUCED}: XLA reduces where it could scatter; another mesh.fsdp (8 to 32, never all chips) may "
+        "help": reduced > _REDUCED * gradients,
+        "the program hides its collectives (they are offloaded on this chip): "
+        "bytes sent and network time are too low": hidden,
+        f"{resharded} all-to-alls: something is resharded (sharding.py)": resharded,
+    }
+    wasted = {
+        f"padding: {cost.padding:.0%} of the trunk's slots stay empty, above {_PADDING:.0%}; "
+        "lower trigger.capacity or patching.capacity": cost.padding > _PADDING,
+        f"too few bytes per chip for FSDP to hide: {seconds['ici']:.3f} s of network beside {work:.3f} s of work; "
+        "raise training.batch_rows or lower mesh.fsdp": seconds["ici"] > work,
+        "the network between slices takes longer than the work: raise training.batch_rows": seconds["dcn"] > work,
+    }
+    before, after = ([words for words, wrong in faults.items() if wrong] for faults in (moved, wasted))
+    return before + _strays(config, collectives) + after
 
 
 def weight_bytes(config) -> int:

@@ -1,12 +1,6 @@
-"""Whether a train step fits a pod, what it sends and how long it should take, before a chip is rented.
-
-Memory, shapes and collectives are XLA's own, of the real step compiled for the real pod. Time is an estimate: XLA's
-would be nonsense. A chip's matrix products and memory traffic are taken one after the other, its networks beside them,
-each at the share of the data sheet that `step_cost.ATTAINABLE` names.
-"""
+"""Whether a train step fits a pod, what it sends and how long it should take, before a chip is rented (README.md)."""
 
 import math
-from collections.abc import Callable
 
 from jax.sharding import AbstractMesh
 
@@ -26,17 +20,12 @@ from scratchpatch.planning.topology import Topology
 _ROOM, _TRIES = 0.95, 3
 
 
-def plan_tpu(
-    config, pod: Topology, full: bool = False, smallest: bool = True, progress: Callable[[str], None] = lambda _: None
-) -> dict:
-    """The plan of a config on a TPU pod.
+def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True) -> dict:
+    """The plan of a config on a TPU pod, to whose slices mesh.slice is set.
 
-    Args:
-      config: the experiment; mesh.slice is set to the pod's slices.
-      pod: where it is to run.
-      full: compile to the end, machine code included.
-      smallest: look for the smallest pod of the kind that fits, by compiling for it.
-      progress: called with a line now and then.
+    full: compile to the end, machine code included. smallest: look for the smallest pod of the kind that fits, by
+    compiling for it.
+
     Returns:
       A dict: topology, slices, chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer, activations,
       temporaries, total}, hbm_bytes, flops_per_chip, useful_flops_per_chip, collectives {kind: {axes: bytes}},
@@ -48,7 +37,7 @@ def plan_tpu(
     """
     config = config_lib.from_flat(config_lib.flat(config) | {"mesh.slice": pod.slices})
     config_lib.check(config)
-    compiled = ahead_of_time.compile_step(config, pod, full, progress)
+    compiled = ahead_of_time.compile_step(config, pod, full)
     settled, parts = _settled(config, pod.devices)
     cost = _cost(settled, parts, "tpu")
     memory = hlo.memory(compiled.assignment)
@@ -64,7 +53,7 @@ def plan_tpu(
     collectives = hlo.collectives(compiled.program, _mesh(settled))
     plan = where | _plan(settled, parts, cost, held, pod.chip, hlo.totals(collectives), collectives)
     return plan | {
-        "smallest_topology": _smallest(settled, pod, plan, progress) if smallest else None,
+        "smallest_topology": _smallest(settled, pod, plan) if smallest else None,
         "compile_seconds": round(compiled.seconds, 1),
     }
 
@@ -73,12 +62,8 @@ def plan_device(config, chip: Chip, count: int) -> dict:
     """An estimate for `count` devices without compiling: the fields of `plan_tpu` that arithmetic gives."""
     config, parts = _settled(config, count)
     cost = _cost(config, parts, "gpu")
-    held = {
-        "parameters": cost.parameters,
-        "optimizer": cost.optimizer,
-        "activations": cost.activations,
-        "temporaries": cost.workspace,
-    }
+    held = {name: getattr(cost, name) for name in ("parameters", "optimizer", "activations")}
+    held["temporaries"] = cost.workspace
     mesh, gradients = config.mesh, gradient_bytes(config)
     share, copies = 1 - 1 / mesh.fsdp, mesh.slice * mesh.data
     passes = 2 if config.training.remat != "none" else 1
@@ -101,7 +86,6 @@ def _settled(config, devices: int):
 
 
 def _mesh(config) -> dict[str, int]:
-    """Axis to size, in the order of the devices."""
     return {axis: config.mesh[axis] for axis in mesh_lib.AXES}
 
 
@@ -153,7 +137,7 @@ def _timing(config, cost: StepCost, chip: Chip, totals: dict) -> dict:
     }
 
 
-def _smallest(config, pod: Topology, plan: dict, progress: Callable[[str], None]) -> str | None:
+def _smallest(config, pod: Topology, plan: dict) -> str | None:
     """The smallest pod of the kind that holds the step, its rows in more parts where chips are fewer; None: none found.
 
     Memory per chip is guessed from that of the plan; what the guess lets pass is compiled, a few at most.
@@ -177,7 +161,7 @@ def _smallest(config, pod: Topology, plan: dict, progress: Callable[[str], None]
         tries -= 1
         try:
             smaller = config_lib.from_flat(config_lib.flat(config) | tried)
-            compiled = ahead_of_time.compile_step(smaller, candidate, progress=progress)
+            compiled = ahead_of_time.compile_step(smaller, candidate)
         except UserError:
             continue
         if sum(hlo.memory(compiled.assignment).values()) <= candidate.chip.memory:

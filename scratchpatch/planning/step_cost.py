@@ -1,7 +1,7 @@
-"""What one train step costs a chip: FLOPs, memory traffic and memory, by arithmetic alone.
+"""What one train step costs a chip: FLOPs, memory traffic and memory, by arithmetic alone: estimates for a plan.
 
-These are estimates for a plan, not measurements: matrix products are counted as the program runs them, padding, masked
-keys and recomputation included; the rest is the memory traffic of what XLA does not fuse into them.
+Matrix products are counted as the program runs them, padding, masked keys and recomputation included; the rest is the
+memory traffic of what XLA does not fuse into them.
 """
 
 import dataclasses
@@ -31,10 +31,9 @@ _PASSES = {"none": 3, "dots": 3.5, "full": 4}
 class StepCost:
     """The cost of one step on one chip.
 
-    flops: run; useful: without padding, masked keys and recomputation. traffic: bytes moved to and from memory by what
-    is no matrix product. parameters, optimizer, activations: bytes held; activations are what the forward pass keeps
-    for the backward pass. workspace: an estimate of gradients and temporaries. padding: share of the trunk's slots that
-    no decision fills.
+    flops: run; useful: without padding, masked keys and recomputation. traffic: bytes moved by what is no matrix
+    product. parameters, optimizer, activations: bytes held, the last from the forward to the backward pass. workspace:
+    bytes of gradients and temporaries. padding: share of the trunk's slots that no decision fills.
     """
 
     flops: float
@@ -48,13 +47,7 @@ class StepCost:
 
 
 def step_cost(config, parts: int, fused: bool) -> StepCost:
-    """The cost of a step.
-
-    Args:
-      config: with its mesh settled.
-      parts: that the step's rows are computed in.
-      fused: attention by a kernel that writes no logits.
-    """
+    """The cost of a step of a config with a settled mesh; fused: attention by a kernel that writes no logits."""
     length, shards = config.data.window, config.mesh.fsdp
     bytes_per_chip = config.training.batch_rows * length / math.prod(config.mesh.values())
     commits, scratchpads = account.rates(config)

@@ -17,15 +17,10 @@ from scratchpatch.report.run_folder import evaluation_file, read_evaluation, rep
 
 
 def write_evaluation(workdir: str | os.PathLike, comparisons: dict, step_named: bool) -> None:
-    """Write evaluation.json, and report.html anew.
+    """Write evaluation.json (`evaluate.Evaluation.comparisons`), and report.html anew.
 
     Both get names of their own where those that are there tell of another step than the one that the user named, or of
     more of the text. What cannot be written is a warning. Of two evaluations at once the last one's files stay.
-
-    Args:
-      workdir: folder of the run.
-      comparisons: see `evaluate.Evaluation.comparisons`.
-      step_named: whether the user asked for this step; without that it is the newest, whose report is the run's.
     """
     suffix = _suffix(read_evaluation(workdir), comparisons["step"], step_named, comparisons["max_bytes"])
     document = output.plain(comparisons | {"passage": Passage(**comparisons["passage"]).to_json()})
@@ -38,7 +33,6 @@ def write_evaluation(workdir: str | os.PathLike, comparisons: dict, step_named: 
 
 @contextlib.contextmanager
 def _failure_is_a_warning(path: Path) -> Iterator[None]:
-    """That a file cannot be written costs nothing of the result."""
     try:
         yield
     except (OSError, UserError) as error:
@@ -47,12 +41,7 @@ def _failure_is_a_warning(path: Path) -> Iterator[None]:
 
 
 def _suffix(present: dict, step: int, step_named: bool, max_bytes: int | None) -> str:
-    """What an evaluation's files are called beside evaluation.json and report.html; '' where they may replace those.
-
-    Args:
-      present: what lies in evaluation.json, {} where there is nothing.
-      step, step_named, max_bytes: of the new evaluation.
-    """
+    """What an evaluation's files are called beside evaluation.json (`present`); '' where they may replace it."""
     read_before = present.get("max_bytes")
     reads_less = max_bytes is not None and (read_before is None or read_before > max_bytes)
     if not present or not (reads_less or (step_named and present.get("step") != step)):

@@ -1,11 +1,9 @@
-"""Figures: plain data in, one SVG text out.
+"""Figures: plain data in, one SVG text out, the same for the same data.
 
-Every figure is a pure function of its arguments: the same data gives the same text. The SVG stands alone as a file and
-also inlines into a page: its ids carry the figure's name, it loads nothing, and its ink and ground follow the reader's
-light or dark scheme. Points whose x or y is None or not finite are left out. Fonts and lines are in figures.mplstyle.
+An SVG stands alone as a file and also inlines into a page: its ids carry the figure's name, it loads nothing, and its
+ink and ground follow the reader's light or dark scheme. Points whose x or y is None or not finite are left out.
 """
 
-import dataclasses
 import html
 import io
 import math
@@ -13,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -33,8 +32,7 @@ _INK, _FAINT = "#010203", "#040506"
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One labelled curve or cloud; `notes` are short texts beside its points."""
 
     label: str
@@ -43,22 +41,18 @@ class Series:
     notes: Sequence[str] = ()
 
 
-def loss_curves(
-    training: Sequence[Series], validation: Sequence[Series], bytes_per_step: int, name: str = "loss"
-) -> str:
+def loss_curves(training: Sequence[Series], validation: Sequence[Series], bytes_per_step: int) -> str:
     """BPB against the step (below) and the bytes read (above).
 
-    `training` curves of more than BINS points are drawn as the means of equal bins of steps; `validation` keeps every
-    point, marked.
+    `training` is drawn as the means of at most BINS bins of steps; `validation` keeps every point, marked.
     """
     training, validation = [_binned(one) for one in _drawable(training)], _drawable(validation)
 
     def draw(axes):
         for index, one in enumerate(training):
-            marker = _marker(index) if len(one.x) == 1 else None
-            axes.plot(one.x, one.y, color=_colour(index), marker=marker, label=one.label)
+            _plot(axes, index, one, **({} if len(one.x) == 1 else {"marker": None}))
         for index, one in enumerate(validation, start=len(training)):
-            axes.plot(one.x, one.y, color=_colour(index), marker=_marker(index), linewidth=1.2, label=one.label)
+            _plot(axes, index, one, linewidth=1.2)
         axes.set_xlabel("step")
         axes.set_ylabel("bits per byte")
         axes.xaxis.set_major_locator(_ticks())
@@ -68,7 +62,7 @@ def loss_curves(
         top.xaxis.set_major_locator(_ticks())
         top.spines["top"].set_visible(True)
 
-    return _svg(name, draw, "Loss curves: bits per byte against training steps")
+    return _svg("loss", draw, "Loss curves: bits per byte against training steps")
 
 
 def patch_lag(
@@ -85,9 +79,10 @@ def patch_lag(
     def draw(axes):
         for index, one in enumerate(_drawable(curves)):
             if len(one.x) == 1:
-                axes.axhline(one.y[0], color=_colour(index), linestyle=(0, (4, 3)), label=one.label)
+                colour = PALETTE[index % len(PALETTE)]
+                axes.axhline(one.y[0], color=colour, linestyle=(0, (4, 3)), label=one.label)
             else:
-                axes.plot(one.x, one.y, color=_colour(index), marker=_marker(index), label=one.label)
+                _plot(axes, index, one)
         axes.set_xlabel(x_label)
         axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
         axes.xaxis.set_major_locator(_ticks())
@@ -103,12 +98,9 @@ def compute_quality(
     def draw(axes):
         for index, one in enumerate(_drawable(series)):
             points = sorted(zip(one.x, one.y, one.notes, strict=True))
-            x, y, notes = zip(*points, strict=True)
-            size = 7 if len(points) == 1 else 4.5
-            axes.plot(x, y, color=_colour(index), marker=_marker(index), markersize=size, label=one.label)
-            for order, note in enumerate(notes):
+            _plot(axes, index, Series(one.label, *zip(*points, strict=True)), markersize=7 if len(points) == 1 else 4.5)
+            for order, (*at, note) in enumerate(points):
                 away, edge = (7, "bottom") if order % 2 == 0 else (-7, "top")
-                at = (x[order], y[order])
                 axes.annotate(note, at, (0, away), textcoords="offset points", fontsize=8.5, ha="center", va=edge)
         axes.set_xlabel(x_label)
         axes.set_ylabel("bits per byte")
@@ -118,12 +110,9 @@ def compute_quality(
     return _svg(name, draw, f"Bits per byte against {x_label}")
 
 
-def _colour(index: int) -> str:
-    return PALETTE[index % len(PALETTE)]
-
-
-def _marker(index: int) -> str:
-    return _MARKERS[index % len(_MARKERS)]
+def _plot(axes, index: int, one: Series, **style) -> None:
+    style = {"marker": _MARKERS[index % len(_MARKERS)]} | style
+    axes.plot(one.x, one.y, color=PALETTE[index % len(PALETTE)], label=one.label, **style)
 
 
 def _is_number(value) -> bool:

@@ -20,14 +20,11 @@ def inspect(
     overrides: dict | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> str:
-    """The text of a file with its patches and scratchpads, and a line of numbers, for a terminal.
+    """The text of a file with its patches and scratchpads by a run's model, and a line of numbers, for a terminal.
 
-    Args:
-      workdir: folder of the run.
-      text_file: whose bytes are shown.
-      html: also write a page to this file.
-      overrides: dotted config fields to values, such as {"trigger.threshold": 1.0}.
-      tell: is given the text before the page is written.
+    html: also write a page to this file. overrides: dotted config fields to values. tell: is given the text before the
+    page is written.
+
     Raises:
       UserError: the file cannot be read, or the page cannot be written.
     """

@@ -1,7 +1,6 @@
-"""The page of a run: one HTML file that loads nothing, made of what the run's folder holds.
+"""The page of a run: one HTML file that loads nothing, made of what the run's folder holds; its style is page.css.
 
-What is missing is named on the page together with the command that makes it; the rest is still shown. The page's
-style is page.css.
+What is missing is named on the page together with the command that makes it.
 """
 
 import html
@@ -41,12 +40,10 @@ ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "x
 
 
 def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None, suffix: str = "") -> Path:
-    """Write WORKDIR/report.html and return its path.
+    """Write WORKDIR/report.html, where there is a baseline beside that run, and return its path.
 
-    Args:
-      workdir: folder of the run.
-      baseline: another run's folder to compare with.
-      suffix: of the evaluation that the page shows, see `run_folder.evaluation_file`; the page's name has it too.
+    suffix: of the evaluation that the page shows, see `run_folder.evaluation_file`; the page's name has it too.
+
     Raises:
       UserError: a folder does not exist, the baseline has no evaluation, or metrics cannot be read.
       OSError: the page cannot be written; the one that is there stays.
@@ -113,10 +110,9 @@ def _heading(run: RunFolder, other: RunFolder | None) -> str:
         reason = "for a loss or gradient that was not finite or a spike"
         lines.append(f"Steps skipped, {reason}: {len(skipped)} (batches {batches}).")
     notes = "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines if line)
-    warning = ""
-    if any(line.get("causality") == "INVALID" for line in run.metrics):
-        warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>'
-    return f"<h1>{html.escape(run.name)}</h1>{notes}{warning}"
+    warning = '<p class="invalid">INVALID: this run was trained although the causality audit failed.</p>'
+    leaks = any(line.get("causality") == "INVALID" for line in run.metrics)
+    return f"<h1>{html.escape(run.name)}</h1>{notes}{warning if leaks else ''}"
 
 
 def _where(what: str, run: RunFolder) -> str:
@@ -126,9 +122,8 @@ def _where(what: str, run: RunFolder) -> str:
     step, size, documents, source, split = (
         _show(result.get(key)) for key in ("step", "bytes", "documents", "source", "split")
     )
-    beginning = ""
-    if result.get("max_bytes") is not None:
-        beginning = f" (of each source the first {_show(result['max_bytes'])})"
+    most = result.get("max_bytes")
+    beginning = f" (of each source the first {_show(most)})" if most is not None else ""
     return f"{what} at step {step} on {size} bytes{beginning} in {documents} documents of {source} ({split})."
 
 
@@ -178,8 +173,8 @@ def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str
         return _figure(title, "", _missing(f"BPB against {label}", command("eval", run.path)))
     moved = [point for point in points if point.get("threshold") is not None]
     series = [_costs("entropy trigger, by threshold in nats", key, moved)]
-    for name, one in (("this run", run), (f"baseline {other.name}" if other else "", other)):
-        as_trained = [point for point in (one.result("sweep") if one else ()) if point.get("threshold") is None]
+    for name, one in [("this run", run)] + ([(f"baseline {other.name}", other)] if other else []):
+        as_trained = [point for point in one.result("sweep") or () if point.get("threshold") is None]
         series.append(_costs(name, key, as_trained))
     note = f"BPB against {label}" + (", on the same weights: the threshold moves after training." if moved else ".")
     size, whole = points[0].get("bytes"), run.result("validation").get("bytes")
@@ -249,10 +244,7 @@ def _commands(run: RunFolder) -> str:
 
 
 def _compared(run: RunFolder, other: RunFolder | None) -> list[tuple[str, dict]]:
-    """The run, the run without scratchpads and the baseline, as far as they are evaluated.
-
-    Each is a label and an evaluation, with `parameters` and the compressors' BPB beside its own numbers.
-    """
+    """(label, evaluation) of the run, the run without scratchpads and the baseline, as far as they are evaluated."""
     columns = [("this run", run, "validation"), ("without scratchpads, same weights", run, "without_scratchpads")]
     if other:
         columns.append((f"baseline {other.name}", other, "validation"))
@@ -260,7 +252,6 @@ def _compared(run: RunFolder, other: RunFolder | None) -> list[tuple[str, dict]]
 
 
 def _shared(run: RunFolder) -> dict:
-    """What all evaluations of a run on its validation text have in common."""
     result = run.result("validation")
     return (result.get("compressors") or {}) | {
         "parameters": run.evaluation.get("account", {}).get("parameters", {}).get("total"),

@@ -1,8 +1,8 @@
 """A passage of text with its patches: bytes shaded by entropy, one rendering for pages and one for terminals.
 
-All 256 byte values are shown and none reaches the reader raw: a printable character stands for itself, a newline is
-⏎, a tab ⇥, any other byte its hex value as ‹0a›. A character of several bytes is shown on the first of them, unless a
-patch ends or a scratchpad fires inside it: then each byte shows its hex value.
+None of the 256 byte values reaches the reader raw: a newline is ⏎, a tab ⇥, what is not printable its hex value as
+‹0a›. A character of several bytes is shown on the first of them, unless a patch ends or a scratchpad fires inside it:
+then each byte shows its hex value.
 """
 
 from __future__ import annotations
@@ -122,17 +122,13 @@ def _character(data: bytes, at: int) -> int:
 
 
 def _glyph(byte: int) -> str:
-    if byte == 0x0A:
-        return "⏎"
-    if byte == 0x09:
-        return "⇥"
-    return chr(byte) if 0x20 <= byte < 0x7F else f"‹{byte:02x}›"
+    plain = chr(byte) if 0x20 <= byte < 0x7F else f"‹{byte:02x}›"
+    return {0x0A: "⏎", 0x09: "⇥"}.get(byte, plain)
 
 
 def _shade(nats: float) -> int:
-    if not math.isfinite(nats):
-        return 0
-    return min(max(round(nats / FULL_SHADE_NATS * (SHADES - 1)), 0), SHADES - 1)
+    shade = nats / FULL_SHADE_NATS * (SHADES - 1) if math.isfinite(nats) else 0
+    return min(max(round(shade), 0), SHADES - 1)
 
 
 def _legend(shaded: bool) -> str:

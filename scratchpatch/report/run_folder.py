@@ -1,6 +1,6 @@
-"""What a run left in its folder, as the page needs it: what is absent is empty, never an error.
+"""What a run left in its folder, as the page needs it.
 
-What is there and cannot be read is named in a warning, and counts as absent.
+What is absent is empty, never an error; what is there and cannot be read is named in a warning, and counts as absent.
 """
 
 import contextlib
@@ -25,16 +25,8 @@ from scratchpatch.training.metrics import read_metrics
 
 # A number that can be drawn; an evaluation writes None for what is no number.
 _Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)] | None
-_NUMBERS = (
-    "bpb",
-    "end_of_document_nats",
-    "entropy_head_bpb",
-    "trunk_calls_per_byte",
-    "scratchpads_per_byte",
-    "bytes_per_patch",
-    "flops_per_byte",
-    "kv_bytes_per_byte",
-)
+_RATES = ("trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte", "kv_bytes_per_byte")
+_NUMBERS = (*_RATES, "bpb", "end_of_document_nats", "entropy_head_bpb", "bytes_per_patch")
 _COUNTS = ("bytes", "documents", "compressed_bytes", "step", "max_bytes")
 
 
@@ -51,24 +43,15 @@ def _object(fields: dict[str, Any]) -> Any:
 
 
 _RESULT = dict.fromkeys(_NUMBERS, _Number) | dict.fromkeys(_COUNTS, Count | None)
-_Result = _object(
-    _RESULT
-    | {
-        "bpb_by_offset": list[_Number] | None,
-        "bytes_by_offset": list[Count | None] | None,
-        "compressors": dict[str, _Number] | None,
-        "source": str | None,
-        "split": str | None,
-    }
-)
-_Sweep = list[_object(_RESULT | {"threshold": _Number})]
+_BY_OFFSET = {"bpb_by_offset": list[_Number] | None, "bytes_by_offset": list[Count | None] | None}
+_OTHERS = {"compressors": dict[str, _Number] | None, "source": str | None, "split": str | None}
+_Result = _object(_RESULT | _BY_OFFSET | _OTHERS) | None
+_Sweep = list[_object(_RESULT | {"threshold": _Number})] | None
 _Evaluation = _object(
     {
         "step": Count | None,
         "max_bytes": Count | None,
-        "results": _object(
-            {"validation": _Result | None, "without_scratchpads": _Result | None, "sweep": _Sweep | None}
-        ),
+        "results": _object({"validation": _Result, "without_scratchpads": _Result, "sweep": _Sweep}),
         "passage": _Passage,
         "account": _object({"parameters": _object({"total": Count | None})}),
     }
@@ -78,15 +61,9 @@ _Evaluation = _object(
 class RunFolder:
     """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
 
-    Args:
-      workdir: folder of the run.
-      suffix: of the evaluation, see `evaluation_file`.
-    Attributes:
-      config: dotted field name to value.
-      changes: (step, lines 'name: old -> new') of what held from a step on, in order.
-      metrics: one dict per line, those of training first.
-      goodput: see `training.goodput.account`, or None.
-      evaluation: what `report.evaluation` wrote.
+    config: dotted field name to value. changes: (step, lines 'name: old -> new') of what held from a step on. metrics:
+    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix.
+
     Raises:
       UserError: the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
         config.

@@ -1,8 +1,7 @@
 """A file that a run appends to, and that is never a reason for the run to stop. Free of JAX.
 
 What cannot be written (a full disk, no permission) is one warning, stays in memory, and is tried again a few seconds
-later, in order; the log says when the file is written again, and what it lacks. A piece is written whole or not at all:
-half of one is taken back, so that a disk which has room again never glues two of them together.
+later, in order. Half of a piece is taken back, so that a disk with room again never glues two of them together.
 """
 
 import collections
@@ -23,9 +22,7 @@ _CHUNK_BYTES = 1 << 16
 class Appended:
     """Opens with the first piece, and makes the folder where it is missing.
 
-    Args:
-      path: of the file.
-      begin: what a file that was empty begins with; None: it holds lines, and one that a kill has torn is cut off.
+    begin: what a file that was empty begins with; None: it holds lines, and one that a kill has torn is cut off.
     """
 
     def __init__(self, path: Path, begin: bytes | None = None):
@@ -50,8 +47,7 @@ class Appended:
         if self._waiting:
             self._try()
         self._leave()
-        if self._waiting or self._dropped:
-            lost = self._dropped + len(self._waiting)
+        if lost := self._dropped + len(self._waiting):
             logging.info("%s lacks what could not be written (%d pieces)", self._path, lost)
             self._waiting.clear()
             self._dropped = 0

@@ -29,16 +29,11 @@ GROUP_POSITIONS = 1 << 18
 def compute(config) -> list[dict]:
     """Run the entropy model that a new run of `config` would have over the text that it would read.
 
-    Position t of a stream sees at least half a window of its document, by the
-    overlapping windows of `LanguageModel.positions`. The entropy model inside
-    the train step sees the bytes of its row alone: near the start of a row that
-    begins inside a document the two differ.
+    Position t of a stream sees at least half a window of its document. The entropy model inside the train step sees the
+    bytes of its row alone: near the start of a row that begins inside a document the two differ.
 
-    Returns:
-      For each stream: source, split, positions, computed (how many of them
-      now), path.
-    Raises:
-      UserError: no entropy model or no weights for it, a bad source, no room.
+    Returns, for each stream: source, split, positions, computed (how many of them now), path. Raises UserError where
+    there is no entropy model or no weights for it, a bad source, or no room.
     """
     if config.model.entropy_model.layers == 0:
         raise UserError(
@@ -92,12 +87,7 @@ def table(results: list[dict]) -> str:
 
 
 def fingerprint(config, frozen) -> str:
-    """Checksum of an entropy model, its weights and the config that runs it; the same on every mesh.
-
-    Args:
-      config: of the model that decides by the entropies.
-      frozen: the part of that model's weights which holds the entropy model.
-    """
+    """Checksum of an entropy model, its weights (`frozen`) and the config that runs it; the same on every mesh."""
     fields = config_lib.flat(config_lib.entropy_model(config))
     fields = {k: v for k, v in fields.items() if k.startswith("model.") or k in ("data.window", "training.dtype")}
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=12)

@@ -2,11 +2,10 @@
 
     workdir/goodput.jsonl    {"time": s since the epoch, "step": done so far, "spent": {kind: s since the line before}}
 
-There is a line before the first step of every start, before every checkpoint or validation, and at the end. The first
-line of a start has "began", the last one of a run that ended by itself or by SIGTERM "ended". Kinds:
+The first line of a start has "began", the last one of a run that ended by itself or by SIGTERM "ended". Kinds:
 
     productive    steps whose result was stored: all of the loop that is none of the others
-    start         up to the loop, but for compile: imports, data, restoring, the audit
+    start         up to the loop, but for compile
     compile       waiting for the compiled step, which is made beside the start
     checkpoint    the loop waiting for a checkpoint; what is written in the background is free
     data          the loop waiting for a batch
@@ -14,9 +13,8 @@ line of a start has "began", the last one of a run that ended by itself or by SI
     restart       what deaths cost: from the last line before one to the first step of the next start, and the time
                   of steps that had to be done again
 
-After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting. Within a
-process time is what its monotonic clock says; between two of them, whose hosts' clocks may differ, it is never below 0.
-What no line could be written about (a full disk) is missing. This module is free of JAX: the supervisor reads it too.
+After SIGTERM the run may wait for days until someone starts it: only that start counts, not the waiting. What no line
+could be written about (a full disk) is missing. This module is free of JAX: the supervisor reads it too.
 """
 
 import contextlib
@@ -50,12 +48,7 @@ class _Line(TypedDict, total=False):
 
 
 class Goodput:
-    """The clock of one start.
-
-    Args:
-      workdir: gets the lines; None: they are not written (of several processes one is enough).
-      began: when the process started, by time.monotonic().
-    """
+    """The clock of one start of a process, which `began` by time.monotonic(). workdir: None: no lines."""
 
     def __init__(self, workdir: Path | None, began: float):
         self._file = workdir and Appended(workdir / _FILE)

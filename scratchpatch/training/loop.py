@@ -1,5 +1,6 @@
 """The training loop: start or resume, dispatch step N, read the sums of step N - 1."""
 
+import contextlib
 import json
 import math
 import time
@@ -37,16 +38,14 @@ _COPIED_BYTES = 1 << 30
 
 
 def train(config, workdir, began: float | None = None, notices: Notices | None = None) -> bool:
-    """Train `config` into `workdir`, or go on with the run that is there.
+    """Train `config` into `workdir`, or go on with the run that is there: whether the last step is done.
 
-    Args:
-      began: when the process started, by time.monotonic(); None: now.
-      notices: what signals ask, listened to already; None: from here on.
-    Returns:
-      Whether the last step is done; else a signal stopped the run, saved.
+    Else a signal stopped the run, saved. began: when the process started, by time.monotonic(). notices: what signals
+    ask, listened to already.
+
     Raises:
-      UserError: a bad config or source, a workdir of another experiment, a
-        model that fails the audit, or training.bad_steps skipped steps in a row.
+      UserError: a bad config or source, a workdir of another experiment, a model that fails the audit, or
+        training.bad_steps skipped steps in a row.
     """
     if notices is None:
         with Notices() as notices:
@@ -61,7 +60,10 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     notices.joined(jax.process_count() > 1)
     try:
         with start_lib.owned_workdir(config, Path(workdir)):
-            finished = _Run(config, Path(workdir), mesh, began, notices).run()
+            run = _Run(config, Path(workdir), mesh, began, notices)
+            # A checkpoint that failed has made room for the lines that wait.
+            with contextlib.closing(run.metrics):
+                finished = run.run()
             # Leaving ends the patience for those that still write.
             processes.meet("done")
             return finished
@@ -83,8 +85,8 @@ class _Run:
         share = max(config.training.eval_bytes // len(validation), 2)
         self.validation = [Head(stream, share) for stream, _ in validation]
         processes.first(lambda: run_text.guard(workdir, self.batches.streams, validation))
-        keep_last = config.training.keep_last
-        self.checkpoints = processes.together(lambda: Checkpoints(workdir / "checkpoints", config, keep_last))
+        folder, keep_last = workdir / "checkpoints", config.training.keep_last
+        self.checkpoints = processes.together(lambda: Checkpoints(folder, config, keep_last))
         # The first process writes for all.
         writes = workdir if processes.is_first() else None
         self.metrics = processes.together(lambda: MetricsWriter(writes))
@@ -94,13 +96,6 @@ class _Run:
 
     def run(self) -> bool:
         """Whether the last step is done."""
-        try:
-            return self._train()
-        finally:
-            # A checkpoint that failed has made room for the lines that wait.
-            self.metrics.close()
-
-    def _train(self) -> bool:
         training = self.config.training
         start = start_lib.restore(self.config, self.checkpoints, self.trainer.abstract_state())
         processes.first(lambda: self.metrics.truncate(start.step))
@@ -110,7 +105,10 @@ class _Run:
         self._follow_histories(start.step)
         # Compiling the step takes about as long as all before it, and each keeps one core busy.
         compiling = background.start(self.trainer.compile)
-        state = start.state or start_lib.initial_state(self.trainer)
+        state = start.state
+        if state is None:
+            given = start_lib.given_weights(self.config, self.trainer.shardings)
+            state = self.trainer.init(given) | given
         if self.config.data.entropies:
             self.batches.open_entropies(entropies.fingerprint(self.config, state["frozen"]))
         self._describe(state)
@@ -118,8 +116,7 @@ class _Run:
             step = compiling.result()
         if memory := step.memory_analysis():
             live = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-            live -= memory.alias_size_in_bytes
-            logging.info("memory of the compiled step: %.1f MB per device", live / 1e6)
+            logging.info("memory of the compiled step: %.1f MB per device", (live - memory.alias_size_in_bytes) / 1e6)
         logging.info("%s", start.origin)
         # The first step would wait for the slowest start.
         processes.meet("the first step")
@@ -159,7 +156,6 @@ class _Run:
             raise UserError(self._advice(step))
 
     def _advice(self, done: int) -> str:
-        """What to do after too many bad steps, of which none changed anything."""
         stored = ", ".join(map(str, self.checkpoints.steps())) or "none"
         return (
             f"{self.bad_in_a_row} steps in a row were skipped (metrics.jsonl says why), and all since step "
@@ -186,7 +182,8 @@ class _Run:
                 self._record(*pending, progress)
             pending = index, sums
             done = index + 1
-            saving, validating = (self._due(every, done) for every in (training.checkpoint_every, training.eval_every))
+            intervals = (training.checkpoint_every, training.eval_every)
+            saving, validating = (done == training.steps or every > 0 and done % every == 0 for every in intervals)
             asked = self.notices.save_at(done)
             if saving or asked or validating:
                 self._record(*pending, progress)
@@ -207,9 +204,6 @@ class _Run:
         with self.goodput.spent("checkpoint"):
             self.checkpoints.save(int(state["step"]), state)
         return state
-
-    def _due(self, every: int, done: int) -> bool:
-        return done == self.config.training.steps or (every > 0 and done % every == 0)
 
     def _record(self, index: int, sums, progress: Progress) -> None:
         """Write the metrics of a step that the device has been given time to finish."""
@@ -235,11 +229,8 @@ class _Run:
         return scores
 
     def _validation(self, weights, done: int) -> tuple[float, int]:
-        """(bits per byte, bytes) of the text to validate on."""
-        if self.model is None:
-            self.model = LanguageModel(self.config, weights, done)
-        else:
-            self.model = self.model.with_weights(weights, done)
+        model = self.model
+        self.model = model.with_weights(weights, done) if model else LanguageModel(self.config, weights, done)
         tally = bpb.Tally(config_lib.vocabulary(self.config))
         for stream in self.validation:
             for positions in self.model.positions(stream):
@@ -248,20 +239,20 @@ class _Run:
         return tally.bpb if tally.bpb is not None else math.nan, int(tally.sums["bytes"])
 
     def _describe(self, state) -> None:
-        """Log what is about to be trained, and whether it is causal."""
         logging.info("\n%s", account.text(account.account(self.config)))
         self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
 
     def _ask(self, state, question):
         """question(weights), the same answer in every process.
 
-        The first process answers for all, from a copy, where the model is small: the others would compile the same
-        programs once more. A larger model is asked where it lies, by all.
+        Where the model is small, the first process answers for all, from a copy: the others would compile the same
+        programs.
         """
         weights = weights_lib.select(state)
         if jax.process_count() == 1 or sum(x.nbytes for x in jax.tree.leaves(weights)) > _COPIED_BYTES:
             return question(weights)
-        copy = processes.local(weights, self.trainer.mesh)
+        whole = jax.jit(lambda x: x, out_shardings=mesh_lib.everywhere(self.trainer.mesh))(weights)
+        copy = jax.tree.map(lambda x: x.addressable_data(0), whole)
         return processes.first(lambda: question(copy))
 
     def _passes_audit(self, weights) -> bool:
@@ -273,5 +264,4 @@ class _Run:
 
 
 def _agree_on(name: str, streams) -> None:
-    """Raise UserError where another process reads other text under the same sources."""
     processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})

@@ -4,8 +4,6 @@
                              {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite.
                              A step that was skipped also has "skipped": true, "batch" (its index) and "reason"
     workdir/tensorboard/     the same numbers for TensorBoard, see `tensorboard`
-
-Lines that cannot be written (a full disk) wait in memory, see `appended`: a run that dies meanwhile lacks them.
 """
 
 import itertools
@@ -14,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 from absl import logging
 
@@ -40,31 +38,15 @@ class _Line(TypedDict, total=False):
     causality: str
 
 
-class Sink(Protocol):
-    """Where a run's numbers go. What cannot be written now is never a reason to raise.
-
-    `truncate` drops the steps after `last_step`, which a run that resumes from there writes again. `close` closes the
-    files; a later `write` opens them again.
-    """
-
-    def write(self, step: int, values: Mapping[str, float | str | None]) -> None: ...
-
-    def truncate(self, last_step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class MetricsWriter:
-    """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files: a `Sink`.
+    """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files.
 
-    Args:
-      workdir: None: nothing is written, because another process of the run does it.
-    Raises:
-      UserError: metrics.jsonl is none, or cannot be written; `write` raises nothing.
+    workdir: None: nothing is written, because another process of the run does it. Raises UserError where metrics.jsonl
+    is none, or cannot be written; `write` raises nothing.
     """
 
     def __init__(self, workdir: str | Path | None):
-        self._others: list[Sink] = []
+        self._events: EventFiles | None = None
         self._lines: Appended | None = None
         if workdir is None:
             return
@@ -79,7 +61,7 @@ class MetricsWriter:
         _records(self._path)
         self._rewrite(_lines(self._path))
         try:
-            self._others.append(EventFiles(self._path.parent / "tensorboard"))
+            self._events = EventFiles(self._path.parent / "tensorboard")
         except UserError as error:
             logging.info("no TensorBoard files: %s", error)
 
@@ -92,14 +74,14 @@ class MetricsWriter:
             return
         values = {name: plain(value) for name, value in values.items()}
         self._lines.add(_text({"step": int(step), **values}))
-        for sink in self._others:
-            sink.write(int(step), values)
+        if self._events:
+            self._events.write(int(step), values)
 
     def truncate(self, last_step: int) -> None:
         """Drop the lines of steps after `last_step`; -1 drops all."""
         self.close()
-        for sink in self._others:
-            sink.truncate(last_step)
+        if self._events:
+            self._events.truncate(last_step)
         kept = [record["step"] <= last_step for record in _records(self._path)]
         self._rewrite(list(itertools.compress(_lines(self._path), kept)))
 
@@ -120,9 +102,8 @@ class MetricsWriter:
         return last - step
 
     def close(self) -> None:
-        for sink in (self._lines, *self._others):
-            if sink is not None:
-                sink.close()
+        for file in filter(None, (self._lines, self._events)):
+            file.close()
 
     def _rewrite(self, lines: list[bytes]) -> None:
         """Let these be the lines: in place where only the last ones go, which a full disk allows."""
@@ -143,8 +124,6 @@ class MetricsWriter:
 def read_metrics(workdir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of training and those of validation, in the order written; None where a number was not finite.
 
-    A last line that is still being written is left out.
-
     Raises:
       UserError: there is no metrics.jsonl, or a line of it is none of metrics.
     """
@@ -161,10 +140,6 @@ def read_all(workdir: str | Path) -> list[dict[str, Any]]:
     return _records(path)
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    return [_record(path, number, line) for number, line in enumerate(_lines(path), start=1)]
-
-
 def _lines(path: Path) -> list[bytes]:
     """The whole lines, without their newlines: a line counts once that is written."""
     try:
@@ -174,16 +149,18 @@ def _lines(path: Path) -> list[bytes]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = parse(line, _Line)
-        nested = next((name for name, value in record.items() if isinstance(value, (dict, list))), None)
-        if nested is not None:
-            raise Malformed(f"{nested}: Expected a number or a text")
-    except Malformed as error:
-        shown = repr(line[:80].decode(errors="replace"))
-        raise UserError(f"{path}:{number}: {shown} is no line of metrics ({error}): remove that line") from error
-    return record
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            records.append(parse(line, _Line))
+            for name, value in records[-1].items():
+                if isinstance(value, (dict, list)):
+                    raise Malformed(f"{name}: Expected a number or a text")
+        except Malformed as error:
+            shown = repr(line[:80].decode(errors="replace"))
+            raise UserError(f"{path}:{number}: {shown} is no line of metrics ({error}): remove that line") from error
+    return records
 
 
 def _text(record: dict[str, Any]) -> bytes:
@@ -193,9 +170,7 @@ def _text(record: dict[str, Any]) -> bytes:
 class Measures:
     """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds.
 
-    Args:
-      learning_rate: by the step's index, computed on the host: asking a device would wait behind the step it runs.
-      devices: those of the run's mesh.
+    learning_rate: by the step's index, on the host: asking a device would wait behind the step it runs.
     """
 
     def __init__(self, config, learning_rate: Callable[[int], float], devices):
@@ -206,12 +181,8 @@ class Measures:
     def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
         """What the step with this index, which took so long, measured.
 
-        bpb, head_bpb: bits per raw byte. end_of_document_nats: mean over ends,
-        NaN where no document ends.
-        Rates are per position, suppressed ones counts; a model without a trunk
-        has none of either. flops_per_second counts useful FLOPs (padding, keys of
-        other documents and recomputation excluded); mfu is its share of the
-        chips' dense bf16 peak, left out where that is unknown.
+        end_of_document_nats: mean over ends, NaN where no document ends. Rates are per position, suppressed ones
+        counts. flops_per_second counts useful FLOPs; mfu is its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:

@@ -1,7 +1,6 @@
-"""AdamW, and the numbers that each of its steps is taken with: functions of the config and of the step's index alone.
+"""AdamW, and the numbers that each of its steps is taken with: functions of the config and of the step's index.
 
-Nothing of `optimizer.*` is compiled into the step or decides which arrays the optimizer's state has, so each field may
-change when a run resumes.
+Nothing of `optimizer.*` is compiled into the step, so each field may change when a run resumes.
 """
 
 import math
@@ -16,12 +15,7 @@ from scratchpatch import config as config_lib
 
 
 class Settings(NamedTuple):
-    """What one step is taken with, float32 scalars.
-
-    learning_rate, b1, b2, eps, weight_decay: of AdamW. clip_norm: the largest global gradient norm. loss_spike,
-    norm_spike: how many times its running mean a loss, or a gradient norm, may be. Where nothing limits, the last three
-    are infinite.
-    """
+    """What one step is taken with, float32 scalars; the last three are limits, infinite where nothing limits."""
 
     learning_rate: jax.Array
     b1: jax.Array

@@ -1,12 +1,6 @@
-"""What a run starts from. The first of these that there is decides:
+"""What a run starts from; README.md has the order of precedence.
 
-    the workdir's newest checkpoint    the run resumes, and reads nothing else
-    training.continue_from = RUN@STEP  the run branches off a checkpoint of another run, in a workdir of its own
-    training.init_from                 the weights of a run or of an exported folder, at step 0
-    random weights                     those of a separate entropy model come from model.entropy_model.workdir
-
-A branch takes over parameters, moments, running means, step and place in the data, and the other run's histories up to
-there; with the same config it computes what the other run would have, bit for bit.
+With the same config a branch computes what the other run would have, bit for bit.
 """
 
 import contextlib
@@ -53,9 +47,7 @@ class Start(NamedTuple):
 
 @contextlib.contextmanager
 def owned_workdir(config, workdir: Path) -> Iterator[None]:
-    """Hold the workdir alone, with the files that say which run it is.
-
-    A first start that fails inside takes its files away again: the config or text that failed is about to be mended.
+    """Hold the workdir alone, with the files that say which run it is; a first start that fails inside removes them.
 
     Raises:
       UserError: the folder is no workdir, belongs to another experiment, is in use, or cannot be written.
@@ -82,8 +74,7 @@ def owned_workdir(config, workdir: Path) -> Iterator[None]:
 def restore(config, checkpoints: Checkpoints, abstract_state: dict[str, Any]) -> Start:
     """The step and the state from which the run goes on, the same in every process; each array where its sharding says.
 
-    Raises:
-      UserError: a checkpoint that cannot be used, by name.
+    Raises UserError for a checkpoint that cannot be used, by name.
     """
     restored = checkpoints.restore_latest(abstract_state)
     processes.agree({"the checkpoint to go on from": str(restored.step if restored else 0)})
@@ -92,12 +83,6 @@ def restore(config, checkpoints: Checkpoints, abstract_state: dict[str, Any]) ->
     if restored := restore_branch(config, abstract_state):
         return Start(restored.step, restored.state, f"training from {config.training.continue_from}", branches=True)
     return Start(0, None, f"training from {config.training.init_from or 'random weights'}", branches=False)
-
-
-def initial_state(trainer) -> dict[str, Any]:
-    """The state before step 0 of a run that neither resumes nor branches off."""
-    given = given_weights(trainer.config, trainer.shardings)
-    return trainer.init(given) | given
 
 
 def branch_point(config) -> tuple[Path, int] | None:
@@ -109,10 +94,8 @@ def branch_point(config) -> tuple[Path, int] | None:
 def begin_branch(config, workdir: Path) -> None:
     """Give the workdir of a branch the histories of the other run, up to the step of the branch.
 
-    Once the branch has a checkpoint of its own, the other run is not read any more.
-
-    Raises:
-      UserError: there is no such run, it is another experiment, or the branch would have no step to do.
+    Once the branch has a checkpoint of its own, the other run is not read any more. Raises UserError where there is no
+    such run, it is another experiment, or the branch would have no step to do.
     """
     point = branch_point(config)
     if point is None or CheckpointReader(workdir / "checkpoints").steps():
@@ -147,8 +130,7 @@ def begin_branch(config, workdir: Path) -> None:
 def restore_branch(config, abstract_state: dict[str, Any]) -> Restored | None:
     """The state that a branch starts from; None: the run is no branch.
 
-    Raises:
-      UserError: no such step, with those that there are; a damaged one; or other arrays, which are named.
+    Raises UserError for no such step, with those that there are, a damaged one, or other arrays, which are named.
     """
     point = branch_point(config)
     if point is None:
@@ -168,15 +150,9 @@ def branch_lines(config) -> list[dict[str, Any]]:
 def given_weights(config, shardings) -> dict:
     """The parts of a new run's weights that are not random, each device with its own share; there may be none.
 
-    `training.init_from` gives all of them. A threshold stays as it was there,
-    unless the two configs name different ones: then it is the new config's.
-    Without it, `model.entropy_model.workdir` gives the entropy model's.
+    A threshold stays as it was in `training.init_from`, unless the two configs name different ones: then it is the new
+    config's. All processes must call this. shardings: of all weights or of those parts that are wanted.
 
-    No process and no device ever holds more than its share. All processes must call this.
-
-    Args:
-      config: the new run's.
-      shardings: of its weights, see `model.weights.shardings`, or of those parts of them that are wanted.
     Raises:
       UserError: nothing to load there, or the arrays of another model: names them.
     """
@@ -203,7 +179,6 @@ def _whole_model(config, shardings) -> dict:
 
 
 def _entropy_model(config, shardings) -> dict:
-    """The parameters of the run in `model.entropy_model.workdir`."""
     workdir = config.model.entropy_model.workdir
     if not workdir:
         raise UserError(

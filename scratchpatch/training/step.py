@@ -1,10 +1,8 @@
 """The train step: one jitted, donated function from state and batch to state and sums.
 
-Legend: A parts of the accumulation, B rows of a part, L positions, M = L + 1
-tokens.
-State: the parts of the weights (see `model.weights`), 'optimizer', 'means'
-(running means of the loss and the gradient norm, and how many steps they are
-of), 'step' (steps done, skipped ones too).
+Legend: A parts of the accumulation, B rows of a part, L positions, M = L + 1 tokens.
+State: the parts of the weights (see `model.weights`), 'optimizer', 'means' (running means of the loss and the gradient
+norm, and how many steps they are of), 'step' (steps done, skipped ones too).
 """
 
 import functools
@@ -49,10 +47,8 @@ TPU_OPTIONS = {"xla_tpu_relayout_group_size_threshold_for_reduce_scatter": 1}
 class Trainer:
     """The compiled pieces of a run on one mesh: initial state, step, their shardings.
 
-    Attributes:
-      batch: what a step reads, as ShapeDtypeStructs: int32 [A, B, M]; with
-        data.entropies a pair, of that and float32 [A, B, L].
-      settings: the same of what it is taken with, float32 [fields of optimizer.Settings].
+    batch: what a step reads, as ShapeDtypeStructs: int32 [A, B, M]; with data.entropies a pair, of that and float32
+    [A, B, L]. settings: the same of what it is taken with, float32 [fields of optimizer.Settings].
     """
 
     def __init__(self, config, mesh):
@@ -91,10 +87,7 @@ class Trainer:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings)
 
     def init(self, given=()):
-        """The state before step 0, but for the parts that are given, on which nothing is spent.
-
-        The numbers are the same on every mesh.
-        """
+        """The state before step 0, the same on every mesh, but for the parts that are given."""
         wanted = {part: place for part, place in self.shardings.items() if part not in given}
 
         def parts(seed):
@@ -106,10 +99,7 @@ class Trainer:
             return initial(jnp.uint32(self.config.seed))
 
     def compile(self, compiler_options: dict | None = None):
-        """The step ahead of time: (state, batch, settings) -> (state, sums); has memory_analysis().
-
-        settings: as `place_settings` gives them.
-        """
+        """The step ahead of time: (state, batch, settings as `place_settings` gives them) -> (state, sums)."""
         with jax.set_mesh(self.mesh):
             lowered = self._step.lower(self.abstract_state(), self.batch, self.settings)
             if self.mesh.devices.flat[0].platform == "tpu":
@@ -118,10 +108,8 @@ class Trainer:
                 except jax.errors.JaxRuntimeError as error:
                     if "xla_tpu" not in str(error):
                         raise
-                    logging.warning(
-                        "this libtpu does not know %s: gradients may be reduced where they could be scattered",
-                        *TPU_OPTIONS,
-                    )
+                    fault = "this libtpu does not know %s: gradients may be reduced where they could be scattered"
+                    logging.warning(fault, *TPU_OPTIONS)
             return lowered.compile(compiler_options)
 
     @functools.cached_property
@@ -157,12 +145,7 @@ class Trainer:
         return {**weights, "optimizer": moments, "means": _no_means(), "step": jnp.int32(0)}
 
     def _advance(self, state, batch, settings):
-        """One optimizer step.
-
-        A step whose loss or gradient norm is not finite, or a spike, is
-        skipped: parameters, moments, thresholds and running means stay, and
-        state['step'] alone goes on, since the batch is a function of it.
-        """
+        """One optimizer step, or none where `_reason` skips it: then state['step'] alone goes on."""
         s = optimizer_lib.Settings(*settings)
         batch_ABM, entropy_ABL = batch if self.config.data.entropies else (batch, None)
         params, thresholds = state["params"], state["thresholds"]

@@ -17,15 +17,15 @@ from scratchpatch.training.appended import Appended
 
 
 class EventFiles:
-    """A `metrics.Sink` that writes into a folder, after each start or truncation a new file.
+    """Writes into a folder, after each start or truncation a new file. `write` never raises.
 
-    Raises:
-      UserError: the package is missing; names the command that installs it.
+    Raises UserError where the package is missing, with the command that installs it.
     """
 
     def __init__(self, folder: Path):
-        self._events = need("tensorboardX.proto.event_pb2", "tensorboard", "writing TensorBoard's files")
-        self._checksum = need("tensorboardX.record_writer", "tensorboard", "writing TensorBoard's files").masked_crc32c
+        needed = "tensorboard", "writing TensorBoard's files"
+        self._events = need("tensorboardX.proto.event_pb2", *needed)
+        self._checksum = need("tensorboardX.record_writer", *needed).masked_crc32c
         self._folder = folder
         self._file: Appended | None = None
         self._hidden_from: int | None = None
@@ -48,7 +48,7 @@ class EventFiles:
         """Close the file; a later write begins a new one."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+        self._file = None
 
     def _new_file(self) -> Appended:
         now = time.time()
@@ -66,6 +66,5 @@ class EventFiles:
     def _record(self, event) -> bytes:
         """An event as a file of TensorBoard holds it: size and data, each with its checksum."""
         data = event.SerializeToString()
-        size = struct.pack("<Q", len(data))
-        checksums = [struct.pack("<I", self._checksum(piece)) for piece in (size, data)]
-        return b"".join((size, checksums[0], data, checksums[1]))
+        pieces = struct.pack("<Q", len(data)), data
+        return b"".join(piece + struct.pack("<I", self._checksum(piece)) for piece in pieces)

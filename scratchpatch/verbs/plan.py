@@ -12,8 +12,6 @@ examples:
   scratchpatch plan --config=experiments/scale/sp_1b.py --device=h200 --count=8 --config.mesh.fsdp=8
 """
 
-from absl import logging
-
 from scratchpatch.accounting import chips
 from scratchpatch.errors import UserError
 from scratchpatch.planning import topology
@@ -56,7 +54,7 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     if values.rows_per_chip:
         config.training.batch_rows = values.rows_per_chip * (pod.chips if pod else values.count)
     if pod:
-        result = plan.plan_tpu(config, pod, values.full, values.smallest, lambda line: logging.info("%s", line))
+        result = plan.plan_tpu(config, pod, values.full, values.smallest)
     else:
         result = plan.plan_device(config, chips.named(values.device), values.count)
     answer.show(result, values, plan.text)

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from scratchpatch.training import watchdog
-from scratchpatch.training.notices import STOPPING
-from scratchpatch.training.watchdog import Watchdog
+from scratchpatch.training import notices
+from scratchpatch.training.notices import Watchdog
 
 SIGTERM = bytes([signal.SIGTERM])
 
@@ -21,7 +20,7 @@ class Ended(Exception):
 @pytest.fixture
 def said(monkeypatch):
     found = []
-    monkeypatch.setattr(watchdog, "_say", found.append)
+    monkeypatch.setattr(notices, "_say", lambda text, stacks: found.append(text))
 
     def end(code):
         raise Ended(code)
@@ -34,7 +33,7 @@ def said(monkeypatch):
 def clock(monkeypatch):
     """The monotonic clock, in a list."""
     now = [0.0]
-    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(notices.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -45,7 +44,7 @@ def look(watching, seconds, numbers=b"", size=0, processor=0.0):
 
 
 def test_a_run_that_stands_still_says_so_once_each_time(clock, said):
-    watching = Watchdog(STOPPING)
+    watching = Watchdog()
     watching.moved(stepped=True)
     look(watching, 300)
     assert said == []
@@ -59,7 +58,7 @@ def test_a_run_that_stands_still_says_so_once_each_time(clock, said):
 
 
 def test_slow_steps_get_several_times_their_time(clock, said):
-    watching = Watchdog(STOPPING)
+    watching = Watchdog()
     watching.moved(stepped=True)
     clock[0] = 200.0
     watching.moved(stepped=True)
@@ -70,7 +69,7 @@ def test_slow_steps_get_several_times_their_time(clock, said):
 
 
 def test_what_compiles_or_writes_moves(clock, said):
-    watching = Watchdog(STOPPING)
+    watching = Watchdog()
     for minute in range(60):
         look(watching, 60, processor=60.0 * minute)
     watching.moved(stepped=True)
@@ -85,7 +84,7 @@ def test_what_compiles_or_writes_moves(clock, said):
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_after_a_signal_a_process_in_which_nothing_moves_is_ended(clock, said, begun):
-    watching = Watchdog(STOPPING)
+    watching = Watchdog()
     watching.moved(stepped=begun)
     look(watching, 1000)
     # The time before the signal does not count.
@@ -99,7 +98,7 @@ def test_after_a_signal_a_process_in_which_nothing_moves_is_ended(clock, said, b
 
 
 def test_after_a_signal_a_save_takes_as_long_as_it_writes(clock, said):
-    watching = Watchdog(STOPPING)
+    watching = Watchdog()
     watching.moved(stepped=True)
     watching._look(5.0, SIGTERM, 0, 0.0)
     for minute in range(120):
@@ -110,7 +109,7 @@ def test_after_a_signal_a_save_takes_as_long_as_it_writes(clock, said):
 
 
 def test_one_of_several_processes_waits_for_the_others(clock, said):
-    watching = Watchdog(STOPPING)
+    watching = Watchdog()
     watching.several = True
     watching.moved(stepped=True)
     look(watching, 5 + 1800, SIGTERM)
@@ -120,7 +119,7 @@ def test_one_of_several_processes_waits_for_the_others(clock, said):
 
 
 def test_other_signals_are_no_wish_to_end(clock, said):
-    watching = Watchdog(STOPPING)
+    watching = Watchdog()
     watching.moved(stepped=True)
     look(watching, 1000, bytes([signal.SIGUSR1, signal.SIGCHLD]))
     assert len(said) == 1 and "waits on" in said[0]
@@ -128,9 +127,9 @@ def test_other_signals_are_no_wish_to_end(clock, said):
 
 _PROCESS = """
 import ctypes, os, signal, threading, time
-from scratchpatch.training import watchdog
+from scratchpatch.training import notices as notices_lib
 from scratchpatch.training.notices import Notices
-watchdog._STILL, watchdog._LOOK = 0.2, 0.05
+notices_lib._STILL, notices_lib._LOOK = 0.2, 0.05
 def stand_still():
     # In a library, where the main thread does not hear of signals.
     libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
@@ -164,6 +163,6 @@ def test_a_process_that_hears_nothing_ends_and_says_where_it_stood(body, name, b
 def test_what_was_before_is_there_again():
     before = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(before)
-    with Watchdog(STOPPING) as watching:
+    with Watchdog() as watching:
         assert watching._thread.is_alive()
     assert signal.set_wakeup_fd(before) == before and not watching._thread.is_alive()
