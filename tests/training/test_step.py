@@ -67,7 +67,7 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
     made = run()
     state, sums = made.advance(fresh(made))
     params, thresholds = state0()["params"], state0()["thresholds"]
-    targets = loss.targets_of(ROWS_BM)
+    targets = loss.count_targets(ROWS_BM, BYTES)
     assert float(sums["targets"]) == targets == (ROWS_BM[:, 1:] != BYTES.pad).sum()
 
     definition = made.trainer.definition
