@@ -12,8 +12,7 @@ import traceback
 
 from absl import flags
 
-from scratchpatch import background, config_flags, output
-from scratchpatch import config as config_lib
+from scratchpatch import background, config as config_lib, config_flags, output
 from scratchpatch.errors import UserError
 from scratchpatch.verbs import VERBS
 from scratchpatch.verbs.verb import Answer, Verb

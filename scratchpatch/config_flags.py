@@ -23,8 +23,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from scratchpatch import config as config_lib
-from scratchpatch import files, places
+from scratchpatch import config as config_lib, files, places
 from scratchpatch.config_fields import BY_NAME
 from scratchpatch.errors import UserError
 

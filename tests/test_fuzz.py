@@ -10,8 +10,7 @@ import time
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, note, settings, strategies as st
 
 from tests import damages, fuzz
 

@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
-from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss as loss_lib, weights as weights_lib
 from scratchpatch.patching import layout
-from scratchpatch.patching.rows import Rows
-from scratchpatch.patching.rows import pack as pack_rows
+from scratchpatch.patching.rows import Rows, pack as pack_rows
 from scratchpatch.patching.scores import Signals
 from scratchpatch.vocabulary import BYTES
 

@@ -18,8 +18,7 @@ from experiments.blt import published
 from scratchpatch import compilation_cache
 from scratchpatch.accounting import flops
 from scratchpatch.bench import results
-from scratchpatch.model import stack
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import stack, weights as weights_lib
 
 MODELS = ("8B", "1B", "small")
 SIZES = (4, 6, 8)

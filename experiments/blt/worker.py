@@ -11,8 +11,7 @@ import numpy as np
 from absl import logging
 
 from experiments.blt.difficulty import get_config
-from scratchpatch import compilation_cache, load
-from scratchpatch import config as config_lib
+from scratchpatch import compilation_cache, config as config_lib, load
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally
 from scratchpatch.files import replace_text

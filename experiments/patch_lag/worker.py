@@ -12,8 +12,7 @@ import jax
 from absl import logging
 
 from experiments.patch_lag.config import get_config
-from scratchpatch import compilation_cache, load
-from scratchpatch import config as config_lib
+from scratchpatch import compilation_cache, config as config_lib, load
 from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.evaluation.bpb import Tally

@@ -9,8 +9,7 @@ import ml_collections
 from absl import logging
 
 import scratchpatch
-from scratchpatch import config as config_lib
-from scratchpatch import config_flags
+from scratchpatch import config as config_lib, config_flags
 from scratchpatch.bench import data, kernels, linear, peer, start, train
 from scratchpatch.bench.results import machine, text
 

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scratchpatch import config as config_lib
-from scratchpatch import config_fields
+from scratchpatch import config as config_lib, config_fields
 from scratchpatch.bench import results
 from scratchpatch.bench.results import Result
 from scratchpatch.errors import UserError

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import jax
 
-from scratchpatch import compilation_cache
-from scratchpatch import config as config_lib
+from scratchpatch import compilation_cache, config as config_lib
 from scratchpatch.bench.train import Subject
 from scratchpatch.data.batches import Batches
 

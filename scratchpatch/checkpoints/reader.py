@@ -13,8 +13,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from scratchpatch import config as config_lib
-from scratchpatch import schema
+from scratchpatch import config as config_lib, schema
 from scratchpatch.checkpoints import arrays, format, lock
 from scratchpatch.checkpoints.format import Damaged, NotWhole, StepFolder, Unreadable
 from scratchpatch.data.anchor import anchored

@@ -11,8 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from scratchpatch import config as config_lib
-from scratchpatch import json_files
+from scratchpatch import config as config_lib, json_files
 from scratchpatch.checkpoints import history
 from scratchpatch.checkpoints.history import History
 from scratchpatch.json_files import Count

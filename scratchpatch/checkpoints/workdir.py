@@ -12,8 +12,7 @@ from pathlib import Path
 import ml_collections
 
 import scratchpatch
-from scratchpatch import config as config_lib
-from scratchpatch import schema
+from scratchpatch import config as config_lib, schema
 from scratchpatch.checkpoints import history, lock, settings
 from scratchpatch.data.anchor import anchored
 from scratchpatch.distributed import processes

@@ -15,8 +15,7 @@ import jax
 from absl import logging
 
 import scratchpatch
-from scratchpatch import config as config_lib
-from scratchpatch import schema
+from scratchpatch import config as config_lib, schema
 from scratchpatch.checkpoints import arrays, format, lock
 from scratchpatch.checkpoints.durable import Mirror, Tier
 from scratchpatch.checkpoints.format import Damaged, NotWhole, Unreadable

@@ -13,8 +13,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from scratchpatch import files as local_files
-from scratchpatch import json_files, places
+from scratchpatch import files as local_files, json_files, places
 from scratchpatch.errors import UserError
 
 _LOCAL = LocalFileSystem()

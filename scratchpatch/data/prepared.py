@@ -19,8 +19,7 @@ from typing import Annotated, TypedDict
 
 import msgspec
 
-from scratchpatch.data import paths, splits
-from scratchpatch.data import shards as shard_files
+from scratchpatch.data import paths, shards as shard_files, splits
 from scratchpatch.data.checks import Damaged
 from scratchpatch.data.shards import FIX, VOCABULARY, Shard, ShardEntry
 from scratchpatch.data.stream import Stream

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scratchpatch import compilation_cache
-from scratchpatch import config as config_lib
+from scratchpatch import compilation_cache, config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import attention

@@ -20,8 +20,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
-from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss as loss_lib, weights as weights_lib
 
 # Tokens of one call of the compiled pass: enough to keep the cores busy.
 _TOKENS_PER_CALL = 8192

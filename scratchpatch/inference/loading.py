@@ -13,8 +13,7 @@ import jax
 from scratchpatch import config as config_lib
 from scratchpatch.checkpoints import workdir as workdir_lib
 from scratchpatch.checkpoints.reader import TRIES, CheckpointReader
-from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.distributed import processes
+from scratchpatch.distributed import mesh as mesh_lib, processes
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.interop import hf_blt

@@ -17,8 +17,7 @@ import jax
 import numpy as np
 
 import scratchpatch
-from scratchpatch import config as config_lib
-from scratchpatch import json_files, schema
+from scratchpatch import config as config_lib, json_files, schema
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
 from scratchpatch.interop import safetensors_folder

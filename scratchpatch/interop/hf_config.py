@@ -11,8 +11,7 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 from msgspec import Meta
 
-from scratchpatch import config as config_lib
-from scratchpatch import json_files
+from scratchpatch import config as config_lib, json_files
 from scratchpatch.errors import UserError
 from scratchpatch.interop.safetensors_folder import printable, summary
 

@@ -14,8 +14,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as stock
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as stock_mask
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as stock,
+    splash_attention_mask_info as stock_mask,
+)
 
 from scratchpatch.kernels import blocks
 

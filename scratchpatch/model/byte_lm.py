@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
-from scratchpatch import config as config_lib
-from scratchpatch import precision
+from scratchpatch import config as config_lib, precision
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.heads import EntropyHead, entropy

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
-from scratchpatch import compilation_cache, sharding
-from scratchpatch import config as config_lib
+from scratchpatch import compilation_cache, config as config_lib, sharding
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold

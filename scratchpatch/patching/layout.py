@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from scratchpatch import config as config_lib
-from scratchpatch.patching import budget, patchifiers, triggers
-from scratchpatch.patching import slots as slots_lib
+from scratchpatch.patching import budget, patchifiers, slots as slots_lib, triggers
 from scratchpatch.patching.rows import Rows
 from scratchpatch.patching.scores import Signals
 from scratchpatch.patching.slots import Slots

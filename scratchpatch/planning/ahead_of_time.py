@@ -19,8 +19,7 @@ import jax
 from absl import logging
 from jax.experimental import topologies
 
-from scratchpatch import config as config_lib
-from scratchpatch import schema
+from scratchpatch import config as config_lib, schema
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.planning.topology import Topology

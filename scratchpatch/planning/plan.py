@@ -4,8 +4,7 @@ import math
 
 from jax.sharding import AbstractMesh
 
-from scratchpatch import config as config_lib
-from scratchpatch import precision
+from scratchpatch import config as config_lib, precision
 from scratchpatch.accounting.chips import GIB, Chip
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account, flops
-from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss as loss_lib, weights as weights_lib
 from scratchpatch.model.layers import ffn_width
 
 # What a long series of large operations reaches of the data sheet (bf16 GEMM on an H200: 790 of 989 TFLOP/s; copies 4.3

@@ -13,8 +13,7 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 from absl import logging
 
-from scratchpatch import config as config_lib
-from scratchpatch import json_files, schema
+from scratchpatch import config as config_lib, json_files, schema
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count

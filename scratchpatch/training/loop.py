@@ -10,24 +10,21 @@ import jax
 from absl import logging
 
 import scratchpatch
-from scratchpatch import background
-from scratchpatch import config as config_lib
+from scratchpatch import background, config as config_lib
 from scratchpatch.accounting import account
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.data.anchor import anchored
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
-from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.distributed import processes
+from scratchpatch.distributed import mesh as mesh_lib, processes
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit, bpb
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.windows import Head
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.progress import Progress
-from scratchpatch.training import entropies, goodput, optimizer
-from scratchpatch.training import start as start_lib
+from scratchpatch.training import entropies, goodput, optimizer, start as start_lib
 from scratchpatch.training.goodput import Goodput
 from scratchpatch.training.metrics import Measures, MetricsWriter
 from scratchpatch.training.notices import Notices, Stopped

@@ -13,8 +13,7 @@ import numpy as np
 from absl import logging
 
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import durable, history, run_text, settings
-from scratchpatch.checkpoints import workdir as workdir_lib
+from scratchpatch.checkpoints import durable, history, run_text, settings, workdir as workdir_lib
 from scratchpatch.checkpoints.reader import CheckpointReader, Restored
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.data.anchor import anchored

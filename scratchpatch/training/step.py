@@ -14,11 +14,9 @@ import optax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
-from scratchpatch import compilation_cache, sharding
-from scratchpatch import config as config_lib
+from scratchpatch import compilation_cache, config as config_lib, sharding
 from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss as loss_lib, weights as weights_lib
 from scratchpatch.training import optimizer as optimizer_lib
 
 # A new document starts where documents lately ended: the carried threshold moves by this share of the way from where

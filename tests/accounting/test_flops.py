@@ -7,8 +7,7 @@ import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
-from scratchpatch.model import loss, stack
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss, stack, weights as weights_lib
 from scratchpatch.vocabulary import BYTES as VOCABULARY
 from tests import tiny
 

@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from scratchpatch import bench
-from scratchpatch import config as config_lib
+from scratchpatch import bench, config as config_lib
 from scratchpatch.bench import data
 from scratchpatch.bench.results import Result
 from scratchpatch.errors import UserError

@@ -2,8 +2,7 @@ import sys
 
 import pytest
 
-from scratchpatch import config as config_lib
-from scratchpatch import config_flags
+from scratchpatch import config as config_lib, config_flags
 from scratchpatch.bench import start
 from scratchpatch.errors import UserError
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorstore
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch.checkpoints import arrays

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch import cli
-from scratchpatch import config as config_lib
+from scratchpatch import cli, config as config_lib
 from scratchpatch.checkpoints import durable, format
 from scratchpatch.checkpoints.durable import Tier, fetch_files
 from scratchpatch.checkpoints.format import Damaged

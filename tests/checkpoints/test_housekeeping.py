@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import scratchpatch
-from scratchpatch import cli
-from scratchpatch import config as config_lib
+from scratchpatch import cli, config as config_lib
 from scratchpatch.checkpoints import format, housekeeping
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.data import paths

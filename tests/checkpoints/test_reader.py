@@ -13,9 +13,7 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import arrays, format, housekeeping, lock
-from scratchpatch.checkpoints import reader as reader_lib
-from scratchpatch.checkpoints import workdir as workdir_lib
+from scratchpatch.checkpoints import arrays, format, housekeeping, lock, reader as reader_lib, workdir as workdir_lib
 from scratchpatch.checkpoints.reader import CheckpointReader, Removed
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.errors import UserError

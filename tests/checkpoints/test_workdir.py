@@ -6,8 +6,7 @@ import sys
 import pytest
 
 import scratchpatch
-from scratchpatch import config as config_lib
-from scratchpatch import schema
+from scratchpatch import config as config_lib, schema
 from scratchpatch.checkpoints.workdir import guard_workdir, load_config, lock_workdir
 from scratchpatch.errors import UserError
 from scratchpatch.training.loop import train

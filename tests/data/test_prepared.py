@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from scratchpatch.checkpoints import run_text
-from scratchpatch.data import checks
-from scratchpatch.data import shards as shard_files
+from scratchpatch.data import checks, shards as shard_files
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.entropies import open_entropies, place
 from scratchpatch.data.index import open_stream

@@ -1,8 +1,7 @@
 """The BOS of a shard are found between any of its positions."""
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from scratchpatch.data.shards import PAGE, Shard, pack_starts
 

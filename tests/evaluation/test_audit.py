@@ -24,8 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch import compilation_cache, config_fields
-from scratchpatch import config as config_lib
+from scratchpatch import compilation_cache, config as config_lib, config_fields
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit

@@ -12,8 +12,7 @@ import pytest
 from scratchpatch import compilation_cache
 from scratchpatch.evaluation import audit
 from scratchpatch.kernels import attention
-from scratchpatch.model import encoder
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import encoder, weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.heads import EntropyHead

@@ -9,8 +9,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from scratchpatch import cli, config, config_fields
 from scratchpatch.data.mixture import streams_for

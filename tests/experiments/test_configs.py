@@ -7,8 +7,7 @@ import pytest
 
 from experiments.blt import difficulty, entropy_corpora, published, small
 from experiments.patch_lag import config as patch_lag
-from scratchpatch import config as config_lib
-from scratchpatch import config_flags
+from scratchpatch import config as config_lib, config_flags
 from scratchpatch.accounting.parameters import parameters
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,7 @@ from scratchpatch.checkpoints import workdir as workdir_lib
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.inference import language_model as module
-from scratchpatch.inference import loading, windows
+from scratchpatch.inference import language_model as module, loading, windows
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.vocabulary import BYTES
 from tests import runs, tiny

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from scratchpatch.inference.loading import load_hf_blt
-from scratchpatch.model import encoder
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import encoder, weights as weights_lib
 from tests import tiny
 from tests.interop import folders, theirs
 

@@ -18,8 +18,7 @@ from experiments import quickstart
 from experiments.blt import small
 from experiments.scale import sizes
 from scratchpatch import config as config_lib
-from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss as loss_lib, weights as weights_lib
 from scratchpatch.model.encoder import NGrams
 from scratchpatch.model.pooling import take
 from tests import tiny

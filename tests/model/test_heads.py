@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss as loss_lib, weights as weights_lib
 from tests import tiny
 
 

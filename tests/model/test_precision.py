@@ -9,8 +9,7 @@ import pytest
 
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.kernels import choice, xla
-from scratchpatch.model import loss as loss_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import loss as loss_lib, weights as weights_lib
 from scratchpatch.training import step
 from tests import tiny
 

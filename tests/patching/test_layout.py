@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
-from scratchpatch import config as config_lib
-from scratchpatch import config_fields
+from scratchpatch import config as config_lib, config_fields
 from scratchpatch.patching import layout
 from scratchpatch.patching.scores import Signals
 from tests import tiny

@@ -7,14 +7,12 @@ import math
 import pytest
 
 from experiments.scale import sizes
-from scratchpatch import cli
-from scratchpatch import config as config_lib
+from scratchpatch import cli, config as config_lib
 from scratchpatch.accounting import chips
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.errors import UserError
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.planning import ahead_of_time, hlo, layout_warnings, plan, topology
-from scratchpatch.planning import step_cost as step_cost_lib
+from scratchpatch.planning import ahead_of_time, hlo, layout_warnings, plan, step_cost as step_cost_lib, topology
 from tests import runs, tiny
 
 MESH = {"slice": 1, "data": 16, "fsdp": 16, "tensor": 1, "sequence": 1}

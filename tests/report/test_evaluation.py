@@ -12,8 +12,7 @@ from scratchpatch import cli
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.evaluation.evaluate import evaluate
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.report import evaluation as evaluation_lib
-from scratchpatch.report import page
+from scratchpatch.report import evaluation as evaluation_lib, page
 from scratchpatch.report.evaluation import write_evaluation
 from tests import runs
 

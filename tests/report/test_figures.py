@@ -8,8 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from scratchpatch.report import figures
-from scratchpatch.report import page as page_lib
+from scratchpatch.report import figures, page as page_lib
 from scratchpatch.report.figures import Series
 from tests.report import pages
 

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from scratchpatch import cli
-from scratchpatch import config as config_lib
+from scratchpatch import cli, config as config_lib
 from scratchpatch.bench.train import Subject
 from scratchpatch.data import entropies
 from scratchpatch.data.batches import Batches

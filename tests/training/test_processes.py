@@ -17,14 +17,12 @@ import pytest
 
 import scratchpatch as sp
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints import format as checkpoint_format
-from scratchpatch.checkpoints import lock
+from scratchpatch.checkpoints import format as checkpoint_format, lock
 from scratchpatch.checkpoints.reader import CheckpointReader
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
-from tests import drill, tiny
-from tests import runs as runs_lib
+from tests import drill, runs as runs_lib, tiny
 
 PROCESSES, DEVICES = 4, 2
 FIELDS = {

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import scratchpatch as sp
-from scratchpatch import config as config_lib
-from scratchpatch import schema
+from scratchpatch import config as config_lib, schema
 from scratchpatch.checkpoints import workdir
 from scratchpatch.checkpoints.reader import CheckpointReader
 from scratchpatch.distributed import mesh as mesh_lib

@@ -4,8 +4,7 @@ import json
 from unittest import mock
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from scratchpatch.data.records import Problem
 from scratchpatch.data.sources import jsonl
