@@ -9,9 +9,8 @@ _NAMES = ("parameters", "inference_flops_per_byte", "training_flops_per_byte")
 
 
 def rates(config) -> tuple[float, float]:
-    """Commits and scratchpads per byte that a config aims at; none without a trunk.
-
-    Exact for byte, fixed, stride and every; the target for random and for entropies; the budget for white space.
+    """Commits and scratchpads per byte that a config aims at; none without a trunk. Exact for byte, fixed, stride and
+    every; the target for random and for entropies; the budget for white space.
     """
     if config.model.trunk.kind == "none":
         return 0.0, 0.0
@@ -32,10 +31,9 @@ def rates(config) -> tuple[float, float]:
 
 
 def account(config) -> dict:
-    """Parameters, FLOPs and cache of a config, by tier (see `flops`).
-
-    Returns a dict: parameters {tier: count}, inference_flops_per_byte and training_flops_per_byte {tier: FLOPs}, each
-    with 'total'; trunk_calls_per_byte, commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, window.
+    """Parameters, FLOPs and cache of a config, by tier (see `flops`). Returns a dict: parameters {tier: count},
+    inference_flops_per_byte and training_flops_per_byte {tier: FLOPs}, each with 'total'; trunk_calls_per_byte,
+    commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, window.
     """
     config_lib.check(config)
     commits, scratchpads = rates(config)

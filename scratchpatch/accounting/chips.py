@@ -9,11 +9,9 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of JAX. kind: part of its device_kind. flops: dense bf16 per second, without sparsity.
-
-    memory: bytes that a program can have. bandwidth: bytes per second of its memory. ici: bytes per second that it
-    sends along one ring of its own network (TPU: both directions of one axis; GPU: NVLink). dcn: between slices or
-    nodes.
+    """One device of JAX. kind: part of its device_kind. flops: dense bf16 per second, without sparsity. memory: bytes
+    that a program can have. bandwidth: bytes per second of its memory. ici: bytes per second that it sends along one
+    ring of its own network (TPU: both directions of one axis; GPU: NVLink). dcn: between slices or nodes.
     """
 
     name: str

@@ -17,11 +17,9 @@ TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "pooling", "trun
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What queries do in a forward pass, per byte (strictly: per position, a document's BOS among them).
-
-    slots: trunk calls. encoder_keys, entropy_keys, decoder_keys: what a byte sees in a layer of the encoder (and of the
-    entropy head), of the entropy model, of the decoder. trunk_keys: what a slot sees. pool_keys: bytes that the slots
-    pool.
+    """What queries do in a forward pass, per byte (strictly: per position, a document's BOS among them). slots: trunk
+    calls. encoder_keys, entropy_keys, decoder_keys: what a byte sees in a layer of the encoder (and of the entropy
+    head), of the entropy model, of the decoder. trunk_keys: what a slot sees. pool_keys: bytes that the slots pool.
     """
 
     slots: float
@@ -55,9 +53,8 @@ def inference(config, commits_per_byte: float, scratchpads_per_byte: float, wind
 
 
 def training(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
-    """Useful FLOPs per byte by tier of a train step: three forward passes' worth, recomputation not counted.
-
-    The entropy model is frozen: one forward pass, where decisions read it and its entropies are not stored already.
+    """Useful FLOPs per byte by tier of a train step: three forward passes' worth, recomputation not counted. The
+    entropy model is frozen: one forward pass, where decisions read it and its entropies are not stored already.
     """
     return _of_training(config, useful(config, commits_per_byte, scratchpads_per_byte, window))
 
@@ -74,10 +71,9 @@ def useful(config, commits_per_byte: float, scratchpads_per_byte: float, window:
 
 
 def expected(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> Work:
-    """The work of documents of `window` bytes, on average: an upper bound where documents are shorter.
-
-    A query of the trunk sees half of a window's commits, and itself; a commit pools its whole patch; a scratchpad
-    stands anywhere inside it but at its last byte, and pools half of it.
+    """The work of documents of `window` bytes, on average: an upper bound where documents are shorter. A query of the
+    trunk sees half of a window's commits, and itself; a commit pools its whole patch; a scratchpad stands anywhere
+    inside it but at its last byte, and pools half of it.
     """
     pooled = min(1 / max(commits_per_byte, 1 / window), config_lib.patch_limit(config))
     return Work(
@@ -97,9 +93,8 @@ def counted(sums: dict[str, float]) -> Work:
 
 
 def compiled(config, length: int) -> dict[str, float]:
-    """Forward FLOPs per byte by tier that the compiled program runs: every slot and key that a mask hides included.
-
-    An upper bound where XLA's staircase attention is tiled and leaves out tiles of commits that no slot sees.
+    """Forward FLOPs per byte by tier that the compiled program runs: every slot and key that a mask hides included. An
+    upper bound where XLA's staircase attention is tiled and leaves out tiles of commits that no slot sees.
     """
     commits, scratchpads = config_lib.slots(config, length)
     slots, keys = (commits + scratchpads) / length, _of_tiers(config, multiplied_keys, length)

@@ -7,7 +7,6 @@ from scratchpatch.model import weights as weights_lib
 
 def parameters(config) -> dict[str, int]:
     """How many numbers each tier holds, by the model's own shapes: the entropy model's are frozen, the others learned.
-
     The n-grams' tables are a tier of their own: most of a model's numbers, and next to none of its compute.
     """
     weights = weights_lib.abstract(config)[1]

@@ -27,11 +27,8 @@ _QUICKSTART = Path(scratchpatch.__file__).parents[1] / "experiments" / "quicksta
 
 def run(what: str, config=None) -> dict:
     """{"machine": ..., name: {"title", "numbers", "targets", "notes"}, ...} of one of MEASURES, or of `all` of them.
-
-    numbers: side -> measure -> value. config: the experiment to measure; None: the quickstart.
-
-    Raises:
-      UserError: a config that does not hold together, or a bad source.
+    numbers: side -> measure -> value. config: the experiment to measure; None: the quickstart. Raises UserError for a
+    config that does not hold together, or a bad source.
     """
     config = quickstart() if config is None else config
     config_lib.check(config)

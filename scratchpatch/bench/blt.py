@@ -20,19 +20,15 @@ _TOLERANCE = 0.03
 
 
 class Blt:
-    """A train step (forward, backward, clipping, AdamW) that is called again and again on one batch.
-
-    The tiers have the widths, depths, heads and local window of `config`, as far as BLT has them; hash tables, which
-    cost it no multiplication, make up for the parameters that only the config's model has.
+    """A train step (forward, backward, clipping, AdamW) that is called again and again on one batch. The tiers have the
+    widths, depths, heads and local window of `config`, as far as BLT has them; hash tables, which cost it no
+    multiplication, make up for the parameters that only the config's model has.
     """
 
     def __init__(self, config, patch_bytes: int, parameters: int, tokens_BM, parts: int = 1):
-        """patch_bytes: per patch, behind the first one of one byte. parameters: how many it should have.
-
-        tokens_BM: int [B, L + 1], rows of a batch. parts: that the rows are computed in, one after the other.
-
-        Raises:
-          UserError: BLT of these widths has more parameters than that, even with the smallest hash tables.
+        """patch_bytes: per patch, behind the first one of one byte. parameters: how many it should have. tokens_BM: int
+        [B, L + 1], rows of a batch. parts: that the rows are computed in, one after the other. Raises UserError where
+        BLT of these widths has more parameters than that, even with the smallest hash tables.
         """
         torch.manual_seed(0)
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())

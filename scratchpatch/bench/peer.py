@@ -69,9 +69,8 @@ def patches_alone(config):
 
 
 def peak_memory(side: str, config, blt: list[int] | None) -> dict[str, float]:
-    """Resident memory of one side's steps and of its whole process since the imports, in MB: what `peak` prints.
-
-    blt: bytes per patch, parameters and parts of a BLT; None: the step is ours. Raises UserError where it fails.
+    """Resident memory of one side's steps and of its whole process since the imports, in MB: what `peak` prints. blt:
+    bytes per patch, parameters and parts of a BLT; None: the step is ours. Raises UserError where it fails.
     """
     task = json.dumps({"config": config_lib.flat(config), "blt": blt})
     # Large blocks go back to the system when freed: what is resident is what is in use.

@@ -79,9 +79,8 @@ class Times:
 
 
 def take_turns(calls: dict[str, Callable[[], object]], seconds: float) -> Times:
-    """Time calls in turns, ABAB..., for about `seconds` altogether; the first call of each is not counted.
-
-    A call must return only when its work is done.
+    """Time calls in turns, ABAB..., for about `seconds` altogether; the first call of each is not counted. A call must
+    return only when its work is done.
     """
     for call in calls.values():
         call()

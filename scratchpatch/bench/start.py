@@ -47,7 +47,6 @@ def measure(config) -> Result:
 
 def first_step(config, folder: Path, name: str) -> Clock:
     """Run `scratchpatch train` on one step in a child process; stop it after that, or raise UserError where it fails.
-
     folder: holds the run of this name, and the caches for a later call.
     """
     file, workdir = folder / f"{name}.py", folder / name

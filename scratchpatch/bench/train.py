@@ -45,10 +45,9 @@ def byte_level(config):
 
 
 class Subject:
-    """A compiled train step that is called again and again on the config's first batch.
-
-    bytes: input positions of a step. trunk_calls_per_byte: slots of the static arrays, filled or not. state_bytes: of
-    parameters, moments and what else the step carries along.
+    """A compiled train step that is called again and again on the config's first batch. bytes: input positions of a
+    step. trunk_calls_per_byte: slots of the static arrays, filled or not. state_bytes: of parameters, moments and what
+    else the step carries along.
     """
 
     def __init__(self, config):

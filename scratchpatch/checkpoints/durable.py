@@ -32,7 +32,6 @@ _RUN, _FILES = "run", ("data.json", "settings.json", "metrics.jsonl", "goodput.j
 
 def copy(step: Folder, target: Folder, advance: Callable[[int], None]) -> None:
     """Copy a step to a new folder, about.json last, and read the copy again, so that every byte of it is proven.
-
     `advance` is called with the bytes of every piece that was copied or read. Raises Damaged where the step or its copy
     is; Unreadable; OSError where the copy cannot be written.
     """

@@ -179,10 +179,8 @@ def path_below(step: Folder, name: str) -> str:
 def check_files(
     step: Folder, about: dict[str, Any], skipped: Collection[str] = (), advance: Callable[[int], None] | None = None
 ) -> None:
-    """Raise Damaged unless the files are those that were written, Unreadable where that cannot be told.
-
-    Folders in `skipped`, directly under STEP/state, are not looked at. `advance` is called with the bytes of each
-    piece.
+    """Raise Damaged unless the files are those that were written, Unreadable where that cannot be told. Folders in
+    `skipped`, directly under STEP/state, are not looked at. `advance` is called with the bytes of each piece.
     """
     count = None if advance is None else lambda piece: advance(len(piece))
     for name, (size, checksum) in about["files"].items():

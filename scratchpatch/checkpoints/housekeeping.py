@@ -43,11 +43,10 @@ def listing(workdir: str | Path) -> dict[str, Any]:
 
 
 def verify(workdir: str | Path, step: int | None = None) -> dict[str, Any]:
-    """Read every file of one step (None: of every step) against its size and checksum.
-
-    Returns 'steps', oldest first, of each: 'step', 'whole' (None: a read error that may pass keeps it unknown), and
-    'reason' (None where it is whole). Where every step was asked for, also 'newest_whole', the step that a resumed run
-    goes on from (None: there is none). Raises UserError where nothing is stored, or not that step.
+    """Read every file of one step (None: of every step) against its size and checksum. Returns 'steps', oldest first,
+    of each: 'step', 'whole' (None: a read error that may pass keeps it unknown), and 'reason' (None where it is whole).
+    Where every step was asked for, also 'newest_whole', the step that a resumed run goes on from (None: there is none).
+    Raises UserError where nothing is stored, or not that step.
     """
     reader = _reader(workdir)
     for _ in range(TRIES):
@@ -86,11 +85,10 @@ def prune(workdir: str | Path, keep_last: int, dry_run: bool) -> dict[str, Any]:
     """Delete all but the newest `keep_last` (1 or more) whole steps and the best whole one; leftovers too.
 
     A step counts as whole once every file of it has been read; one that cannot be read now is neither counted nor
-    deleted. A kill at any moment leaves no half step. A dry run does all of it but the deleting.
-
-    Returns 'kept': steps, oldest first; 'unread': to reasons, the kept steps that could not be read; 'deleted': of each
-    folder its 'name', 'bytes' and 'why'; 'bytes': the sum; 'dry_run'. Raises UserError where a trainer holds the
-    workdir, or no step is whole: then nothing is deleted; OSError where a folder cannot be deleted.
+    deleted. A kill at any moment leaves no half step. A dry run does all of it but the deleting. Returns 'kept': steps,
+    oldest first; 'unread': to reasons, the kept steps that could not be read; 'deleted': of each folder its 'name',
+    'bytes' and 'why'; 'bytes': the sum; 'dry_run'. Raises UserError where a trainer holds the workdir, or no step is
+    whole: then nothing is deleted; OSError where a folder cannot be deleted.
     """
     reader = _reader(workdir)
     # This comes before the lock, which makes a file in whatever folder it is given.

@@ -16,10 +16,9 @@ _OPENED = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def hold(path: Path, who: str) -> Iterator[None]:
-    """Own the folder of `path`, a file that is made where it is missing.
-
-    `who` is what the owners of such a lock are, such as 'trainer'. Raises UserError where another process holds it,
-    which is named, and where the file cannot be written or locked, or is no lock.
+    """Own the folder of `path`, a file that is made where it is missing. `who` is what the owners of such a lock are,
+    such as 'trainer'. Raises UserError where another process holds it, which is named, and where the file cannot be
+    written or locked, or is no lock.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

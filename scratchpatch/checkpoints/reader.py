@@ -90,11 +90,10 @@ class CheckpointReader(StepFolder):
         return proven
 
     def prove(self, step: int | None, abstract_state: dict[str, Any], partial: bool = False) -> int | None:
-        """See that a step is whole and holds the arrays asked for; without a step, the newest such step.
-
-        With `partial`, only the stored arrays of the top-level keys of `abstract_state` are looked at. Returns None
-        where no step was ever stored. Raises UserError where the step is missing, damaged, another experiment's, or
-        holds other arrays; without a step, where none is whole.
+        """See that a step is whole and holds the arrays asked for; without a step, the newest such step. With
+        `partial`, only the stored arrays of the top-level keys of `abstract_state` are looked at. Returns None where no
+        step was ever stored. Raises UserError where the step is missing, damaged, another experiment's, or holds other
+        arrays; without a step, where none is whole.
         """
         if step is None:
             newest, errors = self._search(abstract_state, partial)

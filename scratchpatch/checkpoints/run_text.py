@@ -59,11 +59,10 @@ def guard(workdir: Path, streams: Streams, validation: Streams) -> None:
 
 
 def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, Any] | None = None) -> Streams:
-    """(stream, weight) of what `split` of a run's own sources holds, if that is still the run's text.
-
-    `workdir` may be an exported model, which has no data.json to compare with. `config` has the overrides, and where
-    they (dotted fields) name other sources, nothing is compared. Raises UserError, which names the source and the fix,
-    where the text is not what data.json says.
+    """(stream, weight) of what `split` of a run's own sources holds, if that is still the run's text. `workdir` may be
+    an exported model, which has no data.json to compare with. `config` has the overrides, and where they (dotted
+    fields) name other sources, nothing is compared. Raises UserError, which names the source and the fix, where the
+    text is not what data.json says.
     """
     workdir, fix = Path(workdir), "name text to read by --source=SPEC"
     if not (workdir / FILE).exists() or _TEXT_FIELDS & set(overrides or {}):

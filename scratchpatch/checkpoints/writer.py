@@ -57,11 +57,10 @@ class Checkpoints(CheckpointReader):
                 self._try(discard, self.folder / name)
 
     def save(self, step: int, state: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
-        """Copy the state, a dict of pytrees of jax.Array, to the host, then write it in the background.
-
-        The state's buffers may be donated as soon as this returns. `metrics`, name to number or short text, are stored
-        beside it. A step that this object has already saved or restored is left as it is. Raises UserError where this
-        save, or the one before it, cannot be written.
+        """Copy the state, a dict of pytrees of jax.Array, to the host, then write it in the background. The state's
+        buffers may be donated as soon as this returns. `metrics`, name to number or short text, are stored beside it. A
+        step that this object has already saved or restored is left as it is. Raises UserError where this save, or the
+        one before it, cannot be written.
         """
         self.wait()
         if step in self._stored:

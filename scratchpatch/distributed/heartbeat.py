@@ -14,9 +14,8 @@ PERIOD = 1.0
 
 
 def start() -> None:
-    """Beat in the background, if a supervisor started this process.
-
-    Once the supervisor is gone, the process saves and leaves as after SIGTERM.
+    """Beat in the background, if a supervisor started this process. Once the supervisor is gone, the process saves and
+    leaves as after SIGTERM.
     """
     # The variable is taken out, so that no process which this one starts beats in its name.
     pipe = os.environ.pop(_VARIABLE, None)

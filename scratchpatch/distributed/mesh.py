@@ -22,9 +22,8 @@ ROW_AXES = ("slice", "data", "fsdp", "tensor")
 
 
 def sizes(config, devices: int) -> dict[str, int]:
-    """Axis to size, with the devices that the others leave for the axis that is -1.
-
-    Raises UserError where the axes do not fit the number of devices, or rows of a step do not divide over them.
+    """Axis to size, with the devices that the others leave for the axis that is -1. Raises UserError where the axes do
+    not fit the number of devices, or rows of a step do not divide over them.
     """
     shape = {axis: config.mesh[axis] for axis in AXES}
     named = " x ".join(f"mesh.{axis}={size}" for axis, size in shape.items() if size > 1)
@@ -50,9 +49,8 @@ def sizes(config, devices: int) -> dict[str, int]:
 
 
 def make(config, devices: Sequence | None = None) -> Mesh:
-    """The mesh that `config.mesh` names, over `devices` (default: all).
-
-    Raises UserError as `sizes` does, and where mesh.slice is not the number of TPU slices.
+    """The mesh that `config.mesh` names, over `devices` (default: all). Raises UserError as `sizes` does, and where
+    mesh.slice is not the number of TPU slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = tuple(sizes(config, len(devices)).values())
@@ -61,9 +59,8 @@ def make(config, devices: Sequence | None = None) -> Mesh:
 
 
 def over(config, devices: int) -> Mesh:
-    """The mesh on which a trained model is used: its parameters spread over so many devices of this process.
-
-    Raises UserError where there are fewer.
+    """The mesh on which a trained model is used: its parameters spread over so many devices of this process. Raises
+    UserError where there are fewer.
     """
     here = jax.local_devices()
     if devices > len(here):
@@ -99,9 +96,8 @@ def settled(config, mesh: Mesh | AbstractMesh):
 
 
 def parts(config, mesh: Mesh | AbstractMesh) -> int:
-    """Parts that a step's rows are computed in: `training.accumulation`, or as many as leave every device a row.
-
-    On more devices fewer parts hold as little; the step's result does not depend on them.
+    """Parts that a step's rows are computed in: `training.accumulation`, or as many as leave every device a row. On
+    more devices fewer parts hold as little; the step's result does not depend on them.
     """
     rows = config.training.batch_rows // row_shares(mesh)
     return math.gcd(rows, config.training.accumulation)

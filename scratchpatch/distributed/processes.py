@@ -45,10 +45,8 @@ _rounds: collections.Counter[str] = collections.Counter()
 
 
 def start(distributed: str) -> None:
-    """Join the other processes of the run (see `rendezvous`). Call it before anything asks JAX for devices.
-
-    Raises:
-      UserError: nothing to be found, with what was looked for, or the coordinator does not answer.
+    """Join the other processes of the run (see `rendezvous`). Call it before anything asks JAX for devices. Raises
+    UserError where nothing is found, with what was looked for, or the coordinator does not answer.
     """
     if distributed == "none":
         return
@@ -98,14 +96,10 @@ def agree(what: dict[str, str]) -> None:
 
 
 def first(decide: Callable[[], T], name: str = "first") -> T:
-    """What the first process decides, in all of them: they wait for it, as long as it takes.
-
-    decide: gives a value as JSON has it. name: of the kind of question; those of one kind must be asked in the same
-    order by every process, so by one of its threads.
-
-    Raises:
-      UserError: of `decide`, in every process. Whatever else `decide` raises goes on in the first process; in the
-        others it is a UserError that says what it was, or a KeyboardInterrupt as it is.
+    """What the first process decides, in all of them: they wait for it, as long as it takes. decide: gives a value as
+    JSON has it. name: of the kind of question; those of one kind must be asked in the same order by every process, so
+    by one of its threads. A UserError of `decide` is raised in every process. Whatever else `decide` raises goes on in
+    the first process; in the others it is a UserError that says what it was, or a KeyboardInterrupt as it is.
     """
     if jax.process_count() == 1:
         return decide()
@@ -114,9 +108,8 @@ def first(decide: Callable[[], T], name: str = "first") -> T:
 
 
 def gather(find: Callable[[], T], name: str) -> list[T]:
-    """What each process finds, by process, in the first one; in the others nothing, and they do not wait.
-
-    See `first`; an error of any process's `find` is raised there and in the first one.
+    """What each process finds, by process, in the first one; in the others nothing, and they do not wait. See `first`;
+    an error of any process's `find` is raised there and in the first one.
     """
     if jax.process_count() == 1:
         return [find()]
@@ -185,9 +178,8 @@ def _answer(key: str, process: int) -> Any:
 
 @contextlib.contextmanager
 def last_words() -> Iterator[None]:
-    """Tell the other processes of an exception that leaves this block, and end this one where another tells of one.
-
-    A process that waits in a collective cannot be interrupted: it is ended with exit code 1 and the other's message.
+    """Tell the other processes of an exception that leaves this block, and end this one where another tells of one. A
+    process that waits in a collective cannot be interrupted: it is ended with exit code 1 and the other's message.
     """
     if jax.process_count() == 1:
         yield
@@ -257,9 +249,8 @@ def share(folder: Path) -> None:
 
 
 def appears(path: Path, seconds: float) -> bool:
-    """Whether a file of a shared disk that another process wrote is here, or is within so many seconds.
-
-    A network file system may remember for a while that a name was not there, or what its folder held.
+    """Whether a file of a shared disk that another process wrote is here, or is within so many seconds. A network file
+    system may remember for a while that a name was not there, or what its folder held.
     """
     until = time.monotonic() + seconds
     while not path.exists():
@@ -273,19 +264,17 @@ def appears(path: Path, seconds: float) -> bool:
 
 
 def meet(where: str) -> None:
-    """Wait until all processes are here, once for each place.
-
-    They meet by the coordinator, which a slow start does not hurry as collectives between CPUs do.
+    """Wait until all processes are here, once for each place. They meet by the coordinator, which a slow start does not
+    hurry as collectives between CPUs do.
     """
     if jax.process_count() > 1:
         distributed.global_state.client.wait_at_barrier(f"scratchpatch: {where}", _MEETING_MILLISECONDS)
 
 
 def reached(event: str, step: int, asked: bool) -> bool:
-    """Whether this is the step at which all processes do what one of them was asked for; event: a name for itself.
-
-    All of them call it after each step, in the same order. They are never more than two steps apart, because each reads
-    the sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
+    """Whether this is the step at which all processes do what one of them was asked for; event: a name for itself. All
+    of them call it after each step, in the same order. They are never more than two steps apart, because each reads the
+    sums of a step before it goes on to the next but one; so a step that one process names is still ahead of all.
     """
     client, key = distributed.global_state.client, f"scratchpatch: {event}"
     if asked:

@@ -43,10 +43,9 @@ def parse(distributed: str) -> Rendezvous | None:
 
 
 def of_jobset(environ: Mapping[str, str]) -> Rendezvous | None:
-    """Where the pods of a JobSet meet that has no TPUs; None where this is no pod of one.
-
-    JAX finds TPU pods itself, but of a JobSet of GPUs it counts the pods of one job alone, and asks the Kubernetes API
-    for them. Raises UserError where some of the pod's variables are missing, or are no numbers.
+    """Where the pods of a JobSet meet that has no TPUs; None where this is no pod of one. JAX finds TPU pods itself,
+    but of a JobSet of GPUs it counts the pods of one job alone, and asks the Kubernetes API for them. Raises UserError
+    where some of the pod's variables are missing, or are no numbers.
     """
     if "JOBSET_NAME" not in environ or any(name in environ for name in _TPU_PODS):
         return None

@@ -39,12 +39,11 @@ class Death:
 
 
 class Supervisor:
-    """Runs attempts until one ends well, or the budget of restarts is used up.
-
-    commands: called before each attempt; the command line of each process. restarts: attempts after the first that may
-    fail in a row without progress, a number that grows when an attempt achieved something. pause: seconds before the
-    first restart; doubled by each, up to a minute. grace: seconds that processes get to save and leave after SIGTERM.
-    silence: seconds without a heartbeat after which a process counts as stopped; None: the processes have none.
+    """Runs attempts until one ends well, or the budget of restarts is used up. commands: called before each attempt;
+    the command line of each process. restarts: attempts after the first that may fail in a row without progress, a
+    number that grows when an attempt achieved something. pause: seconds before the first restart; doubled by each, up
+    to a minute. grace: seconds that processes get to save and leave after SIGTERM. silence: seconds without a heartbeat
+    after which a process counts as stopped; None: the processes have none.
     """
 
     def __init__(
@@ -69,11 +68,10 @@ class Supervisor:
         self.deaths: list[Death] = []
 
     def run(self) -> int:
-        """The exit code: 0 where an attempt ended well, else that of the last first death (128 + signal).
-
-        SIGTERM, SIGINT and SIGHUP ask the processes to save and leave, a second SIGINT kills them. SIGUSR1 goes to one
-        of them, which is enough for all to save. The processes have groups of their own: what a terminal sends comes
-        to the supervisor alone.
+        """The exit code: 0 where an attempt ended well, else that of the last first death (128 + signal). SIGTERM,
+        SIGINT and SIGHUP ask the processes to save and leave, a second SIGINT kills them. SIGUSR1 goes to one of them,
+        which is enough for all to save. The processes have groups of their own: what a terminal sends comes to the
+        supervisor alone.
         """
         with self._listening():
             left, reached = self._restarts, self._progress()

@@ -48,13 +48,10 @@ def vacant(folder: str | Path) -> None:
 
 
 def export(lm, folder: str | Path, layout: str = "stacked") -> None:
-    """Write a model (an `inference.LanguageModel`) into a new or empty folder.
-
-    config.json comes last: a folder without one is no model, and is what a kill leaves. What fails leaves nothing.
-    layout: 'stacked': one array for a stack of layers; 'unstacked': one for each layer. `Exported` reads both.
-
-    Raises:
-      UserError: the folder holds something, or cannot be written; or weights are not finite.
+    """Write a model (an `inference.LanguageModel`) into a new or empty folder. config.json comes last: a folder without
+    one is no model, and is what a kill leaves. What fails leaves nothing. layout: 'stacked': one array for a stack of
+    layers; 'unstacked': one for each layer. `Exported` reads both. Raises UserError where the folder holds something,
+    or cannot be written; or weights are not finite.
     """
     folder = Path(folder)
     vacant(folder)
@@ -87,10 +84,8 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
 
 
 class Exported:
-    """A folder that `export` wrote, its arrays not yet read; abstract: the weights as jax.ShapeDtypeStructs.
-
-    Raises:
-      UserError: no config, one that cannot be, or arrays that are missing, extra or misshapen: all of them named.
+    """A folder that `export` wrote, its arrays not yet read; abstract: the weights as jax.ShapeDtypeStructs. Raises
+    UserError for no config, one that cannot be, or arrays that are missing, extra or misshapen: all of them named.
     """
 
     def __init__(self, folder: str | Path):
@@ -117,10 +112,8 @@ class Exported:
             )
 
     def read(self, part: dict[str, Any]) -> dict[str, Any]:
-        """Arrays in place of the leaves of `part`, some top-level keys of `abstract`.
-
-        A leaf's sharding says where its array goes, and each device reads its own slice; without one it goes to the
-        first device of this process.
+        """Arrays in place of the leaves of `part`, some top-level keys of `abstract`. A leaf's sharding says where its
+        array goes, and each device reads its own slice; without one it goes to the first device of this process.
         """
         leaves = [self._place(name, leaf) for name, leaf in weights_lib.named(part, ".").items()]
         return jax.tree.unflatten(jax.tree.structure(part), leaves)

@@ -59,13 +59,10 @@ _POOLING_CROSS = _CROSS | {"query_norm.scale": "q_norm", "norm.scale": "k_norm"}
 
 def read(folder: str | Path, window: int = 1024, max_patch_bytes: int = 128) -> tuple[Any, dict]:
     """(config, weights) of a Hugging Face BLT checkpoint folder (config.json, safetensors), its patcher included.
-
     window: bytes of a row; the memory of a pass grows with window * max_patch_bytes. max_patch_bytes: longest patch,
-    where the checkpoint sets no max_patch_length.
-
-    Raises:
-      UserError: no such checkpoint; fields that are not supported; tensors that are missing, extra, misshapen or not
-        finite: all of them named. Nothing is loaded then.
+    where the checkpoint sets no max_patch_length. Raises UserError, and loads nothing, where there is no such
+    checkpoint, and for fields that are not supported and tensors that are missing, extra, misshapen or not finite: all
+    of them named.
     """
     hf = hf_config.read(folder, window, max_patch_bytes)
     stored = safetensors_folder.SafetensorsFolder(folder)

@@ -144,9 +144,8 @@ _IGNORED_AT_TOP = _IGNORED | {"head_dim", "rope_parameters", "rope_scaling", "ro
 
 @dataclasses.dataclass(frozen=True)
 class HfConfig:
-    """A checkpoint's config as ours, and what the shapes of its tensors need beside it.
-
-    hidden: section to the width of its feed-forward block. encoder_cross_layers: cross-attentions of the encoder.
+    """A checkpoint's config as ours, and what the shapes of its tensors need beside it. hidden: section to the width of
+    its feed-forward block. encoder_cross_layers: cross-attentions of the encoder.
     """
 
     config: Any
@@ -155,9 +154,8 @@ class HfConfig:
 
 
 def read(folder: str | Path, window: int, max_patch_bytes: int) -> HfConfig:
-    """Read the config.json of a checkpoint folder; see `hf_blt.read` for the arguments.
-
-    Raises UserError where there is none, or for fields that are not supported, all of them named.
+    """Read the config.json of a checkpoint folder; see `hf_blt.read` for the arguments. Raises UserError where there is
+    none, or for fields that are not supported, all of them named.
     """
     path = Path(folder) / "config.json"
     try:

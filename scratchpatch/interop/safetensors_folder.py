@@ -33,11 +33,8 @@ class _Index(TypedDict):
 
 
 class SafetensorsFolder:
-    """The arrays of a folder, read when they are asked for. shapes: name to shape.
-
-    Raises:
-      UserError: no safetensors file, one that cannot be read or holds arrays that are no floats, or an index that
-        disagrees with its shards.
+    """The arrays of a folder, read when they are asked for. shapes: name to shape. Raises UserError for no safetensors
+    file, one that cannot be read or holds arrays that are no floats, or an index that disagrees with its shards.
     """
 
     def __init__(self, folder: str | Path):
@@ -61,9 +58,8 @@ class SafetensorsFolder:
         self.shapes = {key: tuple(x.get_shape()) for key, x in slices.items()}
 
     def read(self, name: str, index: tuple[slice, ...] | None = None, dtype=np.float32) -> np.ndarray:
-        """One array as `dtype`, or a piece of it; of the file no more is read than that.
-
-        index: a slice, of step 1, for each axis. Raises UserError where the file is not what its header says.
+        """One array as `dtype`, or a piece of it; of the file no more is read than that. index: a slice, of step 1, for
+        each axis. Raises UserError where the file is not what its header says.
         """
         array = self._files[self._file_of[name]].read(name, index)
         # What a narrower type has no number for becomes infinite there.
@@ -132,7 +128,6 @@ def _shards(index: Path, weight_map: Mapping[str, str]) -> dict[str, Path]:
 
 def _shard(folder: Path, name: str) -> Path:
     """The path of a shard, by the name that an index has for it. Raises ValueError where it leads out of the folder.
-
     The cache of Hugging Face's hub keeps its files in a folder `blobs`, and below `snapshots`, beside it, links to
     them: those are followed, and no others.
     """
@@ -160,7 +155,6 @@ def _check_weight_map(index: Path, weight_map: Mapping[str, str], file_of: Mappi
 
 def save(folder: Path, arrays: Mapping[str, np.ndarray], header: dict[str, str]) -> None:
     """Write model.safetensors into an empty folder, whole or not at all; the first of several writers has the folder.
-
     Raises OSError where it cannot be written, a FileExistsError where the folder holds something.
     """
     unfinished = folder / _UNFINISHED

@@ -52,10 +52,8 @@ def available() -> bool:
 
 
 def compile_step(config, topology: Topology, full: bool = False) -> Compiled:
-    """Compile the train step of a config for a pod; full: to the machine code.
-
-    Raises:
-      UserError: libtpu is missing, the config does not fit the pod's devices, or XLA refuses the program, and why.
+    """Compile the train step of a config for a pod; full: to the machine code. Raises UserError where libtpu is
+    missing, the config does not fit the pod's devices, or XLA refuses the program, and says why.
     """
     if not available():
         fix = "bash launch/setup.sh tpu, or pip install libtpu; --device=h200 plans without"

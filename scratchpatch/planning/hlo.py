@@ -24,11 +24,9 @@ _OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective of a step.
-
-    kind: see `_KINDS`. axes: mesh axes whose devices take part, joined by '+'. shapes: of the whole array (gathered, or
-    before it is scattered), without axes of size 1. types: of their elements, in XLA's words. bytes: what one chip
-    sends each time. times: per step. operation: the place in our code, in JAX's words.
+    """One collective of a step. kind: see `_KINDS`. axes: mesh axes whose devices take part, joined by '+'. shapes: of
+    the whole array (gathered, or before it is scattered), without axes of size 1. types: of their elements, in XLA's
+    words. bytes: what one chip sends each time. times: per step. operation: the place in our code, in JAX's words.
     """
 
     kind: str
@@ -105,9 +103,8 @@ def _closing(text: str) -> int:
 
 
 def _walk(computations, name: str, times: int, mesh, found: list[Collective], chains: set[str]) -> None:
-    """Append the collectives of a computation, and of all that it calls, to `found`.
-
-    chains: those met so far. An asynchronous all-gather is spread over fusions that each repeat it: a chain is one.
+    """Append the collectives of a computation, and of all that it calls, to `found`. chains: those met so far. An
+    asynchronous all-gather is spread over fusions that each repeat it: a chain is one.
     """
     for line in computations.get(name, ()):
         kind = line.opcode.removesuffix("-start")

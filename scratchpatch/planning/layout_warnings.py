@@ -19,9 +19,8 @@ _GRADIENT_AXES = {"slice", "data", "fsdp"}
 
 
 def layout_warnings(config, parts: int, cost: StepCost, collectives: list[Collective], plan: dict) -> list[str]:
-    """The faults of a layout (a config whose mesh is settled); none where it is sound.
-
-    collectives: none where nothing was compiled. plan: the fields of `plan.plan_tpu` so far.
+    """The faults of a layout (a config whose mesh is settled); none where it is sound. collectives: none where nothing
+    was compiled. plan: the fields of `plan.plan_tpu` so far.
     """
     weights, gradients = weight_bytes(config), gradient_bytes(config)
     total, limit, seconds = plan["bytes_per_chip"]["total"], plan["hbm_bytes"], plan["seconds"]

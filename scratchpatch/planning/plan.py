@@ -138,7 +138,6 @@ def _timing(config, cost: StepCost, chip: Chip, totals: dict) -> dict:
 
 def _smallest(config, pod: Topology, plan: dict) -> str | None:
     """The smallest pod of the kind that holds the step, its rows in more parts where chips are fewer; None: none found.
-
     Memory per chip is guessed from that of the plan; what the guess lets pass is compiled, a few at most.
     """
     held, rows = plan["bytes_per_chip"], config.training.batch_rows

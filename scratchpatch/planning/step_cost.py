@@ -28,11 +28,10 @@ _PASSES = {"none": 3, "dots": 3.5, "full": 4}
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """The cost of one step on one chip.
-
-    flops: run; useful: without padding, masked keys and recomputation. traffic: bytes moved by what is no matrix
-    product. parameters, optimizer, activations: bytes held, the last from the forward to the backward pass. workspace:
-    bytes of gradients and temporaries. padding: share of the trunk's slots that no decision fills.
+    """The cost of one step on one chip. flops: run; useful: without padding, masked keys and recomputation. traffic:
+    bytes moved by what is no matrix product. parameters, optimizer, activations: bytes held, the last from the forward
+    to the backward pass. workspace: bytes of gradients and temporaries. padding: share of the trunk's slots that no
+    decision fills.
     """
 
     flops: float

@@ -42,9 +42,8 @@ class Series(NamedTuple):
 
 
 def loss_curves(training: Sequence[Series], validation: Sequence[Series], bytes_per_step: int) -> str:
-    """BPB against the step (below) and the bytes read (above).
-
-    `training` is drawn as the means of at most BINS bins of steps; `validation` keeps every point, marked.
+    """BPB against the step (below) and the bytes read (above). `training` is drawn as the means of at most BINS bins of
+    steps; `validation` keeps every point, marked.
     """
     training, validation = [_binned(one) for one in _drawable(training)], _drawable(validation)
 
@@ -71,9 +70,8 @@ def patch_lag(
     y_label: str = "bits per byte",
     name: str = "patch-lag",
 ) -> str:
-    """BPB, or what `y_label` says, against the bytes since the last commit, or what `x_label` says.
-
-    A curve of one point (a byte-level model, which has no other offset) is drawn as a dashed level.
+    """BPB, or what `y_label` says, against the bytes since the last commit, or what `x_label` says. A curve of one
+    point (a byte-level model, which has no other offset) is drawn as a dashed level.
     """
 
     def draw(axes):

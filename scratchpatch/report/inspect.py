@@ -21,12 +21,8 @@ def inspect(
     tell: Callable[[str], None] = lambda text: None,
 ) -> str:
     """The text of a file with its patches and scratchpads by a run's model, and a line of numbers, for a terminal.
-
     html: also write a page to this file. overrides: dotted config fields to values. tell: is given the text before the
-    page is written.
-
-    Raises:
-      UserError: the file cannot be read, or the page cannot be written.
+    page is written. Raises UserError where the file cannot be read, or the page cannot be written.
     """
     try:
         data = Path(text_file).read_bytes()

@@ -40,13 +40,10 @@ ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "x
 
 
 def write_report(workdir: str | os.PathLike, baseline: str | os.PathLike | None = None, suffix: str = "") -> Path:
-    """Write WORKDIR/report.html, where there is a baseline beside that run, and return its path.
-
-    suffix: of the evaluation that the page shows, see `run_folder.evaluation_file`; the page's name has it too.
-
-    Raises:
-      UserError: a folder does not exist, the baseline has no evaluation, or metrics cannot be read.
-      OSError: the page cannot be written; the one that is there stays.
+    """Write WORKDIR/report.html, where there is a baseline beside that run, and return its path. suffix: of the
+    evaluation that the page shows, see `run_folder.evaluation_file`; the page's name has it too. Raises UserError where
+    a folder does not exist, the baseline has no evaluation, or metrics cannot be read; OSError where the page cannot be
+    written: the one that is there stays.
     """
     run = RunFolder(workdir, suffix)
     other = RunFolder(baseline) if baseline is not None else None

@@ -22,9 +22,8 @@ LIMIT = 16384  # bytes drawn; a page of more is slower to open than to read
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """Bytes and what a model decides after each of them.
-
-    entropy: of the next byte, nats (NaN where the model has none). commit: a patch ends. scratchpad: one fires.
+    """Bytes and what a model decides after each of them. entropy: of the next byte, nats (NaN where the model has
+    none). commit: a patch ends. scratchpad: one fires.
     """
 
     data: bytes

@@ -59,13 +59,10 @@ _Evaluation = _object(
 
 class RunFolder:
     """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
-
     config: dotted field name to value. changes: (step, lines 'name: old -> new') of what held from a step on. metrics:
-    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix.
-
-    Raises:
-      UserError: the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
-        config.
+    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. Raises
+    UserError where the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
+    config.
     """
 
     def __init__(self, workdir: str | os.PathLike, suffix: str = ""):

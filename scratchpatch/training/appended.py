@@ -20,9 +20,8 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Appended:
-    """Opens with the first piece, and makes the folder where it is missing.
-
-    begin: what a file that was empty begins with; None: it holds lines, and one that a kill has torn is cut off.
+    """Opens with the first piece, and makes the folder where it is missing. begin: what a file that was empty begins
+    with; None: it holds lines, and one that a kill has torn is cut off.
     """
 
     def __init__(self, path: Path, begin: bytes | None = None):

@@ -27,13 +27,11 @@ GROUP_POSITIONS = 1 << 18
 
 
 def compute(config) -> list[dict]:
-    """Run the entropy model that a new run of `config` would have over the text that it would read.
-
-    Position t of a stream sees at least half a window of its document. The entropy model inside the train step sees the
-    bytes of its row alone: near the start of a row that begins inside a document the two differ.
-
-    Returns, for each stream: source, split, positions, computed (how many of them now), path. Raises UserError where
-    there is no entropy model or no weights for it, a bad source, or no room.
+    """Run the entropy model that a new run of `config` would have over the text that it would read. Position t of a
+    stream sees at least half a window of its document. The entropy model inside the train step sees the bytes of its
+    row alone: near the start of a row that begins inside a document the two differ. Returns, for each stream: source,
+    split, positions, computed (how many of them now), path. Raises UserError where there is no entropy model or no
+    weights for it, a bad source, or no room.
     """
     if config.model.entropy_model.layers == 0:
         raise UserError(

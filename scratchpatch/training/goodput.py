@@ -93,9 +93,8 @@ class Goodput:
 
 
 def account(workdir: str | Path, now: float | None = None) -> dict[str, float] | None:
-    """Seconds of each kind over all starts of a run; None: it has no line.
-
-    now: seconds since the epoch, where the run is known to be dead: the time since its last line is a restart too.
+    """Seconds of each kind over all starts of a run; None: it has no line. now: seconds since the epoch, where the run
+    is known to be dead: the time since its last line is a restart too.
     """
     lines = _read(Path(workdir) / _FILE)
     if not lines:

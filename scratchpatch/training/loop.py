@@ -35,14 +35,10 @@ _COPIED_BYTES = 1 << 30
 
 
 def train(config, workdir, began: float | None = None, notices: Notices | None = None) -> bool:
-    """Train `config` into `workdir`, or go on with the run that is there: whether the last step is done.
-
-    Else a signal stopped the run, saved. began: when the process started, by time.monotonic(). notices: what signals
-    ask, listened to already.
-
-    Raises:
-      UserError: a bad config or source, a workdir of another experiment, a model that fails the audit, or
-        training.bad_steps skipped steps in a row.
+    """Train `config` into `workdir`, or go on with the run that is there: whether the last step is done. Else a signal
+    stopped the run, saved. began: when the process started, by time.monotonic(). notices: what signals ask, listened to
+    already. Raises UserError for a bad config or source, a workdir of another experiment, a model that fails the audit,
+    or training.bad_steps skipped steps in a row.
     """
     if notices is None:
         with Notices() as notices:
@@ -240,10 +236,8 @@ class _Run:
         self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
 
     def _ask(self, state, question):
-        """question(weights), the same answer in every process.
-
-        Where the model is small, the first process answers for all, from a copy: the others would compile the same
-        programs.
+        """question(weights), the same answer in every process. Where the model is small, the first process answers for
+        all, from a copy: the others would compile the same programs.
         """
         weights = weights_lib.select(state)
         if jax.process_count() == 1 or sum(x.nbytes for x in jax.tree.leaves(weights)) > _COPIED_BYTES:

@@ -39,10 +39,9 @@ class _Line(TypedDict, total=False):
 
 
 class MetricsWriter:
-    """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files.
-
-    workdir: None: nothing is written, because another process of the run does it. Raises UserError where metrics.jsonl
-    is none, or cannot be written; `write` raises nothing.
+    """Owns a workdir's metrics.jsonl, and passes what is written on to TensorBoard's files. workdir: None: nothing is
+    written, because another process of the run does it. Raises UserError where metrics.jsonl is none, or cannot be
+    written; `write` raises nothing.
     """
 
     def __init__(self, workdir: str | Path | None):
@@ -66,9 +65,8 @@ class MetricsWriter:
             logging.info("no TensorBoard files: %s", error)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line; it is with the system when this returns, or waits for another try.
-
-        values: names to numbers (Python, numpy, or jax scalars) or short texts.
+        """Append one line; it is with the system when this returns, or waits for another try. values: names to numbers
+        (Python, numpy, or jax scalars) or short texts.
         """
         if self._lines is None:
             return
@@ -91,9 +89,8 @@ class MetricsWriter:
         self._rewrite([_text(record).rstrip() for record in records])
 
     def skipped_in_a_row(self, last: int, since: int) -> int:
-        """How many of the steps up to `last` were skipped in a row, of those with an index from `since` on.
-
-        A step without a line, which could not be written, counts as none that was skipped.
+        """How many of the steps up to `last` were skipped in a row, of those with an index from `since` on. A step
+        without a line, which could not be written, counts as none that was skipped.
         """
         skipped = {record["step"] for record in _records(self._path) if record.get("skipped")}
         step = last
@@ -122,10 +119,8 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of training and those of validation, in the order written; None where a number was not finite.
-
-    Raises:
-      UserError: there is no metrics.jsonl, or a line of it is none of metrics.
+    """The lines of training and those of validation, in the order written; None where a number was not finite. Raises
+    UserError where there is no metrics.jsonl, or a line of it is none of metrics.
     """
     records = read_all(workdir)
     training = [record for record in records if _VALIDATION not in record]
@@ -168,9 +163,8 @@ def _text(record: dict[str, Any]) -> bytes:
 
 
 class Measures:
-    """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds.
-
-    learning_rate: by the step's index, on the host: asking a device would wait behind the step it runs.
+    """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds. learning_rate: by the step's index,
+    on the host: asking a device would wait behind the step it runs.
     """
 
     def __init__(self, config, learning_rate: Callable[[int], float], devices):
@@ -179,10 +173,9 @@ class Measures:
         self._peak = peak and peak * len(devices)
 
     def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
-        """What the step with this index, which took so long, measured.
-
-        end_of_document_nats: mean over ends, NaN where no document ends. Rates are per position, suppressed ones
-        counts. flops_per_second counts useful FLOPs; mfu is its share of the chips' dense bf16 peak.
+        """What the step with this index, which took so long, measured. end_of_document_nats: mean over ends, NaN where
+        no document ends. Rates are per position, suppressed ones counts. flops_per_second counts useful FLOPs; mfu is
+        its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:

@@ -42,10 +42,9 @@ class Stopped(KeyboardInterrupt):
 
 
 class Notices:
-    """Listens to signals while it is open. several: the run has other processes.
-
-    stopped_by: the signal that asked for the end, such as 'SIGINT'; '' as long as none did. first_step: the first step
-    has begun, so that stopping waits for the step. watchdog: must be told what moves.
+    """Listens to signals while it is open. several: the run has other processes. stopped_by: the signal that asked for
+    the end, such as 'SIGINT'; '' as long as none did. first_step: the first step has begun, so that stopping waits for
+    the step. watchdog: must be told what moves.
     """
 
     def __init__(self, several: bool = False):
@@ -140,9 +139,8 @@ class Notices:
 
 
 def _library_handler(number: int) -> Callable[[int], None] | None:
-    """The handler that a library in C set for a signal, or None; the signal has its default effect afterwards.
-
-    Any thread may call the handler. Python's own getsignal does not know of such handlers.
+    """The handler that a library in C set for a signal, or None; the signal has its default effect afterwards. Any
+    thread may call the handler. Python's own getsignal does not know of such handlers.
     """
     exchange = ctypes.CDLL(None).signal
     exchange.argtypes, exchange.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p

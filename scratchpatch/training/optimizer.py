@@ -89,9 +89,8 @@ def decayed(params):
 
 
 def make(s: Settings) -> optax.GradientTransformation:
-    """AdamW (arXiv 1711.05101) after clipping by the global norm.
-
-    Its state counts the steps that were taken, for Adam's bias correction; the schedule goes by the index of the step.
+    """AdamW (arXiv 1711.05101) after clipping by the global norm. Its state counts the steps that were taken, for
+    Adam's bias correction; the schedule goes by the index of the step.
     """
     return optax.chain(
         optax.clip_by_global_norm(s.clip_norm),

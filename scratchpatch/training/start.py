@@ -47,9 +47,7 @@ class Start(NamedTuple):
 @contextlib.contextmanager
 def owned_workdir(config, workdir: Path) -> Iterator[None]:
     """Hold the workdir alone, with the files that say which run it is; a first start that fails inside removes them.
-
-    Raises:
-      UserError: the folder is no workdir, belongs to another experiment, is in use, or cannot be written.
+    Raises UserError where the folder is no workdir, belongs to another experiment, is in use, or cannot be written.
     """
     processes.first(lambda: workdir_lib.refuse_foreign(workdir))
     with workdir_lib.lock_workdir(workdir):
@@ -72,7 +70,6 @@ def owned_workdir(config, workdir: Path) -> Iterator[None]:
 
 def restore(config, checkpoints: Checkpoints, abstract_state: dict[str, Any]) -> Start:
     """The step and the state from which the run goes on, the same in every process; each array where its sharding says.
-
     Raises UserError for a checkpoint that cannot be used, by name.
     """
     restored = checkpoints.restore_latest(abstract_state)
@@ -91,10 +88,9 @@ def branch_point(config) -> tuple[Path, int] | None:
 
 
 def begin_branch(config, workdir: Path) -> None:
-    """Give the workdir of a branch the histories of the other run, up to the step of the branch.
-
-    Once the branch has a checkpoint of its own, the other run is not read any more. Raises UserError where there is no
-    such run, it is another experiment, or the branch would have no step to do.
+    """Give the workdir of a branch the histories of the other run, up to the step of the branch. Once the branch has a
+    checkpoint of its own, the other run is not read any more. Raises UserError where there is no such run, it is
+    another experiment, or the branch would have no step to do.
     """
     point = branch_point(config)
     if point is None or CheckpointReader(workdir / "checkpoints").steps():
@@ -127,9 +123,8 @@ def begin_branch(config, workdir: Path) -> None:
 
 
 def restore_branch(config, abstract_state: dict[str, Any]) -> Restored | None:
-    """The state that a branch starts from; None: the run is no branch.
-
-    Raises UserError for no such step, with those that there are, a damaged one, or other arrays, which are named.
+    """The state that a branch starts from; None: the run is no branch. Raises UserError for no such step, with those
+    that there are, a damaged one, or other arrays, which are named.
     """
     point = branch_point(config)
     if point is None:
@@ -147,13 +142,10 @@ def branch_lines(config) -> list[dict[str, Any]]:
 
 
 def given_weights(config, shardings) -> dict:
-    """The parts of a new run's weights that are not random, each device with its own share; there may be none.
-
-    A threshold stays as it was in `training.init_from`, unless the two configs name different ones: then it is the new
-    config's. All processes must call this. shardings: of all weights or of those parts that are wanted.
-
-    Raises:
-      UserError: nothing to load there, or the arrays of another model: names them.
+    """The parts of a new run's weights that are not random, each device with its own share; there may be none. A
+    threshold stays as it was in `training.init_from`, unless the two configs name different ones: then it is the new
+    config's. All processes must call this. shardings: of all weights or of those parts that are wanted. Raises
+    UserError where there is nothing to load, or the arrays are those of another model, which it names.
     """
     if config.training.init_from:
         return _whole_model(config, shardings)

@@ -43,10 +43,9 @@ TPU_OPTIONS = {"xla_tpu_relayout_group_size_threshold_for_reduce_scatter": 1}
 
 
 class Trainer:
-    """The compiled pieces of a run on one mesh: initial state, step, their shardings.
-
-    batch: what a step reads, as ShapeDtypeStructs: int32 [A, B, M]; with data.entropies a pair, of that and float32
-    [A, B, L]. settings: the same of what it is taken with, float32 [fields of optimizer.Settings].
+    """The compiled pieces of a run on one mesh: initial state, step, their shardings. batch: what a step reads, as
+    ShapeDtypeStructs: int32 [A, B, M]; with data.entropies a pair, of that and float32 [A, B, L]. settings: the same of
+    what it is taken with, float32 [fields of optimizer.Settings].
     """
 
     def __init__(self, config, mesh):

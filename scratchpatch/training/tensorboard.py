@@ -17,9 +17,8 @@ from scratchpatch.training.appended import Appended
 
 
 class EventFiles:
-    """Writes into a folder, after each start or truncation a new file. `write` never raises.
-
-    Raises UserError where the package is missing, with the command that installs it.
+    """Writes into a folder, after each start or truncation a new file. `write` never raises. Raises UserError where the
+    package is missing, with the command that installs it.
     """
 
     def __init__(self, folder: Path):
