@@ -41,11 +41,8 @@ def account(config) -> dict:
     inference, training = (f(config, commits, scratchpads, window) for f in (flops.inference, flops.training))
     tiers = (parameters(config), inference, training)
     return {name: by_tier | {"total": sum(by_tier.values())} for name, by_tier in zip(_NAMES, tiers, strict=True)} | {
-        "trunk_calls_per_byte": commits + scratchpads,
-        "commits_per_byte": commits,
-        "scratchpads_per_byte": scratchpads,
-        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(config, commits),
-        "window": window,
+        "trunk_calls_per_byte": commits + scratchpads, "commits_per_byte": commits, "scratchpads_per_byte": scratchpads,
+        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(config, commits), "window": window,
     }
 
 

@@ -77,8 +77,7 @@ def expected(config, commits_per_byte: float, scratchpads_per_byte: float, windo
     """
     pooled = min(1 / max(commits_per_byte, 1 / window), config_lib.patch_limit(config))
     return Work(
-        slots=commits_per_byte + scratchpads_per_byte,
-        **_of_tiers(config, _visible_keys, window),
+        slots=commits_per_byte + scratchpads_per_byte, **_of_tiers(config, _visible_keys, window),
         trunk_keys=commits_per_byte * window / 2 + 1,
         pool_keys=commits_per_byte * pooled + scratchpads_per_byte * pooled / 2,
     )

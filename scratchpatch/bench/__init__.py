@@ -15,12 +15,8 @@ from scratchpatch.bench.results import machine, text
 
 __all__ = ["MEASURES", "quickstart", "run", "text"]
 MEASURES = {
-    "train": train.measure,
-    "data": data.measure,
-    "linear": linear.measure,
-    "kernels": kernels.measure,
-    "start": start.measure,
-    "peer": peer.measure,
+    "train": train.measure, "data": data.measure, "linear": linear.measure, "kernels": kernels.measure,
+    "start": start.measure, "peer": peer.measure,
 }
 _QUICKSTART = Path(scratchpatch.__file__).parents[1] / "experiments" / "quickstart.py"
 
@@ -44,16 +40,8 @@ def quickstart() -> ml_collections.ConfigDict:
     if _QUICKSTART.is_file():
         return config_flags.load(str(_QUICKSTART))
     fields = {
-        "data.window": 512,
-        "model.d_byte": 64,
-        "model.encoder.window": 16,
-        "model.entropy_head.layers": 1,
-        "model.trunk.layers": 4,
-        "model.trunk.d_model": 128,
-        "model.trunk.heads": 4,
-        "model.decoder.layers": 1,
-        "model.decoder.window": 16,
-        "trigger.rate": 3 / 16,
-        "trigger.gain": 0.01,
+        "data.window": 512, "model.d_byte": 64, "model.encoder.window": 16, "model.entropy_head.layers": 1,
+        "model.trunk.layers": 4, "model.trunk.d_model": 128, "model.trunk.heads": 4, "model.decoder.layers": 1,
+        "model.decoder.window": 16, "trigger.rate": 3 / 16, "trigger.gain": 0.01,
     }
     return config_lib.from_flat(fields)

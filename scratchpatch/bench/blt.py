@@ -44,11 +44,8 @@ class Blt:
                 "of the config's model: measure a config with a wider trunk or fewer decoder layers"
             )
         self._optimizer = torch.optim.AdamW(
-            self._model.parameters(),
-            lr=config.optimizer.learning_rate,
-            betas=(config.optimizer.b1, config.optimizer.b2),
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
+            self._model.parameters(), lr=config.optimizer.learning_rate,
+            betas=(config.optimizer.b1, config.optimizer.b2), weight_decay=config.optimizer.weight_decay, fused=True,
         )
         self._clip = config.optimizer.clip_norm
         tokens_BM = torch.as_tensor(tokens_BM.astype("int64"))
@@ -90,10 +87,7 @@ def _model(config, buckets: int):
     trunk, d = m.trunk, m.d_byte
     vectors = max(trunk.d_model // d, 1)
     local = {
-        "vocab_size": _VOCABULARY,
-        "hidden_size": d,
-        "hidden_size_global": trunk.d_model,
-        "cross_attn_k": vectors,
+        "vocab_size": _VOCABULARY, "hidden_size": d, "hidden_size_global": trunk.d_model, "cross_attn_k": vectors,
         "intermediate_size": ffn_width(d, m.ffn_multiplier),
     }
     encoder = {"num_hidden_layers": max(m.encoder.layers, 1), "num_attention_heads": m.encoder.heads}
@@ -109,9 +103,7 @@ def _model(config, buckets: int):
         encoder_config=local | encoder | {"cross_attn_all_layers": False},
         decoder_config=local | decoder | {"cross_attn_all_layers": True},
         global_config={
-            "hidden_size": trunk.d_model,
-            "num_hidden_layers": trunk.layers,
-            "num_attention_heads": trunk.heads,
+            "hidden_size": trunk.d_model, "num_hidden_layers": trunk.layers, "num_attention_heads": trunk.heads,
             "num_key_value_heads": trunk.kv_heads or trunk.heads,
             "intermediate_size": ffn_width(trunk.d_model, m.ffn_multiplier),
         },

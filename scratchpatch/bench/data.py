@@ -44,7 +44,5 @@ def _numbers(config, fields: dict) -> dict[str, float]:
         count += 1
     return {
         "megabytes_per_second": count * config.training.batch_rows * config.data.window / passed / 1e6,
-        "batches": count,
-        "rows": batches.rows,
-        "window_bytes": config.data.window,
+        "batches": count, "rows": batches.rows, "window_bytes": config.data.window,
     }

@@ -25,12 +25,9 @@ def measure(config) -> Result:
         slots, in_program = sum(config_lib.slots(subject.config)), arrays(subject.compiled.as_text())
         all_squares += [str(a) for a in squares(in_program, slots, subject.widths)]
         numbers[name] = {
-            "bytes_per_second": subject.bytes / times.median(name),
-            "rows": subject.config.training.batch_rows,
-            "trunk_slots_per_row": slots,
-            "memory_bytes_per_byte": subject.memory_bytes / subject.bytes,
-            "largest_array": str(in_program[0]),
-            "largest_array_bytes": in_program[0].bytes,
+            "bytes_per_second": subject.bytes / times.median(name), "rows": subject.config.training.batch_rows,
+            "trunk_slots_per_row": slots, "memory_bytes_per_byte": subject.memory_bytes / subject.bytes,
+            "largest_array": str(in_program[0]), "largest_array_bytes": in_program[0].bytes,
         }
     growth = numbers[long]["memory_bytes_per_byte"] / numbers[short]["memory_bytes_per_byte"]
     return Result(

@@ -37,11 +37,8 @@ def measure(config) -> Result:
             arguments = None if side == "ours" else [patch_bytes, subject.parameters, parts[side]]
             memory[side] = peak_memory(side, ours, arguments)
             numbers[f"{name}, {side}"] = {
-                "bytes_per_second": step.bytes / times.best(side),
-                "parameters": step.parameters,
-                "trunk_slots_per_byte": step.trunk_calls_per_byte,
-                "parts": parts[side],
-                **memory[side],
+                "bytes_per_second": step.bytes / times.best(side), "parameters": step.parameters,
+                "trunk_slots_per_byte": step.trunk_calls_per_byte, "parts": parts[side], **memory[side],
             }
         targets.append(at_least(f"{name}: speed over BLT's", times.best("blt") / times.best("ours"), 1.0))
         share = memory["ours"]["step_memory_megabytes"] / memory["blt"]["step_memory_megabytes"]

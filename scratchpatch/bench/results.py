@@ -53,10 +53,8 @@ def machine() -> dict:
         "processor": next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
+        "jax": jax.__version__, "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }
 
 

@@ -22,8 +22,7 @@ _COMPILED = re.compile(r"Finished XLA compilation of (.+?) in ([\d.]+) sec")
 _PACKAGE = Path(scratchpatch.__file__).parents[1]
 # Each stage ends when the child prints a line like this, in this order; what follows ends with the first metrics.
 _STAGES = {
-    "imports_data_weights": re.compile(r"^tier +parameters"),
-    "audit": re.compile(r"causality audit"),
+    "imports_data_weights": re.compile(r"^tier +parameters"), "audit": re.compile(r"causality audit"),
     "step_compilation": re.compile(r"memory of the compiled step"),
 }
 
@@ -117,8 +116,7 @@ class Clock:
             seconds[f"{stage}_seconds"], before = end - before, end
         programs = self.programs()
         return seconds | {
-            "first_step_seconds": self._finished - before,
-            "xla_seconds": sum(seconds for _, seconds in programs),
+            "first_step_seconds": self._finished - before, "xla_seconds": sum(seconds for _, seconds in programs),
             "programs": len(programs),
         }
 

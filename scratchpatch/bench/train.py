@@ -108,14 +108,10 @@ def _numbers(subject: Subject, seconds: float) -> dict:
     sums = subject.sums
     per_byte = flops.trained(subject.config, sums) / subject.bytes
     return {
-        "bytes_per_second": subject.bytes / seconds,
-        "step_milliseconds": seconds * 1e3,
-        "bytes_per_step": subject.bytes,
-        "parameters": subject.parameters,
+        "bytes_per_second": subject.bytes / seconds, "step_milliseconds": seconds * 1e3,
+        "bytes_per_step": subject.bytes, "parameters": subject.parameters,
         "trunk_calls_per_byte": (sums["commits"] + sums["scratchpads"]) / sums["positions"],
-        "trunk_slots_per_byte": subject.trunk_calls_per_byte,
-        "kiloflops_per_byte": per_byte / 1e3,
-        "gigaflops_per_second": per_byte * subject.bytes / seconds / 1e9,
-        "compile_seconds": subject.compile_seconds,
+        "trunk_slots_per_byte": subject.trunk_calls_per_byte, "kiloflops_per_byte": per_byte / 1e3,
+        "gigaflops_per_second": per_byte * subject.bytes / seconds / 1e9, "compile_seconds": subject.compile_seconds,
         "memory_megabytes": subject.memory_bytes / 1e6,
     }

@@ -171,15 +171,10 @@ def _listing(store: StepFolder) -> dict[str, Any]:
     best = _best_first(abouts)[:1]
     rows = [
         {
-            "step": step,
-            "damaged": None,
-            "bytes": _bytes_described(about),
-            "arrays": len(about["arrays"]),
-            "written": _time_written(store.location(step)),
-            "version": about["version"],
+            "step": step, "damaged": None, "bytes": _bytes_described(about), "arrays": len(about["arrays"]),
+            "written": _time_written(store.location(step)), "version": about["version"],
             "validation_bpb": about["metrics"].get("validation_bpb"),
-            "validation_bytes": about["metrics"].get("validation_bytes"),
-            "best": best == [step],
+            "validation_bytes": about["metrics"].get("validation_bytes"), "best": best == [step],
             "newest": step == max(abouts),
         }
         for step, about in abouts.items()

@@ -67,10 +67,7 @@ class Checkpoints(CheckpointReader):
             return
         leaves = arrays.by_path(state)
         about = {
-            "schema": schema.CURRENT,
-            "config": self._config,
-            "step": step,
-            "version": scratchpatch.__version__,
+            "schema": schema.CURRENT, "config": self._config, "step": step, "version": scratchpatch.__version__,
             "metrics": {name: plain(value) for name, value in (metrics or {}).items()},
             "arrays": {name: arrays.shape_and_dtype(array) for name, array in leaves.items()},
         }

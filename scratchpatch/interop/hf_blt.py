@@ -42,15 +42,10 @@ _STACKS = {
     "frozen.entropy_model.encoder.layers.stack.block": ("model.patcher.layers", "entropy_model", "patcher_config"),
 }
 _LAYER = {
-    "attention.q.kernel": "self_attn.q_proj",
-    "attention.k.kernel": "self_attn.k_proj",
-    "attention.v.kernel": "self_attn.v_proj",
-    "attention.o.kernel": "self_attn.o_proj",
-    "attention_norm.scale": "input_layernorm",
-    "ffn.gate.kernel": "mlp.gate_proj",
-    "ffn.up.kernel": "mlp.up_proj",
-    "ffn.down.kernel": "mlp.down_proj",
-    "ffn_norm.scale": "post_attention_layernorm",
+    "attention.q.kernel": "self_attn.q_proj", "attention.k.kernel": "self_attn.k_proj",
+    "attention.v.kernel": "self_attn.v_proj", "attention.o.kernel": "self_attn.o_proj",
+    "attention_norm.scale": "input_layernorm", "ffn.gate.kernel": "mlp.gate_proj", "ffn.up.kernel": "mlp.up_proj",
+    "ffn.down.kernel": "mlp.down_proj", "ffn_norm.scale": "post_attention_layernorm",
 }
 _CROSS = {"q.kernel": "q_proj", "k.kernel": "k_proj", "v.kernel": "v_proj", "o.kernel": "o_proj"}
 _DECODER_CROSS = _CROSS | {"norm.scale": "q_norm", "context_norm.scale": "k_norm"}

@@ -31,10 +31,7 @@ _ASSIGNMENT = "*jit__advance*after_optimizations-buffer-assignment.txt"
 _REPORT = "*jit__advance*after_optimizations-memory-usage-report.txt"
 # Otherwise libtpu would look for a TPU and for other processes that use one.
 _ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 _POLL_SECONDS, _PROGRESS_SECONDS = 0.2, 5
 

@@ -42,11 +42,9 @@ def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True) -
     memory = hlo.memory(compiled.assignment)
     total = sum(memory.values())
     held = {
-        "parameters": cost.parameters,
-        "optimizer": cost.optimizer,
+        "parameters": cost.parameters, "optimizer": cost.optimizer,
         "activations": min(cost.activations, memory["temporary"]),
-        "temporaries": max(total - cost.parameters - cost.optimizer - cost.activations, 0),
-        "total": total,
+        "temporaries": max(total - cost.parameters - cost.optimizer - cost.activations, 0), "total": total,
     }
     where = {"topology": pod.name, "slices": pod.slices, "chips": pod.chips}
     collectives = hlo.collectives(compiled.program, _mesh(settled))
@@ -98,12 +96,8 @@ def _cost(config, parts: int, platform: str) -> StepCost:
 def _plan(config, parts: int, cost: StepCost, held: dict, chip: Chip, totals: dict, collectives: list) -> dict:
     """The fields that both kinds of plan have; totals: of the collectives, as `hlo.totals` gives them."""
     plan = {
-        "mesh": _mesh(config),
-        "parts": parts,
-        "fits": held["total"] <= chip.memory,
-        "bytes_per_chip": held,
-        "hbm_bytes": int(chip.memory),
-        **_timing(config, cost, chip, totals),
+        "mesh": _mesh(config), "parts": parts, "fits": held["total"] <= chip.memory, "bytes_per_chip": held,
+        "hbm_bytes": int(chip.memory), **_timing(config, cost, chip, totals),
     }
     return plan | {"warnings": layout_warnings(config, parts, cost, collectives, plan)}
 
@@ -116,23 +110,16 @@ def _timing(config, cost: StepCost, chip: Chip, totals: dict) -> dict:
     seconds = {
         "compute": flops_in_bfloat16 / (chip.flops * ATTAINABLE),
         "memory": cost.traffic / (chip.bandwidth * ATTAINABLE),
-        "ici": (everywhere - between_slices) / (chip.ici * ATTAINABLE),
-        "dcn": between_slices / (chip.dcn * ATTAINABLE),
+        "ici": (everywhere - between_slices) / (chip.ici * ATTAINABLE), "dcn": between_slices / (chip.dcn * ATTAINABLE),
     }
     work = seconds["compute"] + seconds["memory"]
     step = max(work, seconds["ici"], seconds["dcn"])
     bound = {work: max("compute", "memory", key=seconds.get), seconds["ici"]: "ici", seconds["dcn"]: "dcn"}[step]
     return {
-        "flops_per_chip": cost.flops,
-        "useful_flops_per_chip": cost.useful,
-        "collectives": totals,
-        "collective_bytes_per_chip": everywhere,
-        "seconds": seconds,
-        "seconds_estimate": step,
-        "bound_by": bound,
+        "flops_per_chip": cost.flops, "useful_flops_per_chip": cost.useful, "collectives": totals,
+        "collective_bytes_per_chip": everywhere, "seconds": seconds, "seconds_estimate": step, "bound_by": bound,
         "mfu_estimate": cost.useful / (step * chip.flops),
-        "bytes_per_second": config.training.batch_rows * config.data.window / step,
-        "padding": cost.padding,
+        "bytes_per_second": config.training.batch_rows * config.data.window / step, "padding": cost.padding,
     }
 
 

@@ -57,10 +57,8 @@ def step_cost(config, parts: int, fused: bool) -> StepCost:
     return StepCost(
         flops=sum(flops.compiled(config, length).values()) * passes * bytes_per_chip,
         useful=sum(flops.training(config, commits, scratchpads, length).values()) * bytes_per_chip,
-        traffic=states + gathered + parameters / 4 * _ADAMW / shards,
-        parameters=parameters // shards,
-        optimizer=2 * parameters // shards,
-        activations=_activations(config, parts),
+        traffic=states + gathered + parameters / 4 * _ADAMW / shards, parameters=parameters // shards,
+        optimizer=2 * parameters // shards, activations=_activations(config, parts),
         workspace=int(parameters / shards + bytes_per_chip / parts * _workspace(config, fused)),
         padding=1 - (commits + scratchpads) / allocated if allocated else 0.0,
     )

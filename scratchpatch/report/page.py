@@ -22,18 +22,13 @@ _STYLE = Path(__file__).with_name("page.css")
 
 # label, key of what `_compared` gives, format
 NUMBERS = (
-    ("Bits per byte (BPB)", "bpb", "{:.4f}"),
-    ("Entropy head alone, BPB", "entropy_head_bpb", "{:.4f}"),
+    ("Bits per byte (BPB)", "bpb", "{:.4f}"), ("Entropy head alone, BPB", "entropy_head_bpb", "{:.4f}"),
     ("End of document, nats", "end_of_document_nats", "{:.3f}"),
     ("Trunk calls per byte", "trunk_calls_per_byte", "{:.4f}"),
-    ("Scratchpads per byte", "scratchpads_per_byte", "{:.4f}"),
-    ("Bytes per patch", "bytes_per_patch", "{:.2f}"),
+    ("Scratchpads per byte", "scratchpads_per_byte", "{:.4f}"), ("Bytes per patch", "bytes_per_patch", "{:.2f}"),
     ("FLOPs per byte, forward", "flops_per_byte", None),
-    ("Trunk KV cache, bytes per byte", "kv_bytes_per_byte", "{:,.1f}"),
-    ("Parameters", "parameters", None),
-    ("gzip, BPB", "gzip", "{:.4f}"),
-    ("bzip2, BPB", "bzip2", "{:.4f}"),
-    ("xz, BPB", "xz", "{:.4f}"),
+    ("Trunk KV cache, bytes per byte", "kv_bytes_per_byte", "{:,.1f}"), ("Parameters", "parameters", None),
+    ("gzip, BPB", "gzip", "{:.4f}"), ("bzip2, BPB", "bzip2", "{:.4f}"), ("xz, BPB", "xz", "{:.4f}"),
     ("First bytes of this text that gzip, bzip2 and xz read", "compressed_bytes", "{:,}"),
 )
 ONLY_IN_TABLE = ("entropy_head_bpb", "end_of_document_nats", "gzip", "bzip2", "xz", "compressed_bytes")
@@ -80,20 +75,12 @@ def body(run: RunFolder, other: RunFolder | None = None) -> str:
         ]
     shown = run.passage()
     sections = [
-        _heading(run, other),
-        _tiles(run),
-        '<div class="grid">',
-        *curves,
-        "</div>",
-        "<h2>Numbers</h2>",
-        _numbers(run, other),
+        _heading(run, other), _tiles(run),
+        '<div class="grid">', *curves, "</div>",
+        "<h2>Numbers</h2>", _numbers(run, other),
         "<h2>A passage of held-out text</h2>",
         passage.to_html(shown) if shown else _missing("passage", command("eval", run.path)),
-        _changes(run),
-        "<h2>Config</h2>",
-        _config(run),
-        "<h2>Commands</h2>",
-        _commands(run),
+        _changes(run), "<h2>Config</h2>", _config(run), "<h2>Commands</h2>", _commands(run),
     ]
     return "\n".join(sections)
 
@@ -230,10 +217,8 @@ def _changes(run: RunFolder) -> str:
 
 def _commands(run: RunFolder) -> str:
     lines = (
-        command("train", run.path, "--config=FILE"),
-        command("eval", run.path, "--split=test", "--json"),
-        command("eval", run.path, "--override", "trigger.kind=none"),
-        command("report", run.path, "--baseline=DIR"),
+        command("train", run.path, "--config=FILE"), command("eval", run.path, "--split=test", "--json"),
+        command("eval", run.path, "--override", "trigger.kind=none"), command("report", run.path, "--baseline=DIR"),
         command("inspect", run.path, "--text=FILE", "--html=OUT"),
         command("generate", run.path, "--prompt=TEXT", "--max_bytes=200"),
     )

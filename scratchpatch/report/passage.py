@@ -48,8 +48,7 @@ class Passage:
         return {
             "text_base64": base64.b64encode(self.data).decode(),
             "entropy": [round(float(e), 4) if math.isfinite(e) else None for e in self.entropy],
-            "commit": [bool(c) for c in self.commit],
-            "scratchpad": [bool(s) for s in self.scratchpad],
+            "commit": [bool(c) for c in self.commit], "scratchpad": [bool(s) for s in self.scratchpad],
         }
 
     def head(self, length: int) -> Passage:

@@ -48,11 +48,9 @@ _Result = _object(_RESULT | _BY_OFFSET | _OTHERS) | None
 _Sweep = list[_object(_RESULT | {"threshold": _Number})] | None
 _Evaluation = _object(
     {
-        "step": Count | None,
-        "max_bytes": Count | None,
+        "step": Count | None, "max_bytes": Count | None,
         "results": _object({"validation": _Result, "without_scratchpads": _Result, "sweep": _Sweep}),
-        "passage": _Passage,
-        "account": _object({"parameters": _object({"total": Count | None})}),
+        "passage": _Passage, "account": _object({"parameters": _object({"total": Count | None})}),
     }
 )
 

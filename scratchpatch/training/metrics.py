@@ -186,17 +186,13 @@ class Measures:
         values = {
             "bpb": bits(sums["nats"]),
             "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
-            "gradient_norm": sums["gradient_norm"],
-            "learning_rate": self._learning_rate(index),
-            "bytes": sums["bytes"],
+            "gradient_norm": sums["gradient_norm"], "learning_rate": self._learning_rate(index), "bytes": sums["bytes"],
         }
         if self._config.model.trunk.kind != "none":
             copied = ("suppressed_commits", "suppressed_scratchpads", "patching_threshold", "trigger_threshold")
             values |= {
-                "trunk_calls_per_byte": commits + scratchpads,
-                "scratchpads_per_byte": scratchpads,
-                "bytes_per_patch": 1 / commits if commits else math.inf,
-                **{name: sums[name] for name in copied},
+                "trunk_calls_per_byte": commits + scratchpads, "scratchpads_per_byte": scratchpads,
+                "bytes_per_patch": 1 / commits if commits else math.inf, **{name: sums[name] for name in copied},
             }
         if "head_nats" in sums:
             values["head_bpb"] = bits(sums["head_nats"])

@@ -58,10 +58,7 @@ class Trainer:
         self.shardings = {
             **placed,
             "optimizer": optax.tree_utils.tree_map_params(
-                optimizer_lib.init,
-                lambda _, place: place,
-                moments,
-                placed["params"],
+                optimizer_lib.init, lambda _, place: place, moments, placed["params"],
                 transform_non_params=lambda _: everywhere,
             ),
             "means": dict.fromkeys(_no_means(), everywhere),
@@ -174,8 +171,7 @@ class Trainer:
         new = state | {
             "params": optax.apply_updates(params, updates),
             "thresholds": {k: self._carried(k, old, ended[k], total["documents"]) for k, old in thresholds.items()},
-            "optimizer": optimizer,
-            "means": _moved(state["means"], loss, norm),
+            "optimizer": optimizer, "means": _moved(state["means"], loss, norm),
         }
         state = jax.tree.map(lambda a, b: jnp.where(skipped == 0, a, b), new, state) | {"step": state["step"] + 1}
         return state, total | {"gradient_norm": norm, "targets": targets, "skipped": skipped} | ended
@@ -203,9 +199,7 @@ def _reason(loss, norm, means: dict, s: optimizer_lib.Settings):
     """int32: why a step is skipped, the number of a line of SKIPPED; 0: it is taken."""
     judged = means["steps"] >= MEAN_LEAST
     why = (
-        ~jnp.isfinite(loss),
-        ~jnp.isfinite(norm),
-        judged & (loss > s.loss_spike * means["loss"]),
+        ~jnp.isfinite(loss), ~jnp.isfinite(norm), judged & (loss > s.loss_spike * means["loss"]),
         judged & (norm > s.norm_spike * means["norm"]),
     )
     return jnp.select(why, jnp.arange(1, len(SKIPPED)), 0)
