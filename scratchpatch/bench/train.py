@@ -27,12 +27,11 @@ def measure(config) -> Result:
     with nothing_cached():
         subjects = {"config": Subject(config), "byte-level": Subject(byte_level(config))}
     times = results.take_turns(subjects, _SECONDS)
-    ratio = times.ratio("byte-level", "config")
     return Result(
         "the train step against the byte-level model with the same trunk",
         {name: _numbers(subject, times.median(name)) for name, subject in subjects.items()},
         notes=(
-            f"the config's model is {ratio:.2f} times as fast as the byte-level one",
+            f"the config's model is {times.ratio('byte-level', 'config'):.2f} times as fast as the byte-level one",
             "scratchpads and commits are those of the batch; a step computes every slot of its static arrays",
         ),
     )

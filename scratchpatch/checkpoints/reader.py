@@ -162,8 +162,7 @@ class CheckpointReader(StepFolder):
         """Raise NotWhole or, where the step holds other arrays or is another experiment's, UserError."""
         path = self.folder / str(step)
         about, targets = format.read_about(path), arrays.by_path(abstract)
-        changes = self._differences(path, about)
-        if changes:
+        if changes := self._differences(path, about):
             other = f"checkpoint {path} is of another experiment: {'; '.join(changes)}"
             fix = "move it away, or to where it belongs (training.continue_from branches off another run's checkpoint)"
             raise UserError(f"{other}; {fix}")

@@ -45,8 +45,7 @@ def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
     path = Path(workdir) / _CONFIG
     if path.exists():
         # Older versions kept relative paths as they were.
-        changes = config_lib.difference(anchored(load_config(workdir)), config)
-        if changes:
+        if changes := config_lib.difference(anchored(load_config(workdir)), config):
             other = f"workdir {workdir} holds another experiment: {'; '.join(changes)}"
             raise UserError(f"{other}; use another --workdir, or undo these changes to resume")
         # The fields that may change are about to be written over.

@@ -47,15 +47,9 @@ class Supervisor:
     """
 
     def __init__(
-        self,
-        commands: Callable[[], Sequence[Sequence[str]]],
-        logs: Sequence[Path],
-        restarts: int,
-        progress: Callable[[], int] = lambda: 0,
-        pause: float = 1.0,
-        grace: float = 120.0,
-        silence: float | None = None,
-        env: dict[str, str] | None = None,
+        self, commands: Callable[[], Sequence[Sequence[str]]], logs: Sequence[Path], restarts: int,
+        progress: Callable[[], int] = lambda: 0, pause: float = 1.0, grace: float = 120.0,
+        silence: float | None = None, env: dict[str, str] | None = None,
     ):
         self._commands, self._logs, self._restarts = commands, logs, restarts
         self._progress, self._pause, self._grace, self._silence = progress, pause, grace, silence
@@ -141,10 +135,9 @@ class Supervisor:
             # Asked to leave before it could listen, a process had nothing to save.
             good = (0, -signal.SIGTERM) if stopping else (0,)
             if bad := self._first_bad(codes, good):
-                number, code, why = bad
-                lines = self._logs[number].read_text(errors="replace").splitlines()[-_LAST_LINES:]
+                lines = self._logs[bad[0]].read_text(errors="replace").splitlines()[-_LAST_LINES:]
                 last_lines = "\n".join(f"  {line[:200]}" for line in lines)
-                return Death(number, code, why, time.monotonic() - began, last_lines)
+                return Death(*bad, time.monotonic() - began, last_lines)
             if all(code in good for code in codes):
                 return None
             time.sleep(_POLL_SECONDS)

@@ -96,8 +96,7 @@ class Exported:
         self._stored = SafetensorsFolder(folder)
         self._names_of = _sources(self._stored.shapes)
         wanted = {name: x.shape for name, x in weights_lib.named(self.abstract, ".").items()}
-        faults = safetensors_folder.mismatches(wanted, {name: self._shape(name) for name in self._names_of})
-        if faults:
+        if faults := safetensors_folder.mismatches(wanted, {name: self._shape(name) for name in self._names_of}):
             raise UserError(
                 f"{folder} does not hold the arrays that its config names: {safetensors_folder.summary(faults)}"
             )

@@ -76,8 +76,7 @@ def read(folder: str | Path, window: int = 1024, max_patch_bytes: int = 128) -> 
             arrays.append(_ours(hf.config, name, theirs, leaf.shape[-2:]))
         if not tensors:
             arrays = [_without_theirs(hf.config, name, leaf.shape)]
-        array = arrays[0] if arrays[0].shape == leaf.shape else np.stack(arrays)
-        leaves.append(jnp.asarray(array))
+        leaves.append(jnp.asarray(arrays[0] if arrays[0].shape == leaf.shape else np.stack(arrays)))
     if not_finite:
         words = safetensors_folder.summary(sorted(not_finite))
         raise UserError(f"{folder} holds numbers that are not finite, in {words}: fetch it again")

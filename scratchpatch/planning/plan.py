@@ -23,16 +23,11 @@ def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True) -
     """The plan of a config on a TPU pod, to whose slices mesh.slice is set.
 
     full: compile to the end, machine code included. smallest: look for the smallest pod of the kind that fits, by
-    compiling for it.
-
-    Returns:
-      A dict: topology, slices, chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer, activations,
-      temporaries, total}, hbm_bytes, flops_per_chip, useful_flops_per_chip, collectives {kind: {axes: bytes}},
-      collective_bytes_per_chip, seconds {compute, memory, ici, dcn}, seconds_estimate, bound_by, mfu_estimate,
-      bytes_per_second, padding, warnings, smallest_topology, compile_seconds. Bytes of collectives are those that one
-      chip sends in one step.
-    Raises:
-      UserError: see `ahead_of_time.compile_step`.
+    compiling for it. Returns a dict: topology, slices, chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer,
+    activations, temporaries, total}, hbm_bytes, flops_per_chip, useful_flops_per_chip, collectives {kind: {axes:
+    bytes}}, collective_bytes_per_chip, seconds {compute, memory, ici, dcn}, seconds_estimate, bound_by, mfu_estimate,
+    bytes_per_second, padding, warnings, smallest_topology, compile_seconds. Bytes of collectives are those that one
+    chip sends in one step. Raises UserError as `ahead_of_time.compile_step` does.
     """
     config = config_lib.from_flat(config_lib.flat(config) | {"mesh.slice": pod.slices})
     config_lib.check(config)

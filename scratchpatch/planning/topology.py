@@ -47,8 +47,7 @@ def parse(text: str, slices: int = 1) -> Topology:
     """The topology that a text such as v5e:4x4 or v5p:8x8x16 names. Raises UserError where it names none."""
     kind, _, shape = text.partition(":")
     if kind not in _KINDS:
-        kinds = ", ".join(_KINDS)
-        raise UserError(f"topology {text!r}: wanted KIND:SHAPE with KIND one of {kinds}, such as v5p:4x4x4")
+        raise UserError(f"topology {text!r}: wanted KIND:SHAPE with KIND one of {', '.join(_KINDS)}, such as v5p:4x4x4")
     axes, most = _KINDS[kind]
     sizes = shape.split("x")
     if len(sizes) != axes or not all(size.isdecimal() and int(size) > 0 for size in sizes):

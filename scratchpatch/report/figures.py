@@ -65,9 +65,7 @@ def loss_curves(training: Sequence[Series], validation: Sequence[Series], bytes_
 
 
 def patch_lag(
-    curves: Sequence[Series],
-    x_label: str = "bytes since the last commit",
-    y_label: str = "bits per byte",
+    curves: Sequence[Series], x_label: str = "bytes since the last commit", y_label: str = "bits per byte",
     name: str = "patch-lag",
 ) -> str:
     """BPB, or what `y_label` says, against the bytes since the last commit, or what `x_label` says. A curve of one
@@ -158,8 +156,7 @@ def _svg(name: str, draw: Callable, title: str) -> str:
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif").replace(_INK, "currentColor")
     svg = svg.replace(f"stroke: {_FAINT}", "stroke: currentColor; stroke-opacity: .22").replace(_FAINT, "currentColor")
     end = svg.index(">") + 1
-    head = svg[4 : end - 1]
-    opening = f'<svg id="{name}" role="img" aria-label="{html.escape(title)}"{head}>'
+    opening = f'<svg id="{name}" role="img" aria-label="{html.escape(title)}"{svg[4:end]}'
     return f"{opening}\n<style>{_scheme(name)}</style>{svg[end:]}\n"
 
 

@@ -14,11 +14,8 @@ from scratchpatch.report import page, passage
 
 
 def inspect(
-    workdir: str | os.PathLike,
-    text_file: str | os.PathLike,
-    html: str | os.PathLike | None = None,
-    overrides: dict | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    workdir: str | os.PathLike, text_file: str | os.PathLike, html: str | os.PathLike | None = None,
+    overrides: dict | None = None, tell: Callable[[str], None] = lambda text: None,
 ) -> str:
     """The text of a file with its patches and scratchpads by a run's model, and a line of numbers, for a terminal.
     html: also write a page to this file. overrides: dotted config fields to values. tell: is given the text before the

@@ -65,7 +65,7 @@ def document(title: str, content: str) -> str:
 
 def body(run: RunFolder, other: RunFolder | None = None) -> str:
     """What the page says about a run, with another run beside it where there is one."""
-    curves = [_loss(run)]
+    curves, shown = [_loss(run)], run.passage()
     # Without a trunk no context lags, and no calls trade for bits.
     if any(one.config.get("model.trunk.kind") != "none" for one in (run, other) if one):
         curves += [
@@ -73,7 +73,6 @@ def body(run: RunFolder, other: RunFolder | None = None) -> str:
             _sweep(run, other, "trunk_calls_per_byte", "trunk calls per byte"),
             _sweep(run, other, "flops_per_byte", "FLOPs per byte"),
         ]
-    shown = run.passage()
     sections = [
         _heading(run, other), _tiles(run),
         '<div class="grid">', *curves, "</div>",
@@ -158,8 +157,7 @@ def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str
     moved = [point for point in points if point.get("threshold") is not None]
     series = [_costs("entropy trigger, by threshold in nats", key, moved)]
     for name, one in [("this run", run)] + ([(f"baseline {other.name}", other)] if other else []):
-        as_trained = [point for point in one.result("sweep") or () if point.get("threshold") is None]
-        series.append(_costs(name, key, as_trained))
+        series.append(_costs(name, key, [p for p in one.result("sweep") or () if p.get("threshold") is None]))
     note = f"BPB against {label}" + (", on the same weights: the threshold moves after training." if moved else ".")
     size, whole = points[0].get("bytes"), run.result("validation").get("bytes")
     note += f" Measured on {_show(size)} of the {_show(whole)} bytes." if size and size != whole else ""

@@ -48,14 +48,11 @@ class Notices:
     """
 
     def __init__(self, several: bool = False):
-        self.stopped_by = ""
-        self.first_step = False
+        self.stopped_by, self.first_step = "", False
         self.watchdog = Watchdog(self._pass_on)
         # JAX's own handler of SIGTERM, by which it tells the other processes; any thread may call it.
         self._jax_handler: Callable[[int], None] | None = None
-        self._several = several
-        self._save = False
-        self._saves = 0
+        self._several, self._save, self._saves = several, False, 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Notices:
@@ -154,8 +151,7 @@ class Watchdog:
 
     def __init__(self, heard: Callable[[int], None] = lambda number: None):
         self._heard_of, self.several = heard, False
-        self._asked = 0
-        self._begun = False
+        self._asked, self._begun = 0, False
         self._moves, self._at, self._slowest = 0, time.monotonic(), 0.0
         # Seconds since something moved, and since something moved that puts off the end.
         self._still = self._still_asked = 0.0
