@@ -51,9 +51,8 @@ class Output:
 class ByteLM(nnx.Module):
     """Encoder, entropy head or model, patchifier and trigger, pooling, trunk, decoder.
 
-    The entropy head exists where `model.entropy_head.weight` > 0, the entropy
-    model, itself a ByteLM without a trunk, where `model.entropy_model.layers`
-    > 0. Decisions read the model's entropies if there is one, else the head's.
+    The entropy head exists where `model.entropy_head.weight` > 0, the entropy model, itself a ByteLM without a trunk,
+    where `model.entropy_model.layers` > 0. Decisions read the model's entropies if there is one, else the head's.
     """
 
     def __init__(self, config, *, rngs: nnx.Rngs):

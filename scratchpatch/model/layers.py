@@ -20,10 +20,9 @@ class Linear(nnx.Linear):
     """A projection without bias that gathers its matrix once per pass and says in which type its gradient is summed.
 
     Left to itself, XLA gathers a matrix that is spread over fsdp once for each of its uses, may reduce its gradient
-    where scattering sends half as much, and adds up the devices' shares of the gradient in the type of the
-    activations. Here the matrix is gathered in the activations' type, and the product that is its gradient comes out
-    in the type of `sharding.summing`: in this type the devices then add it up, and so do the parts of an accumulated
-    step.
+    where scattering sends half as much, and adds up the devices' shares of the gradient in the type of the activations.
+    Here the matrix is gathered in the activations' type, and the product that is its gradient comes out in the type of
+    `sharding.summing`: in this type the devices then add it up, and so do the parts of an accumulated step.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -89,9 +88,8 @@ def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs,
 def embedding(rows: int, d: int, deviation: float, rngs: nnx.Rngs) -> nnx.Embed:
     """A table of `rows` float32 vectors, normal and cut off at twice `deviation`: their own deviation is 0.88 of it.
 
-    Its results are float32 too, for the caller to round. The gradient adds up
-    the rows of a batch in the table's own type: thousands of bfloat16 numbers
-    added to one another come to a sum that new ones no longer change.
+    Its results are float32 too, for the caller to round. The gradient adds up the rows of a batch in the table's own
+    type: thousands of bfloat16 numbers added to one another come to a sum that new ones no longer change.
     """
     init = nnx.with_metadata(
         nnx.initializers.truncated_normal(deviation), sharding_names=("vocabulary", "width"), eager_sharding=False
