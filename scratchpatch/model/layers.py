@@ -136,10 +136,8 @@ def ffn_width(d: int, multiplier: float) -> int:
 class Attention(nnx.Module):
     """Projections and RoPE around an attention that the caller names.
 
-    Args:
-      name: of the tier, for the names of its activations in messages.
-      axes: of the tier's activations.
-      out_scale: of the result projection's initial numbers.
+    name: of the tier, for the names of its activations in messages. out_scale: of the result projection's initial
+    numbers.
     """
 
     def __init__(self, d: int, heads: int, kv_heads: int, name: str, axes: Axes, theta, out_scale: float, dtype, rngs):
@@ -179,10 +177,7 @@ class SwiGLU(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block; byte tiers and trunk differ only in `attend`.
 
-    Args:
-      model: the config's section, for what all tiers share.
-      name, axes: see `Attention`.
-      layers: of the stack that the block is one of: result projections shrink with it.
+    layers: of the stack that the block is one of: result projections shrink with it. name: see `Attention`.
     """
 
     def __init__(self, model, d: int, heads: int, kv_heads: int, name: str, axes: Axes, layers: int, dtype, rngs):
