@@ -106,7 +106,7 @@ def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Of a matrix that fsdp spreads: as it is multiplied with, whole over fsdp; as it and its gradient are stored."""
+    """Of a matrix that fsdp spreads: `used` is whole over fsdp, for products; it and its gradient lie as `stored`."""
 
     used: PartitionSpec
     stored: PartitionSpec
