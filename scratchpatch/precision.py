@@ -11,17 +11,11 @@ import jax.numpy as jnp
 def products(dtype) -> contextlib.AbstractContextManager:
     """Trace inside with matrix products of arrays of `dtype` as exact as that type.
 
-    Left to their defaults, TPUs multiply float32 arrays in one pass of
-    bfloat16, and GPUs may take TensorFloat-32. Inside, products of a float32
-    model are float32 ones (`highest`); those of a bfloat16 model are one pass
-    on bfloat16 numbers, added up in float32. Either holds whatever
-    jax_default_matmul_precision says.
+    Left to their defaults, TPUs multiply float32 arrays in one pass of bfloat16, and GPUs may take TensorFloat-32.
+    Inside, products of a float32 model are float32 ones (`highest`); those of a bfloat16 model are one pass on bfloat16
+    numbers, added up in float32. Either holds whatever jax_default_matmul_precision says.
 
-    JAX carries the precision of a product over to its gradients, but for those
-    of a jax.custom_vjp: see `of_arguments`.
-
-    Args:
-      dtype: of the activations.
+    JAX carries the precision of a product over to its gradients, but for those of a jax.custom_vjp: see `of_arguments`.
     """
     return jax.default_matmul_precision("highest" if jnp.dtype(dtype) == jnp.float32 else "default")
 

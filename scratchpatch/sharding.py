@@ -1,12 +1,12 @@
 """Sharding: one table from logical axis names to mesh axes.
 
-Parameters and activations name what their axes are; where an axis lives is
-decided here alone.
+Parameters and activations name what their axes are; where an axis lives is decided here alone.
 """
 
 import contextlib
 import contextvars
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import jax
@@ -16,8 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from scratchpatch.errors import UserError
 
-# The trunk splits heads and feed-forward width over tensor. Local tiers are too
-# narrow for that: there, the tensor axis takes rows.
+# The trunk splits heads and feed-forward width over tensor. Local tiers are too narrow: there, tensor takes rows.
 TABLE = {
     "rows": ("slice", "data", "fsdp"),
     "local_rows": ("slice", "data", "fsdp", "tensor"),
@@ -31,7 +30,6 @@ TABLE = {
     "vocabulary": (),
     "layers": (),
 }
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +63,8 @@ _SUMMED_IN = contextvars.ContextVar("gradients are summed in", default="float32"
 def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh, what: str) -> PartitionSpec:
     """The PartitionSpec of an array whose axes have logical `names`.
 
-    Raises:
-      UserError: two axes of one array on the same mesh axis, or a size that
-        the mesh axes do not divide; names the array, the dimension, the mesh
-        axes and a fix.
+    Raises UserError for two axes of one array on the same mesh axis, and for a size that the mesh axes do not divide:
+    it names the array (`what`), the dimension, the mesh axes and a fix.
     """
     taken: dict[str, str] = {}
     parts = []
@@ -81,9 +77,7 @@ def spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | Abs
                     "name one of them otherwise, or give it another mesh axis in sharding.py"
                 )
             taken[axis] = name
-        share = 1
-        for axis in axes:
-            share *= mesh.shape[axis]
+        share = math.prod(mesh.shape[axis] for axis in axes)
         if size % share:
             raise UserError(
                 f"{what}: {name} = {size} (dimension {dimension}) is not divisible by mesh.{' x mesh.'.join(axes)} = "
@@ -112,12 +106,7 @@ def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Of a matrix that fsdp spreads.
-
-    Attributes:
-      used: whole over fsdp, as the matrix is multiplied with.
-      stored: as the matrix and its gradient lie between steps.
-    """
+    """Of a matrix that fsdp spreads: `used` is whole over fsdp, for products; it and its gradient lie as `stored`."""
 
     used: PartitionSpec
     stored: PartitionSpec

@@ -83,15 +83,10 @@ def audit_config(config) -> AuditReport:
 
 
 def audit(config, weights, seed: int = 0, build: Callable | None = None) -> AuditReport:
-    """Audit a model with these weights.
+    """Audit a model with these weights, on a text that `seed` draws.
 
-    Args:
-      config: the experiment.
-      weights: see `model.weights`.
-      seed: of the audited text.
-      build: weights -> model; the config's own where None (a test plants leaks here).
-    Raises:
-      UserError: no change of any byte changes any logit, so nothing can be told.
+    build: weights -> model; the config's own where None (a test plants leaks here). Raises UserError where no change of
+    any byte changes any logit, so that nothing can be told.
     """
     build = build or functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
     # Weights may be spread over a mesh; the audited rows are few, and every device computes all of them.
@@ -103,12 +98,7 @@ def audit(config, weights, seed: int = 0, build: Callable | None = None) -> Audi
 
 
 def reached(config, build, weights, tokens_RL, row, position, stages) -> jax.Array:
-    """bool [R, L]: where the gradient of some stages at one position arrives in the embeddings.
-
-    Args:
-      row, position: int32 scalars.
-      stages: bool per name of `_SMOOTH`.
-    """
+    """bool [R, L]: where the gradient of some stages (bool by name of `_SMOOTH`) at one position reaches embeddings."""
     rows, length = tokens_RL.shape
 
     def value(probe_RLd):
@@ -180,11 +170,7 @@ def _by_byte(config, output: Output) -> dict[str, list[np.ndarray]]:
 class Auditor:
     """The checks, on a text of three documents a row.
 
-    Args:
-      config: the experiment.
-      forward: (weights, tokens_RL) -> Output.
-      backward: see `reached`; None leaves the gradients out.
-      seed: of the text.
+    forward: (weights, tokens_RL) -> Output. backward: see `reached`; None leaves the gradients out.
     """
 
     def __init__(self, config, forward: Callable, backward: Callable | None, seed: int = 0):
@@ -273,7 +259,7 @@ class Auditor:
             for side in (0, 1):
                 stays_R1 = ((np.arange(_ROWS) >> bit) % 2 == side)[:, None]
                 tokens = np.where(stays_R1, self.tokens, self._bytes())
-                stays_RL = np.broadcast_to(stays_R1, self.tokens.shape)
+                stays_RL = np.broadcast_to(stays_R1, tokens.shape)
                 self._judge("row", tokens, stays_RL, "other rows of the batch were changed")
         return _ROWS
 

@@ -1,7 +1,4 @@
-"""Bits per byte of streams, and what they cost.
-
-Legend: T positions of a stream.
-"""
+"""Bits per byte of streams, and what they cost. Legend: T positions of a stream."""
 
 import math
 import time

@@ -73,14 +73,12 @@ def calibrate(
     is given a threshold. Rates count positions, a document's BOS among them, as `bpb.measure` does.
 
     Args:
-      workdir: folder of the run.
       bytes_per_patch: mean patch size wanted; or
       scratchpads_per_byte: how often the trigger shall fire. One of the two.
       source: SPEC of the text; the run's own, by weight, where None.
       split: which documents of it the sample comes from.
       sample_bytes: about how many bytes; also of the held-out text.
-      step: of the checkpoint; the newest where None.
-      overrides: dotted config fields to change on the trained weights.
+      step, overrides: see `load` and `LanguageModel.override`.
     Returns:
       field, threshold (nats), target, unit, granularity (the rates on both sides of where the target is crossed),
       sample and held_out (bytes, rate, source, split), settings (overrides under which the rate holds).
@@ -167,7 +165,7 @@ def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) 
 class _Text:
     """Rows that decisions are made on.
 
-    tokens_RL, entropy_RL: see `entropies.Rows`. counts_RL: positions that these rows answer for. is_byte_RL: positions
+    tokens_RL, entropy_RL: see `entropies.Answers`. counts_RL: positions that these rows answer for. is_byte_RL: those
     of text, neither BOS nor PAD. source, split: where the rows come from.
     """
 
@@ -184,8 +182,7 @@ class _Text:
 
     @property
     def about(self) -> dict[str, Any]:
-        bytes_counted = int((self.counts_RL & self.is_byte_RL).sum())
-        return {"bytes": bytes_counted, "source": self.source, "split": self.split}
+        return {"bytes": int((self.counts_RL & self.is_byte_RL).sum()), "source": self.source, "split": self.split}
 
     def half(self, counts_RL: np.ndarray, name: str) -> _Text:
         """The same rows, of whose positions those of one half count."""
@@ -254,11 +251,9 @@ def _counter(lm: LanguageModel, section: str, text: _Text) -> Callable[[float], 
     weights = lm.weights["thresholds"]
     own = layout.Thresholds(jnp.asarray(weights["patching_threshold"]), jnp.asarray(weights["trigger_threshold"]))
     config = weights_lib.without_thresholds(lm.config)
-
-    def count(threshold: float) -> int:
-        return int(_count(config, section, arrays, dataclasses.replace(own, **{section: jnp.float32(threshold)})))
-
-    return count
+    return lambda threshold: int(
+        _count(config, section, arrays, dataclasses.replace(own, **{section: jnp.float32(threshold)}))
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -25,11 +25,9 @@ _ALWAYS, _NEVER = -1.0, 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A model measured on text.
+    """A model, with its overrides, measured on text.
 
     Attributes:
-      lm: the model, with the overrides.
-      streams: the text that was read.
       result: what `bpb.measure` says; also source, split, max_bytes and overrides.
       for_the_page: the text is the run's own validation split and the model is as trained.
     """
@@ -73,13 +71,10 @@ def evaluate(
     """Measure a run's checkpoint on text.
 
     Args:
-      workdir: folder of the run.
       source: SPEC of the documents; the run's own where None, which must be what it trained and validated on.
-      split: which documents of the source.
-      overrides: dotted config fields to change on the trained weights.
-      step: of the checkpoint; the newest where None.
+      overrides: see `LanguageModel.override`.
+      step, devices: see `load`.
       max_bytes: read the first so many bytes of each source; all where None.
-      devices: that the weights are spread over.
       compressor_bytes: of the text that gzip, bzip2 and xz read; 0: they are left out.
     Raises:
       UserError: no such checkpoint, text that cannot be read, or overrides that need other parameters.

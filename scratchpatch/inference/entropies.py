@@ -1,9 +1,6 @@
 """Entropies along a stream, and nothing else that the model could compute.
 
-The windows are those of `LanguageModel.positions`: every position is answered
-once, and sees at least half a window of its document where that exists.
-
-Legend: R rows, L positions of a row.
+The windows are those of `LanguageModel.positions`. Legend: R rows, L positions of a row.
 """
 
 import dataclasses
@@ -49,15 +46,11 @@ def _compile(definition):
 
 
 class Entropies:
-    """A model's entropies: its entropy model's, its head's, or, without a trunk, its own.
-
-    Rows are dealt to this process's devices.
-    """
+    """Entropies of a model's entropy model, of its head or, without a trunk, its own. Local devices share the rows."""
 
     def __init__(self, config, weights):
         self.length, self._pad = config.data.window, config_lib.vocabulary(config).pad
-        definition, _ = weights_lib.abstract(config)
-        self._run = _compile(definition)
+        self._run = _compile(weights_lib.abstract(config)[0])
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
         self._weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))

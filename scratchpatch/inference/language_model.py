@@ -67,16 +67,10 @@ class Segmentation:
 
 
 class LanguageModel:
-    """Scores, segments and continues documents of any length.
+    """Scores, segments and continues documents of any length; its weights have had `step` optimizer steps.
 
-    Weights that are spread over a mesh stay where they are: rows are dealt to
-    its devices, and all its processes must ask the same at the same time.
-
-    Attributes:
-      config: the experiment.
-      weights: see `model.weights`; of one device or a mesh.
-      step: optimizer steps behind the weights.
-      vocabulary: of the tokens.
+    Weights (see `model.weights`) that are spread over a mesh stay where they are: rows are dealt to its devices, and
+    all its processes must ask the same at the same time.
     """
 
     def __init__(self, config, weights: dict[str, Any], step: int = 0):
@@ -98,11 +92,8 @@ class LanguageModel:
     def generate(self, prompt: bytes = b"", max_bytes: int = 256, temperature: float = 0.0, seed: int = 0) -> bytes:
         """Bytes that continue `prompt`; ends early where the model ends the document.
 
-        The prefix is computed anew for every byte, by the windows that `score`
-        reads. Temperature 0 takes the likeliest byte.
-
-        Raises:
-          UserError: a negative temperature, max_bytes or seed.
+        The prefix is computed anew for every byte, by the windows that `score` reads. Temperature 0 takes the likeliest
+        byte. Raises UserError for a negative temperature, max_bytes or seed.
         """
         if temperature < 0 or max_bytes < 0 or seed < 0:
             raise UserError(
@@ -125,9 +116,8 @@ class LanguageModel:
         """A copy with other config fields on the same parameters.
 
         Fields are dotted names, given as a dict or as `**{'trigger.threshold': 1.0}`; an underscore pair stands for the
-        dot in keywords: `trigger__threshold=1.0`.
-        A threshold that is named holds as it is: without a controller (gain 0) and without a budget (capacity 1),
-        unless those are named too. Further values of it compile nothing.
+        dot in keywords: `trigger__threshold=1.0`. A threshold that is named holds as it is: without a controller (gain
+        0) and without a budget (capacity 1), unless those are named too. Further values of it compile nothing.
 
         Raises:
           UserError: an unknown field, a bad value, or a change that needs other parameters.
@@ -151,12 +141,7 @@ class LanguageModel:
         return later
 
     def positions(self, stream) -> Iterator[Positions]:
-        """What the model says along a stream, in order, part by part.
-
-        Args:
-          stream: has `len`, `read(start, length)` and `vocabulary`: `data.stream.Stream`, `windows.Text` or
-            `windows.Head`.
-        """
+        """What the model says along a `data.stream.Stream`, `windows.Text` or `windows.Head`, part by part in order."""
         length = windows.row_length(len(stream), self.config.data.window)
         batch = 1 if len(stream) <= length else max(_TOKENS_PER_CALL // length, 1)
         batch *= mesh_lib.row_shares(mesh_lib.of(self.weights))
@@ -168,7 +153,6 @@ class LanguageModel:
             answers = jax.device_get(self._pass.positions(self.weights, rows))
             where = [(r, slice(w.first - w.start, w.first - w.start + w.count)) for r, w in enumerate(part)]
             yield Positions(**{k: np.concatenate([v[r, s] for r, s in where]) for k, v in answers.items()})
-
 
     def _tokens(self, data: bytes) -> np.ndarray:
         return np.concatenate([[self.vocabulary.bos], np.frombuffer(data, np.uint8)]).astype(np.int32)
@@ -183,8 +167,7 @@ class _Pass:
 def _compile(config, mesh) -> _Pass:
     if mesh is not None:
         config = mesh_lib.settled(config, mesh)
-    definition, _ = weights_lib.abstract(config)
-    return _compile_definition(definition, mesh)
+    return _compile_definition(weights_lib.abstract(config)[0], mesh)
 
 
 @functools.lru_cache(maxsize=16)

@@ -91,8 +91,7 @@ def load(workdir: str | Path, step: int | None = None, devices: int = 1) -> Lang
     """The model of a run's checkpoint, the newest whole one or that of `step`; or of an exported folder.
 
     A run that is at work there may go on: where it removes a checkpoint while it is read, the next newer one is read.
-
-    devices: how many devices the weights are spread over; each reads its share.
+    The weights are spread over `devices` devices, each of which reads its share.
 
     Raises:
       UserError: no run, no checkpoint, none that is whole; weights that are not finite, or that devices cannot share.

@@ -1,8 +1,4 @@
-"""Attention: the one public file of kernels.
-
-`staircase` is the trunk's: a slot reads the commits before it in its document, and itself. `window` is the byte
-tiers': a byte reads the last bytes of its document. Which backend computes them, `choice` decides by platform, shape
-and type, or as the config says; nothing of that changes what is computed, but for rounding.
+"""Attention: the one public file of kernels, `staircase` for the trunk and `window` for the byte tiers (see README.md).
 
 Legend: B rows, L byte positions, N slots, P commits, G key-value heads, R query heads per key-value head, H = G * R
 heads, K head width.
@@ -25,7 +21,6 @@ def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: s
     The first `commits` slots are the commits: keys and values of scratchpads serve no slot but their own.
 
     Args:
-      q_BNHK: queries.
       k_BNGK, v_BNGK: keys and values of every slot.
       begin_BN, end_BN: int32 [B, N], the range of commits that each slot sees.
       commits: P, a static size.
@@ -50,7 +45,6 @@ def window(q_BLHK, k_BLHK, v_BLHK, start_BL, size: int, backend: str = "auto") -
     """Position n reads positions m of its document with n - size < m <= n.
 
     Args:
-      q_BLHK, k_BLHK, v_BLHK: queries, keys, values.
       start_BL: int32 [B, L], document starts.
       size: bytes that one byte sees, itself included.
       backend: config field kernels.window.

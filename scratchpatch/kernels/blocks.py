@@ -36,9 +36,7 @@ def seen(begin_BN: jax.Array, end_BN: jax.Array, queries: int, keys: int, size: 
 def steps(seen_BIJ: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
     """(int32 [B, I, T] which blocks J to visit, int32 [B, I] how many); after the last it stays where it is.
 
-    Args:
-      seen_BIJ: bool.
-      most: T, a static bound on how many there are.
+    most: T, a static bound on how many there are.
     """
     count_BI = seen_BIJ.sum(axis=-1, dtype=jnp.int32)
     order_BIJ = jnp.argsort(~seen_BIJ, axis=-1, stable=True).astype(jnp.int32)
@@ -48,11 +46,5 @@ def steps(seen_BIJ: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
 
 
 def most(blocks: int, size: int, band: int | None) -> int:
-    """Blocks that a block may meet, at most.
-
-    Args:
-      blocks: how many there are.
-      size: of a block of queries and of keys.
-      band: see `splash.Kernel`.
-    """
+    """The most of `blocks` blocks, of `size` queries or keys, that one may meet. band: see `splash.Kernel`."""
     return blocks if band is None else min(blocks, 1 + -(-(band - 1) // size))

@@ -54,8 +54,7 @@ def _module(backend: str):
 def platform(name: str, interpret: bool = False) -> Iterator[None]:
     """Trace for platform 'cpu', 'gpu' or 'tpu' inside, whatever the mesh or the machine.
 
-    Args:
-      interpret: run its kernels on the CPU, slowly, as tests do.
+    interpret: run its kernels on the CPU, slowly, as tests do.
     """
     with _context((name, interpret)):
         yield
@@ -70,13 +69,9 @@ def current() -> tuple[str, bool]:
 
 
 def staircase(wanted: str, q_BNHK, k_BPGK) -> Choice:
-    """The backend of the trunk's attention.
+    """The backend of the trunk's attention. Raises UserError where `wanted`, by kernels.staircase, cannot run here.
 
-    Args:
-      wanted: config field kernels.staircase.
-      q_BNHK, k_BPGK: queries and the commits' keys, or what has their shape and dtype.
-    Raises:
-      UserError: `wanted` cannot run here.
+    q_BNHK, k_BPGK: queries and the commits' keys, or what has their shape and dtype.
     """
     slots = q_BNHK.shape[1]
     small = f"{slots} slots are few" if slots <= _FEW_SLOTS else ""
@@ -84,14 +79,9 @@ def staircase(wanted: str, q_BNHK, k_BPGK) -> Choice:
 
 
 def window(wanted: str, q_BLHK, window: int) -> Choice:
-    """The backend of the byte tiers' attention.
+    """The backend of the byte tiers' attention. Raises UserError where `wanted`, by kernels.window, cannot run here.
 
-    Args:
-      wanted: config field kernels.window.
-      q_BLHK: array, or what has its shape and dtype.
-      window: bytes that one sees.
-    Raises:
-      UserError: `wanted` cannot run here.
+    q_BLHK: array, or what has its shape and dtype. window: bytes that one sees.
     """
     small = f"a window of {window} bytes is small" if min(window, q_BLHK.shape[1]) <= _SMALL_WINDOW else ""
     return _choose("window", wanted, _Shape.of(q_BLHK, q_BLHK, window, sharding.BYTE_TIER), small)

@@ -28,17 +28,9 @@ class Kernel(Protocol):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def attend(kernel, axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN) -> jax.Array:
-    """Query i reads keys j with begin_i <= j < end_i, and its own.
+    """Query i reads keys j with begin_i <= j < end_i (int32), and its own: [B, N, H, K] in the dtype of v.
 
-    Args:
-      kernel: a `Kernel`, of a platform.
-      axes: the `sharding.Axes` of the trunk or a byte tier.
-      q_BNHK: queries.
-      k_BSGK, v_BSGK: keys and values that several queries read.
-      own_k_BNGK, own_v_BNGK: those of each query.
-      begin_BN, end_BN: int32 [B, N].
-    Returns:
-      [B, N, H, K] in the dtype of v.
+    kernel: a `Kernel`, of a platform. axes: the `sharding.Axes` of the trunk or a byte tier.
     """
     return _forward(kernel, axes, q_BNHK, k_BSGK, v_BSGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN)[0]
 
@@ -92,11 +84,7 @@ def _gather(x_BNHK, like_BNGK):
 def _spread(run, axes: sharding.Axes, arrays, results):
     """`run` on each device's rows and heads: XLA cannot split a kernel.
 
-    Args:
-      run: arrays -> tuple of arrays.
-      axes: as in `attend`.
-      arrays: [B, N], [B, H, N] and [B, N, H, K].
-      results: shapes of what `run` gives.
+    arrays: [B, N], [B, H, N] and [B, N, H, K]. results: shapes of the tuple that `run` gives.
     """
     mesh = sharding.spread_mesh()
     if mesh is None:

@@ -1,7 +1,4 @@
-"""Attention of rows whose positions are spread over the mesh's sequence axis.
-
-A device computes its own queries. Of bytes it is sent those of the window
-before its first; of slots, the keys and values of all commits, which are few.
+"""Attention of rows whose positions are spread over the mesh's sequence axis: README.md says what devices are sent.
 
 Legend: B rows, L byte positions, N slots, P commits, H heads, K head width.
 """
@@ -30,8 +27,7 @@ def over_slots(attend: Callable, q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK,
 def over_positions(attend: Callable, q_BLHK, k_BLHK, v_BLHK, start_BL, window: int) -> jax.Array:
     """`attend(q, k, v, start)` on each device's positions, the window before them put in front.
 
-    Raises:
-      UserError: a device has fewer positions than a window.
+    Raises UserError where a device has fewer positions than a window.
     """
     if (devices := _devices()) == 1:
         return attend(q_BLHK, k_BLHK, v_BLHK, start_BL)

@@ -1,10 +1,6 @@
 """TPU: attention over ranges of keys by the splash kernel that JAX brings along.
 
-Splash reads the numbers of the queries from an array at run time, and which blocks to visit from two more. So the mask
-is a function of a query's range, packed into its number, and no mask is ever stored. The two functions of it called
-here are private ones of JAX, the same from 0.10.2 to 0.12.0.
-
-Rows are laid one behind the other, for a batched kernel would run row by row.
+README.md says how. Rows are laid one behind the other, for a batched kernel would run row by row.
 
 Legend: B rows, N queries, S keys, H heads, G key-value heads, K head width, T and U the queries and keys of all rows,
 padded to blocks.

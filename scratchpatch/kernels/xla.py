@@ -22,15 +22,9 @@ _SMALLEST_BLOCK = 16
 
 
 def staircase(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN) -> jax.Array:
-    """Slot i reads commits j with begin_i <= j < end_i, and itself.
+    """`attention.staircase`, with keys and values of the commits, and those of each slot that serve it alone.
 
-    Args:
-      q_BNHK: queries, H = G * R heads.
-      k_BPGK, v_BPGK: keys and values of the commits.
-      own_k_BNGK, own_v_BNGK: those of each slot, which serve it alone.
-      begin_BN, end_BN: int32 [B, N], the range of commits that each sees.
-    Returns:
-      [B, N, H, K] in the dtype of v; softmax in float32.
+    H = G * R heads. Returns [B, N, H, K] in the dtype of v; softmax in float32.
     """
     (rows, slots, heads, width), commits = q_BNHK.shape, k_BPGK.shape[1]
     if slots <= CHUNK:
@@ -87,15 +81,7 @@ def block_size(window: int, length: int) -> int:
 
 
 def window(q_BLHK, k_BLHK, v_BLHK, start_BL, size: int) -> jax.Array:
-    """Position n reads positions m of its document with n - size < m <= n.
-
-    Args:
-      q_BLHK, k_BLHK, v_BLHK: queries, keys, values.
-      start_BL: int32 [B, L], document starts.
-      size: bytes that one byte sees, itself included.
-    Returns:
-      [B, L, H, K] in the dtype of v; softmax in float32.
-    """
+    """`attention.window`, computed in blocks. Returns [B, L, H, K] in the dtype of v; softmax in float32."""
     rows, length, heads, width = q_BLHK.shape
     block = block_size(size, length)
     pad = -length % block

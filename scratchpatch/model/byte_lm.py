@@ -51,9 +51,8 @@ class Output:
 class ByteLM(nnx.Module):
     """Encoder, entropy head or model, patchifier and trigger, pooling, trunk, decoder.
 
-    The entropy head exists where `model.entropy_head.weight` > 0, the entropy
-    model, itself a ByteLM without a trunk, where `model.entropy_model.layers`
-    > 0. Decisions read the model's entropies if there is one, else the head's.
+    The entropy head exists where `model.entropy_head.weight` > 0, the entropy model, itself a ByteLM without a trunk,
+    where `model.entropy_model.layers` > 0. Decisions read the model's entropies if there is one, else the head's.
     """
 
     def __init__(self, config, *, rngs: nnx.Rngs):
@@ -101,15 +100,8 @@ class ByteLM(nnx.Module):
         decisions = layout.decide(self.config, rows, Signals(entropy_BL), self.thresholds())
         pooled_BND = self.pooling(h_BLd, decisions)
         z_BND = self.trunk(pooled_BND, decisions)
-        return Output(
-            logits_BLV=self.decoder(h_BLd, z_BND, decisions),
-            head_logits_BLV=head_logits_BLV,
-            entropy_BL=entropy_BL,
-            layout=decisions,
-            hidden_BLd=h_BLd,
-            pooled_BND=pooled_BND,
-            trunk_BND=z_BND,
-        )
+        logits_BLV = self.decoder(h_BLd, z_BND, decisions)
+        return Output(logits_BLV, head_logits_BLV, entropy_BL, decisions, h_BLd, pooled_BND, z_BND)
 
     def thresholds(self) -> layout.Thresholds:
         """The scalars at which documents start."""

@@ -43,11 +43,7 @@ def blt_ids(rows: Rows) -> jax.Array:
 def table_rows(rows: Rows, n: int, prime: int, table: int) -> jax.Array:
     """uint32 [B, L]: the table row of the n-gram that ends at each position.
 
-    Args:
-      rows: of the batch.
-      n: bytes of the n-gram.
-      prime: base of the hash.
-      table: rows of the table, at most 2^21.
+    prime: base of the hash. table: rows of the table, at most 2^21.
     """
     id_BL = blt_ids(rows)
     limbs = [jnp.zeros_like(id_BL)] * 4

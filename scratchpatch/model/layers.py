@@ -20,10 +20,9 @@ class Linear(nnx.Linear):
     """A projection without bias that gathers its matrix once per pass and says in which type its gradient is summed.
 
     Left to itself, XLA gathers a matrix that is spread over fsdp once for each of its uses, may reduce its gradient
-    where scattering sends half as much, and adds up the devices' shares of the gradient in the type of the
-    activations. Here the matrix is gathered in the activations' type, and the product that is its gradient comes out
-    in the type of `sharding.summing`: in this type the devices then add it up, and so do the parts of an accumulated
-    step.
+    where scattering sends half as much, and adds up the devices' shares of the gradient in the type of the activations.
+    Here the matrix is gathered in the activations' type, and the product that is its gradient comes out in the type of
+    `sharding.summing`: in this type the devices then add it up, and so do the parts of an accumulated step.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -89,9 +88,8 @@ def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs,
 def embedding(rows: int, d: int, deviation: float, rngs: nnx.Rngs) -> nnx.Embed:
     """A table of `rows` float32 vectors, normal and cut off at twice `deviation`: their own deviation is 0.88 of it.
 
-    Its results are float32 too, for the caller to round. The gradient adds up
-    the rows of a batch in the table's own type: thousands of bfloat16 numbers
-    added to one another come to a sum that new ones no longer change.
+    Its results are float32 too, for the caller to round. The gradient adds up the rows of a batch in the table's own
+    type: thousands of bfloat16 numbers added to one another come to a sum that new ones no longer change.
     """
     init = nnx.with_metadata(
         nnx.initializers.truncated_normal(deviation), sharding_names=("vocabulary", "width"), eager_sharding=False
@@ -138,10 +136,8 @@ def ffn_width(d: int, multiplier: float) -> int:
 class Attention(nnx.Module):
     """Projections and RoPE around an attention that the caller names.
 
-    Args:
-      name: of the tier, for the names of its activations in messages.
-      axes: of the tier's activations.
-      out_scale: of the result projection's initial numbers.
+    name: of the tier, for the names of its activations in messages. out_scale: of the result projection's initial
+    numbers.
     """
 
     def __init__(self, d: int, heads: int, kv_heads: int, name: str, axes: Axes, theta, out_scale: float, dtype, rngs):
@@ -181,10 +177,7 @@ class SwiGLU(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block; byte tiers and trunk differ only in `attend`.
 
-    Args:
-      model: the config's section, for what all tiers share.
-      name, axes: see `Attention`.
-      layers: of the stack that the block is one of: result projections shrink with it.
+    layers: of the stack that the block is one of: result projections shrink with it. name: see `Attention`.
     """
 
     def __init__(self, model, d: int, heads: int, kv_heads: int, name: str, axes: Axes, layers: int, dtype, rngs):

@@ -1,7 +1,4 @@
-"""The loss, and the sums that every metric is made of.
-
-Legend: B rows, L byte positions, V vocabulary.
-"""
+"""The loss, and the sums that every metric is made of. Legend: B rows, L byte positions, V vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -86,12 +83,9 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
     """This part's share of the loss: nats over the step's `targets`, never a mean of means.
 
     Args:
-      params: what gradients change.
-      rest: the other parts of the weights, see `model.weights`.
-      definition: the model's static part.
+      params, rest, definition: of the model, see `model.weights`.
       tokens_BM: int32 [B, L + 1].
       targets: valid targets of the whole step, over parts and hosts.
-      head_weight: weight of the entropy head's cross-entropy.
       entropy_BL: float32 [B, L], nats, that decisions read; None: the model's own.
     Returns:
       (loss, sums).

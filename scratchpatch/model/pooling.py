@@ -19,11 +19,7 @@ from scratchpatch.sharding import constrain
 
 
 def take(x_BLd: jax.Array, index_BN: jax.Array) -> jax.Array:
-    """Rows of x by position, per batch row (vmap keeps the gradient's scatter local to a row).
-
-    A row may be taken many times, and its gradient is then a sum of as many:
-    added up in float32, and rounded to the type of x once.
-    """
+    """Rows of x by position, per batch row (vmap keeps the scatter local to it); gradients add up in float32."""
     return _take(x_BLd.shape, x_BLd.dtype, x_BLd, index_BN)
 
 
@@ -51,9 +47,7 @@ _take.defvjp(_take_forward, _take_backward)
 class PatchBytes:
     """What pooling reads of bytes: of each byte [B, L, d], or gathered, of the bytes of each slot's patch [B, N, M, d].
 
-    Attributes:
-      state: normalised, but for max_query.
-      key, value: of the kinds that attend; else None.
+    `state` is normalised, but for max_query; `key` and `value` are None of the kinds that do not attend.
     """
 
     state: jax.Array

@@ -1,7 +1,4 @@
-"""Equal layers, stacked in one array per parameter and scanned.
-
-Legend: B rows, L byte positions, d byte width.
-"""
+"""Equal layers, stacked in one array per parameter and scanned. Legend: B rows, L byte positions, d byte width."""
 
 import contextlib
 from collections.abc import Callable
@@ -37,10 +34,7 @@ REMAT_POLICIES = {
 class Stack(nnx.Module):
     """`layers` copies of what `make(rngs)` builds; with 0 layers the identity.
 
-    Args:
-      make: rngs -> module.
-      layers: how many.
-      remat: what the backward pass recomputes: none, dots, full.
+    remat: what the backward pass recomputes: none, dots, full.
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], layers: int, remat: str, rngs: nnx.Rngs):
@@ -56,12 +50,8 @@ class Stack(nnx.Module):
     def with_cache(self, x, cache, apply: Callable):
         """Thread x through the layers, each of which reads its own part of a cache and leaves a new one.
 
-        Args:
-          x: what goes through the layers.
-          cache: a tree of arrays whose first axis is the layer; None: there is none.
-          apply: (layer, x, its part of the cache) -> (x, its new part).
-        Returns:
-          (x, the new cache).
+        cache: a tree of arrays whose first axis is the layer; None: there is none. apply: (layer, x, its part of the
+        cache) -> (x, its new part). Returns (x, the new cache).
         """
         if not self.layers:
             return x, cache
@@ -96,12 +86,8 @@ class ByteTier(nnx.Module):
     """`depth` causal sliding-window layers, masked by document; 0 is the identity."""
 
     def __init__(self, name: str, config, depth: int, heads: int, window: int, dtype, rngs: nnx.Rngs):
-        self.window, self.backend = window, config.kernels.window
-
-        def make(rngs):
-            return window_block(name, config, heads, depth, dtype, rngs)
-
-        self.stack = Stack(make, depth, config.training.remat, rngs)
+        self.window, self.backend, remat = window, config.kernels.window, config.training.remat
+        self.stack = Stack(lambda rngs: window_block(name, config, heads, depth, dtype, rngs), depth, remat, rngs)
 
     def __call__(self, x_BLd, rows: Rows) -> jax.Array:
         return self.stack(x_BLd, lambda layer, x: run_window(layer, x, rows, self.window, self.backend))

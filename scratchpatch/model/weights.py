@@ -69,11 +69,7 @@ def abstract(config):
 
 
 def shardings(config, mesh):
-    """NamedShardings of `weights`, by the names of their axes.
-
-    Raises:
-      UserError: an axis that the mesh does not divide.
-    """
+    """NamedShardings of `weights`, by the names of their axes. Raises UserError where the mesh does not divide one."""
     _, states = _shape(without_thresholds(config))
     return {part: nnx.to_pure_dict(sharding.state_shardings(state, mesh)) for part, state in states.items()}
 
@@ -93,11 +89,8 @@ def _shape(config: FrozenConfigDict):
 def redefine(config, weights, named=()):
     """(definition, weights) of another config on the same parameters.
 
-    A threshold stays as trained, unless `named` (of 'patching.threshold' and
-    'trigger.threshold') says that the config names it anew.
-
-    Raises:
-      UserError: the new config has other parameters; names them.
+    A threshold stays as trained, unless `named` (of 'patching.threshold' and 'trigger.threshold') says that the config
+    names it anew. Raises UserError, which names the parameters, where the new config has others.
     """
     definition, wanted = abstract(config)
     have, want = (shapes({k: w[k] for k in w if k != "thresholds"}) for w in (weights, wanted))
@@ -128,12 +121,8 @@ def named(weights, separator: str) -> dict:
 def finite(weights: dict[str, Any], where: str) -> dict[str, Any]:
     """The weights, or some of their parts, as they are, if a model can compute with them. All processes must ask.
 
-    An infinite threshold stays: it is one that every entropy, or none, exceeds.
-
-    Args:
-      where: they come from, for the message.
-    Raises:
-      UserError: numbers that are not finite; names the arrays.
+    An infinite threshold stays: it is one that every entropy, or none, exceeds. Raises UserError for numbers that are
+    not finite, which names the arrays and `where` they come from.
     """
     names = list(named(weights, "."))
     if not names:
@@ -155,12 +144,7 @@ def _compiled_check(mesh):
     """Whether each array is fine, in the order of jax.tree.leaves: bool [arrays]."""
 
     def fine(weights):
-        return jnp.stack(
-            [
-                (~jnp.isnan(x) if part == "thresholds" else jnp.isfinite(x)).all()
-                for part in sorted(weights)
-                for x in jax.tree.leaves(weights[part])
-            ]
-        )
+        leaves = [(part, x) for part in sorted(weights) for x in jax.tree.leaves(weights[part])]
+        return jnp.stack([(~jnp.isnan(x) if part == "thresholds" else jnp.isfinite(x)).all() for part, x in leaves])
 
     return jax.jit(fine, out_shardings=mesh_lib.everywhere(mesh), compiler_options=compilation_cache.quick())

@@ -36,7 +36,6 @@ def fire(score_BL, eligible_BL, rows: Rows, threshold, gain: float, rate: float)
     Args:
       score_BL: float32 [B, L], nats.
       eligible_BL: bool [B, L], False at PAD.
-      rows: of the batch.
       threshold: float32 scalar, nats; under a controller taken as at least LOWEST and at most `highest`.
       gain: change of the log threshold per unwanted firing.
       rate: wanted firings per byte.
@@ -80,16 +79,10 @@ def fire(score_BL, eligible_BL, rows: Rows, threshold, gain: float, rate: float)
         return carry, (old_Bc | new_Bc, jnp.where(before_Bc, log_B[:, None], log_Bc))
 
     initial = jnp.full((count,), opening, jnp.float32), jnp.zeros((count,), jnp.int32)
-    _, (fired_CBc, log_CBc) = jax.lax.scan(
-        step,
-        initial,
-        (
-            chunks(score_BL, -jnp.inf),
-            chunks(eligible_BL, False),
-            chunks((rows.offset_BL % CHUNK == 0) & rows.valid_BL, False),
-            # Padding belongs to the row's last document.
-            jnp.pad(rows.start_BL, ((0, 0), (0, pad)), mode="edge").reshape(count, -1, CHUNK).swapaxes(0, 1),
-            n_L,
-        ),
-    )
+    score_CBc, eligible_CBc = chunks(score_BL, -jnp.inf), chunks(eligible_BL, False)
+    moves_CBc = chunks((rows.offset_BL % CHUNK == 0) & rows.valid_BL, False)
+    # Padding belongs to the row's last document.
+    start_CBc = jnp.pad(rows.start_BL, ((0, 0), (0, pad)), mode="edge").reshape(count, -1, CHUNK).swapaxes(0, 1)
+    xs = score_CBc, eligible_CBc, moves_CBc, start_CBc, n_L
+    _, (fired_CBc, log_CBc) = jax.lax.scan(step, initial, xs)
     return whole(fired_CBc), jnp.exp(whole(log_CBc))

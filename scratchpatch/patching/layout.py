@@ -1,7 +1,4 @@
-"""The layout of a batch: rows and signals in, masks and slots out.
-
-Legend: B rows, L byte positions.
-"""
+"""The layout of a batch: rows and signals in, masks and slots out. Legend: B rows, L byte positions."""
 
 import dataclasses
 
@@ -62,13 +59,9 @@ def without_trunk(rows: Rows) -> Layout:
 
 
 def decide(config, rows: Rows, signals: Signals, thresholds: Thresholds) -> Layout:
-    """Patchifier, trigger, budgets and slots of a batch.
+    """Patchifier, trigger, budgets and slots of a batch, whose documents start at these thresholds (scalars).
 
-    Args:
-      config: the experiment; `patching` and `trigger` are read, and `mesh.sequence`, which divides the slots.
-      rows: of the batch.
-      signals: that decisions may read.
-      thresholds: scalars at which documents start.
+    Of the config, `patching` and `trigger` are read, and `mesh.sequence`, which divides the slots.
     """
     request_BL, patching_BL = patchifiers.request(config.patching, rows, signals, thresholds.patching)
     commit_BL = budget.grant(request_BL, rows, config_lib.commit_capacity(config))

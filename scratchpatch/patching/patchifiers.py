@@ -15,15 +15,11 @@ def request(patching, rows: Rows, signals: Signals, threshold):
     a BOS follows: that would tell the model that the document ends.
 
     Args:
-      patching: the config's section.
-      rows: of the batch.
-      signals: the entropy kinds read entropies.
       threshold: float32 scalar, nats.
     Returns:
       request_BL bool [B, L]; threshold_BL float32 [B, L], see `controller.fire`.
     Sources: fixed, the entropy kinds: BLT (arXiv 2412.09871; entropy_and_jump
-    is its code's `threshold_add`, whose third byte never ends a patch);
-    whitespace: SpaceByte (arXiv 2404.14408).
+    is its code's `threshold_add`, whose third byte never ends a patch); whitespace: SpaceByte (arXiv 2404.14408).
     """
     threshold_BL = jnp.broadcast_to(threshold, rows.tokens_BL.shape)
     kind, valid_BL = patching.kind, rows.valid_BL

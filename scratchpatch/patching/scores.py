@@ -1,7 +1,6 @@
 """What patchifiers and triggers look at: entropies, their jumps, white space, chance.
 
-Every function decides at byte n from bytes <= n of the same document alone.
-Legend: B rows, L byte positions.
+Every function decides at byte n from bytes <= n of the same document alone. Legend: B rows, L byte positions.
 """
 
 import dataclasses
@@ -15,11 +14,7 @@ from scratchpatch.patching.rows import Rows
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Signals:
-    """What a model says of each byte that decisions may read.
-
-    Attributes:
-      entropy_BL: float32, of the next byte, in nats; None where no decision reads it.
-    """
+    """What decisions may read of each byte: the entropy of the next one, float32, in nats; None where none reads it."""
 
     entropy_BL: jax.Array | None = None
 
@@ -46,11 +41,7 @@ def word_end(rows: Rows) -> jax.Array:
 
 
 def chance(rows: Rows) -> jax.Array:
-    """A number in [0, 1) per byte, hashed from its offset and the last three bytes; float32 [B, L].
-
-    The same in every pass over the same text, in training and in decoding, so
-    that a `random` trigger is as repeatable as any other.
-    """
+    """A number in [0, 1) per byte, hashed from its offset and the last three bytes; float32 [B, L]."""
     u = jnp.uint32
     one_BL = rows.previous(rows.tokens_BL, rows.vocabulary.bos)
     two_BL = rows.previous(one_BL, rows.vocabulary.bos)

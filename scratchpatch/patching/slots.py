@@ -53,7 +53,6 @@ def build(commit_BL, scratchpad_BL, patch_start_BL, rows: Rows, commits: int, sc
     Args:
       commit_BL, scratchpad_BL: bool [B, L], at most `commits` and `scratchpads` of them in a row (see `budget`).
       patch_start_BL: int32 [B, L], see `patch_starts`.
-      rows: of the batch.
       commits, scratchpads: static sizes P and S.
     """
     n_BL = jnp.broadcast_to(jnp.arange(commit_BL.shape[1], dtype=jnp.int32), commit_BL.shape)

@@ -1,7 +1,4 @@
-"""Triggers: where a scratchpad refreshes the context inside a patch.
-
-Legend: B rows, L byte positions.
-"""
+"""Triggers: where a scratchpad refreshes the context inside a patch. Legend: B rows, L byte positions."""
 
 import jax.numpy as jnp
 
@@ -16,11 +13,8 @@ def request(trigger, rows: Rows, patch_start_BL, eligible_BL, signals: Signals, 
     A decision at n depends on bytes <= n of its document.
 
     Args:
-      trigger: the config's section.
-      rows: of the batch.
       patch_start_BL: int32 [B, L], starts of the open patches.
       eligible_BL: bool [B, L], False at PAD and where a commit stands: a commit refreshes the context anyway.
-      signals: the entropy kinds read entropies.
       threshold: float32 scalar, nats.
     Returns:
       request_BL bool [B, L]; threshold_BL float32 [B, L], see `controller.fire`.
