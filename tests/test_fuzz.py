@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings, strategies as 
 from tests import damages, fuzz
 
 # Of each kind, in the suite; and of a round of those that go on.
-_EXAMPLES = {"run": 20, "durable": 10, "export": 20, "hf": 15, "prepared": 25, "index": 25}
+_EXAMPLES = {"run": 8, "durable": 4, "export": 10, "hf": 8, "prepared": 15, "index": 15}
 _ROUND = 100
 
 
