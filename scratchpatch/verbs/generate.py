@@ -20,8 +20,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.verbs import verb
 
 _FLAGS = (
-    verb.WORKDIR,
-    verb.text("prompt", "Text to continue; its bytes are taken as they are, valid UTF-8 or not."),
+    verb.WORKDIR, verb.text("prompt", "Text to continue; its bytes are taken as they are, valid UTF-8 or not."),
     verb.file("prompt_file", "File whose bytes to continue."),
     verb.integer("max_bytes", "Most bytes to generate.", 256, lower_bound=0),
     verb.number("temperature", "0 takes the likeliest byte; 1 samples from the model.", 0.0, lower_bound=0.0),

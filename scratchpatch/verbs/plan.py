@@ -21,9 +21,8 @@ _FLAGS = (
     verb.JSON,
     verb.text("topology", "TPU pod: v4, v5e, v5p, v6e or tpu7x with its shape, such as v5e:4x4 or v5p:8x8x8."),
     verb.integer("slices", "Pods of that shape, joined by the data-centre network.", 1),
-    verb.choice(
-        "device", "Instead of --topology: estimate without compiling, on so many --count.", enum_values=chips.NAMES
-    ),
+    verb.choice("device", "Instead of --topology: estimate without compiling, on so many --count.",
+        enum_values=chips.NAMES),
     verb.integer("count", "Devices of --device.", 1),
     verb.integer("rows_per_chip", "Set training.batch_rows to so many per chip: how a run scales with its batch."),
     verb.switch("full", "Compile to the machine code: minutes instead of seconds."),
