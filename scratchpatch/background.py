@@ -20,9 +20,8 @@ def start(work: Callable[[], T]) -> concurrent.futures.Future[T]:
 
 
 def leave(code: int) -> None:
-    """End the process with this exit code, where work goes on that Python would wait for; else return.
-
-    A compilation cannot be interrupted, and Python, as it ends, waits for its thread.
+    """End the process with this exit code, where work goes on that Python would wait for (a compilation cannot be
+    interrupted); else return.
     """
     if all(future.done() for future in _started):
         return

@@ -135,14 +135,12 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     model, training, patching = config.model, config.training, config.patching
     if not config.data.sources:
         yield "data.sources is empty: name at least one (SPEC, weight)"
-    for name, width, heads in (
-        ("model.encoder.heads", model.d_byte, model.encoder.heads),
-        ("model.decoder.heads", model.d_byte, model.decoder.heads),
-        ("model.pooling.heads", model.d_byte, model.pooling.heads),
-        ("model.trunk.heads", model.trunk.d_model, model.trunk.heads),
-        ("model.entropy_model.heads", model.entropy_model.d_byte, model.entropy_model.heads),
-    ):
+    widths = dict.fromkeys(("encoder", "decoder", "pooling"), model.d_byte)
+    widths |= {"trunk": model.trunk.d_model, "entropy_model": model.entropy_model.d_byte}
+    for section, width in widths.items():
+        heads = model[section].heads
         if width % heads or (width // heads) % 2:
+            name = f"model.{section}.heads"
             yield f"{name} = {heads} must divide the width {width} into even head widths (RoPE turns pairs)"
     kv_heads = model.trunk.kv_heads or model.trunk.heads
     if model.trunk.heads % kv_heads:
@@ -280,8 +278,7 @@ def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, f
     before, after = flat(old), flat(new)
 
     def may_change(name: str) -> bool:
-        field = BY_NAME[name]
-        part = field.fixed_part
+        field, part = BY_NAME[name], BY_NAME[name].fixed_part
         return field.free or field.later or part is not None and part(before[name]) == part(after[name])
 
     names = (name for name in changed(old, new) if free or not may_change(name))
@@ -290,8 +287,5 @@ def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, f
 
 def describe() -> str:
     """All fields as text for --help: each with its default and unit, and its meaning below."""
-    lines = []
-    for field in FIELDS:
-        unit = f" [{field.unit}]" if field.unit else ""
-        lines.append(f"  {field.name} = {field.default!r}{unit}\n      {field.meaning}")
-    return "\n".join(lines)
+    units = {field.name: f" [{field.unit}]" if field.unit else "" for field in FIELDS}
+    return "\n".join(f"  {f.name} = {f.default!r}{units[f.name]}\n      {f.meaning}" for f in FIELDS)

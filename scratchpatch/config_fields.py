@@ -42,9 +42,7 @@ TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random",
 POOLINGS = ("mean", "cross_attention", "last", "max_query")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
-_LONGEST_PATH = 4096
-_MOST_SOURCES = 4096
-_MOST_STEPS = 10**9
+_LONGEST_PATH, _MOST_SOURCES, _MOST_STEPS = 4096, 4096, 10**9
 
 
 def _check(right: Callable[[Any], bool], wrong: str) -> Check:
@@ -110,7 +108,6 @@ _COUNT = _between(1, _MOST_STEPS)
 _SHARE = _between(0.0, 1.0)
 # From 1 - 2**-24 on it would be 1 in float32, and the moment's correction 0 / 0.
 _MOMENT = _between(0.0, 0.999999)
-
 _SIZE = _check(lambda value: value == -1 or 1 <= value <= 1 << 20,
     f"must be at least 1 and at most {1 << 20}, or -1 for the devices that the other axes leave")
 _SPIKE = _check(lambda value: value == 0 or 1 < value <= 1e6,

@@ -171,8 +171,7 @@ def _reason(error: BaseException, source: str) -> str:
         text = str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner)
     except Exception:  # An exception of the file's own may be unable to say what it is.
         text = ""
-    missing = re.match(r"Key \"(\w+)\" does not exist|'(\w+)'\nDid you mean", text)
-    if missing:
+    if missing := re.match(r"Key \"(\w+)\" does not exist|'(\w+)'\nDid you mean", text):
         key = missing[1] or missing[2]
         # The message names the last part only; the line of source has the path before it.
         dotted = re.search(rf"\w+\.((?:\w+\.)*{key}(?:\.\w+)*)\b", source)

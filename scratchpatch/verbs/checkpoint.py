@@ -28,11 +28,10 @@ _ACTIONS = {
     "export": ("step", "out", "layout"),
 }
 _FLAGS = (
-    verb.WORKDIR, verb.JSON,
+    verb.WORKDIR, verb.JSON, verb.switch("dry_run", "prune: only say what would be deleted."),
     verb.choice("action", "What to do; may be given without --action=.", enum_values=tuple(_ACTIONS)),
     verb.integer("step", "verify: this step alone; none: all. export: this one; none: the newest.", lower_bound=0),
     verb.integer("keep_last", "prune: newest whole steps to keep, beside the best."),
-    verb.switch("dry_run", "prune: only say what would be deleted."),
     verb.folder("out", "export: new folder for model.safetensors and config.json."),
     verb.choice("layout", "export: layers in one array, or one array each.", "stacked",
         enum_values=("stacked", "unstacked")),

@@ -23,8 +23,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.verbs import verb
 
 _FLAGS = (
-    verb.JSON,
-    verb.text("source", f"SPEC of the documents: {sources.SPECS}."),
+    verb.JSON, verb.text("source", f"SPEC of the documents: {sources.SPECS}."),
     verb.folder("out", "New folder, or URL of one (gs://, s3://), for the shards."),
     verb.integer("shards", "Shards of each split; none: one for every 256 MB of files.", upper_bound=99_999),
     verb.number("held_out", "Share of the documents that validate, and that test.", splits.SHARE),
