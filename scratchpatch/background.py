@@ -13,9 +13,8 @@ _started: list[concurrent.futures.Future] = []
 def start(work: Callable[[], T]) -> concurrent.futures.Future[T]:
     """Begin to do some work; `result()` of what is returned waits for it, and raises what it raised."""
     pool = concurrent.futures.ThreadPoolExecutor(1, "background")
-    future = pool.submit(work)
+    _started.append(future := pool.submit(work))
     pool.shutdown(wait=False)
-    _started.append(future)
     return future
 
 

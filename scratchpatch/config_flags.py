@@ -155,8 +155,8 @@ def _named_line(path: str) -> Iterator[None]:
         at = f"{error.filename or path}:{error.lineno}" if error.lineno else path
         raise UserError(f"{at}: {error.msg}") from error
     except BaseException as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        line = frames[-1].lineno if frames else None
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = next((frame.lineno for frame in frames if frame.filename == path), None)
         reason = _reason(error, linecache.getline(path, line) if line else "")
         at = f"{path}:{line}" if line else path
         raise UserError(reason if reason.startswith(path) else f"{at}: {reason}") from error

@@ -67,6 +67,6 @@ def _temporary() -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         problem = f"{path} is not a folder of this user alone"
         raise UserError(f"no home folder, and {problem}: set SCRATCHPATCH_CACHE to one that is")
-    kept = "indexes and compiled programs go to"
-    logging.info("there is no home folder: %s %s; SCRATCHPATCH_CACHE names another", kept, path)
+    kept = f"indexes and compiled programs go to {path}"
+    logging.info("there is no home folder: %s; SCRATCHPATCH_CACHE names another", kept)
     return path

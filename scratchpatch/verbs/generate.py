@@ -38,10 +38,8 @@ def _check(values: verb.Flags) -> None:
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
     workdir = verb.existing(values, "workdir")
-    if values.prompt_file is None:
-        prompt = os.fsencode(values.prompt)
-    else:
-        prompt = Path(verb.existing(values, "prompt_file", os.path.isfile)).read_bytes()
+    file = None if values.prompt_file is None else verb.existing(values, "prompt_file", os.path.isfile)
+    prompt = os.fsencode(values.prompt) if file is None else Path(file).read_bytes()
     compilation_cache.enable()
     from scratchpatch.inference.loading import load
     from scratchpatch.report import passage
