@@ -15,12 +15,8 @@ platforms.choose()
 
 # Name to the module that holds it.
 _PUBLIC = {
-    "LanguageModel": "inference.language_model",
-    "Segmentation": "inference.language_model",
-    "export": "interop.export",
-    "init": "inference.loading",
-    "load": "inference.loading",
-    "load_hf_blt": "inference.loading",
+    "LanguageModel": "inference.language_model", "Segmentation": "inference.language_model", "export": "interop.export",
+    "init": "inference.loading", "load": "inference.loading", "load_hf_blt": "inference.loading",
 }
 __all__ = ["UserError", "__version__", *_PUBLIC]
 

@@ -13,16 +13,14 @@ _started: list[concurrent.futures.Future] = []
 def start(work: Callable[[], T]) -> concurrent.futures.Future[T]:
     """Begin to do some work; `result()` of what is returned waits for it, and raises what it raised."""
     pool = concurrent.futures.ThreadPoolExecutor(1, "background")
-    future = pool.submit(work)
+    _started.append(future := pool.submit(work))
     pool.shutdown(wait=False)
-    _started.append(future)
     return future
 
 
 def leave(code: int) -> None:
-    """End the process with this exit code, where work goes on that Python would wait for; else return.
-
-    A compilation cannot be interrupted, and Python, as it ends, waits for its thread.
+    """End the process with this exit code, where work goes on that Python would wait for (a compilation cannot be
+    interrupted); else return.
     """
     if all(future.done() for future in _started):
         return

@@ -19,10 +19,7 @@ from scratchpatch.verbs.verb import Answer, Verb
 
 # What a required flag takes, where it is no folder.
 _KINDS = {"config": "FILE", "text": "FILE", "source": "SPEC"}
-DONE = 0
-FAILED = 1
-WRONG_USAGE = 2
-INTERRUPTED = 130
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = """exit codes:
   0  done
@@ -55,8 +52,7 @@ def script() -> int:
     """`main` as a program of its own, which ends at once, whatever its threads are at."""
     try:
         code = main()
-    except Exception:
-        # Python would wait for the threads first.
+    except Exception:  # Python itself would wait for the threads first.
         traceback.print_exc()
         code = FAILED
     background.leave(code)

@@ -15,20 +15,16 @@ def folder() -> Path:
 
 
 def enable() -> None:
-    """Make JAX keep and reuse compiled programs; a folder that JAX_COMPILATION_CACHE_DIR names stays.
-
-    Where nothing can be written, a warning says so and every start compiles anew. Call it before the first compilation:
-    JAX opens the cache once.
+    """Make JAX keep and reuse compiled programs; a folder that JAX_COMPILATION_CACHE_DIR names stays. Where nothing can
+    be written, a warning says so. Call it before the first compilation: JAX opens the cache once.
     """
     # XLA reads this when it is loaded; its warnings about tuning are not for the user of a training run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
     if platforms.unused_gpu():
-        logging.warning(
-            "an NVIDIA GPU is here, but the plugin with which JAX uses it is not, so this runs on the CPU: "
-            "bash launch/setup.sh cuda"
-        )
+        missing = "an NVIDIA GPU is here, but the plugin with which JAX uses it is not"
+        logging.warning("%s, so this runs on the CPU: bash launch/setup.sh cuda", missing)
     if not jax.config.jax_compilation_cache_dir and (path := _writable_folder()):
         jax.config.update("jax_compilation_cache_dir", path)
     # By default only programs that took a second or more are kept, and a run compiles many small ones.

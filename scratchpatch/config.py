@@ -61,13 +61,10 @@ def set_field(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
         value = tuple(value)
     # ConfigDict itself takes None anywhere and a bool for a number.
     if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
-        raise UserError(
-            f"config field {name} takes a value of type {kind.__name__}, such as {field.default!r}, "
-            f"not {output.short_repr(value)}"
-        )
+        wanted = f"a value of type {kind.__name__}, such as {field.default!r}"
+        raise UserError(f"config field {name} takes {wanted}, not {output.short_repr(value)}")
     section, _, leaf = name.rpartition(".")
-    node = get(config, section) if section else config
-    node[leaf] = value
+    (get(config, section) if section else config)[leaf] = value
 
 
 def nearest(name: str) -> str:
@@ -94,9 +91,7 @@ def _with_sequences(kind: type, value: Any) -> Any:
 
 def read(path: str | Path) -> ml_collections.ConfigDict:
     """The config in the config.json of a run or an exported model, also of an older version, checked as `check` does.
-
-    Raises:
-      UserError: it is missing, cannot be read, is of a newer version, or holds unknown fields or bad values.
+    Raises UserError where it is missing, cannot be read, is of a newer version, or holds unknown fields or bad values.
     """
     try:
         return document(path, Document)[0]
@@ -108,17 +103,11 @@ def read(path: str | Path) -> ml_collections.ConfigDict:
 
 
 def document(path: str | Path, shape: Any) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
-    """The checked config in a config.json, also of an older version, and everything that the file holds.
-
-    Args:
-      shape: of the file's JSON, see `json_files`.
-
-    Raises:
-      OSError, json_files.Malformed: the file cannot be read.
-      UserError: it is of a newer version, or holds unknown fields or bad values.
+    """The checked config in a config.json, also of an older version, and everything that the file holds; `shape` is
+    that of its JSON, see `json_files`. Raises OSError or json_files.Malformed where it cannot be read; UserError where
+    it is of a newer version, or holds unknown fields or bad values.
     """
-    # Thresholds may be infinite.
-    content = json_files.read(path, shape, constants=True)
+    content = json_files.read(path, shape, constants=True)  # Thresholds may be infinite.
     config = from_flat(schema.fields(content))
     check(config)
     return config, content
@@ -126,11 +115,9 @@ def document(path: str | Path, shape: Any) -> tuple[ml_collections.ConfigDict, d
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raise one UserError that names every bad field and the fix."""
-    problems = []
-    for field in FIELDS:
-        value = get(config, field.name)
-        if problem := field.check(value):
-            problems.append(f"{field.name} = {output.short_repr(value)} {problem}")
+    values = {name: get(config, name) for name in BY_NAME}
+    wrong = {name: problem for name, value in values.items() if (problem := BY_NAME[name].check(value))}
+    problems = [f"{name} = {output.short_repr(values[name])} {problem}" for name, problem in wrong.items()]
     # Fields are compared with each other only where each is right in itself.
     problems = problems or list(_conflicts(config))
     if problems:
@@ -148,14 +135,12 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     model, training, patching = config.model, config.training, config.patching
     if not config.data.sources:
         yield "data.sources is empty: name at least one (SPEC, weight)"
-    for name, width, heads in (
-        ("model.encoder.heads", model.d_byte, model.encoder.heads),
-        ("model.decoder.heads", model.d_byte, model.decoder.heads),
-        ("model.pooling.heads", model.d_byte, model.pooling.heads),
-        ("model.trunk.heads", model.trunk.d_model, model.trunk.heads),
-        ("model.entropy_model.heads", model.entropy_model.d_byte, model.entropy_model.heads),
-    ):
+    widths = dict.fromkeys(("encoder", "decoder", "pooling"), model.d_byte)
+    widths |= {"trunk": model.trunk.d_model, "entropy_model": model.entropy_model.d_byte}
+    for section, width in widths.items():
+        heads = model[section].heads
         if width % heads or (width // heads) % 2:
+            name = f"model.{section}.heads"
             yield f"{name} = {heads} must divide the width {width} into even head widths (RoPE turns pairs)"
     kv_heads = model.trunk.kv_heads or model.trunk.heads
     if model.trunk.heads % kv_heads:
@@ -166,44 +151,32 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if len(rest) > 1:
         yield f"{' and '.join(rest)} are both -1: only one axis can take the devices that the others leave"
     if training.init_from and training.continue_from:
-        yield (
-            f"training.init_from = {training.init_from!r} and training.continue_from = {training.continue_from!r} both "
-            "say where the run starts: keep one (init_from takes the weights alone)"
-        )
-    if training.batch_rows % training.accumulation:
-        yield (
-            f"training.accumulation = {training.accumulation} must divide training.batch_rows = {training.batch_rows}"
-        )
-    if training.batch_rows * config.data.window > _MOST_STEP_BYTES:
-        yield (
-            f"training.batch_rows = {training.batch_rows} rows of data.window = {config.data.window} bytes are more "
-            f"than the {_MOST_STEP_BYTES} bytes that one step may read: lower one of them"
-        )
+        starts = f"training.init_from = {training.init_from!r} and training.continue_from = {training.continue_from!r}"
+        yield f"{starts} both say where the run starts: keep one (init_from takes the weights alone)"
+    rows, parts = training.batch_rows, training.accumulation
+    if rows % parts:
+        yield f"training.accumulation = {parts} must divide training.batch_rows = {rows}"
+    if rows * config.data.window > _MOST_STEP_BYTES:
+        read = f"training.batch_rows = {rows} rows of data.window = {config.data.window} bytes"
+        yield f"{read} are more than the {_MOST_STEP_BYTES} bytes that one step may read: lower one of them"
     if training.gradient_dtype == "bfloat16" and training.dtype == "float32":
-        yield (
-            "training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16': gradients of float32 activations "
-            "are float32"
-        )
+        needs = "training.gradient_dtype = 'bfloat16' needs training.dtype = 'bfloat16'"
+        yield f"{needs}: gradients of float32 activations are float32"
     for section in ("patching", "trigger"):
         s = config[section]
         if s.kind in ENTROPY_PATCHIFIERS and s.gain > 0 and s.threshold <= 0:
             yield f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)"
     if model.entropy_head.weight == 0 and model.entropy_model.layers == 0 and reads_entropy(config):
-        yield (
-            "model.entropy_head.weight = 0 leaves no entropy head, which the patchifier or trigger reads: "
-            "raise it, or name a model.entropy_model"
-        )
+        missing = "leaves no entropy head, which the patchifier or trigger reads"
+        yield f"model.entropy_head.weight = 0 {missing}: raise it, or name a model.entropy_model"
     if config.data.entropies and model.entropy_model.layers == 0:
-        yield (
-            "data.entropies = True reads what a separate entropy model computed: name a model.entropy_model, "
-            "or set it to False"
-        )
+        reads = "data.entropies = True reads what a separate entropy model computed"
+        yield f"{reads}: name a model.entropy_model, or set it to False"
     if patching.commit_bos and commit_capacity(config) < 1:
         yield "patching.commit_bos needs patching.capacity = 1.0: a smaller budget cannot pay for a patch of one BOS"
     if patching.commit_bos and patching.kind == "fixed":
-        yield (
-            "patching.commit_bos has no part in patching.kind = 'fixed', whose patches count from the BOS: set it False"
-        )
+        without = "patching.commit_bos has no part in patching.kind = 'fixed'"
+        yield f"{without}, whose patches count from the BOS: set it False"
     if model.trunk.kind == "none":
         yield from _conflicts_without_trunk(config)
         return
@@ -242,25 +215,13 @@ def reads_entropy(config: ml_collections.ConfigDict) -> bool:
 def entropy_model(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The config of the separate entropy model: one that trains it alone has these model fields."""
     fields = config.model.entropy_model
-    return from_flat(
-        {
-            "data.window": config.data.window,
-            "training.dtype": config.training.dtype,
-            "kernels.window": config.kernels.window,
-            "model.d_byte": fields.d_byte,
-            "model.ffn_multiplier": fields.ffn_multiplier,
-            "model.rope_theta": fields.rope_theta,
-            "model.norm_eps": fields.norm_eps,
-            "model.target_rows": config.model.target_rows,
-            "model.encoder.layers": fields.layers,
-            "model.encoder.heads": fields.heads,
-            "model.encoder.window": fields.window,
-            "model.entropy_head.weight": 0.0,
-            "model.trunk.kind": "none",
-            "model.decoder.layers": 0,
-            "trigger.kind": "none",
-        }
-    )
+    values = {"model.trunk.kind": "none", "model.decoder.layers": 0, "model.entropy_head.weight": 0.0}
+    values["trigger.kind"] = "none"
+    for name in ("data.window", "training.dtype", "kernels.window", "model.target_rows"):
+        values[name] = get(config, name)
+    values |= {f"model.{name}": fields[name] for name in ("d_byte", "ffn_multiplier", "rope_theta", "norm_eps")}
+    values |= {f"model.encoder.{name}": fields[name] for name in ("layers", "heads", "window")}
+    return from_flat(values)
 
 
 def patch_limit(config: ml_collections.ConfigDict) -> int:
@@ -317,18 +278,14 @@ def difference(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, f
     before, after = flat(old), flat(new)
 
     def may_change(name: str) -> bool:
-        field = BY_NAME[name]
-        part = field.fixed_part
+        field, part = BY_NAME[name], BY_NAME[name].fixed_part
         return field.free or field.later or part is not None and part(before[name]) == part(after[name])
 
-    names = [name for name in changed(old, new) if free or not may_change(name)]
+    names = (name for name in changed(old, new) if free or not may_change(name))
     return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in names]
 
 
 def describe() -> str:
     """All fields as text for --help: each with its default and unit, and its meaning below."""
-    lines = []
-    for field in FIELDS:
-        unit = f" [{field.unit}]" if field.unit else ""
-        lines.append(f"  {field.name} = {field.default!r}{unit}\n      {field.meaning}")
-    return "\n".join(lines)
+    units = {field.name: f" [{field.unit}]" if field.unit else "" for field in FIELDS}
+    return "\n".join(f"  {f.name} = {f.default!r}{units[f.name]}\n      {f.meaning}" for f in FIELDS)

@@ -18,10 +18,9 @@ class Field:
     """One field of a config.
 
     Attributes:
-      free: it may change when a run resumes: it moves work between machines, or changes how often something is saved or
+      free: it may change when a run resumes: it moves work between machines, or says how often something is saved or
         measured, never what is computed.
-      fixed_part: what of the value may not change when a run resumes; all else of it may. A batch is what it was
-        before the step at which the run resumes.
+      fixed_part: what of the value may not change when a run resumes; all else of it may, from then on.
       path: the value is a path, which a run keeps as an absolute one.
       later: it may change when a run resumes, from the step on at which it resumes.
     """
@@ -43,9 +42,7 @@ TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random",
 POOLINGS = ("mean", "cross_attention", "last", "max_query")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
-_LONGEST_PATH = 4096
-_MOST_SOURCES = 4096
-_MOST_STEPS = 10**9
+_LONGEST_PATH, _MOST_SOURCES, _MOST_STEPS = 4096, 4096, 10**9
 
 
 def _check(right: Callable[[Any], bool], wrong: str) -> Check:
@@ -97,7 +94,7 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
-_ANYTHING = _check(lambda value: True, "")
+_ANY = _check(lambda value: True, "")
 # Beyond these nothing sensible exists today, with room to spare: they keep a slip of the keyboard, or a damaged file,
 # from hanging a run or filling the memory.
 _LAYERS = _between(0, 1024)
@@ -111,23 +108,14 @@ _COUNT = _between(1, _MOST_STEPS)
 _SHARE = _between(0.0, 1.0)
 # From 1 - 2**-24 on it would be 1 in float32, and the moment's correction 0 / 0.
 _MOMENT = _between(0.0, 0.999999)
-
-_SIZE = _check(
-    lambda value: value == -1 or 1 <= value <= 1 << 20,
-    f"must be at least 1 and at most {1 << 20}, or -1 for the devices that the other axes leave",
-)
-_SPIKE = _check(
-    lambda value: value == 0 or 1 < value <= 1e6,
-    "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit",
-)
-_THRESHOLD = _check(
-    lambda value: abs(value) <= 1e30 or math.isinf(value),
-    "must lie between -1e+30 and 1e+30, or be inf for never, or -inf for always",
-)
-_NGRAM_SIZES = _check(
-    lambda value: len(value) <= 15 and all(type(n) is int and 2 <= n <= 16 for n in value),
-    "must hold at most 15 whole numbers from 2 to 16, such as (3, 4, 5)",
-)
+_SIZE = _check(lambda value: value == -1 or 1 <= value <= 1 << 20,
+    f"must be at least 1 and at most {1 << 20}, or -1 for the devices that the other axes leave")
+_SPIKE = _check(lambda value: value == 0 or 1 < value <= 1e6,
+    "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit")
+_THRESHOLD = _check(lambda value: abs(value) <= 1e30 or math.isinf(value),
+    "must lie between -1e+30 and 1e+30, or be inf for never, or -inf for always")
+_NGRAM_SIZES = _check(lambda value: len(value) <= 15 and all(type(n) is int and 2 <= n <= 16 for n in value),
+    "must hold at most 15 whole numbers from 2 to 16, such as (3, 4, 5)")
 
 FIELDS = (
     # Seeds are JAX's uint32.
@@ -143,7 +131,7 @@ FIELDS = (
         "test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it "
         "was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate."),
     Field("data.window", 1024, "bytes", _between(8, 1 << 18), "Length of one row of the stream."),
-    Field("data.entropies", False, "", _ANYTHING,
+    Field("data.entropies", False, "", _ANY,
         "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the "
         "train step. They see text before the row, so near a row's start they may differ from the step's own."),
     Field("data.on_bad_record", "error", "", _one_of("error", "skip"),
@@ -177,8 +165,7 @@ FIELDS = (
         "Layers between the encoder and the entropy head's logits (paper, app. B.3: 2)."),
     Field("model.entropy_head.weight", 1.0, "", _between(0.0, 1e3),
         "Weight of the entropy head's cross-entropy in the loss; 0 leaves it untrained."),
-    Field("model.entropy_head.stop_gradient", True, "", _ANYTHING,
-        "Keep the entropy head's gradient out of the encoder."),
+    Field("model.entropy_head.stop_gradient", True, "", _ANY, "Keep the entropy head's gradient out of the encoder."),
     Field("model.entropy_model.layers", 0, "layers", _LAYERS, "Depth of a separate, frozen byte model whose entropies "
         "the decisions read (BLT); 0: they read the entropy head's."),
     Field("model.entropy_model.workdir", "", "", _folder,
@@ -195,7 +182,7 @@ FIELDS = (
         "(several queries from the maximum; BLT)."),
     Field("model.pooling.queries", 2, "queries", _VECTORS,
         "Queries of max_query pooling per slot (BLT's k); their results are joined."),
-    Field("model.pooling.last_state", True, "", _ANYTHING, "Add a projection of the slot's last byte state."),
+    Field("model.pooling.last_state", True, "", _ANY, "Add a projection of the slot's last byte state."),
     Field("model.pooling.heads", 4, "heads", _HEADS, "Heads of the pooling cross-attention."),
     Field("model.trunk.kind", "transformer", "", _one_of("transformer", "none"), "The global model over slots; none: "
         "encoder and decoder alone, a plain byte model such as BLT's entropy model."),
@@ -204,7 +191,7 @@ FIELDS = (
     Field("model.trunk.heads", 8, "heads", _HEADS, "Trunk query heads."),
     Field("model.trunk.kv_heads", 0, "heads", _between(0, 1024),
         "Trunk key and value heads; 0: as many as query heads."),
-    Field("model.trunk.final_norm", True, "", _ANYTHING, "Normalise the trunk's result (BLT does not)."),
+    Field("model.trunk.final_norm", True, "", _ANY, "Normalise the trunk's result (BLT does not)."),
     Field("model.decoder.layers", 2, "layers", _LAYERS,
         "Decoder depth; 0 goes from the joined state straight to the logits."),
     Field("model.decoder.window", 128, "bytes", _BYTES,
@@ -221,7 +208,7 @@ FIELDS = (
         "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts."),
     Field("patching.jump", 0.0, "nats", _THRESHOLD,
         "Under entropy_and_jump, a patch also needs its entropy to rise by more than this."),
-    Field("patching.commit_bos", False, "", _ANYTHING, "A document's BOS is a patch of its own, and jumps count from "
+    Field("patching.commit_bos", False, "", _ANY, "A document's BOS is a patch of its own, and jumps count from "
         "its second byte (BLT); needs patching.capacity = 1."),
     Field("patching.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy patchifiers; 0: a fixed threshold."),
@@ -272,7 +259,7 @@ FIELDS = (
         "last hundred or so is skipped; 0: none is.", later=True),
     Field("training.norm_spike", 0.0, "times", _SPIKE, "A step whose gradient norm is more than so many times the mean "
         "of the last hundred or so is skipped; 0: none is.", later=True),
-    Field("training.allow_leak", False, "", _ANYTHING,
+    Field("training.allow_leak", False, "", _ANY,
         "Train although the causality audit failed; every metric then says INVALID."),
     Field("optimizer.learning_rate", 2e-3, "", _between(0.0, 1e2), "Peak learning rate of AdamW.", later=True),
     Field("optimizer.schedule", "cosine", "", _one_of("cosine", "wsd", "constant"), "Learning rate after the warm-up: "

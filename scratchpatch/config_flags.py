@@ -155,8 +155,8 @@ def _named_line(path: str) -> Iterator[None]:
         at = f"{error.filename or path}:{error.lineno}" if error.lineno else path
         raise UserError(f"{at}: {error.msg}") from error
     except BaseException as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        line = frames[-1].lineno if frames else None
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = next((frame.lineno for frame in frames if frame.filename == path), None)
         reason = _reason(error, linecache.getline(path, line) if line else "")
         at = f"{path}:{line}" if line else path
         raise UserError(reason if reason.startswith(path) else f"{at}: {reason}") from error
@@ -171,8 +171,7 @@ def _reason(error: BaseException, source: str) -> str:
         text = str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner)
     except Exception:  # An exception of the file's own may be unable to say what it is.
         text = ""
-    missing = re.match(r"Key \"(\w+)\" does not exist|'(\w+)'\nDid you mean", text)
-    if missing:
+    if missing := re.match(r"Key \"(\w+)\" does not exist|'(\w+)'\nDid you mean", text):
         key = missing[1] or missing[2]
         # The message names the last part only; the line of source has the path before it.
         dotted = re.search(rf"\w+\.((?:\w+\.)*{key}(?:\.\w+)*)\b", source)

@@ -2,11 +2,7 @@
 
 
 class UserError(Exception):
-    """Something that the user can fix: names the bad value and the fix.
-
-    The command line prints it as one line and exits with 1; it never shows a
-    traceback for it.
-    """
+    """Something that the user can fix: names the bad value and the fix. The command line prints it as one line."""
 
 
 def first_line(error: BaseException) -> str:

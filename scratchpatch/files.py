@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
-    stat.S_IFDIR: "a folder",
 }
 _CHUNK_BYTES = 1 << 20
 # A temporary file as old as this has no writer any more.
@@ -35,8 +32,7 @@ def below(folder: Path, name: str) -> Path:
     path = folder
     for part in plain_parts(folder, name):
         path = path / part
-        # Unlike Path.is_symlink, this takes names that are too long for the disk.
-        if os.path.islink(path):
+        if os.path.islink(path):  # Unlike Path.is_symlink, this takes names that are too long for the disk.
             raise ValueError(f"{name!r} leads through the link {path}, which is not followed")
     return path
 
@@ -63,8 +59,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     """
     # Without O_NONBLOCK, opening a pipe waits for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    what = irregular(os.fstat(descriptor).st_mode)
-    if what:
+    if what := irregular(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"it is {what}, and only regular files are read", os.fspath(path))
     os.set_blocking(descriptor, True)
@@ -83,9 +78,8 @@ def size_and_checksum(file: BinaryIO, seen: Callable[[bytes], None] | None = Non
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file such that readers, and a kill at any moment, see the old text or the new one. Where several
-    processes write at once, the text of the last one stays, whole. Raises OSError with this path; the old text is then
-    still there.
+    """Write a file such that readers, and a kill at any moment, see the old text or the new one; of several writers at
+    once the last one's stays, whole. Raises OSError with this path; the old text is then still there.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -109,8 +103,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """
     # /dev/stdout may lead through links to a regular file that the shell has opened.
     if os.path.abspath(path).startswith(("/dev/", "/proc/")) or os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        Path(path).write_text(text, encoding="utf-8")
     else:
         replace_text(Path(os.path.realpath(path)), text)
 

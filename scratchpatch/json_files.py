@@ -17,7 +17,6 @@ from scratchpatch import files
 
 # The most bytes and the deepest nesting of any document of this package.
 _MOST_BYTES, _DEEPEST = 1 << 28, 32
-
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -26,10 +25,8 @@ class Malformed(ValueError):
 
 
 def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
-    """The value of a JSON document of a shape, see above.
-
-    With `constants`, NaN and Infinity are let through, which JSON itself does not have. Raises Malformed where it is no
-    JSON, nested too deep, or not of that shape.
+    """The value of a JSON document of a shape, see above; `constants` lets NaN and Infinity through, which JSON itself
+    does not have. Raises Malformed where it is no JSON, nested too deep, or not of that shape.
     """
     try:
         value = json.loads(text, parse_constant=None if constants else _refuse)
@@ -50,16 +47,13 @@ def parse(text: str | bytes, shape: Any, constants: bool = False) -> Any:
 
 
 def read(path: Any, shape: Any, constants=False, open_read: Callable[..., BinaryIO] = files.open_regular) -> Any:
-    """The value of a JSON file, see `parse`; `open_read` opens one that is not of this machine.
-
-    Raises Malformed, which names the path, as `parse` does and where the file is larger than any document of this
-    package; OSError where it cannot be read, or is no regular file.
+    """The value of a JSON file, see `parse`; `open_read` opens one that is not of this machine. Raises Malformed, which
+    names the path, also where the file is larger than any document of this package; OSError where it cannot be read.
     """
     with open_read(path) as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
-        limit = f"{_MOST_BYTES >> 20} MiB"
-        raise Malformed(f"{path}: it is larger than {limit}, which no document of this kind is")
+        raise Malformed(f"{path}: it is larger than {_MOST_BYTES >> 20} MiB, which no document of this kind is")
     try:
         return parse(text, shape, constants)
     except Malformed as error:

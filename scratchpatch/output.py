@@ -17,9 +17,8 @@ _ERRORS = "scratchpatch"
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """The text without characters that steer a terminal, or that no encoding has: `\\x1b` in their place.
-
-    Those are control and format characters, line breaks, and the bytes of a file's name that are no UTF-8; not `keep`.
+    """The text with `\\x1b` and the like in the place of what steers a terminal, or what no encoding has: control and
+    format characters, line breaks, and the bytes of a file's name that are no UTF-8; not `keep`.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
 
@@ -63,10 +62,9 @@ class _Terminal:
 
 @contextlib.contextmanager
 def to_anywhere() -> Iterator[None]:
-    """Let standard output take every text: on a terminal without control characters, elsewhere as it is.
-
-    Characters that its encoding lacks are escaped; bytes of a file's name that are no UTF-8 are written as they were.
-    Everything is written when the context is left. Raises OSError where it cannot be.
+    """Let standard output take every text: on a terminal without control characters, elsewhere as it is. Characters
+    that its encoding lacks are escaped; bytes of a file's name that are no UTF-8 are written as they were. Everything
+    is written when the context is left. Raises OSError where it cannot be.
     """
     stream = sys.stdout
     if stream is None:  # Whoever started this process closed it.

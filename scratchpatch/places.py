@@ -38,17 +38,14 @@ def unstorable(path: str) -> str | None:
     full = os.path.abspath(path)
     if not any("\udc80" <= character <= "\udcff" for character in full):
         return None
-    return (
-        f"lies at {full}, which is no UTF-8, and the libraries that store arrays take no other names; rename it, "
-        "or name a link to it"
-    )
+    reason = "which is no UTF-8, and the libraries that store arrays take no other names"
+    return f"lies at {full}, {reason}; rename it, or name a link to it"
 
 
 def cache_folder(configured: str = "") -> Path:
-    """Folder of stream indexes and compiled programs; it need not exist.
-
-    It is `configured`, else $SCRATCHPATCH_CACHE, else ~/.cache/scratchpatch, else, without a home, a folder of this
-    user alone below the system's temporary one. Raises UserError, which names SCRATCHPATCH_CACHE, where there is none.
+    """Folder of stream indexes and compiled programs, which need not exist: `configured`, else $SCRATCHPATCH_CACHE,
+    else ~/.cache/scratchpatch, else, without a home, a folder of this user alone below the system's temporary one.
+    Raises UserError, which names SCRATCHPATCH_CACHE, where there is none.
     """
     if path := configured or os.environ.get("SCRATCHPATCH_CACHE"):
         return Path(expanded(path))
@@ -70,7 +67,6 @@ def _temporary() -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         problem = f"{path} is not a folder of this user alone"
         raise UserError(f"no home folder, and {problem}: set SCRATCHPATCH_CACHE to one that is")
-    logging.info(
-        "there is no home folder: indexes and compiled programs go to %s; SCRATCHPATCH_CACHE names another", path
-    )
+    kept = f"indexes and compiled programs go to {path}"
+    logging.info("there is no home folder: %s; SCRATCHPATCH_CACHE names another", kept)
     return path

@@ -21,7 +21,6 @@ _BUS = Path("/sys/bus/pci/devices")
 # Classes of PCI devices of Google's that are no TPU: storage and network.
 _GOOGLE = "0x1ae0"
 _NO_TPU = ("0x01", "0x02")
-
 _chosen: str | None = None
 
 
@@ -32,8 +31,7 @@ def choose() -> None:
     global _chosen
     if "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("libtpu") is None or _may_have_tpu():
         return
-    others = _others()
-    if others is None:
+    if (others := _others()) is None:
         return
     if "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = others

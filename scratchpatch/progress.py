@@ -12,11 +12,9 @@ from tqdm import tqdm
 
 from scratchpatch import output
 
-_LINE_SECONDS = 10.0
-_LINE_SHARE = 0.05
+_LINE_SECONDS, _LINE_SHARE = 10.0, 0.05
 # The rate is that of the last so many seconds, sampled this often: a validation shows in it, and passes.
-_RATE_SECONDS = 30.0
-_SAMPLE_SECONDS = 0.5
+_RATE_SECONDS, _SAMPLE_SECONDS = 30.0, 0.5
 
 
 class Progress:
@@ -29,23 +27,18 @@ class Progress:
 
     def __init__(self, total: int, first: int = 0, label: str = "training", unit: str = "steps", shown: bool = True):
         self._total, self._first, self._done = total, first, first
-        self._label, self._unit = label, unit
-        self._bytes = 0
+        self._label, self._unit, self._shown = label, unit, shown
+        self._bytes, self._start = 0, time.monotonic()
         self._bpb: float | None = None
-        self._start = time.monotonic()
         self._samples: collections.deque[tuple[float, int, int]] = collections.deque()
         self._line_time = self._line_done = -math.inf
-        self._bar, self._shown = None, shown
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
         if self._shown and sys.stderr.isatty():
             self._bar = tqdm(
-                total=self._total,
-                initial=self._first,
-                desc=output.escaped(self._label),
-                file=sys.stderr,
-                dynamic_ncols=True,
-                unit_scale=self._unit == "B",
+                total=self._total, initial=self._first, desc=output.escaped(self._label), file=sys.stderr,
+                dynamic_ncols=True, unit_scale=self._unit == "B",
                 bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
             )
         return self
@@ -73,10 +66,9 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(measures.removeprefix(", "), refresh=False)
             self._bar.update(units)
-        elif (
-            self._done - self._line_done >= _LINE_SHARE * (self._total - self._first)
-            and now - self._line_time >= _LINE_SECONDS
-        ):
+            return
+        far_enough = self._done - self._line_done >= _LINE_SHARE * (self._total - self._first)
+        if far_enough and now - self._line_time >= _LINE_SECONDS:
             self._line_time, self._line_done = now, self._done
             logging.info("%s: %s%s", self._label, self._position(), measures)
 
@@ -101,8 +93,7 @@ class Progress:
             return self._loss()
         since, bytes_before, done_before = self._samples[0]
         seconds = max(now - since, 1e-9)
-        rate = (self._bytes - bytes_before) / seconds / 1e3
-        measures = f"{self._loss()}, {rate:.1f} kB/s"
+        measures = f"{self._loss()}, {(self._bytes - bytes_before) / seconds / 1e3:.1f} kB/s"
         if self._done > done_before:
             left = (self._total - self._done) * seconds / (self._done - done_before)
             measures += f", {_clock(left)} left"

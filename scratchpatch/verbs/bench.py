@@ -15,8 +15,7 @@ from scratchpatch import compilation_cache
 from scratchpatch.verbs import verb
 
 _WHAT = ("train", "data", "linear", "kernels", "start", "peer", "all")
-_HELP = "What to measure; may be given without --what=."
-_FLAGS = (verb.JSON, verb.choice("what", _HELP, "all", enum_values=_WHAT))
+_FLAGS = (verb.JSON, verb.choice("what", "What to measure; may be given without --what=.", "all", enum_values=_WHAT))
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:

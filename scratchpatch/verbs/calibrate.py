@@ -23,10 +23,8 @@ _FLAGS = (
     verb.WORKDIR, verb.JSON, verb.OVERRIDE, verb.STEP, verb.SOURCE, verb.split("train"),
     verb.number("target_bytes_per_patch", "Mean patch size that patching.threshold shall give."),
     verb.number("target_scratchpads_per_byte", "Rate at which trigger.threshold shall let scratchpads fire."),
-    verb.integer(
-        "sample_bytes", "Bytes of the sample, about, and of the held-out text; memory grows with them, and not with "
-        "the text.", 1 << 18,
-    ),
+    verb.integer("sample_bytes", "Bytes of the sample, about, and of the held-out text; memory grows with them, and "
+        "not with the text.", 1 << 18),
 )
 
 

@@ -24,22 +24,17 @@ from scratchpatch.verbs import verb
 
 # What can be done, and the flags that it reads.
 _ACTIONS = {
-    "list": ("json",),
-    "verify": ("step", "json"),
-    "prune": ("keep_last", "dry_run", "json"),
+    "list": ("json",), "verify": ("step", "json"), "prune": ("keep_last", "dry_run", "json"),
     "export": ("step", "out", "layout"),
 }
 _FLAGS = (
-    verb.WORKDIR,
-    verb.JSON,
+    verb.WORKDIR, verb.JSON, verb.switch("dry_run", "prune: only say what would be deleted."),
     verb.choice("action", "What to do; may be given without --action=.", enum_values=tuple(_ACTIONS)),
     verb.integer("step", "verify: this step alone; none: all. export: this one; none: the newest.", lower_bound=0),
     verb.integer("keep_last", "prune: newest whole steps to keep, beside the best."),
-    verb.switch("dry_run", "prune: only say what would be deleted."),
     verb.folder("out", "export: new folder for model.safetensors and config.json."),
-    verb.choice(
-        "layout", "export: layers in one array, or one array each.", "stacked", enum_values=("stacked", "unstacked")
-    ),
+    verb.choice("layout", "export: layers in one array, or one array each.", "stacked",
+        enum_values=("stacked", "unstacked")),
 )
 
 
@@ -73,8 +68,7 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
         if complaint := housekeeping.complaint(verdict):
             raise UserError(complaint)
     elif values.action == "prune":
-        pruned = housekeeping.prune(workdir, values.keep_last, values.dry_run)
-        answer.show(pruned, values, housekeeping.prune_table)
+        answer.show(housekeeping.prune(workdir, values.keep_last, values.dry_run), values, housekeeping.prune_table)
     else:
         from scratchpatch.inference.loading import load
         from scratchpatch.interop.export import export

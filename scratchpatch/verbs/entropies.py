@@ -21,8 +21,7 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     from scratchpatch.data.anchor import anchored
     from scratchpatch.training.entropies import compute, table
 
-    streams = compute(anchored(values.config))
-    answer.show({"streams": streams}, values, lambda result: table(result["streams"]))
+    answer.show({"streams": compute(anchored(values.config))}, values, lambda result: table(result["streams"]))
 
 
 VERB = verb.Verb("entropies", __doc__, _run, (verb.JSON,), config=True, required=("config",))

@@ -13,6 +13,8 @@ examples:
   scratchpatch eval --workdir=runs/quickstart --source='text:books/*.txt' --split=all
 """
 
+from functools import partial
+
 from scratchpatch import compilation_cache, output
 from scratchpatch.evaluation import compressors
 from scratchpatch.verbs import verb
@@ -22,16 +24,9 @@ _FLAGS = (
     verb.integer("max_bytes", "Read the first so many bytes of each source; none: all."),
     verb.file("output", "Also write the JSON object to this file."),
     verb.integer("devices", "Spread the weights over so many devices of this machine.", 1),
-    verb.integer(
-        "compressor_bytes",
-        "Let gzip, bzip2 and xz read so many bytes of the text, the same number from the beginning of each source; "
-        "0: none.", compressors.BYTES, lower_bound=0,
-    ),
+    verb.integer("compressor_bytes", "Let gzip, bzip2 and xz read so many bytes of the text, the same number from the "
+        "beginning of each source; 0: none.", compressors.BYTES, lower_bound=0),
 )
-
-
-def _check(values: verb.Flags) -> None:
-    verb.check_writable(values, "output")
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
@@ -51,4 +46,4 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
         write_evaluation(workdir, evaluation.comparisons(), step_named=values.step is not None)
 
 
-VERB = verb.Verb("eval", __doc__, _run, _FLAGS, _check, required=("workdir",))
+VERB = verb.Verb("eval", __doc__, _run, _FLAGS, partial(verb.check_writable, flag="output"), required=("workdir",))

@@ -20,8 +20,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.verbs import verb
 
 _FLAGS = (
-    verb.WORKDIR,
-    verb.text("prompt", "Text to continue; its bytes are taken as they are, valid UTF-8 or not."),
+    verb.WORKDIR, verb.text("prompt", "Text to continue; its bytes are taken as they are, valid UTF-8 or not."),
     verb.file("prompt_file", "File whose bytes to continue."),
     verb.integer("max_bytes", "Most bytes to generate.", 256, lower_bound=0),
     verb.number("temperature", "0 takes the likeliest byte; 1 samples from the model.", 0.0, lower_bound=0.0),
@@ -39,10 +38,8 @@ def _check(values: verb.Flags) -> None:
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
     workdir = verb.existing(values, "workdir")
-    if values.prompt_file is None:
-        prompt = os.fsencode(values.prompt)
-    else:
-        prompt = Path(verb.existing(values, "prompt_file", os.path.isfile)).read_bytes()
+    file = None if values.prompt_file is None else verb.existing(values, "prompt_file", os.path.isfile)
+    prompt = os.fsencode(values.prompt) if file is None else Path(file).read_bytes()
     compilation_cache.enable()
     from scratchpatch.inference.loading import load
     from scratchpatch.report import passage

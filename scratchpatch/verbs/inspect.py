@@ -8,20 +8,15 @@ examples:
 """
 
 import os
+from functools import partial
 
 from scratchpatch import compilation_cache
 from scratchpatch.verbs import verb
 
 _FLAGS = (
-    verb.WORKDIR,
-    verb.OVERRIDE,
-    verb.file("text", "File whose bytes are shown."),
+    verb.WORKDIR, verb.OVERRIDE, verb.file("text", "File whose bytes are shown."),
     verb.file("html", "Also write a self-contained page to this file."),
 )
-
-
-def _check(values: verb.Flags) -> None:
-    verb.check_writable(values, "html")
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
@@ -33,4 +28,5 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     inspect(workdir, text, html=values.html, overrides=dict(values.override), tell=answer.line)
 
 
-VERB = verb.Verb("inspect", __doc__, _run, _FLAGS, _check, required=("workdir", "text"))
+_CHECK = partial(verb.check_writable, flag="html")
+VERB = verb.Verb("inspect", __doc__, _run, _FLAGS, _CHECK, required=("workdir", "text"))

@@ -18,13 +18,11 @@ from scratchpatch.planning import topology
 from scratchpatch.verbs import verb
 
 _FLAGS = (
-    verb.JSON,
+    verb.JSON, verb.integer("count", "Devices of --device.", 1),
     verb.text("topology", "TPU pod: v4, v5e, v5p, v6e or tpu7x with its shape, such as v5e:4x4 or v5p:8x8x8."),
     verb.integer("slices", "Pods of that shape, joined by the data-centre network.", 1),
-    verb.choice(
-        "device", "Instead of --topology: estimate without compiling, on so many --count.", enum_values=chips.NAMES
-    ),
-    verb.integer("count", "Devices of --device.", 1),
+    verb.choice("device", "Instead of --topology: estimate without compiling, on so many --count.",
+        enum_values=chips.NAMES),
     verb.integer("rows_per_chip", "Set training.batch_rows to so many per chip: how a run scales with its batch."),
     verb.switch("full", "Compile to the machine code: minutes instead of seconds."),
     verb.switch("smallest", "Also look for the smallest pod of the kind that fits.", default=True),

@@ -23,37 +23,27 @@ from scratchpatch.errors import UserError
 from scratchpatch.verbs import verb
 
 _FLAGS = (
-    verb.JSON,
-    verb.text("source", f"SPEC of the documents: {sources.SPECS}."),
+    verb.JSON, verb.text("source", f"SPEC of the documents: {sources.SPECS}."),
     verb.folder("out", "New folder, or URL of one (gs://, s3://), for the shards."),
     verb.integer("shards", "Shards of each split; none: one for every 256 MB of files.", upper_bound=99_999),
     verb.number("held_out", "Share of the documents that validate, and that test.", splits.SHARE),
-    verb.choice(
-        "on_bad_record", "What a record that cannot be read does: stop, or be counted.", "error",
-        enum_values=("error", "skip"),
-    ),
-    verb.integer(
-        "record_bytes", "Bytes that one record may hold, or a compressed text file unpack to (see the field "
-        "data.record_bytes).", RECORD_BYTES,
-    ),
+    verb.choice("on_bad_record", "What a record that cannot be read does: stop, or be counted.", "error",
+        enum_values=("error", "skip")),
+    verb.integer("record_bytes", "Bytes that one record may hold, or a compressed text file unpack to (see the field "
+        "data.record_bytes).", RECORD_BYTES),
     verb.integer("workers", "Processes; none: one per core.", upper_bound=1024),
-    verb.text(
-        "runner", "local: processes of this machine; else a runner of Apache Beam, such as DirectRunner or "
-        "DataflowRunner.", "local",
-    ),
-    verb.repeated(
-        "runner_flag", "NAME=VALUE: an option of Beam's runner, such as project=mine or temp_location=gs://mine/tmp.",
-    ),
+    verb.text("runner", "local: processes of this machine; else a runner of Apache Beam, such as DirectRunner or "
+        "DataflowRunner.", "local"),
+    verb.repeated("runner_flag",
+        "NAME=VALUE: an option of Beam's runner, such as project=mine or temp_location=gs://mine/tmp."),
 )
 
 
 def _check(values: verb.Flags) -> None:
     sources.parse(values.source)
     if not 0 <= values.held_out <= splits.LARGEST_SHARE:
-        raise UserError(
-            f"--held_out={values.held_out}: wanted a share from 0 to {splits.LARGEST_SHARE} "
-            "(validation and test each take it)"
-        )
+        limits = f"from 0 to {splits.LARGEST_SHARE} (validation and test each take it)"
+        raise UserError(f"--held_out={values.held_out}: wanted a share {limits}")
     if values.runner_flag and values.runner == "local":
         raise UserError(f"--runner_flag={values.runner_flag[0]} is for a runner of Beam: name one by --runner=")
 

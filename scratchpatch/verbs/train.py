@@ -30,27 +30,19 @@ from scratchpatch.verbs import verb
 
 _FLAGS = (
     verb.WORKDIR,
-    verb.text(
-        "distributed",
-        "none: one process. auto: as the cluster tells (TPU slice, SLURM, Kubernetes JobSet; see launch/README.md). "
-        "HOST:PORT,PROCESS,PROCESSES: named, the first process listens there.", "none",
-    ),
-    verb.integer(
-        "stopped_code",
-        "Exit code of a run that SIGTERM, SIGINT or SIGHUP stopped before its last step. Schedulers that must start it "
-        "again want another than 0.", 0, lower_bound=0, upper_bound=125,
-    ),
+    verb.text("distributed", "none: one process. auto: as the cluster tells (TPU slice, SLURM, Kubernetes JobSet; see "
+        "launch/README.md). HOST:PORT,PROCESS,PROCESSES: named, the first process listens there.", "none"),
+    verb.integer("stopped_code", "Exit code of a run that SIGTERM, SIGINT or SIGHUP stopped before its last step. "
+        "Schedulers that must start it again want another than 0.", 0, lower_bound=0, upper_bound=125),
 )
 
 
 def _check(values: verb.Flags) -> None:
     rendezvous.parse(values.distributed)
     if "://" in values.workdir:
-        raise UserError(
-            f"--workdir={values.workdir}: wanted a folder; a run renames folders, appends to files and locks them, "
-            "which a bucket does not do: mount a file system that all hosts share (NFS, Filestore; see "
-            "launch/README.md)"
-        )
+        raise UserError(f"--workdir={values.workdir}: wanted a folder; a run renames folders, appends to files and "
+            "locks them, which a bucket does not do: mount a file system that all hosts share (NFS, Filestore; see "
+            "launch/README.md)")
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> int:

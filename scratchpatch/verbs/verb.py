@@ -22,10 +22,8 @@ _SERIALIZER = flags.ArgumentSerializer()
 
 
 class Answer:
-    """Gives a verb's results as soon as they are known. The verb goes on where that fails; `end` raises the failure.
-
-    Attributes:
-      stream: standard output. All else that a verb prints goes to standard error.
+    """Gives a verb's results on `stream`, standard output, as soon as they are known; all else that a verb prints goes
+    to standard error. The verb goes on where that fails, and `end` raises the failure.
     """
 
     def __init__(self):
@@ -60,13 +58,10 @@ class Verb:
     """One verb of the command line.
 
     Attributes:
-      name: what it is called by.
       text: what the help says, which is the docstring of the verb's file; `python -OO` drops it.
       run: does the work; returns the exit code, or None for success.
-      flags: of this verb alone.
       check: raises UserError on values that are wrong in themselves or together (exit code 2).
       config: whether the verb takes --config, and overrides of its fields.
-      required: flags that must be given.
       positional: flags that may be given without their names.
     """
 
@@ -119,10 +114,9 @@ WORKDIR = folder("workdir", "Folder of the run.")
 JSON = switch("json", "Print one JSON object as the last line of standard output, and nothing else there.")
 STEP = integer("step", "Step of the checkpoint; none: the newest.", lower_bound=0)
 SOURCE = text("source", f"SPEC of the documents: {SPECS}; none: the run's own.")
-_OVERRIDE_HELP = "FIELD=VALUE: change a config field of the trained model, such as trigger.threshold=1.0"
-OVERRIDE = repeated("override", _OVERRIDE_HELP, parser=Parser(parse_override))
-_SPLITS = ("train", "validation", "test", "all")
-split = partial(choice, "split", "Which documents of the source.", enum_values=_SPLITS)
+OVERRIDE = repeated("override", "FIELD=VALUE: change a config field of the trained model, such as "
+    "trigger.threshold=1.0", parser=Parser(parse_override))
+split = partial(choice, "split", "Which documents of the source.", enum_values=("train", "validation", "test", "all"))
 
 
 def existing(values: Flags, flag: str, exists: Callable[[str], bool] = os.path.isdir) -> str:
