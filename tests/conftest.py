@@ -41,6 +41,14 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz_minutes", type=float, default=0, help=help_text)
 
 
+# What starts processes, and waits for them: at the end of a run one worker would wait for it alone.
+_LONGEST = ("test_processes.py", "test_end_to_end.py", "test_fuzz.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     if "CI" not in os.environ and config.option.hypothesis_seed is None:

@@ -44,7 +44,7 @@ SCRATCHPADS = {"data.window": 2048, "model.encoder.layers": 1}
 # Two queries of 16 fill a trunk of 32; entropies are given, so the entropy model stands idle.
 BLT = {"model.trunk.d_model": 32, "model.encoder.ngram_rows": 500, "model.entropy_model.workdir": ""}
 BLT |= {"model.entropy_model.layers": 1, "model.entropy_model.d_byte": 8, "model.entropy_model.heads": 2}
-PARTS, BYTES = 4, 49_152
+PARTS, BYTES = 4, 24_576
 
 
 def narrow(config, fields):
