@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import corpora
+from scratchpatch.errors import UserError
 from scratchpatch.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,12 +31,13 @@ class Job:
         return self.folder / "result.json"
 
 
-def flags(description: str, workdir: str, page: Path) -> argparse.Namespace:
-    """The flags of a study.
+def flags(name: str, description: str, page: Path) -> argparse.Namespace:
+    """The flags of a study, which goes on in the repository's folder. It reads the corpora: without them the program
+    ends here, with one line and exit code 1.
 
     Args:
+      name: of the study; its runs are in runs/NAME by default.
       description: the study's docstring.
-      workdir: default folder of its runs.
       page: default folder of the page that it writes.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,10 +45,16 @@ def flags(description: str, workdir: str, page: Path) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000, help="training steps of 1024 bytes")
     parser.add_argument("--eval_bytes", type=int, default=150_000, help="validation bytes of a run")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one core each")
-    parser.add_argument("--workdir", type=Path, default=Path(workdir), help="folder of the runs, in the repository")
+    runs = Path("runs", name)
+    parser.add_argument("--workdir", type=Path, default=runs, help="folder of the runs, in the repository")
     parser.add_argument("--output", type=Path, default=page, help="folder of README.md and its figures")
     parsed = parser.parse_args()
     parsed.seeds = [int(seed) for seed in parsed.seeds.split(",")]
+    os.chdir(ROOT)
+    try:
+        corpora.require()
+    except UserError as error:
+        sys.exit(f"{name}: {error}")
     return parsed
 
 

@@ -6,16 +6,14 @@ Finished runs in --workdir are kept: the same command goes on after a stop.
 """
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
 
-from experiments import corpora, jobs
+from experiments import jobs
 from experiments.blt import compute, entropy_corpora, small, summary
 from experiments.blt.difficulty import VARIANTS, get_config
 from scratchpatch import compilation_cache
-from scratchpatch.errors import UserError
 from scratchpatch.evaluation.calibrate import calibrate
 from scratchpatch.files import replace_text
 from scratchpatch.inference import loading
@@ -26,13 +24,7 @@ _SAMPLE_BYTES = 200_000
 
 
 def main() -> int:
-    flags = jobs.flags(__doc__, "runs/blt", Path(__file__).parent)
-    os.chdir(jobs.ROOT)
-    try:
-        corpora.require()
-    except UserError as error:
-        print(f"blt: {error}", file=sys.stderr)
-        return 1
+    flags = jobs.flags("blt", __doc__, Path(__file__).parent)
     compilation_cache.enable()
     if not train(entropy_corpora.get_config(), small.ENTROPY_RUN):
         return 1

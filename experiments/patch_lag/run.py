@@ -5,27 +5,19 @@
 Finished runs in --workdir are kept: the same command goes on after a stop.
 """
 
-import os
 import sys
 from pathlib import Path
 
-from experiments import corpora, jobs
+from experiments import jobs
 from experiments.patch_lag import summary
 from experiments.patch_lag.config import VARIANTS
-from scratchpatch.errors import UserError
 
 # The slowest variants come first, so that no core waits at the end.
 _SLOWEST = ("byte", "p16_every", "p16_every_last")
 
 
 def main() -> int:
-    flags = jobs.flags(__doc__, "runs/patch_lag", Path(__file__).parent)
-    os.chdir(jobs.ROOT)
-    try:
-        corpora.require()
-    except UserError as error:
-        print(f"patch_lag: {error}", file=sys.stderr)
-        return 1
+    flags = jobs.flags("patch_lag", __doc__, Path(__file__).parent)
     variants = [*_SLOWEST, *(variant for variant in VARIANTS if variant not in _SLOWEST)]
     runs = {}
     for seed in flags.seeds:
