@@ -42,3 +42,10 @@ def write_records(path, records):
     for record in records:
         writer.write(record)
     writer.close()
+
+
+def blank_the_middle(path, size: int) -> None:
+    """Damage a file: `size` bytes from its middle on are zeros."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + size] = bytes(size)
+    path.write_bytes(data)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scratchpatch.errors import UserError
-from tests.data.sources.reading import read, texts, write_records
+from tests.data.sources.reading import blank_the_middle, read, texts, write_records
 
 
 def test_a_record_is_a_document_byte_for_byte(tmp_path, awkward):
@@ -25,9 +25,7 @@ def test_a_damaged_file_is_named_or_skipped(tmp_path):
 def test_the_records_after_damage_are_counted(tmp_path):
     path = tmp_path / "a.array_record"
     write_records(path, [np.random.default_rng(i).bytes(500) for i in range(1000)])
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 5000] = bytes(5000)
-    path.write_bytes(data)
+    blank_the_middle(path, 5000)
     documents, bad = read(f"array_record:{path}", "skip")
     assert 0 < len(documents) < 1000 and len(documents) + bad.count == 1000 and bad.broken == 0
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from scratchpatch.errors import UserError
-from tests.data.sources.reading import TEXTS, read, texts, write_arrow
+from tests.data.sources.reading import TEXTS, blank_the_middle, read, texts, write_arrow
 
 KINDS = [pa.string(), pa.large_string(), pa.binary(), pa.string_view(), pa.binary_view()]
 
@@ -91,9 +91,7 @@ def test_the_rows_after_damage_are_counted(tmp_path):
     table = pa.table({"text": [np.random.default_rng(i).bytes(100).hex() for i in range(1000)]})
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(table, path, row_group_size=100, use_dictionary=False, compression="gzip")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
-    path.write_bytes(data)
+    blank_the_middle(path, 2000)
     documents, bad = read(f"parquet:{path}", "skip")
     assert 0 < len(documents) < 1000 and len(documents) + bad.count == 1000 and bad.broken == 0
 
