@@ -43,7 +43,6 @@ def _main(argv: list[str], log: str, moment: tuple[str, int] | None, sent: int) 
     from tests import runs
 
     runs.leave_out_audit()
-    runs.compile_quickly()
     if moment:
         name, step = moment
         _MOMENTS[name](step, lambda: os.kill(os.getpid(), sent))

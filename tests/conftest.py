@@ -6,8 +6,6 @@ import signal
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling is most of the time of these tests, and of the processes that they start.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 os.environ["SCRATCHPATCH_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "scratchpatch")
 # Configs of experiments name files in this folder, which no test reads.
 os.environ.setdefault("SCRATCHPATCH_DATA", os.devnull)
@@ -17,12 +15,14 @@ import pytest
 from hypothesis import settings
 
 from scratchpatch import compilation_cache
+from tests import quick
 
 # Ignored where the tests run in the background of a script or under nohup, and then in every process that they start.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 
+quick.compile_quickly()
 compilation_cache.enable()
 # Simulated devices, for the tests of meshes; in this process alone, not in those that tests start.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -53,6 +53,15 @@ def pytest_collection_modifyitems(items):
 def pytest_configure(config):
     if "CI" not in os.environ and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = _SEED
+
+
+@pytest.fixture(scope="module")
+def libtpu_without_flags():
+    """libtpu reads XLA_FLAGS too, and ends a process that has the CPU's among them."""
+    jax.devices()  # the CPU's compiler has read them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

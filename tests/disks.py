@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests import runs, tiny
+from tests import runs
 from tests.faults import PATIENCE, Failed
 
 _ROOM = "256m"
@@ -54,7 +54,7 @@ class Run:
 
     def start(self, *more: str) -> subprocess.Popen:
         with self._said.open("a") as said:
-            return subprocess.Popen([*self._line, *more], stderr=said, env=os.environ | tiny.QUICK_ENVIRONMENT)
+            return subprocess.Popen([*self._line, *more], stderr=said)
 
     def ends(self, *more: str) -> int:
         """The exit code of one start."""

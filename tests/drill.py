@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests import disks, faults, readers, runs
+from tests import disks, faults, quick, readers, runs
 from tests.faults import Failed, Supervised
 
 EVERY = 4
@@ -124,6 +124,7 @@ def main() -> int:
     parser.add_argument("--kinds", help=f"these in this order, with commas: {', '.join(faults.KINDS)}")
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     given = parser.parse_args()
+    quick.compile_quickly()
     if given.kinds:
         kinds = given.kinds.split(",")
     elif given.full_disks:

@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from tests import tiny
-
 SUPERVISE = Path(__file__).parents[1] / "launch" / "supervise"
 # Seconds within which whatever was done must show.
 PATIENCE = 180
@@ -50,7 +48,7 @@ class Supervised:
     def start(self) -> None:
         """A supervisor; another one once the one before is gone."""
         with self._said.open("a") as said:
-            self._supervisor = subprocess.Popen(self.command, stderr=said, env=os.environ | tiny.QUICK_ENVIRONMENT)
+            self._supervisor = subprocess.Popen(self.command, stderr=said)
 
     def wait(self) -> None:
         """Until it ends well."""

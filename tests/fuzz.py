@@ -135,7 +135,6 @@ def _patched() -> Iterator[None]:
         setattr(target, name, value)
 
     runs.leave_out_audit(setattr_)
-    runs.compile_quickly(setattr_)
     try:
         yield
     finally:

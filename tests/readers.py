@@ -9,7 +9,6 @@ import contextlib
 import faulthandler
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests import runs, tiny
+from tests import quick, runs
 from tests.faults import PATIENCE, Failed
 
 # A trainer that keeps one step, and stores each.
@@ -48,10 +47,9 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
       Failed: a traceback, two lines of complaint, a file that was seen half, or a way that never gave a result.
     """
     workdir, config = folder / "read", runs.config(folder, FIELDS)
-    environment = os.environ | tiny.QUICK_ENVIRONMENT
     train = [f"--config={runs.write_config(folder / 'read.py', config)}", f"--workdir={workdir}"]
     with (folder / "read.log").open("w") as log:
-        trainer = subprocess.Popen([sys.executable, "-m", "scratchpatch", "train", *train], stderr=log, env=environment)
+        trainer = subprocess.Popen([sys.executable, "-m", "scratchpatch", "train", *train], stderr=log)
     try:
         end = time.monotonic() + PATIENCE
         while not any(workdir.glob("checkpoints/[0-9]*/about.json")):
@@ -66,7 +64,6 @@ def beside_a_writer(folder: Path, seconds: float) -> str:
                 stdout=subprocess.PIPE,
                 stderr=(folder / f"{name}.err").open("w"),
                 text=True,
-                env=environment,
             )
             for name in READS
         ]
@@ -167,6 +164,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     parser.add_argument("--read", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    quick.compile_quickly()
     if given.read:
         print(json.dumps(_read(given.read, given.seconds, given.folder)))
         return 0

@@ -17,15 +17,13 @@ from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.evaluation import audit
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.training.step import Trainer
-from tests import tiny
 
-FIELDS = {
-    "data.window": 64,
+# A model that compiles in seconds, and little text for it.
+SMALL = {
     "data.held_out": 0.2,
     "model.d_byte": 16,
     "model.encoder.layers": 1,
     "model.encoder.heads": 2,
-    "model.encoder.window": 8,
     "model.entropy_head.layers": 1,
     "model.pooling.heads": 2,
     "model.trunk.layers": 1,
@@ -33,11 +31,15 @@ FIELDS = {
     "model.trunk.heads": 2,
     "model.decoder.layers": 1,
     "model.decoder.heads": 2,
+    "training.batch_rows": 2,
+}
+FIELDS = SMALL | {
+    "data.window": 64,
+    "model.encoder.window": 8,
     "model.decoder.window": 8,
     "patching.patch_bytes": 4,
     "patching.max_patch_bytes": 8,
     "trigger.threshold": 5.5,
-    "training.batch_rows": 2,
     "training.steps": 12,
     "training.eval_every": 0,
     "training.eval_bytes": 512,
@@ -125,12 +127,6 @@ def write_config(path: Path, made) -> str:
 def leave_out_audit(setattr=setattr) -> None:
     """Let training take its model for causal: the audit is a third of a start, and has tests of its own."""
     setattr(audit, "audit", lambda config, weights: audit.AuditReport((), {}, 0.0))
-
-
-def compile_quickly(setattr=setattr) -> None:
-    """Let XLA optimise the train step less: compiling it is most of a run's time."""
-    compile = jax.stages.Lowered.compile
-    setattr(jax.stages.Lowered, "compile", lambda self, _: compile(self, tiny.QUICK))
 
 
 @contextlib.contextmanager

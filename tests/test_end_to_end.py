@@ -30,9 +30,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("end_to_end")
     config = runs.config(folder, {"training.steps": 8, "training.eval_every": 4})
     runs.write_config(folder / "experiment.py", config)
-    with pytest.MonkeyPatch.context() as patch:
-        runs.compile_quickly(patch.setattr)
-        assert cli.main(["train", f"--config={folder}/experiment.py", f"--workdir={folder}/run"]) == 0
+    assert cli.main(["train", f"--config={folder}/experiment.py", f"--workdir={folder}/run"]) == 0
     return folder
 
 
@@ -194,7 +192,6 @@ def all_verbs(folder, name: str, capture) -> dict:
 def test_a_model_without_a_trunk_and_one_that_reads_its_entropies(tmp_path, capsysbinary):
     named = {"model.entropy_model.workdir": str(tmp_path / "bytes")}
     with pytest.MonkeyPatch.context() as patch:
-        runs.compile_quickly(patch.setattr)
         # A verb has its turn.
         runs.leave_out_audit(patch.setattr)
         for name, fields in (("bytes", BYTE_MODEL), ("patches", SEPARATE | named)):
@@ -226,9 +223,7 @@ def test_one_step_has_the_numbers_that_are_written_down(tmp_path):
     rows_BM = np.tile(np.arange(65, dtype=np.int32) * 37 % 256, (2, 1))
     rows_BM[0, 0] = rows_BM[1, 20] = BYTES.bos
     trainer = Trainer(config, mesh.make(config))
-    with pytest.MonkeyPatch.context() as patch:
-        runs.compile_quickly(patch.setattr)
-        step = trainer.compile()
+    step = trainer.compile()
     state, found = trainer.init(), []
     for index in range(2):
         settings = trainer.place_settings(optimizer.settings(config, index))

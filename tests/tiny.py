@@ -22,30 +22,6 @@ WINDOW = 72
 BOS, PAD = BYTES.bos, BYTES.pad
 
 
-def _supported(options):
-    """Those of the options that this version of XLA has."""
-    supported = {}
-    for name, value in options.items():
-        try:
-            jax.jit(lambda x: x, compiler_options={name: value}).lower(0).compile()
-        except jax.errors.JaxRuntimeError:
-            continue
-        supported[name] = value
-    return supported
-
-
-# Compiling is most of the time of these tests: this takes a fifth of it. The numbers differ by rounding alone.
-QUICK = _supported(
-    {
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    }
-)
-
-# The same for a process of its own: its environment.
-QUICK_ENVIRONMENT = {"XLA_FLAGS": " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())}
-
 FIELDS = {
     "data.window": WINDOW,
     "model.d_byte": 16,
@@ -119,7 +95,7 @@ def _key(made) -> str:
 @functools.lru_cache
 def _forward(key: str):
     definition, _ = weights_lib.abstract(config_lib.from_flat(json.loads(key)))
-    return jax.jit(lambda w, tokens_BL: weights_lib.merge(definition, w)(tokens_BL), compiler_options=QUICK)
+    return jax.jit(lambda w, tokens_BL: weights_lib.merge(definition, w)(tokens_BL))
 
 
 @functools.lru_cache
@@ -135,7 +111,7 @@ def _with_gradient(key: str):
         return nats_BL.mean(), output
 
     gradient = jax.grad(value, has_aux=True)
-    return jax.jit(lambda w, tokens_BM: gradient(w["params"], w, tokens_BM), compiler_options=QUICK)
+    return jax.jit(lambda w, tokens_BM: gradient(w["params"], w, tokens_BM))
 
 
 @functools.lru_cache

@@ -65,7 +65,7 @@ def xla_flops(config):
         return output.logits_BLV, output.head_logits_BLV, output.entropy_BL
 
     with stack.unrolled():
-        compiled = jax.jit(logits, compiler_options=tiny.QUICK).lower(weights, tokens_BL).compile()
+        compiled = jax.jit(logits).lower(weights, tokens_BL).compile()
     return compiled.cost_analysis()["flops"] / config.data.window
 
 
@@ -216,7 +216,7 @@ def counted_of(config, tokens_BL):
         slots = {"commits": layout.commit_BL.sum(), "scratchpads": layout.scratchpad_BL.sum()}
         return loss.keys(config, layout) | slots | {"positions": tokens_BL.size}
 
-    return flops.counted({k: float(v) for k, v in jax.jit(sums, compiler_options=tiny.QUICK)(tokens_BL).items()})
+    return flops.counted({k: float(v) for k, v in jax.jit(sums)(tokens_BL).items()})
 
 
 @pytest.mark.parametrize("trigger", ["none", "every", "stride"])

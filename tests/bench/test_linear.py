@@ -1,6 +1,5 @@
 import jax
 import jax.numpy as jnp
-import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.bench import linear
@@ -41,7 +40,6 @@ def test_rows_shorten_as_the_window_grows(tiny):
     assert tiny.data.window == 128
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_no_array_grows_with_the_square_of_the_window(tiny):
     """Every array of the step, those inside fusions included, holds as much in long rows as in short ones."""
     largest, memory = {}, {}
@@ -56,7 +54,6 @@ def test_no_array_grows_with_the_square_of_the_window(tiny):
     assert memory[2048] <= 1.05 * memory[512]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_scan_of_arrays_is_not_blind(tiny, monkeypatch):
     """Attention over all bytes at once, planted into the byte tiers, is found."""
 

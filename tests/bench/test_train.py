@@ -6,7 +6,6 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 from scratchpatch.bench import results, train
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_both_sides_are_measured_on_the_same_bytes(tiny, monkeypatch):
     monkeypatch.setattr(train, "_SECONDS", 0.0)
     monkeypatch.setattr(results, "_FEWEST_TURNS", 1)

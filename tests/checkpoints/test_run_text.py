@@ -167,7 +167,6 @@ def test_a_run_goes_on_with_other_weights(tmp_path, monkeypatch):
     Other sources are refused.
     """
     runs.leave_out_audit(monkeypatch.setattr)
-    runs.compile_quickly(monkeypatch.setattr)
     runs.write_text(tmp_path / "other", seed=1)
 
     def config(first: float, **fields):

@@ -38,7 +38,6 @@ CHANGED = {
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        runs.compile_quickly(patch.setattr)
         runs.leave_out_audit(patch.setattr)
         yield
 

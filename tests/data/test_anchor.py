@@ -67,7 +67,6 @@ def test_sources_and_paths_are_absolute_and_all_else_stays(tmp_path, monkeypatch
 def test_a_run_reads_its_own_text_from_every_folder(tmp_path, monkeypatch):
     """Also one whose folder an older version wrote, with the sources as they were named."""
     runs.leave_out_audit(monkeypatch.setattr)
-    runs.compile_quickly(monkeypatch.setattr)
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     runs.write_text(project / "text")
     runs.write_text(elsewhere / "text", seed=1)

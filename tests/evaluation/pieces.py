@@ -99,7 +99,7 @@ def _compile(name: str, fields: dict, plant=None):
             with plant:
                 return _DECIDE(config, *args)
 
-        return jax.jit(decide, compiler_options=tiny.QUICK)
+        return jax.jit(decide)
     definition, abstract = weights_lib.abstract(config)
 
     def run(weights, *args):

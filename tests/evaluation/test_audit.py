@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scratchpatch import compilation_cache, config as config_lib, config_fields
+from scratchpatch import config as config_lib, config_fields
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
@@ -179,7 +179,6 @@ WHOLE = {
 @pytest.fixture
 def compiled_yet_quicker(monkeypatch):
     """A whole model is the longest of these programs."""
-    monkeypatch.setattr(compilation_cache, "quick", lambda: tiny.QUICK)
 
 
 @pytest.mark.parametrize("name", WHOLE)

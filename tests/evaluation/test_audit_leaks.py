@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scratchpatch import compilation_cache
 from scratchpatch.evaluation import audit
 from scratchpatch.kernels import attention
 from scratchpatch.model import encoder, weights as weights_lib
@@ -239,7 +238,6 @@ def test_a_leak_of_the_backward_pass_alone_is_named(name):
 
 
 def test_a_leak_built_from_outside_is_named(monkeypatch):
-    monkeypatch.setattr(compilation_cache, "quick", lambda: tiny.QUICK)
     config = tiny.config({"patching.kind": "whitespace"})
     definition, abstract = weights_lib.abstract(config)
 

@@ -243,7 +243,7 @@ def test_commits_among_counted_positions_may_rise_with_the_threshold():
     config = tiny.config({"patching.kind": "entropy", "patching.max_patch_bytes": 4, "patching.capacity": 1.0})
     entropy_BL = np.array([[2.0] + [1.0] * 7], np.float32)
     tokens_BL = np.full((1, 8), 7)
-    decide = jax.jit(functools.partial(tiny.decide, config, tokens_BL, entropy_BL), compiler_options=tiny.QUICK)
+    decide = jax.jit(functools.partial(tiny.decide, config, tokens_BL, entropy_BL))
     layouts = [decide(patching=threshold) for threshold in (1.5, 2.5)]
     ends = [np.flatnonzero(layout.commit_BL[0]) for layout in layouts]
     assert [positions.tolist() for positions in ends] == [[0, 4], [3, 7]]

@@ -32,7 +32,7 @@ def language_model() -> LanguageModel:
 @functools.lru_cache
 def _direct():
     definition, _ = weights_lib.abstract(language_model().config)
-    return jax.jit(lambda w, tokens_BL: weights_lib.merge(definition, w)(tokens_BL), compiler_options=tiny.QUICK)
+    return jax.jit(lambda w, tokens_BL: weights_lib.merge(definition, w)(tokens_BL))
 
 
 def log2_p(tokens: list[int]) -> np.ndarray:

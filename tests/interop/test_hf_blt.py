@@ -157,7 +157,6 @@ def test_scratchpads_are_a_matter_of_an_override(lm):
 
 def test_it_can_be_fine_tuned_with_scratchpads(lm, tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
-    runs.compile_quickly(monkeypatch.setattr)
     sp.export(lm, tmp_path / "blt")
     text = tmp_path / "text"
     text.mkdir()

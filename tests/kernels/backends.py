@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from scratchpatch.kernels import choice
-from tests import tiny
 
 PLATFORMS = {"xla": "cpu", "splash": "tpu", "pallas": "gpu"}
 
@@ -24,7 +23,7 @@ def value_and_gradients(attend, backend: str, q, k, v, weight):
         return (out * weight).sum(), out
 
     with using(backend):
-        both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True), compiler_options=tiny.QUICK)
+        both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True))
         (_, out), gradients = both(q, k, v, weight)
     return out, *gradients
 

@@ -12,6 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from scratchpatch.bench.train import nothing_cached
 from scratchpatch.kernels import attention, splash
 
+pytestmark = pytest.mark.usefixtures("libtpu_without_flags")
+
 
 def test_a_block_adds_little_padding():
     assert [splash.block_size(n) for n in (1, 128, 200, 256, 500, 640, 8192)] == [128, 128, 128, 256, 512, 128, 512]

@@ -107,7 +107,7 @@ def test_short_rows_fill_a_part_of_a_block(layout, backend):
 def test_scratchpads_serve_no_slot_but_their_own(layout, backend):
     q, k, v, _ = layout.arrays(G)
     with using(backend):
-        run = jax.jit(lambda k, v: layout.attend(backend)(q, k, v), compiler_options=tiny.QUICK)
+        run = jax.jit(lambda k, v: layout.attend(backend)(q, k, v))
         p = layout.commits
         got, changed = run(k, v), run(k.at[:, p:].add(9.0), v.at[:, p:].add(9.0))
         assert (got[:, :p] == changed[:, :p]).all()
@@ -122,7 +122,7 @@ def test_commits_that_a_slot_does_not_see_change_no_bit_of_it(long_layout, backe
     p, begin_BN, end_BN = long_layout.commits, long_layout.built.seen_from_BN, long_layout.built.seen_to_BN
     at = 100
     early_BN = (end_BN <= at) & ~((jnp.arange(q.shape[1]) >= at) & (jnp.arange(q.shape[1]) < p))
-    run = jax.jit(lambda k, v, c: attention.staircase(q, k, v, begin_BN, c, p, backend), compiler_options=tiny.QUICK)
+    run = jax.jit(lambda k, v, c: attention.staircase(q, k, v, begin_BN, c, p, backend))
     with using(backend):
         got = run(k, v, end_BN)
         changed = run(k.at[:, at:p].add(9.0), v.at[:, at:p].add(9.0), jnp.where(early_BN, end_BN, begin_BN))
@@ -212,7 +212,7 @@ def any_ranges(backend):
 
         return run(lambda *qkv: attention.staircase(*qkv, begin_BN, end_BN, p, backend)), run(twice)
 
-    compiled = jax.jit(both, compiler_options=tiny.QUICK)
+    compiled = jax.jit(both)
 
     def call(*args):
         with using(backend):

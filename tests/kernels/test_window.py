@@ -5,7 +5,6 @@ import pytest
 
 from scratchpatch.bench import linear
 from scratchpatch.kernels import attention, xla
-from tests import tiny
 from tests.kernels.backends import norm, using, value_and_gradients
 
 B, L, H, K = 2, 45, 2, 4  # 45: no multiple of any block
@@ -41,7 +40,7 @@ def long_inputs():
     return rows(450, (100, 101, 330))
 
 
-attend = jax.jit(attention.window, static_argnums=(4, 5), compiler_options=tiny.QUICK)
+attend = jax.jit(attention.window, static_argnums=(4, 5))
 
 
 def check(inputs, window, backend):

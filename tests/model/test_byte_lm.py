@@ -214,7 +214,7 @@ def test_a_separate_entropy_model_is_a_model_without_a_trunk_and_frozen():
     assert set(w) == {"params", "thresholds", "frozen"} and set(w["frozen"]) == {"entropy_model"}
     assert "entropy_model" not in w["params"]
     merged = weights.merge(weights.abstract(alone)[0], {"params": w["frozen"]["entropy_model"], "thresholds": {}})
-    entropy_BL = jax.jit(lambda tokens_BL: merged(tokens_BL).entropy_BL, compiler_options=tiny.QUICK)(TOKENS_BL)
+    entropy_BL = jax.jit(lambda tokens_BL: merged(tokens_BL).entropy_BL)(TOKENS_BL)
     np.testing.assert_allclose(tiny.forward(config)(w, TOKENS_BL).entropy_BL, entropy_BL, rtol=1e-5, atol=1e-5)
 
 
@@ -224,7 +224,7 @@ def test_entropies_computed_before_take_the_place_of_a_models_own(threshold):
     w = tiny.with_thresholds(tiny.weights(config), trigger=threshold)
     own = tiny.forward(config)(w, TOKENS_BL)
     given_BL = np.where(np.arange(TOKENS_BL.shape[1]) % 2, 1e3, 0.0).astype(np.float32) * np.ones_like(own.entropy_BL)
-    run = jax.jit(lambda w, e: weights.merge(definition, w)(TOKENS_BL, entropy_BL=e), compiler_options=tiny.QUICK)
+    run = jax.jit(lambda w, e: weights.merge(definition, w)(TOKENS_BL, entropy_BL=e))
     given = run(w, given_BL)
     assert np.array_equal(given.entropy_BL, given_BL)
     assert (calls(given) == np.asarray(given.layout.commit_BL) | ((given_BL > 1) & VALID_BL)).all()
@@ -324,7 +324,7 @@ def test_unrolled_layers_give_the_same_logits(threshold):
     w = tiny.with_thresholds(tiny.weights(config), trigger=threshold)
     definition, _ = weights.abstract(config)
     with stack.unrolled():
-        unrolled = jax.jit(lambda w: weights.merge(definition, w)(TOKENS_BL).logits_BLV, compiler_options=tiny.QUICK)(w)
+        unrolled = jax.jit(lambda w: weights.merge(definition, w)(TOKENS_BL).logits_BLV)(w)
     np.testing.assert_allclose(unrolled, tiny.forward(config)(w, TOKENS_BL).logits_BLV, rtol=1e-5, atol=1e-5)
 
 

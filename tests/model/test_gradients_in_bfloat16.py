@@ -75,7 +75,7 @@ def gradient(config, weights, tokens_ABM, entropy_ABL):
         return jax.tree.map(jnp.add, total, g), sums["commits"] + sums["scratchpads"]
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    run = jax.jit(lambda *rows: jax.lax.scan(part, zero, rows), compiler_options=tiny.QUICK)
+    run = jax.jit(lambda *rows: jax.lax.scan(part, zero, rows))
     return run(tokens_ABM, entropy_ABL)
 
 

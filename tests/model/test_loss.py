@@ -26,7 +26,7 @@ def compiled():
         value, total = loss.loss(w["params"], {"thresholds": w["thresholds"]}, definition, tokens_BM, TARGETS, 1.0)
         return value, total
 
-    return jax.jit(run, compiler_options=tiny.QUICK)
+    return jax.jit(run)
 
 
 def evaluate(rows):
@@ -78,7 +78,7 @@ def test_keys_are_those_that_a_loop_over_short_documents_counts():
     def count(tokens_BL, entropy_BL):
         return loss.keys(config, tiny.decide(config, tokens_BL, entropy_BL))
 
-    counted = jax.jit(count, compiler_options=tiny.QUICK)(tokens_BL, entropy_BL)
+    counted = jax.jit(count)(tokens_BL, entropy_BL)
     wanted, longest = dict.fromkeys(counted, 0), 0
     for tokens, entropy in zip(tokens_BL.tolist(), entropy_BL, strict=True):
         documents = reference.decide(config, tokens, entropy, 1.335, 1.5)

@@ -56,7 +56,7 @@ def name(fields):
 @functools.cache
 def compiled(fields):
     config = tiny.config(dict(fields))
-    return jax.jit(lambda *arguments: layout.decide(config, *arguments), compiler_options=tiny.QUICK)
+    return jax.jit(lambda *arguments: layout.decide(config, *arguments))
 
 
 def decide(fields, tokens_BL, entropy_BL, patching=1.335, trigger=1.5):

@@ -123,7 +123,7 @@ def long_rows():
     }
     config = tiny.config(fields)
     trainer = Trainer(config, mesh.make(config))
-    found = hlo.collectives(trainer.compile(tiny.QUICK).as_text(), dict(trainer.mesh.shape))
+    found = hlo.collectives(trainer.compile().as_text(), dict(trainer.mesh.shape))
     return trainer.config, [c for c in found if c.axes == "sequence"]
 
 
@@ -154,7 +154,7 @@ def test_over_fsdp_weights_are_gathered_once_per_pass():
     }
     config = tiny.config(fields)
     trainer = Trainer(config, mesh.make(config))
-    found = hlo.collectives(trainer.compile(tiny.QUICK).as_text(), dict(trainer.mesh.shape))
+    found = hlo.collectives(trainer.compile().as_text(), dict(trainer.mesh.shape))
     # Forward, and with the recomputation backward: matrices of the trunk, whole.
     stack = trainer.abstract_state()["params"]["trunk"]["stack"]
     shapes = {x.shape[1:] for x in jax.tree.leaves(stack) if x.ndim == 3}

@@ -20,6 +20,7 @@ FIELDS = {
     *("topology", "chips", "fits", "bytes_per_chip", "hbm_bytes", "flops_per_chip", "collective_bytes_per_chip"),
     *("collectives", "seconds_estimate", "mfu_estimate", "warnings"),
 }
+pytestmark = pytest.mark.usefixtures("libtpu_without_flags")
 needs_libtpu = pytest.mark.skipif(
     not ahead_of_time.available(), reason="libtpu is not installed, and there is none for this machine"
 )

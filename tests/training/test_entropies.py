@@ -79,8 +79,7 @@ def forward(made):
     """Compiled (weights, tokens_BL, entropy_BL or None) -> Output."""
     definition, _ = weights_lib.abstract(made)
     return jax.jit(
-        lambda w, tokens_BL, entropy_BL: weights_lib.merge(definition, w)(tokens_BL, entropy_BL=entropy_BL),
-        compiler_options=tiny.QUICK,
+        lambda w, tokens_BL, entropy_BL: weights_lib.merge(definition, w)(tokens_BL, entropy_BL=entropy_BL)
     )
 
 
@@ -108,11 +107,6 @@ def aligned(tmp_path_factory):
     made = config(folder)
     compute(made)
     return made
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    runs.compile_quickly(monkeypatch.setattr)
 
 
 @pytest.mark.parametrize("split", ("train", "validation"))

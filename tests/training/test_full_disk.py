@@ -34,7 +34,6 @@ def quick_here(monkeypatch):
 
 
 def quick(patch):
-    runs.compile_quickly(patch.setattr)
     runs.leave_out_audit(patch.setattr)
     patch.setattr(appended, "_AGAIN", 0.0)
     patch.setattr(durable, "_PAUSES", (0.01,))

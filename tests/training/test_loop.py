@@ -66,14 +66,8 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
-        runs.compile_quickly(patch.setattr)
         runs.leave_out_audit(patch.setattr)
         return Run(tmp_path_factory.mktemp("loop"), FIELDS)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    runs.compile_quickly(monkeypatch.setattr)
 
 
 def test_every_step_has_one_line_of_finite_metrics(run):

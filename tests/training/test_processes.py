@@ -85,7 +85,7 @@ def start(folder, name: str, processes=PROCESSES, devices=DEVICES, own=(), **mor
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | tiny.QUICK_ENVIRONMENT
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     found = []
     for i in range(processes):
         flags = [f"--distributed=127.0.0.1:{port},{i},{processes}"] if processes > 1 else []
@@ -300,7 +300,6 @@ def started(tmp_path_factory):
     config = config_lib.from_flat(config_lib.flat(made) | {"training.init_from": str(workdir)})
     with pytest.MonkeyPatch.context() as patch:
         runs_lib.leave_out_audit(patch.setattr)
-        runs_lib.compile_quickly(patch.setattr)
         train(config, folder / "one")
     return folder, [x for _, x in metrics(folder / "one")]
 

@@ -156,7 +156,6 @@ def test_a_text_that_changed_is_refused_by_name(folder, tmp_path):
 def test_a_run_goes_on_with_another_number_of_devices(folder, tmp_path, monkeypatch):
     """From step 9 on one device to the end on four, over which the parameters are sharded."""
     runs.leave_out_audit(monkeypatch.setattr)
-    runs.compile_quickly(monkeypatch.setattr)
     workdir = runs.rewind(folder / "whole", 9, tmp_path / "run")
     train(runs.config(folder, FIELDS | {"mesh.data": 2, "mesh.fsdp": 2}), workdir)
     resumed, whole = runs.lines(workdir), runs.lines(folder / "whole")

@@ -38,7 +38,7 @@ def test_the_state_of_an_old_checkpoint_trains_on_as_it_did():
     trainer = Trainer(config, mesh_lib.make(config))
     state = CheckpointReader(OLD / "checkpoints").restore_latest(trainer.abstract_state()).state
     assert int(state["step"]) == 3 == int(state["optimizer"][1][0].count) and int(state["means"]["steps"]) == 0
-    step, rows_BM = trainer.compile(tiny.QUICK), tiny.batch(rows=2, length=65)
+    step, rows_BM = trainer.compile(), tiny.batch(rows=2, length=65)
     for index, nats in enumerate(NATS, start=3):
         settings = trainer.place_settings(optimizer.settings(config, index))
         state, sums = step(state, trainer.place(rows_BM), settings)
@@ -52,7 +52,6 @@ def test_the_state_of_an_old_checkpoint_trains_on_as_it_did():
 
 def test_an_old_run_goes_on_and_is_then_of_this_schema(tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
-    runs.compile_quickly(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     runs.write_text(tmp_path / "text", files=150)
     shutil.copytree(OLD, tmp_path / "run")

@@ -48,7 +48,6 @@ def load(made):
 
 def test_a_run_keeps_the_entropy_model_that_it_names_and_reads_it_once(alone, tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
-    runs.compile_quickly(monkeypatch.setattr)
     made = config(tmp_path, alone, {"training.steps": 3, "training.checkpoint_every": 1, "training.keep_last": 3})
     train(made, tmp_path / "whole")
     frozen = runs.state(tmp_path / "whole", made, 3)["frozen"]["entropy_model"]

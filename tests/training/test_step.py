@@ -37,7 +37,7 @@ class Run:
     def __init__(self, fields):
         config = tiny.config({**FIELDS, **fields})
         self.trainer = Trainer(config, mesh.make(config))
-        self.step = self.trainer.compile(tiny.QUICK)
+        self.step = self.trainer.compile()
 
     def advance(self, state, index=0, rows_BM=ROWS_BM):
         settings = self.trainer.place_settings(optimizer.settings(self.trainer.config, index))
@@ -81,7 +81,7 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss():
         updates, _ = adamw.update(gradient, adamw.init(params), params)
         return optax.apply_updates(params, updates), optax.global_norm(gradient), total
 
-    wanted, norm, total = jax.jit(update, compiler_options=tiny.QUICK)(params)
+    wanted, norm, total = jax.jit(update)(params)
     assert float(sums["gradient_norm"]) == pytest.approx(float(norm), rel=1e-4)
     for k, v in total.items():
         v = v / total["documents"] if k.endswith("_threshold") else v  # a step says their mean
@@ -99,7 +99,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
         # The main loss alone: the entropy head's stops short of the encoder.
         return loss.loss(params, {"thresholds": thresholds}, definition, ROWS_BM, 1.0, 0.0)[0]
 
-    value_and_gradient = jax.jit(jax.value_and_grad(value), compiler_options=tiny.QUICK)
+    value_and_gradient = jax.jit(jax.value_and_grad(value))
     _, gradient = value_and_gradient(params)
     rng = np.random.default_rng(0)
 
