@@ -1,11 +1,10 @@
 """Choosing the next byte of each row from its logits.
 
 Rows have options of their own, as arrays, so that one compiled program serves all of them. What a row is given depends
-on its own logits, options and state alone: not on the other rows, on their number, or on its place among them; only
-the log-probability that is reported may differ in its last digit. The draw is the largest of the row's scores with
-Gumbel noise added, and the noise is a function of the row's seed and of how many bytes the row has written. Where two
-distributions of the same seed at the same byte are close, such as those of a draft and of the model itself, their draws
-are therefore mostly equal.
+on its own logits, options and state alone, and on a CPU bit for bit: not on the other rows, on their number, or on its
+place among them. The draw is the largest of the row's scores with Gumbel noise added, and the noise is a function of
+the row's seed and of how many bytes the row has written. Where two distributions of the same seed at the same byte are
+close, such as those of a draft and of the model itself, their draws are therefore mostly equal.
 
 Candidates are the 256 bytes and BOS, which ends the document.
 
@@ -133,7 +132,7 @@ def choose(logits_BV: jax.Array, settings: Settings, state: State) -> tuple[jax.
         lambda: scores_BV + jnp.where(settings.temperature_B[:, None] > 0, _noise(settings, state), 0.0),
         lambda: scores_BV,
     )
-    total_B = jax.nn.logsumexp(logits_BV, axis=-1)
+    total_B = _logsumexp(logits_BV)
     sound_B = jnp.isfinite(total_B)
     token_B = jnp.where(sound_B, _argmax(noisy_BV), BYTES.bos)
     hit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
@@ -182,7 +181,7 @@ def alternatives(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array
     """
     logits_BV = logits_BV.astype(jnp.float32)
     hit_BK, token_BK = jax.lax.top_k(logits_BV[:, : BYTES.bos + 1], count)
-    return hit_BK - jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True), token_BK
+    return hit_BK - _logsumexp(logits_BV)[:, None], token_BK
 
 
 def _scores(logits_BV: jax.Array, settings: Settings, state: State) -> jax.Array:
@@ -266,6 +265,16 @@ def _noise(settings: Settings, state: State) -> jax.Array:
         return jax.random.gumbel(jax.random.fold_in(key, written), (BYTES.rows,))
 
     return jax.vmap(of_row)(jnp.asarray(settings.seed_B2), jnp.asarray(state.written_B))
+
+
+def _logsumexp(x_BV: jax.Array) -> jax.Array:
+    """float32 [B], added in halves: a sum over an axis may be added in another order where there are more rows."""
+    largest_B1 = x_BV.max(axis=-1, keepdims=True)
+    sum_BN = jnp.exp(x_BV - largest_B1)
+    while (size := sum_BN.shape[1]) > 1:
+        half = -(-size // 2)
+        sum_BN = sum_BN[:, :half] + jnp.pad(sum_BN[:, half:], ((0, 0), (0, 2 * half - size)))
+    return (largest_B1 + jnp.log(sum_BN))[:, 0]
 
 
 def _argmax(x_BV: jax.Array) -> jax.Array:
