@@ -243,7 +243,7 @@ def _top_p(depth_BV: jax.Array, scores_BV: jax.Array, deepest_B: jax.Array, top_
 def _bisect(holds, like_B: jax.Array) -> jax.Array:
     """int32 [B]: the smallest depth at which a condition holds that holds for all larger ones, or the largest depth.
 
-    Sorting the vocabulary would take ten times as long on a CPU.
+    Sorting the vocabulary takes ten times as long on a CPU.
     """
 
     def halve(_, bounds):
@@ -278,7 +278,7 @@ def _logsumexp(x_BV: jax.Array) -> jax.Array:
 
 
 def _argmax(x_BV: jax.Array) -> jax.Array:
-    """int32 [B]: the lowest index of the largest. On a CPU ten times as fast as `jnp.argmax`."""
+    """int32 [B]: the lowest index of the largest. On a CPU several times as fast as `jnp.argmax`."""
     is_largest_BV = x_BV == x_BV.max(axis=-1, keepdims=True)
     index_B = jnp.where(is_largest_BV, jnp.arange(BYTES.rows, dtype=jnp.int32), BYTES.rows).min(axis=-1)
     # Where a NaN is the largest, no index equals it.
