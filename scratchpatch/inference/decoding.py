@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from scratchpatch import sharding
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import sampling
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.model.layers import Linear
 from scratchpatch.model.steps import Cache, Reading, Steps, Thought, where
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.
@@ -43,6 +45,12 @@ class Board:
     waiting_B: jax.Array
     settings: sampling.Settings
     chosen: sampling.State
+
+    def spread(self) -> "Board":
+        """The same in its place on the current mesh: each device has rows of its own."""
+        return dataclasses.replace(
+            sharding.by_rows(dataclasses.replace(self, cache=()), "board"), cache=self.cache.spread()
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +115,12 @@ def programs(config, mesh) -> Programs:
         return Steps(weights_lib.merge(definition, weights))
 
     def separate(weights):
-        return nnx.split(build(weights))[1]
+        model = build(weights)
+        # Every use of a kernel rounds it: rounded once, it is read in half the bytes, and the numbers are the same.
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Linear):
+                module.kernel.set_value(module.kernel.get_value().astype(module.dtype))
+        return nnx.split(model)[1]
 
     def steps(parameters) -> Steps:
         return nnx.merge(form(), parameters)
@@ -117,7 +130,7 @@ def programs(config, mesh) -> Programs:
         return nnx.split(jax.eval_shape(build, abstract))[0]
 
     def empty(parameters, rows: int) -> Cache:
-        return steps(parameters).empty(rows)
+        return steps(parameters).empty(rows).spread()
 
     def board(parameters, rows: int) -> Board:
         model = steps(parameters)
@@ -126,10 +139,10 @@ def programs(config, mesh) -> Programs:
         _, reading = jax.eval_shape(model.read, cache, token_B[:, None])
         reading = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), reading)
         nothing = sampling.settings([sampling.Options()] * rows), sampling.initial([b""] * rows)
-        return Board(cache, token_B, reading, jnp.zeros((rows,), bool), *jax.tree.map(jnp.asarray, nothing))
+        return Board(cache, token_B, reading, jnp.zeros((rows,), bool), *jax.tree.map(jnp.asarray, nothing)).spread()
 
     def chunk(parameters, cache: Cache, tokens_BC) -> Cache:
-        return steps(parameters).chunk(cache, tokens_BC, logits=False)[0]
+        return steps(parameters).chunk(cache, tokens_BC, logits=False)[0].spread()
 
     def place(board: Board, row, cache: Cache, token) -> Board:
         def put(x, new):
@@ -140,7 +153,7 @@ def programs(config, mesh) -> Programs:
             cache=jax.tree.map(put, board.cache, cache),
             token_B=board.token_B.at[row].set(token),
             waiting_B=board.waiting_B.at[row].set(False),
-        )
+        ).spread()
 
     def options(board: Board, row, settings, chosen) -> Board:
         def put(x, new):
@@ -150,13 +163,17 @@ def programs(config, mesh) -> Programs:
             board,
             settings=jax.tree.map(put, board.settings, settings),
             chosen=jax.tree.map(put, board.chosen, chosen),
-        )
+        ).spread()
 
     def run(parameters, board: Board, active_B, share, ticks: int, alternatives: int):
         return _run(steps(parameters), board, active_B, share, ticks, alternatives)
 
-    def compiled(function, donated: tuple[int, ...] = (), static: tuple[str, ...] = ()):
-        program = jax.jit(function, donate_argnums=donated, static_argnames=static)
+    def places():
+        """Where the parameters lie: as the weights do, each in its share."""
+        return None if mesh is None else sharding.state_shardings(jax.eval_shape(separate, abstract), mesh)
+
+    def compiled(function, donated: tuple[int, ...] = (), static: tuple[str, ...] = (), places=None):
+        program = jax.jit(function, donate_argnums=donated, static_argnames=static, out_shardings=places)
         if mesh is None:
             return program
 
@@ -167,13 +184,13 @@ def programs(config, mesh) -> Programs:
         return on_mesh
 
     return Programs(
-        separate=compiled(separate),
+        separate=compiled(separate, places=places()),
         empty=compiled(empty, static=("rows",)),
         board=compiled(board, static=("rows",)),
         chunk=compiled(chunk, donated=(1,)),
         place=compiled(place, donated=(0,)),
         options=compiled(options, donated=(0,)),
-        run=compiled(run, donated=(1,), static=("ticks", "alternatives")),
+        run=compiled(run, donated=(1,), static=("ticks", "alternatives"), places=(None, mesh_lib.everywhere(mesh))),
     )
 
 
@@ -230,7 +247,7 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
         )
         ended_B = ready_B & ((token_B == vocabulary.bos) | (chosen.written_B >= board.settings.max_bytes_B))
         board = Board(cache, jnp.where(ready_B, token_B, board.token_B), reading, waiting_B, board.settings, chosen)
-        return i + 1, board, active_B & ~ended_B, written
+        return i + 1, board.spread(), active_B & ~ended_B, written
 
     def goes_on(state):
         i, board, active_B, _ = state
@@ -261,7 +278,8 @@ def _think(model: Steps, cache: Cache, reading: Reading, waiting_B, count) -> Th
     """What the trunk says of the first `count` of the waiting rows, which are all of them or none."""
     rows = waiting_B.shape[0]
     sizes = [rows]
-    while sizes[-1] > 1:
+    # Some rows alone do not divide over the devices of a mesh.
+    while sizes[-1] > 1 and sharding.spread_mesh() is None:
         sizes.append(-(-sizes[-1] // _BUCKETS))
     sizes = sizes[::-1]
     order_B = jnp.argsort(~waiting_B, stable=True).astype(jnp.int32)

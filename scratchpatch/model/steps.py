@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scratchpatch import config as config_lib, precision
-from scratchpatch.kernels import cached
-from scratchpatch.kernels.cached import Kept
+from scratchpatch import config as config_lib, precision, sharding
+from scratchpatch.kernels import attention
+from scratchpatch.kernels.attention import Kept
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.heads import entropy
+from scratchpatch.model.layers import pin
 from scratchpatch.model.pooling import PatchBytes, take
 from scratchpatch.patching import step as step_lib
 from scratchpatch.patching.layout import Thresholds
@@ -57,6 +58,13 @@ class Cache:
     commits_B: jax.Array | None = None
     earlier_B: jax.Array | None = None
     context: tuple | None = None
+
+    def spread(self) -> "Cache":
+        """The same in its place on the current mesh: by rows, and what the trunk keeps also by its heads."""
+        by_rows = sharding.by_rows(dataclasses.replace(self, trunk=()), "cache")
+        names = ("rows", "trunk_heads", None, None)
+        trunk = jax.tree.map(lambda x: sharding.constrain(x, "cache.trunk", *names), self.trunk)
+        return dataclasses.replace(by_rows, trunk=trunk)
 
 
 @jax.tree_util.register_dataclass
@@ -251,7 +259,7 @@ class Steps(nnx.Module):
         def attend(q, k, v, kept):
             new.append((k, v))
             kept = kept if row_W is None else kept.rows(row_W)
-            return cached.staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
+            return attention.cached_staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
 
         z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, attend)
         thought = Thought(tuple(new), jax.tree.map(lambda x: x[:, 0], self._offers(z_B1D)))
@@ -336,7 +344,7 @@ class Steps(nnx.Module):
             def attend(q, k, v, kept):
                 # A slot does not see itself in the cache: its commit lies behind those that it sees.
                 later.append(kept.put(k, v, place_BN))
-                return cached.staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
+                return attention.cached_staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
 
             z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, attend)
             target_BN = jnp.where(slot_BN, n_BN, length + 2)
@@ -363,7 +371,7 @@ class Steps(nnx.Module):
         if self.pooling.gathers:
             inside_BNM = jnp.arange(self.pooling.limit) < reading.patch_bytes_BC[..., None]
             pooled_BNd = self.pooling.combine(jax.tree.map(lambda x: take(x, index_BNM), patch), inside_BNM)
-        x_BND = self.pooling.project(pooled_BNd, last_BNd)
+        x_BND = pin(self.pooling.project(pooled_BNd, last_BNd), "trunk.input", sharding.TRUNK, None)
         for layer, kept in zip(self.trunk_layers, trunk, strict=True):
             x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(attend, kept=kept))
         return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND)
@@ -402,7 +410,7 @@ class _Place:
         for i, (layer, ring) in enumerate(zip(layers, rings, strict=True)):
 
             def attend(q, k, v, ring=ring):
-                out, new = cached.window(q, k, v, ring, self.position_BC, self.start_BC, self.valid_BC)
+                out, new = attention.cached_window(q, k, v, ring, self.position_BC, self.start_BC, self.valid_BC)
                 later.append(new)
                 return out
 
