@@ -19,8 +19,8 @@ from scratchpatch import sharding
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import sampling
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.model.layers import Linear
-from scratchpatch.model.steps import Cache, Reading, Steps, Thought, where
+from scratchpatch.model.layers import round_kernels
+from scratchpatch.model.steps import Cache, Reading, Steps, Thought, replaced, where
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.
 _BUCKETS = 4
@@ -116,10 +116,7 @@ def programs(config, mesh) -> Programs:
 
     def separate(weights):
         model = build(weights)
-        # Every use of a kernel rounds it: rounded once, it is read in half the bytes, and the numbers are the same.
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, Linear):
-                module.kernel.set_value(module.kernel.get_value().astype(module.dtype))
+        round_kernels(model)
         return nnx.split(model)[1]
 
     def steps(parameters) -> Steps:
@@ -197,7 +194,6 @@ def programs(config, mesh) -> Programs:
 def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: int) -> tuple[Board, Written]:
     """Some ticks of the rows that are active, until all of them have ended."""
     rows, window, vocabulary = active_B.shape[0], model.config.data.window, model.vocabulary
-    row_B = jnp.arange(rows, dtype=jnp.int32)
 
     def tick(state):
         i, board, active_B, written = state
@@ -225,7 +221,7 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
         place_B = jnp.where(ready_B, written.count_B, ticks)
 
         def put(x_BT, new_B):
-            return x_BT.at[row_B, place_B].set(new_B, mode="drop")
+            return replaced(x_BT, place_B[:, None], new_B[:, None])
 
         none_B = jnp.zeros((rows,), bool)
         of_alternatives = written.alternative_BTK, written.alternative_log_probability_BTK

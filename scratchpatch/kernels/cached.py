@@ -29,16 +29,15 @@ class Kept:
         """Those of the rows named; of one that does not exist, those of the last."""
         return Kept(*(x.at[row_B].get(mode="clip") for x in (self.keys, self.values)))
 
-    def put(self, k_BCHK, v_BCHK, place_BC, row_B=None) -> "Kept":
-        """With these at the places given, of all rows or of those named; a place or a row that does not exist takes
-        none.
-        """
+    def put(self, k_BCHK, v_BCHK, place_BC) -> "Kept":
+        """With these at the places given; a place that does not exist takes none."""
 
-        def write(x, new_BCHK):
-            row_B1 = (jnp.arange(x.shape[0]) if row_B is None else row_B)[:, None]
-            return x.at[row_B1, :, place_BC].set(new_BCHK.astype(x.dtype), mode="drop")
+        # Row by row, so that a device whose rows these are needs nothing from others.
+        @jax.vmap
+        def write(x, new_CHK, place_C):
+            return x.at[:, place_C].set(new_CHK.swapaxes(0, 1).astype(x.dtype), mode="drop")
 
-        return Kept(write(self.keys, k_BCHK), write(self.values, v_BCHK))
+        return Kept(write(self.keys, k_BCHK, place_BC), write(self.values, v_BCHK, place_BC))
 
 
 def window(q_BCHK, k_BCHK, v_BCHK, ring: Kept, position_BC, start_BC, valid_BC) -> tuple[jax.Array, Kept]:

@@ -252,6 +252,7 @@ class Steps(nnx.Module):
         patch, rows = cache.patch, cache.position_B.shape[0]
         if row_W is not None:
             reading, patch = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), (reading, patch))
+        reading = _ranges_pinned(reading)
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
         index_B1M = (reading.position_BC[..., None] - back_M) % self.pooling.limit
         new = []
@@ -318,7 +319,7 @@ class Steps(nnx.Module):
         rank_BC = jnp.where(slot_BC, jnp.cumsum(slot_BC, axis=1, dtype=jnp.int32) - 1, length)
         # The position of each slot in its order; beyond the last one a position that does not exist.
         order_BC = jnp.full((rows, length + group), length, jnp.int32)
-        order_BC = order_BC.at[jnp.arange(rows)[:, None], rank_BC].set(n_BC, mode="drop")
+        order_BC = replaced(order_BC, rank_BC, n_BC)
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
         null = self._null(rows)
         # What bytes read of each position's slot, of the slot before the chunk, and of none.
@@ -337,6 +338,7 @@ class Steps(nnx.Module):
                 for field in dataclasses.fields(Reading)
                 if field.name != "bytes"
             })
+            of_slots = _ranges_pinned(of_slots)
             # Behind the M bytes before the chunk.
             index_BNM = n_BN[..., None] + self.pooling.limit - back_M
             place_BN, later = jnp.where(slot_BN & of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
@@ -348,10 +350,7 @@ class Steps(nnx.Module):
 
             z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, attend)
             target_BN = jnp.where(slot_BN, n_BN, length + 2)
-            row_B1 = jnp.arange(rows)[:, None]
-            table = jax.tree.map(
-                lambda x, new: x.at[row_B1, target_BN].set(new, mode="drop"), table, self._offers(z_BND)
-            )
+            table = jax.tree.map(lambda x, new: replaced(x, target_BN, new), table, self._offers(z_BND))
             return done + group, tuple(later), table
 
         most = slot_BC.sum(axis=1).max()
@@ -396,6 +395,11 @@ def _layers(stack):
     return nnx.data(() if stack is None else stack.separate())
 
 
+def _ranges_pinned(reading: Reading) -> Reading:
+    ranges = (pin(x, "trunk.ranges", sharding.TRUNK) for x in (reading.seen_from_BC, reading.seen_to_BC))
+    return dataclasses.replace(reading, **dict(zip(("seen_from_BC", "seen_to_BC"), ranges, strict=True)))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Place:
     """Where new bytes stand in their rows."""
@@ -432,6 +436,12 @@ def where(row_B, new, old):
     return jax.tree.map(lambda a, b: jnp.where(row_B.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
 
 
+@jax.vmap
+def replaced(x_BL, index_BC, new_BC):
+    """x with others at these places of each row, but for places that do not exist. As `take`, local to the row."""
+    return x_BL.at[index_BC].set(new_BC, mode="drop")
+
+
 def _joined(position_B, ring_BMd, new_BCd):
     """The last M bytes that a ring has, in their order, and the new ones."""
     limit = ring_BMd.shape[1]
@@ -444,4 +454,4 @@ def _put(position_BC, valid_BC, ring_BMd, new_BCd):
     limit = ring_BMd.shape[1]
     latest_B1 = position_BC[:, :1] + valid_BC.sum(axis=1, keepdims=True, dtype=jnp.int32) - 1
     place_BC = jnp.where(valid_BC & (position_BC > latest_B1 - limit), position_BC % limit, limit)
-    return ring_BMd.at[jnp.arange(ring_BMd.shape[0])[:, None], place_BC].set(new_BCd.astype(ring_BMd.dtype), mode="drop")
+    return replaced(ring_BMd, place_BC, new_BCd.astype(ring_BMd.dtype))

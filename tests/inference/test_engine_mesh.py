@@ -22,8 +22,8 @@ FIELDS = {
     "trigger.threshold": 4.0,
     "trigger.rate": 0.5,
 }
-# The third is longer than a chunk; rows end at other times, and the last prompt waits for a place.
-PROMPTS = (b"ab", b"", b"import numpy as np\n", *(b"x" * n for n in range(1, 7)))
+# One more than there are places; their rows end at different times.
+PROMPTS = (b"ab", b"", b"import numpy\n", *(b"x" * n for n in range(1, 7)))
 MESHES = ({"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "sequence": 2})
 
 
