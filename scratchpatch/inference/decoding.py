@@ -105,38 +105,55 @@ class Programs:
     run: Callable
 
 
-@functools.lru_cache(maxsize=16)
-def programs(config, mesh) -> Programs:
-    """One for all models of a config, whatever their weights and thresholds (see `weights.without_thresholds`)."""
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A model's weights and steps as decoding has them.
 
+    Attributes:
+      separate: weights -> parameters layer by layer; kernels in the type that they are multiplied in.
+      steps: parameters -> Steps.
+      abstract: the parameters, as ShapeDtypeStructs in a state with the names of their axes.
+    """
+
+    separate: Callable
+    steps: Callable
+    abstract: nnx.State
+
+
+def form(config) -> Form:
+    """That of a config; nothing is computed."""
     definition, abstract = weights_lib.abstract(config)
 
     def build(weights) -> Steps:
-        return Steps(weights_lib.merge(definition, weights))
-
-    def separate(weights):
-        model = build(weights)
+        model = Steps(weights_lib.merge(definition, weights))
         round_kernels(model)
-        return nnx.split(model)[1]
+        return model
 
-    def steps(parameters) -> Steps:
-        return nnx.merge(form(), parameters)
+    graph, state = nnx.split(jax.eval_shape(build, abstract))
+    return Form(lambda weights: nnx.split(build(weights))[1], lambda parameters: nnx.merge(graph, parameters), state)
 
-    @functools.cache
-    def form():
-        return nnx.split(jax.eval_shape(build, abstract))[0]
+
+def empty_board(model: Steps, rows: int) -> Board:
+    """Rows that nothing is in."""
+    cache = model.empty(rows)
+    token_B = jnp.full((rows,), model.vocabulary.pad, jnp.int32)
+    _, reading = jax.eval_shape(model.read, cache, token_B[:, None])
+    reading = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), reading)
+    nothing = sampling.settings([sampling.Options()] * rows), sampling.initial([b""] * rows)
+    return Board(cache, token_B, reading, jnp.zeros((rows,), bool), *jax.tree.map(jnp.asarray, nothing)).spread()
+
+
+@functools.lru_cache(maxsize=16)
+def programs(config, mesh) -> Programs:
+    """One for all models of a config, whatever their weights and thresholds (see `weights.without_thresholds`)."""
+    formed = form(config)
+    steps = formed.steps
 
     def empty(parameters, rows: int) -> Cache:
         return steps(parameters).empty(rows).spread()
 
     def board(parameters, rows: int) -> Board:
-        model = steps(parameters)
-        cache = model.empty(rows)
-        token_B = jnp.full((rows,), model.vocabulary.pad, jnp.int32)
-        _, reading = jax.eval_shape(model.read, cache, token_B[:, None])
-        reading = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), reading)
-        nothing = sampling.settings([sampling.Options()] * rows), sampling.initial([b""] * rows)
-        return Board(cache, token_B, reading, jnp.zeros((rows,), bool), *jax.tree.map(jnp.asarray, nothing)).spread()
+        return empty_board(steps(parameters), rows)
 
     def chunk(parameters, cache: Cache, tokens_BC) -> Cache:
         return steps(parameters).chunk(cache, tokens_BC, logits=False)[0].spread()
@@ -165,10 +182,6 @@ def programs(config, mesh) -> Programs:
     def run(parameters, board: Board, active_B, share, ticks: int, alternatives: int):
         return _run(steps(parameters), board, active_B, share, ticks, alternatives)
 
-    def places():
-        """Where the parameters lie: as the weights do, each in its share."""
-        return None if mesh is None else sharding.state_shardings(jax.eval_shape(separate, abstract), mesh)
-
     def compiled(function, donated: tuple[int, ...] = (), static: tuple[str, ...] = (), places=None):
         program = jax.jit(function, donate_argnums=donated, static_argnames=static, out_shardings=places)
         if mesh is None:
@@ -180,8 +193,10 @@ def programs(config, mesh) -> Programs:
 
         return on_mesh
 
+    # Parameters lie as the weights do, each device with its share.
+    places = None if mesh is None else sharding.state_shardings(formed.abstract, mesh)
     return Programs(
-        separate=compiled(separate, places=places()),
+        separate=compiled(formed.separate, places=places),
         empty=compiled(empty, static=("rows",)),
         board=compiled(board, static=("rows",)),
         chunk=compiled(chunk, donated=(1,)),
