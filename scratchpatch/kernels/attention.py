@@ -12,11 +12,20 @@ import jax.numpy as jnp
 
 from scratchpatch import precision, sharding
 from scratchpatch.kernels import choice, ranges, sequence, xla
-from scratchpatch.kernels.cached import Kept, staircase as cached_staircase, window as cached_window
+from scratchpatch.kernels.cached import Kept, ring_places, staircase as cached_staircase, window as cached_window
 from scratchpatch.kernels.choice import platform
 from scratchpatch.kernels.xla import block_size
 
-__all__ = ["Kept", "block_size", "cached_staircase", "cached_window", "platform", "staircase", "window"]
+__all__ = [
+    "Kept",
+    "block_size",
+    "cached_staircase",
+    "cached_window",
+    "platform",
+    "ring_places",
+    "staircase",
+    "window",
+]
 
 
 def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: str = "auto") -> jax.Array:

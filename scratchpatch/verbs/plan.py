@@ -46,7 +46,7 @@ def _check(values: verb.Flags) -> None:
     elif values.slices != 1 or values.full:
         raise UserError("--slices and --full go with --topology alone")
     if values.decode and (values.topology is None or values.full):
-        raise UserError("--decode goes with --topology, and without --full: its programs are always compiled to the end")
+        raise UserError("--decode goes with --topology, and without --full: its programs are compiled to the end")
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
