@@ -50,8 +50,7 @@ class Cache:
     def spread(self) -> "Cache":
         """The same in its place on the current mesh: by rows, and what the trunk keeps also by its heads."""
         by_rows = sharding.by_rows(dataclasses.replace(self, trunk=()), "cache")
-        names = ("rows", "trunk_heads", None, None)
-        trunk = jax.tree.map(lambda x: sharding.constrain(x, "cache.trunk", *names), self.trunk)
+        trunk = tuple(kept.spread(sharding.TRUNK.rows, sharding.TRUNK.heads) for kept in self.trunk)
         return dataclasses.replace(by_rows, trunk=trunk)
 
 
