@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scratchpatch.errors import UserError
 from scratchpatch.inference import utf8
 from scratchpatch.inference.options import Options
 from scratchpatch.vocabulary import BYTES
@@ -107,7 +108,7 @@ def advance(state: State, token_B: jax.Array, active_B: jax.Array) -> State:
     return State(
         seen_BV=state.seen_BV | is_token_BV & active_B[:, None],
         utf8_B=jnp.where(active_B, jnp.asarray(utf8.NEXT_SV)[state.utf8_B, token_B], state.utf8_B),
-        written_B=state.written_B + active_B,
+        written_B=state.written_B + (active_B & (token_B < BYTES.bos)),
     )
 
 
@@ -120,7 +121,7 @@ def choose(logits_BV: jax.Array, settings: Settings, state: State) -> tuple[jax.
       (token_B, log_probability_B): int32, a byte or BOS; float32, natural logarithm of the token's probability under
       the model's own distribution, the softmax of the raw logits, whatever the options. A row whose logits hold a NaN,
       a positive infinity, or nothing but negative infinities, has no distribution: it gets BOS, so that it ends, and
-      NaN as log-probability, which whoever runs the loop must look for.
+      NaN as log-probability, for which whoever runs the loop asks `check_sound`.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     scores_BV = _scores(logits_BV, settings, state)
@@ -134,6 +135,16 @@ def choose(logits_BV: jax.Array, settings: Settings, state: State) -> tuple[jax.
     token_B = jnp.where(sound_B, _argmax(noisy_BV), BYTES.bos)
     hit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
     return token_B, jnp.where(sound_B, hit_B - total_B, jnp.nan)
+
+
+def check_sound(log_probability_B: np.ndarray) -> None:
+    """Raises UserError where a row had no distribution: see `choose`."""
+    rows = np.flatnonzero(np.isnan(log_probability_B))
+    if len(rows):
+        raise UserError(
+            f"logits of row {rows[0]} are NaN or infinite: the weights are damaged, or their numbers leave the range "
+            "of the model's dtype; take another checkpoint, or compute in float32"
+        )
 
 
 def distribution(logits_BV: jax.Array, settings: Settings, state: State) -> jax.Array:
@@ -211,11 +222,10 @@ def _top_k(depth_BV: jax.Array, top_k_B: jax.Array) -> jax.Array:
 
 
 def _top_p(depth_BV: jax.Array, scores_BV: jax.Array, deepest_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
-    """int32 [B]: the largest depth such that what lies less deep has less than the share p; `deepest_B` at most."""
+    """int32 [B]: the smallest depth down to which candidates have the share p of what `deepest_B` leaves."""
     p_BV = jnp.where(depth_BV <= deepest_B[:, None], jnp.exp(scores_BV), 0.0)
     share_B = top_p_B * p_BV.sum(axis=-1)
 
-    # The smallest depth at which the share is reached, itself included.
     def reaches(depth_B):
         return jnp.where(depth_BV <= depth_B[:, None], p_BV, 0.0).sum(axis=-1) >= share_B
 
