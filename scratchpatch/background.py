@@ -12,6 +12,7 @@ _started: list[concurrent.futures.Future] = []
 
 def start(work: Callable[[], T]) -> concurrent.futures.Future[T]:
     """Begin to do some work; `result()` of what is returned waits for it, and raises what it raised."""
+    _started[:] = [future for future in _started if not future.done()]
     pool = concurrent.futures.ThreadPoolExecutor(1, "background")
     _started.append(future := pool.submit(work))
     pool.shutdown(wait=False)

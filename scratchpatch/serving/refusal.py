@@ -1,0 +1,25 @@
+"""What a request is told when it cannot be answered."""
+
+from typing import Any
+
+_KINDS = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+
+
+class Refused(Exception):
+    """A request that gets no completion; `status` is HTTP's, `param` the field at fault, `code` OpenAI's word for the
+    fault where it has one.
+    """
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Whoever sent too large a body is still sending it, which closing the connection ends."""
+        return {429: {"Retry-After": "1"}, 503: {"Retry-After": "10"}, 413: {"Connection": "close"}}.get(self.status, {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object that OpenAI's clients read the error from."""
+        kind = _KINDS.get(self.status, "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
