@@ -33,7 +33,7 @@ _HUNG_UP = 499
 
 def create(
     engine, model: str, score: Callable[[bytes], np.ndarray] | None = None,
-    limits: request_lib.Limits = request_lib.Limits(),
+    limits: request_lib.Limits = request_lib.USUAL,
 ) -> Starlette:
     """The application of one model, see `service.Service`; its `state.service` is that."""
     service = Service(engine, model, score, limits)

@@ -3,6 +3,8 @@
 from typing import Any
 
 _KINDS = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+# Whoever sent too large a body is still sending it, which closing the connection ends.
+_HEADERS = {429: {"Retry-After": "1"}, 503: {"Retry-After": "10"}, 413: {"Connection": "close"}}
 
 
 class Refused(Exception):
@@ -16,8 +18,8 @@ class Refused(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Whoever sent too large a body is still sending it, which closing the connection ends."""
-        return {429: {"Retry-After": "1"}, 503: {"Retry-After": "10"}, 413: {"Connection": "close"}}.get(self.status, {})
+        """Those of the answer."""
+        return _HEADERS.get(self.status, {})
 
     def body(self) -> dict[str, Any]:
         """The JSON object that OpenAI's clients read the error from."""

@@ -47,6 +47,9 @@ class Limits:
     max_tokens: int = 1 << 16
 
 
+USUAL = Limits()
+
+
 class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
     # Bytes of padding, which OpenAI adds against listeners; there are none here.
@@ -57,7 +60,8 @@ class _Fields(msgspec.Struct):
     """The JSON object of a request."""
 
     model: str | None = None
-    prompt: str | list[str] | list[_Byte] | list[list[_Byte]] | None = None
+    # All of one kind: texts, or bytes, or lists of bytes.
+    prompt: str | list[str | _Byte | list[_Byte]] | None = None
     max_tokens: _Count | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -138,7 +142,7 @@ def read(body: bytes, limits: Limits) -> Request:
     if n > limits.n:
         raise _bad("n", f"{n} choices: at most {limits.n}")
     if fields.best_of not in (None, n):
-        raise _bad("best_of", f"{fields.best_of}: choices are not ranked here, leave it out or give the value of n, {n}")
+        raise _bad("best_of", f"{fields.best_of}: choices are not ranked here, leave it out or give n's value {n}")
     if max_tokens > limits.max_tokens:
         raise _bad("max_tokens", f"{max_tokens} bytes: at most {limits.max_tokens}")
     sampling = {name: getattr(fields, field) for field, name in _OPTIONS.items() if getattr(fields, field) is not None}
@@ -200,6 +204,8 @@ def _prompts(fields: _Fields, limits: Limits) -> tuple[bytes, ...]:
     given = "" if fields.prompt is None else fields.prompt
     if given == []:
         raise _bad("prompt", "an empty list: give a text, a list of byte values, or a list of those")
+    if isinstance(given, list) and len({type(one) for one in given}) > 1:
+        raise _bad("prompt", "texts, byte values and lists are mixed: give a list of one kind")
     prompts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
     if len(prompts) > limits.prompts:
         raise _bad("prompt", f"{len(prompts)} prompts: at most {limits.prompts} in one request")

@@ -37,7 +37,8 @@ def bind(host: str, port: int) -> socket.socket:
         return bound
     except (OSError, UnicodeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--host={host} --port={port}: {reason}; name an address of this machine, and a free port") from error
+        fix = "name an address of this machine, and a free port"
+        raise UserError(f"--host={host} --port={port}: {reason}; {fix}") from error
 
 
 def url(bound: socket.socket) -> str:
@@ -101,8 +102,8 @@ class Server(uvicorn.Server):
             self._service.draining = True
             self._draining = self._loop.create_task(self._finish())
         else:
-            self.cut = self.force_exit = True
-            self._end()
+            self.cut = True
+            self._stop_now()
 
     async def _finish(self) -> None:
         try:
@@ -111,7 +112,11 @@ class Server(uvicorn.Server):
                     await asyncio.sleep(_LOOK)
         except TimeoutError:
             logging.warning("%d requests were not finished in %g s", self._service.open, self._drain_seconds)
-            self._service.driver.abandon(Refused(503, "the server has stopped"))
+            self._stop_now()
+        self._end()
+
+    def _stop_now(self) -> None:
+        self._service.driver.abandon(Refused(503, "the server has stopped"))
         self._end()
 
     def _end(self) -> None:

@@ -1,6 +1,7 @@
 """What answers requests for completions: an engine behind its driver, the scores of prompts, the limits, the numbers.
 
-An answer is made of parts (see `answer`), and a stream sends them as they come. Whoever hangs up has all rows cancelled.
+An answer is made of parts (see `answer`), and a stream sends them as they come. The rows of whoever hangs up are
+cancelled.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from scratchpatch import background
-from scratchpatch.errors import UserError
+from scratchpatch.errors import UserError, first_line
 from scratchpatch.serving import answer
 from scratchpatch.serving.driver import Driver, Job
 from scratchpatch.serving.metrics import Metrics
 from scratchpatch.serving.refusal import Refused
-from scratchpatch.serving.request import Limits, Request, refusal_of
+from scratchpatch.serving.request import USUAL, Limits, Request, refusal_of
 
 
 class Service:
@@ -32,7 +34,9 @@ class Service:
       open: requests that are being answered; whoever answers them counts them here.
     """
 
-    def __init__(self, engine, model: str, score: Callable[[bytes], np.ndarray] | None = None, limits: Limits = Limits()):
+    def __init__(
+        self, engine, model: str, score: Callable[[bytes], np.ndarray] | None = None, limits: Limits = USUAL
+    ):
         self.model, self.limits, self.metrics, self.created = model, limits, Metrics(), int(time.time())
         self.driver = Driver(engine, limits.queue, self.metrics)
         self.draining, self.open = False, 0
@@ -88,6 +92,9 @@ class Service:
                 ]
         except UserError as error:
             raise refusal_of(error) from None
+        except Exception as error:
+            logging.exception("a prompt could not be scored")
+            raise Refused(500, f"the prompt could not be scored: {first_line(error)}") from error
         finally:
             self._scoring -= 1
 
