@@ -1,10 +1,10 @@
 """Choosing the next byte of each row from its logits.
 
 Rows have options of their own, as arrays, so that one compiled program serves all of them. What a row is given depends
-on its own logits, options and state alone: not on the other rows, on their number, or on its place among them. Its
-draw is the largest of its scores with Gumbel noise added, and the noise is a function of the row's seed and of how
-many bytes the row has written. Two rows with the same seed therefore have the same noise at the same byte, and where
-their distributions are close, their draws are mostly equal.
+on its own logits, options and state alone, and on a CPU bit for bit: not on the other rows, on their number, or on its
+place among them. The draw is the largest of the row's scores with Gumbel noise added, and the noise is a function of
+the row's seed and of how many bytes the row has written. Where two distributions of the same seed at the same byte are
+close, such as those of a draft and of the model itself, their draws are therefore mostly equal.
 
 Candidates are the 256 bytes and BOS, which ends the document.
 
@@ -27,6 +27,8 @@ from scratchpatch.vocabulary import BYTES
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 # The bits of float32's infinity: as integers, the bits of floats that are not negative are in the order of the floats.
 _INFINITY = 0x7F800000
+# The likeliest candidate's probability as an integer, for top-p: 257 of these are less than 2**31.
+_ONE = 1 << 22
 
 
 @jax.tree_util.register_dataclass
@@ -130,7 +132,7 @@ def choose(logits_BV: jax.Array, settings: Settings, state: State) -> tuple[jax.
         lambda: scores_BV + jnp.where(settings.temperature_B[:, None] > 0, _noise(settings, state), 0.0),
         lambda: scores_BV,
     )
-    total_B = jax.nn.logsumexp(logits_BV, axis=-1)
+    total_B = _logsumexp(logits_BV)
     sound_B = jnp.isfinite(total_B)
     token_B = jnp.where(sound_B, _argmax(noisy_BV), BYTES.bos)
     hit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
@@ -159,7 +161,8 @@ def distribution(logits_BV: jax.Array, settings: Settings, state: State) -> jax.
     3. Logits are divided by the temperature. At temperature 0 the largest has probability 1; of those that tie, the
        lowest byte's.
     4. top-k drops what is less likely than the k-th likeliest candidate.
-    5. top-p drops a candidate where those that are likelier have at least the share p of what top-k left.
+    5. top-p drops a candidate where those that are likelier have at least the share p of what top-k left. Their
+       probabilities are summed in steps of 2**-22 of the likeliest's, which may move the share by 3e-5 at most.
     6. min-p drops what is less likely than the share min_p of the likeliest candidate.
 
     Candidates that tie are dropped together or not at all. Where a row's logits have no distribution (see `choose`),
@@ -178,7 +181,7 @@ def alternatives(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array
     """
     logits_BV = logits_BV.astype(jnp.float32)
     hit_BK, token_BK = jax.lax.top_k(logits_BV[:, : BYTES.bos + 1], count)
-    return hit_BK - jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True), token_BK
+    return hit_BK - _logsumexp(logits_BV)[:, None], token_BK
 
 
 def _scores(logits_BV: jax.Array, settings: Settings, state: State) -> jax.Array:
@@ -199,7 +202,9 @@ def _scores(logits_BV: jax.Array, settings: Settings, state: State) -> jax.Array
     scores_BV -= scores_BV.max(axis=-1, keepdims=True)
     is_drawn_B1 = settings.temperature_B[:, None] > 0
     # Infinity over an infinite temperature would be NaN.
-    scores_BV = jnp.where(allowed_BV, scores_BV / jnp.where(is_drawn_B1, settings.temperature_B[:, None], 1.0), -jnp.inf)
+    scores_BV = jnp.where(
+        allowed_BV, scores_BV / jnp.where(is_drawn_B1, settings.temperature_B[:, None], 1.0), -jnp.inf
+    )
 
     # How far a score lies below the largest, as integers.
     depth_BV = jax.lax.bitcast_convert_type(jnp.abs(scores_BV), jnp.int32)
@@ -224,10 +229,13 @@ def _top_k(depth_BV: jax.Array, top_k_B: jax.Array) -> jax.Array:
 def _top_p(depth_BV: jax.Array, scores_BV: jax.Array, deepest_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
     """int32 [B]: the smallest depth down to which candidates have the share p of what `deepest_B` leaves."""
     p_BV = jnp.where(depth_BV <= deepest_B[:, None], jnp.exp(scores_BV), 0.0)
-    share_B = top_p_B * p_BV.sum(axis=-1)
+    # Sums of integers have no rounding, and so do not depend on the order in which a program of another batch adds.
+    weight_BV = jnp.round(p_BV * _ONE).astype(jnp.int32)
+    total_B = weight_BV.sum(axis=-1)
+    share_B = jnp.clip(jnp.ceil(top_p_B * total_B.astype(jnp.float32)).astype(jnp.int32), 1, total_B)
 
     def reaches(depth_B):
-        return jnp.where(depth_BV <= depth_B[:, None], p_BV, 0.0).sum(axis=-1) >= share_B
+        return jnp.where(depth_BV <= depth_B[:, None], weight_BV, 0).sum(axis=-1) >= share_B
 
     return jnp.where(top_p_B < 1, jnp.minimum(_bisect(reaches, deepest_B), deepest_B), deepest_B)
 
@@ -235,7 +243,7 @@ def _top_p(depth_BV: jax.Array, scores_BV: jax.Array, deepest_B: jax.Array, top_
 def _bisect(holds, like_B: jax.Array) -> jax.Array:
     """int32 [B]: the smallest depth at which a condition holds that holds for all larger ones, or the largest depth.
 
-    Sorting the vocabulary would take ten times as long on a CPU.
+    Sorting the vocabulary takes ten times as long on a CPU.
     """
 
     def halve(_, bounds):
@@ -259,8 +267,18 @@ def _noise(settings: Settings, state: State) -> jax.Array:
     return jax.vmap(of_row)(jnp.asarray(settings.seed_B2), jnp.asarray(state.written_B))
 
 
+def _logsumexp(x_BV: jax.Array) -> jax.Array:
+    """float32 [B], added in halves: a sum over an axis may be added in another order where there are more rows."""
+    largest_B1 = x_BV.max(axis=-1, keepdims=True)
+    sum_BN = jnp.exp(x_BV - largest_B1)
+    while (size := sum_BN.shape[1]) > 1:
+        half = -(-size // 2)
+        sum_BN = sum_BN[:, :half] + jnp.pad(sum_BN[:, half:], ((0, 0), (0, 2 * half - size)))
+    return (largest_B1 + jnp.log(sum_BN))[:, 0]
+
+
 def _argmax(x_BV: jax.Array) -> jax.Array:
-    """int32 [B]: the lowest index of the largest. On a CPU ten times as fast as `jnp.argmax`."""
+    """int32 [B]: the lowest index of the largest. On a CPU several times as fast as `jnp.argmax`."""
     is_largest_BV = x_BV == x_BV.max(axis=-1, keepdims=True)
     index_B = jnp.where(is_largest_BV, jnp.arange(BYTES.rows, dtype=jnp.int32), BYTES.rows).min(axis=-1)
     # Where a NaN is the largest, no index equals it.

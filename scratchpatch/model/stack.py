@@ -47,6 +47,14 @@ class Stack(nnx.Module):
         """Thread x through the layers: x = apply(layer, x)."""
         return self.with_cache(x, None, lambda layer, x, _: (apply(layer, x), None))[0]
 
+    def separate(self) -> tuple[nnx.Module, ...]:
+        """The layers one by one, each with its part of the parameters."""
+        if not self.layers:
+            return ()
+        definition, parameters = nnx.split(self.block)
+        parts = (jax.tree.map(lambda x: x[i], parameters) for i in range(self.layers))
+        return tuple(nnx.merge(definition, part) for part in parts)
+
     def with_cache(self, x, cache, apply: Callable):
         """Thread x through the layers, each of which reads its own part of a cache and leaves a new one.
 

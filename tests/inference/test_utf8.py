@@ -33,7 +33,9 @@ def pieces() -> strategies.SearchStrategy[bytes]:
     """Bytes that come near UTF-8: characters, parts of them, and anything."""
     encoded = strategies.characters(exclude_categories=["Cs"]).map(str.encode)
     cut = strategies.tuples(encoded, strategies.integers(0, 3)).map(lambda pair: pair[0][: pair[1]])
-    odd = strategies.sampled_from([b"\xed\xa0\x80", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xf4\x90\x80\x80", b"\xff", b"\x80"])
+    odd = strategies.sampled_from(
+        [b"\xed\xa0\x80", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xf4\x90\x80\x80", b"\xff", b"\x80"]
+    )
     return strategies.lists(encoded | cut | odd | strategies.binary(max_size=3), max_size=6).map(b"".join)
 
 
