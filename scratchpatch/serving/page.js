@@ -1,6 +1,8 @@
 "use strict";
 // Bytes as they arrive: shaded by entropy, with commits and scratchpads, as `report/passage.py` draws a whole passage.
-// A fact is one byte: {byte, entropy, commit, scratchpad}; entropy is null where the model has none.
+// A fact is {byte, entropy, commit, scratchpad}. A server sends what was so right before the byte: its own entropy, and
+// whether a patch ended there. Drawn is what is so right after it, which the next byte brings along. An entropy is null
+// where there is none.
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -16,13 +18,6 @@ function decoded(facts, at, length) {
 function announced(byte) {
   if (byte < 0xc2 || byte > 0xf4) return 1;
   return byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-}
-
-// Whether the character at `at` may still be completed by bytes that have not come.
-function unfinished(facts, at) {
-  const length = announced(facts[at].byte);
-  const here = facts.slice(at, at + length);
-  return here.length < length && here.slice(1).every((fact) => fact.byte >> 6 === 2);
 }
 
 // Bytes of the showable character at `at`; 1 where there is none of several bytes.
@@ -72,16 +67,30 @@ class Drawing {
   }
 
   prompt(bytes) {
-    const facts = Array.from(bytes, (byte) => ({ byte, entropy: null, commit: false, scratchpad: false, given: true }));
-    this.add(facts, true);
+    this.facts = Array.from(bytes, (byte) => ({ byte, entropy: null, commit: false, scratchpad: false, given: true }));
     this.given = this.facts.length;
+    this.draw(this.given - 1);
   }
 
-  add(facts, last) {
-    this.facts.push(...facts);
+  add(sent) {
+    for (const { byte, entropy, commit, scratchpad } of sent) {
+      Object.assign(this.facts.at(-1) ?? {}, { entropy, commit, scratchpad });
+      this.facts.push({ byte, entropy: null, commit: false, scratchpad: false });
+    }
+    this.draw(this.facts.length - 1);
+  }
+
+  // Nothing more comes.
+  end() {
+    this.draw(this.facts.length);
+  }
+
+  // Draw the characters whose bytes are among the first `known`, of which all is known.
+  draw(known) {
     const cells = document.createDocumentFragment();
-    while (this.drawn < Math.min(this.facts.length, this.limit)) {
-      if (!last && unfinished(this.facts, this.drawn)) break;
+    while (this.drawn < Math.min(known, this.limit)) {
+      const last = known === this.facts.length;
+      if (!last && this.drawn + announced(this.facts[this.drawn].byte) > known) break;
       for (const text of glyphs(this.facts, this.drawn)) this.cell(cells, text);
     }
     this.element.append(cells);
@@ -168,6 +177,7 @@ function start() {
     const drawing = new Drawing(by("passage"));
     drawing.prompt(new TextEncoder().encode(body.prompt));
     const began = performance.now();
+    const sent = [];
     let firstByte = null;
     let problem = "";
     let reason = "";
@@ -190,17 +200,17 @@ function start() {
         }
         const choice = event.choices[0];
         if (choice.scratchpatch.length) firstByte ??= performance.now();
-        drawing.add(choice.scratchpatch, false);
+        drawing.add(choice.scratchpatch);
+        sent.push(...choice.scratchpatch);
         reason = choice.finish_reason ?? reason;
-        say(`${drawing.facts.length - drawing.given} bytes …`);
+        say(`${sent.length} bytes …`);
       }
     } catch (error) {
       problem = controller.signal.aborted ? "stopped by you" : error.message;
     }
-    drawing.add([], true);
-    const facts = drawing.facts.slice(drawing.given);
+    drawing.end();
     if (reason === "stop") problem = "the model or a stop string ended the text";
-    say(summary(facts, began, firstByte, performance.now()) + (problem && ` (${problem})`));
+    say(summary(sent, began, firstByte, performance.now()) + (problem && ` (${problem})`));
   }
 
   by("form").addEventListener("submit", async (event) => {

@@ -73,9 +73,9 @@ made.document = {
 };
 const drawn = JSON.parse(fs.readFileSync(0, "utf8")).map((parts) => {
   const element = new Element(), drawing = new made.Drawing(element);
-  drawing.prompt([]);
-  for (const part of parts) drawing.add(part, false);
-  drawing.add([], true);
+  drawing.prompt(parts[0]);
+  for (const part of parts.slice(1)) drawing.add(part);
+  drawing.end();
   return element.children.map((one) => (typeof one === "string" ? one : [one.className, one.title, one.textContent]));
 });
 console.log(JSON.stringify(drawn));
@@ -92,26 +92,43 @@ def random_passage(rng: random.Random) -> passage.Passage:
     return passage.Passage(data, entropy, np.array(commit), np.array(scratchpad))
 
 
+def sent(one: passage.Passage, given: int) -> list[dict]:
+    """The facts that a server sends of the bytes behind the first `given`: of each, what was so right before it."""
+    after = zip(one.entropy.tolist(), one.commit.tolist(), one.scratchpad.tolist(), strict=True)
+    before = [(np.nan, False, False), *after]
+    return [
+        {"byte": byte, "entropy": None if np.isnan(entropy) else entropy, "commit": commit, "scratchpad": scratchpad}
+        for byte, (entropy, commit, scratchpad) in list(zip(one.data, before, strict=False))[given:]
+    ]
+
+
+def drawn_by_reports(one: passage.Passage, given: int) -> list:
+    """[classes, title, text] of each byte, and line breaks, of a passage whose first `given` bytes are a prompt."""
+    known = np.arange(len(one.data)) >= given - 1
+    # What comes after the last byte nobody knows.
+    known[-1] = False
+    entropy = np.where(known, one.entropy, np.nan)
+    _, _, inside = passage.to_html(
+        passage.Passage(one.data, entropy, one.commit & known, one.scratchpad & known)
+    ).partition('<div class="passage"')
+    cells = []
+    for classes, title, text, newline in re.findall(r'<i class="(.*?)" title="(.*?)">(.*?)</i>(\n?)', inside):
+        n = int(re.match(r"byte (\d+)", title)[1])
+        title = title.replace(f"byte {n}", "prompt" if n < given else f"byte {n - given}")
+        cells += [[classes + " p" * (n < given), title, html.unescape(text)], *newline]
+    return cells
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node, which runs the page's script")
 def test_bytes_that_arrive_in_parts_are_drawn_as_reports_draw_them():
     rng = random.Random(7)
-    passages, sent = [random_passage(rng) for _ in range(60)], []
-    for one in passages:
-        facts = [
-            {"byte": byte, "entropy": None if np.isnan(entropy) else entropy, "commit": commit, "scratchpad": pad}
-            for byte, entropy, commit, pad in zip(
-                one.data, one.entropy.tolist(), one.commit.tolist(), one.scratchpad.tolist(), strict=True
-            )
-        ]
+    passages, parts = [(random_passage(rng), rng.choice((0, 1, 9))) for _ in range(60)], []
+    for one, given in passages:
+        facts = sent(one, given)
         cuts = sorted({0, len(facts), *rng.choices(range(len(facts)), k=12)})
-        sent.append([facts[a:b] for a, b in zip(cuts, cuts[1:], strict=False)])
+        parts.append([list(one.data[:given]), *(facts[a:b] for a, b in zip(cuts, cuts[1:], strict=False))])
     data = {"shades": str(passage.SHADES), "fullShadeNats": str(passage.FULL_SHADE_NATS), "limit": str(passage.LIMIT)}
     command = ["node", "-e", DRAW % json.dumps(data), str(SCRIPT)]
-    ran = subprocess.run(command, input=json.dumps(sent), capture_output=True, text=True, timeout=60, check=True)
-    for one, drawn in zip(passages, json.loads(ran.stdout), strict=True):
-        _, _, inside = passage.to_html(one).partition('<div class="passage"')
-        cells = re.findall(r'<i class="(.*?)" title="(.*?)">(.*?)</i>(\n?)', inside)
-        wanted = []
-        for classes, title, text, newline in cells:
-            wanted += [[classes, title, html.unescape(text)], *newline]
-        assert drawn == wanted
+    ran = subprocess.run(command, input=json.dumps(parts), capture_output=True, text=True, timeout=60, check=True)
+    for (one, given), drawn in zip(passages, json.loads(ran.stdout), strict=True):
+        assert drawn == drawn_by_reports(one, given)
