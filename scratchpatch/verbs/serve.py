@@ -47,17 +47,18 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     compilation_cache.enable()
     from scratchpatch.inference.engine import Engine
     from scratchpatch.inference.loading import load
-    from scratchpatch.serving import app, server
+    from scratchpatch.serving.app import create
     from scratchpatch.serving.request import Limits
+    from scratchpatch.serving.server import bind, run
 
     # Loading takes a while, and an address that is taken should be known before.
-    bound = server.bind(values.host, values.port)
+    bound = bind(values.host, values.port)
     model = load(workdir, values.step)
     if values.override:
         model = model.override(dict(values.override))
     name = os.fsencode(values.name or Path(workdir).resolve().name).decode("utf-8", "backslashreplace")
-    made = app.create(Engine(model, rows=values.rows), name, model.score, Limits(queue=values.queue))
-    server.run(made, bound, values.drain_seconds, answer.line)
+    made = create(Engine(model, rows=values.rows), name, model.score, Limits(queue=values.queue))
+    run(made, bound, values.drain_seconds, answer.line)
 
 
 VERB = verb.Verb("serve", __doc__, _run, _FLAGS, _check, required=("workdir",))
