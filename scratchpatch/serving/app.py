@@ -41,11 +41,11 @@ def create(
 
     @contextlib.asynccontextmanager
     async def lifespan(_) -> AsyncIterator[None]:
-        service.driver.start()
+        service.start()
         try:
             yield
         finally:
-            await service.driver.stop()
+            await service.stop()
 
     async def models(_: HttpRequest) -> Response:
         return _json({"object": "list", "data": [_model(service)]})
@@ -83,7 +83,7 @@ async def _completions(service: Service, http: HttpRequest) -> Response:
     service.open += 1
     closing = _Once(service)
     try:
-        asked = request_lib.read(await _body(http, service.limits.body), service.limits)
+        asked = request_lib.read(await _body(http, service.limits), service.limits)
         answer = closing.answer = await service.begin(asked, began)
         if asked.stream:
             return _Stream(answer, closing)
@@ -141,21 +141,25 @@ class _Stream(StreamingResponse):
         yield b"data: [DONE]\n\n"
 
 
-async def _body(http: HttpRequest, limit: int) -> bytes:
-    """The body of a request. Raises Refused where it is no JSON by its own word, or too large."""
+async def _body(http: HttpRequest, limits: request_lib.Limits) -> bytes:
+    """The body of a request. Raises Refused where it is no JSON by its own word, too large, or too slow."""
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # A page of another site can send a browser here with any other kind, and is asked first for this one.
         raise Refused(415, "send the body as JSON, with Content-Type: application/json")
-    too_large = Refused(413, f"the body has more than {limit} bytes")
-    length = http.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    too_large = Refused(413, f"the body has more than {limits.body} bytes")
+    # h11 has made sure that it is a number.
+    if int(http.headers.get("content-length", 0)) > limits.body:
         raise too_large
     body = bytearray()
-    async for part in http.stream():
-        body += part
-        if len(body) > limit:
-            raise too_large
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in http.stream():
+                body += part
+                if len(body) > limits.body:
+                    raise too_large
+    except TimeoutError:
+        raise Refused(408, f"the body was not there after {limits.body_seconds:g} s") from None
     return bytes(body)
 
 

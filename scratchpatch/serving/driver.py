@@ -16,12 +16,23 @@ from typing import Any
 
 from scratchpatch import background
 from scratchpatch.errors import UserError, first_line
+from scratchpatch.inference.options import Options
 from scratchpatch.serving.metrics import Metrics
 from scratchpatch.serving.refusal import Refused
 from scratchpatch.serving.request import refusal_of
 
 # How long a thread that is told to stop may take for the dispatch that it is at.
 _LAST_DISPATCH = 5.0
+
+
+def warm_up(engine) -> None:
+    """Compile what most requests need, so that the first of them does not wait for it."""
+    for options in (Options(max_bytes=1), Options(max_bytes=1, logprobs=1)):
+        # Prompts are read by chunks of some sizes, and each is a program of its own.
+        for size in (1, 32, 128):
+            engine.submit(b" " * size, options)
+        while not engine.idle:
+            engine.step()
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,7 +46,7 @@ class Job:
       began: when the request came, by `time.monotonic`.
     """
 
-    rows: list[tuple[bytes, Any]]
+    rows: list[tuple[bytes, Options]]
     began: float
     events: asyncio.Queue = dataclasses.field(default_factory=asyncio.Queue)
     accepted: asyncio.Future | None = None

@@ -3,8 +3,9 @@
 from typing import Any
 
 _KINDS = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
-# Whoever sent too large a body is still sending it, which closing the connection ends.
-_HEADERS = {429: {"Retry-After": "1"}, 503: {"Retry-After": "10"}, 413: {"Connection": "close"}}
+# Where a body was not read to its end, nothing else can come on its connection.
+_CLOSE = {"Connection": "close"}
+_HEADERS = {429: {"Retry-After": "1"}, 503: {"Retry-After": "10"}, 408: _CLOSE, 413: _CLOSE, 415: _CLOSE}
 
 
 class Refused(Exception):

@@ -7,6 +7,7 @@ nobody reads an answer to another question.
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ class Limits:
 
     Attributes:
       body: bytes of a request.
+      body_seconds: within which those must come.
       queue: rows that wait beside those that run.
       prompts: prompts of a request.
       n: choices of a prompt.
@@ -41,6 +43,7 @@ class Limits:
     """
 
     body: int = 1 << 20
+    body_seconds: float = 30.0
     queue: int = 256
     prompts: int = 64
     n: int = 16
@@ -100,6 +103,7 @@ _OPTIONS = {
     "repetition_penalty": "repetition_penalty",
     "valid_utf8": "valid_utf8",
 }
+_FIELDS_OF_OPTIONS = {option: field for field, option in _OPTIONS.items()} | {"max_bytes": "max_tokens"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +169,9 @@ def read(body: bytes, limits: Limits) -> Request:
 
 def refusal_of(error: UserError) -> Refused:
     """What a client is told where options or prompts are wrong: the field has its name in requests."""
-    message, names = str(error), {option: field for field, option in _OPTIONS.items()} | {"max_bytes": "max_tokens"}
-    word = message.partition(" ")[0]
-    field = names.get(word, word if word in _Fields.__struct_fields__ else None)
-    return Refused(400, message if field is None else field + message[len(word) :], field)
+    message = re.sub(r"\w+", lambda word: _FIELDS_OF_OPTIONS.get(word[0], word[0]), str(error))
+    field = message.partition(" ")[0]
+    return Refused(400, message, field if field in _Fields.__struct_fields__ else None)
 
 
 def _fields(body: bytes) -> _Fields:

@@ -26,7 +26,9 @@ def bind(host: str, port: int) -> socket.socket:
     UserError where there is none.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name may stand for addresses of both kinds.
+        family, _, _, _, address = min(places, key=lambda place: place[0] != socket.AF_INET)
         bound = socket.socket(family)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

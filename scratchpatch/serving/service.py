@@ -7,6 +7,8 @@ cancelled.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -40,13 +42,24 @@ class Service:
         self.model, self.limits, self.metrics, self.created = model, limits, Metrics(), int(time.time())
         self.driver = Driver(engine, limits.queue, self.metrics)
         self.draining, self.open = False, 0
-        self._score, self._scoring, self._one_score = score, 0, asyncio.Lock()
+        self._score, self._scoring = score, 0
+        # One prompt at a time, since each takes all the cores.
+        self._one_thread = concurrent.futures.ThreadPoolExecutor(1, "scores")
         self.metrics.gauges |= {
             "scratchpatch_rows": lambda: engine.rows,
             "scratchpatch_rows_running": lambda: engine.running,
             "scratchpatch_rows_waiting": lambda: engine.waiting,
             "scratchpatch_requests_open": lambda: self.open,
         }
+
+    def start(self) -> None:
+        """Begin, in the event loop that runs now."""
+        self.driver.start()
+
+    async def stop(self) -> None:
+        """End the threads, as far as they do not take too long."""
+        self._one_thread.shutdown(wait=False, cancel_futures=True)
+        await self.driver.stop()
 
     @property
     def state(self) -> str:
@@ -84,12 +97,10 @@ class Service:
             raise Refused(429, f"{self._scoring} requests wait for the scores of prompts: try again later")
         self._scoring += 1
         try:
-            # One at a time, since a prompt takes all the cores, and beside the loop, which goes on.
-            async with self._one_score:
-                return [
-                    await asyncio.wrap_future(background.start(lambda prompt=prompt: self._score(prompt)))
-                    for prompt in request.prompts
-                ]
+            return [
+                await asyncio.wrap_future(background.start(functools.partial(self._score, prompt), self._one_thread))
+                for prompt in request.prompts
+            ]
         except UserError as error:
             raise refusal_of(error) from None
         except Exception as error:

@@ -48,16 +48,19 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     from scratchpatch.inference.engine import Engine
     from scratchpatch.inference.loading import load
     from scratchpatch.serving.app import create
+    from scratchpatch.serving.driver import warm_up
     from scratchpatch.serving.request import Limits
     from scratchpatch.serving.server import bind, run
 
-    # Loading takes a while, and an address that is taken should be known before.
+    # Loading and compiling take a while, and an address that is taken should be known before.
     bound = bind(values.host, values.port)
     model = load(workdir, values.step)
     if values.override:
         model = model.override(dict(values.override))
     name = os.fsencode(values.name or Path(workdir).resolve().name).decode("utf-8", "backslashreplace")
-    made = create(Engine(model, rows=values.rows), name, model.score, Limits(queue=values.queue))
+    engine = Engine(model, rows=values.rows)
+    warm_up(engine)
+    made = create(engine, name, model.score, Limits(queue=values.queue))
     run(made, bound, values.drain_seconds, answer.line)
 
 

@@ -8,6 +8,7 @@ import threading
 import openai
 import pytest
 
+from scratchpatch.serving import driver
 from scratchpatch.serving.request import Limits
 from tests.serving import fake
 from tests.serving.running import MODEL, PATIENCE, wait_until
@@ -170,3 +171,10 @@ def test_prompts_that_cannot_be_scored_leave_no_row_behind(start):
         assert status == (200 if stream else 500) and b"could not be scored: nothing to divide by" in body
     wait_until(lambda: running.service.driver.held == running.service.open == 0)
     assert numbers(running)['scratchpatch_requests_total{status="500"}'] == 2
+
+
+def test_an_engine_is_warm_before_it_serves():
+    engine = fake.Engine()
+    driver.warm_up(engine)
+    assert engine.idle and {options.logprobs for _, options in engine.submitted} == {0, 1}
+    assert len({len(prompt) for prompt, _ in engine.submitted}) == 3

@@ -1,5 +1,7 @@
 """What cannot be answered is refused with the reason, in the shape that OpenAI's clients read."""
 
+import contextlib
+import http.client
 import json
 
 import openai
@@ -7,7 +9,7 @@ import pytest
 
 from scratchpatch.serving.request import Limits
 from tests.serving import fake
-from tests.serving.running import MODEL
+from tests.serving.running import MODEL, PATIENCE
 
 
 def refused(running, fields=None, body=None, status=400):
@@ -55,6 +57,7 @@ def refused(running, fields=None, body=None, status=400):
         ({"threshold": "low"}, "threshold", "Expected"),
         ({"threshold": 1e31}, "threshold", "nats"),
         ({"rate": 2}, "rate", "scratchpads per byte"),
+        ({"rate": 0.1, "threshold": 2}, "rate", "that threshold = 2.0 sets"),
         ({"min_p": 1}, "min_p", "below 1"),
         ({"repetition_penalty": 0}, "repetition_penalty", "above 0"),
         ({"valid_utf8": 1}, "valid_utf8", "Expected"),
@@ -113,6 +116,18 @@ def test_a_large_body_is_refused(start):
     assert got == 413
     with pytest.raises(openai.APIStatusError, match="more than 1000 bytes"):
         running.client().completions.create(model=MODEL, prompt="x" * 1000)
+
+
+def test_a_body_that_does_not_come_is_refused(start):
+    running = start(fake.Engine(), limits=Limits(body_seconds=0.05))
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b'{"prompt"')
+        answer = connection.getresponse()
+        assert answer.status == 408 and b"not there after 0.05 s" in answer.read()
 
 
 def test_paths_and_methods_that_there_are_not(running):

@@ -131,6 +131,7 @@ def test_serve_puts_an_engine_behind_the_address_that_is_named(capsys, stand_in,
     model = types.SimpleNamespace(score="its scores", override=Overridden)
     loads = stand_in("scratchpatch.inference.loading", load=lambda workdir, step: model)
     engines = stand_in("scratchpatch.inference.engine", Engine=lambda model, rows: f"an engine of {rows} rows")
+    warm = stand_in("scratchpatch.serving.driver", warm_up=lambda engine: None)
     apps = stand_in("scratchpatch.serving.app", create=lambda *arguments: "the app")
     server = stand_in("scratchpatch.serving.server", bind=lambda *_: "a socket", run=lambda *rest: rest[3]("here"))
     assert cli.main(["serve", f"--workdir={workdir}"]) == 0
@@ -140,6 +141,7 @@ def test_serve_puts_an_engine_behind_the_address_that_is_named(capsys, stand_in,
     assert capsys.readouterr().out == "here\nhere\n"
     assert [arguments for arguments, _ in loads] == [(workdir, None), (workdir, 7)]
     assert engines == [((model,), {"rows": 64}), ((Overridden({"trigger.threshold": 1.0}),), {"rows": 2})]
+    assert [engine for (engine,), _ in warm] == ["an engine of 64 rows", "an engine of 2 rows"]
     usual, changed = (arguments for arguments, _ in apps)
     assert usual == ("an engine of 64 rows", "run", "its scores", Limits(queue=256))
     assert changed == ("an engine of 2 rows", "mine", "other scores", Limits(queue=3))
