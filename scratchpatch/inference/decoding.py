@@ -18,7 +18,7 @@ from flax import nnx
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import sampling
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.model.steps import Cache, Reading, Steps
+from scratchpatch.model.steps import Cache, Reading, Steps, Thought, where
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.
 _BUCKETS = 4
@@ -191,12 +191,13 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
         if model.trunkless:
             ready_B, waiting_B = fresh_B, board.waiting_B
         else:
-            reading = _rows_where(fresh_B, reading, board.reading)
+            reading = where(fresh_B, reading, board.reading)
             waiting_B = jnp.where(fresh_B, reading.slot_BC[:, 0], board.waiting_B) & active_B
             count = waiting_B.sum()
             others = (fresh_B & ~waiting_B).any()
             go = (count > 0) & ((count >= share * active_B.sum()) | ~others)
-            cache = _think(model, cache, reading, waiting_B, jnp.where(go, count, 0))
+            thought = _think(model, cache, reading, waiting_B, jnp.where(go, count, 0))
+            cache = model.settle(cache, reading, thought, waiting_B & go)
             ready_B = fresh_B & ~waiting_B | waiting_B & go
             waiting_B &= ~go
             calls, slots = go.astype(jnp.int32), jnp.where(go, count, 0)
@@ -256,10 +257,9 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
     return board, written
 
 
-def _think(model: Steps, cache: Cache, reading: Reading, waiting_B, count) -> Cache:
-    """The trunk for the first `count` of the waiting rows, which are all of them or none."""
+def _think(model: Steps, cache: Cache, reading: Reading, waiting_B, count) -> Thought:
+    """What the trunk says of the first `count` of the waiting rows, which are all of them or none."""
     rows = waiting_B.shape[0]
-    reading = dataclasses.replace(reading, valid_BC=waiting_B[:, None])
     sizes = [rows]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // _BUCKETS))
@@ -272,9 +272,9 @@ def _think(model: Steps, cache: Cache, reading: Reading, waiting_B, count) -> Ca
         row_W = jnp.where(jnp.arange(size) < count, order_B[:size], rows)
         return lambda: model.think(cache, reading, row_W)
 
+    def nothing():
+        shapes = jax.eval_shape(model.think, cache, reading)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
     bucket = sum((count > size).astype(jnp.int32) for size in (0, *sizes[:-1]))
-    return jax.lax.switch(bucket, [lambda: cache, *map(branch, sizes)])
-
-
-def _rows_where(row_B, new, old):
-    return jax.tree.map(lambda a, b: jnp.where(row_B.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
+    return jax.lax.switch(bucket, [nothing, *map(branch, sizes)])

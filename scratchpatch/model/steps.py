@@ -94,8 +94,22 @@ class Reading:
         return self.commit_BC | self.scratchpad_BC
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Thought:
+    """What the trunk said of one slot of each row.
+
+    Attributes:
+      keys_and_values: (keys, values), arrays [B, 1, G, K], of each layer.
+      context: what bytes read of the slot, as in `Cache`.
+    """
+
+    keys_and_values: tuple
+    context: tuple
+
+
 class Steps(nnx.Module):
-    """The parameters of a model, layer by layer, and its pass in three stages: `read`, `think`, `write`.
+    """The parameters of a model, layer by layer, and its pass in stages: `read`, `think`, `settle`, `write`.
 
     A layer that is taken out of its stack is a copy: make the module once, not for every byte.
     """
@@ -104,6 +118,8 @@ class Steps(nnx.Module):
         self.config = model.config
         self.vocabulary = config_lib.vocabulary(model.config)
         self.trunkless = model.config.model.trunk.kind == "none"
+        # P: places for the commits of a row.
+        self.commits, _ = config_lib.slots(model.config)
         encoder, decoder = model.encoder, model.decoder
         self.encoder_layers, encoder.layers = _layers(encoder.layers.stack), None
         self.decoder_layers = _layers(decoder.stack if decoder.vectors else decoder.stack.stack)
@@ -141,7 +157,6 @@ class Steps(nnx.Module):
         if self.pooling.gathers:
             byte_BMd = jnp.zeros((rows, self.pooling.limit, m.d_byte), dtype)
             patch = PatchBytes(byte_BMd, *((byte_BMd, byte_BMd) if self.pooling.attends else ()))
-        commits, _ = config_lib.slots(c)
         heads, width = t.kv_heads or t.heads, t.d_model // t.heads
         thresholds = Thresholds(self.patching_threshold.get_value(), self.trigger_threshold.get_value())
         return dataclasses.replace(
@@ -150,7 +165,7 @@ class Steps(nnx.Module):
             entropy_model=None if self.entropy_model is None else self.entropy_model.empty(rows),
             patching=step_lib.initial(c, thresholds, rows),
             patch=patch,
-            trunk=tuple(Kept.empty(rows, heads, commits, width, dtype) for _ in range(t.layers)),
+            trunk=tuple(Kept.empty(rows, heads, self.commits, width, dtype) for _ in range(t.layers)),
             commits_B=zero_B,
             earlier_B=zero_B,
             context=self._null(rows),
@@ -205,7 +220,7 @@ class Steps(nnx.Module):
             later["patch"] = jax.tree.map(functools.partial(_put, position_BC, valid_BC), cache.patch, views)
         if rows and tokens_BC.shape[1] == 1:
             fresh_B = (position_BC == start_BC)[:, 0] & valid_BC[:, 0]
-            later["context"] = _where(fresh_B, self._null(rows), cache.context)
+            later["context"] = where(fresh_B, self._null(rows), cache.context)
         reading = dataclasses.replace(
             reading,
             entropy_BC=reading.entropy_BC if entropy_BC is None else entropy_BC,
@@ -219,28 +234,39 @@ class Steps(nnx.Module):
         return dataclasses.replace(cache, **later), reading
 
     @precision.of_config
-    def think(self, cache: Cache, reading: Reading, row_W=None) -> Cache:
-        """Run the trunk for single positions that are slots, and refresh their rows' context.
+    def think(self, cache: Cache, reading: Reading, row_W=None) -> Thought:
+        """What the trunk says of single positions that are slots: `settle` puts it into the cache.
 
         Args:
           reading: of one position.
-          row_W: int32, the rows that run; one that does not exist is left out. None: all of them, of which those without
-            a slot stay as they are.
+          row_W: int32, the rows that run; one that does not exist is left out. None: all of them.
         """
-        patch = cache.patch
+        patch, rows = cache.patch, cache.position_B.shape[0]
         if row_W is not None:
             reading, patch = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), (reading, patch))
-        slot_B1 = reading.slot_BC & reading.valid_BC
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
         index_B1M = (reading.position_BC[..., None] - back_M) % self.pooling.limit
-        z_B1D, trunk = self._slots(patch, index_B1M, reading, slot_B1, cache.trunk, row_W)
-        context = jax.tree.map(lambda x: x[:, 0], self._offers(z_B1D))
+        new = []
+
+        def attend(q, k, v, kept):
+            new.append((k, v))
+            kept = kept if row_W is None else kept.rows(row_W)
+            return cached.staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
+
+        z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, attend)
+        thought = Thought(tuple(new), jax.tree.map(lambda x: x[:, 0], self._offers(z_B1D)))
         if row_W is None:
-            context = _where(slot_B1[:, 0], context, cache.context)
-        else:
-            row_W = jnp.where(slot_B1[:, 0], row_W, cache.position_B.shape[0])
-            context = jax.tree.map(lambda x, new: x.at[row_W].set(new, mode="drop"), cache.context, context)
-        return dataclasses.replace(cache, trunk=trunk, context=context)
+            return thought
+        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype).at[row_W].set(x, mode="drop"), thought)
+
+    def settle(self, cache: Cache, reading: Reading, thought: Thought, row_B) -> Cache:
+        """The cache with what the trunk said of these rows (bool [B]): commits stay, scratchpads refresh the context.
+
+        Apart from `think`, because what a branch of a program changes is copied: what it returns is small.
+        """
+        place_B1 = jnp.where(row_B[:, None] & reading.commit_BC, reading.seen_to_BC, self.commits)
+        trunk = tuple(kept.put(*new, place_B1) for kept, new in zip(cache.trunk, thought.keys_and_values, strict=True))
+        return dataclasses.replace(cache, trunk=trunk, context=where(row_B, thought.context, cache.context))
 
     @precision.of_config
     def write(self, cache: Cache, reading: Reading, valid_BC=None, context=None, logits: bool = True):
@@ -305,13 +331,20 @@ class Steps(nnx.Module):
             })
             # Behind the M bytes before the chunk.
             index_BNM = n_BN[..., None] + self.pooling.limit - back_M
-            z_BND, trunk = self._slots(reading.bytes, index_BNM, of_slots, slot_BN, trunk)
+            place_BN, later = jnp.where(slot_BN & of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
+
+            def attend(q, k, v, kept):
+                # A slot does not see itself in the cache: its commit lies behind those that it sees.
+                later.append(kept.put(k, v, place_BN))
+                return cached.staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
+
+            z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, attend)
             target_BN = jnp.where(slot_BN, n_BN, length + 2)
             row_B1 = jnp.arange(rows)[:, None]
             table = jax.tree.map(
                 lambda x, new: x.at[row_B1, target_BN].set(new, mode="drop"), table, self._offers(z_BND)
             )
-            return done + group, trunk, table
+            return done + group, tuple(later), table
 
         most = slot_BC.sum(axis=1).max()
         _, trunk, table = jax.lax.while_loop(lambda state: state[0] < most, run, (jnp.int32(0), cache.trunk, table))
@@ -323,27 +356,17 @@ class Steps(nnx.Module):
         context = jax.tree.map(lambda x: take(x, last_B[:, None])[:, 0], table)
         return dataclasses.replace(cache, trunk=trunk, context=context), jax.tree.map(lambda x: take(x, index_BC), table)
 
-    def _slots(self, patch, index_BNM, reading: Reading, slot_BN, trunk, row_W=None):
-        """Slot states [B, N, D] and the trunk's cache after them, from what pooling reads of bytes at these places."""
+    def _slots(self, patch, index_BNM, reading: Reading, trunk, attend):
+        """Slot states [B, N, D], from what pooling reads of bytes at these places; attend: (q, k, v, a layer's cache)."""
         last_BNd = self.pooling.norm(reading.hidden_BCd)
         pooled_BNd = last_BNd
         if self.pooling.gathers:
             inside_BNM = jnp.arange(self.pooling.limit) < reading.patch_bytes_BC[..., None]
             pooled_BNd = self.pooling.combine(jax.tree.map(lambda x: take(x, index_BNM), patch), inside_BNM)
         x_BND = self.pooling.project(pooled_BNd, last_BNd)
-        begin_BN, end_BN = reading.seen_from_BC, reading.seen_to_BC
-        later = []
         for layer, kept in zip(self.trunk_layers, trunk, strict=True):
-            place_BN = jnp.where(slot_BN & reading.commit_BC, end_BN, kept.keys.shape[2])
-
-            def attend(q, k, v, kept=kept, place_BN=place_BN):
-                # A slot does not see itself in the cache: its commit lies behind those that it sees.
-                later.append(kept.put(k, v, place_BN, row_W))
-                rows = later[-1] if row_W is None else later[-1].rows(row_W)
-                return cached.staircase(q, k, v, rows, begin_BN, end_BN)
-
-            x_BND = layer(x_BND, end_BN - begin_BN, attend)
-        return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND), tuple(later)
+            x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(attend, kept=kept))
+        return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND)
 
     def _offers(self, z_BND) -> tuple:
         """What bytes read of slots, arrays [B, N, ...]."""
@@ -396,7 +419,7 @@ def _last(x_BC, count_B, otherwise_B):
     return jnp.where(count_B > 0, last_B, otherwise_B)
 
 
-def _where(row_B, new, old):
+def where(row_B, new, old):
     """Row by row of trees of arrays whose first axis is the row."""
     return jax.tree.map(lambda a, b: jnp.where(row_B.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
 
