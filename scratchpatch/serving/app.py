@@ -81,28 +81,28 @@ def create(
 async def _completions(service: Service, http: HttpRequest) -> Response:
     began = time.monotonic()
     service.open += 1
-    closing = _Once(service)
+    ending = _Ending(service)
     try:
         asked = request_lib.read(await _body(http, service.limits), service.limits)
-        answer = closing.answer = await service.begin(asked, began)
+        answer = ending.answer = await service.begin(asked, began)
         if asked.stream:
-            return _Stream(answer, closing)
+            return _Stream(answer, ending)
         response = await _unless_hung_up(http, answer.whole())
-        closing(200)
+        ending(200)
         return _json(response)
     except Refused as refusal:
-        closing(refusal.status)
+        ending(refusal.status)
         raise
     except ClientDisconnect:
-        closing(_HUNG_UP)
+        ending(_HUNG_UP)
         # Nobody reads it.
         return Response(status_code=_HUNG_UP)
     except BaseException:
-        closing(500)
+        ending(500)
         raise
 
 
-class _Once:
+class _Ending:
     """Ends the answer to a request, and counts how it ended; the first call counts."""
 
     def __init__(self, service: Service):
@@ -121,15 +121,15 @@ class _Once:
 class _Stream(StreamingResponse):
     """Server-sent events: one JSON object each, then [DONE]."""
 
-    def __init__(self, answer: Answer, closing: _Once):
+    def __init__(self, answer: Answer, ending: _Ending):
         super().__init__(self._lines(answer), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._closing, self._status = closing, _HUNG_UP
+        self._ending, self._status = ending, _HUNG_UP
 
     async def __call__(self, scope, receive, send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._closing(self._status)
+            self._ending(self._status)
 
     async def _lines(self, answer: Answer) -> AsyncIterator[bytes]:
         async for event in answer.events():

@@ -35,6 +35,15 @@ def warm_up(engine) -> None:
             engine.step()
 
 
+@dataclasses.dataclass
+class _Written:
+    """When the first bytes of a row came, and how many those and all bytes are."""
+
+    began: float
+    first: int
+    total: int = 0
+
+
 @dataclasses.dataclass(eq=False)
 class Job:
     """The rows of one request.
@@ -44,6 +53,7 @@ class Job:
       events: (index of a row, the engine's progress on it), or a Refused that ends the job.
       running: indices of rows that are not finished.
       began: when the request came, by `time.monotonic`.
+      progress: what has come of each row.
     """
 
     rows: list[tuple[bytes, Options]]
@@ -51,8 +61,7 @@ class Job:
     events: asyncio.Queue = dataclasses.field(default_factory=asyncio.Queue)
     accepted: asyncio.Future | None = None
     running: set[int] = dataclasses.field(default_factory=set)
-    first_byte: dict[int, float] = dataclasses.field(default_factory=dict)
-    sizes: dict[int, int] = dataclasses.field(default_factory=dict)
+    progress: dict[int, _Written] = dataclasses.field(default_factory=dict)
 
 
 class Driver:
@@ -60,6 +69,7 @@ class Driver:
 
     Attributes:
       failure: what ended the engine's thread; None while it lives.
+      capacity, held: rows that may wait and run, and that do.
       on_failure: is called once where the thread fails.
     """
 
@@ -67,7 +77,7 @@ class Driver:
         self.engine, self.failure = engine, None
         self.on_failure: Callable[[], None] = lambda: None
         self.capacity = engine.rows + queue_length
-        self._metrics, self._jobs, self._held = metrics, set(), 0
+        self._metrics, self._jobs, self.held = metrics, set(), 0
         self._orders: queue.SimpleQueue = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = None
@@ -85,11 +95,6 @@ class Driver:
         self._orders.put(self._stop)
         await asyncio.wait([asyncio.wrap_future(self._thread)], timeout=_LAST_DISPATCH)
 
-    @property
-    def held(self) -> int:
-        """Rows that wait or run."""
-        return self._held
-
     async def submit(self, job: Job) -> None:
         """Have the rows of a job continued. Raises Refused where there is no place for them, or one is wrong."""
         if self.failure is not None:
@@ -97,12 +102,12 @@ class Driver:
         if len(job.rows) > self.capacity:
             message = f"prompts times n is {len(job.rows)}: this server holds {self.capacity} rows"
             raise Refused(400, message, "n")
-        if self._held + len(job.rows) > self.capacity:
-            raise Refused(429, f"{self._held} rows run and wait, of {self.capacity} at most: try again later")
+        if self.held + len(job.rows) > self.capacity:
+            raise Refused(429, f"{self.held} rows run and wait, of {self.capacity} at most: try again later")
         job.running = set(range(len(job.rows)))
         job.accepted = self._loop.create_future()
         self._jobs.add(job)
-        self._held += len(job.rows)
+        self.held += len(job.rows)
         self._orders.put(lambda: self._submit(job))
         try:
             await job.accepted
@@ -124,7 +129,7 @@ class Driver:
 
     def _leave(self, job: Job) -> None:
         self._jobs.discard(job)
-        self._held -= len(job.running)
+        self.held -= len(job.running)
         job.running.clear()
 
     def _refuse(self, job: Job, refusal: Refused) -> None:
@@ -146,21 +151,22 @@ class Driver:
             job.events.put_nowait((index, progress))
             if progress.finish is not None:
                 job.running.discard(index)
-                self._held -= 1
+                self.held -= 1
         self._jobs = {job for job in self._jobs if job.running}
 
     def _measure(self, job: Job, index: int, progress, now: float) -> None:
         metrics, size = self._metrics, len(progress.bytes)
-        if size and index not in job.first_byte:
-            job.first_byte[index] = now
-            metrics.first_byte.observe(now - job.began)
-        job.sizes[index] = job.sizes.get(index, 0) + size
         metrics.generated_bytes.add(size)
         metrics.trunk_calls.add(sum(byte.commit for byte in progress.bytes), kind="commit")
         metrics.trunk_calls.add(sum(byte.scratchpad for byte in progress.bytes), kind="scratchpad")
-        # The first bytes of a row come in one dispatch; what they took is the latency of the first byte.
-        if progress.finish is not None and job.sizes[index] > 1:
-            metrics.per_byte.observe((now - job.first_byte[index]) / (job.sizes[index] - 1))
+        if size and index not in job.progress:
+            job.progress[index] = _Written(now, size)
+            metrics.first_byte.observe(now - job.began)
+        if written := job.progress.get(index):
+            written.total += size
+            # The bytes that came with the first one took no time of their own.
+            if progress.finish is not None and written.total > written.first:
+                metrics.per_byte.observe((now - written.began) / (written.total - written.first))
 
     def _fail(self, error: BaseException) -> None:
         self.failure = error

@@ -133,7 +133,7 @@ async function* events(body) {
   }
 }
 
-function summary(facts, began, firstByte, now) {
+function summary(facts, limit, began, firstByte, now) {
   const commits = facts.filter((fact) => fact.commit).length;
   const scratchpads = facts.filter((fact) => fact.scratchpad).length;
   const seconds = (now - began) / 1000;
@@ -142,7 +142,8 @@ function summary(facts, began, firstByte, now) {
   return (
     `${facts.length} bytes in ${seconds.toFixed(2)} s: ${(facts.length / seconds).toFixed(1)} bytes per second, the ` +
     `first after ${((firstByte - began) / 1000).toFixed(2)} s; ${commits} commits and ${scratchpads} scratchpads: ` +
-    `${calls} trunk calls per byte`
+    `${calls} trunk calls per byte` +
+    (facts.length > limit ? `; the first ${limit} bytes are drawn` : "")
   );
 }
 
@@ -210,7 +211,7 @@ function start() {
     }
     drawing.end();
     if (reason === "stop") problem = "the model or a stop string ended the text";
-    say(summary(sent, began, firstByte, performance.now()) + (problem && ` (${problem})`));
+    say(summary(sent, drawing.limit, began, firstByte, performance.now()) + (problem && ` (${problem})`));
   }
 
   by("form").addEventListener("submit", async (event) => {

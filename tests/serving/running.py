@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import signal
 import threading
 import time
 
@@ -19,13 +20,13 @@ PATIENCE = 20.0
 class Running:
     """A server that answers, with `engine` behind it."""
 
-    def __init__(self, engine, **options):
+    def __init__(self, engine, drain_seconds=PATIENCE, **options):
         self.engine = engine
         self.app = app.create(engine, MODEL, options.pop("score", fake.score), **options)
         self.service = self.app.state.service
         self._bound = server.bind("127.0.0.1", 0)
         self.url, self.port = server.url(self._bound), self._bound.getsockname()[1]
-        self.server = server.Server(self.app, drain_seconds=PATIENCE)
+        self.server = server.Server(self.app, drain_seconds=drain_seconds)
         self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._bound]})
 
     def __enter__(self):
@@ -42,9 +43,9 @@ class Running:
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
-    def soon(self, function):
-        """Call a function in the server's loop."""
-        self.server._loop.call_soon_threadsafe(function)
+    def signal(self):
+        """What a signal to the process would do."""
+        self.server.handle_exit(signal.SIGTERM, None)
 
     def client(self, **options):
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE, **options)

@@ -24,7 +24,7 @@ def test_a_server_drains(start):
     running = start(fake.Engine(rows=2, per_step=1, delay=0.002))
     stream = begin(running, prompt="a", max_tokens=200, stream=True)
     wait_until(lambda: running.engine.submitted)
-    running.soon(running.server.drain)
+    running.signal()
     wait_until(lambda: running.service.draining)
     assert running.ask("GET", "/health")[::2] == (503, b'{"status":"draining"}')
     status, headers, body = running.ask("POST", "/v1/completions", {"prompt": "b"})
@@ -39,11 +39,11 @@ def test_a_server_drains(start):
 
 
 def test_draining_ends_where_its_time_is_over(start):
-    running = start(fake.Engine(rows=2))
-    running.engine.paused, running.server._drain_seconds = True, 0.05
+    running = start(fake.Engine(rows=2), drain_seconds=0.05)
+    running.engine.paused = True
     waiting = [begin(running, prompt="a"), begin(running, prompt="b", stream=True)]
     wait_until(lambda: len(running.engine.submitted) == 2)
-    running.soon(running.server.drain)
+    running.signal()
     whole, stream = [connection.getresponse() for connection in waiting]
     assert whole.status == 503 and b"the server has stopped" in whole.read() and b"has stopped" in stream.read()
     for connection in waiting:
@@ -57,8 +57,8 @@ def test_asked_twice_a_server_ends_at_once(start):
     running.engine.paused = True
     connection = begin(running, prompt="a")
     wait_until(lambda: running.engine.submitted)
-    running.soon(running.server.drain)
-    running.soon(running.server.drain)
+    running.signal()
+    running.signal()
     running.join()
     connection.close()
     assert running.server.cut

@@ -142,8 +142,7 @@ def test_a_failed_engine_is_said_to_all_who_wait(start):
 
 
 def test_a_client_of_a_stream_gets_the_failure_as_an_error(start):
-    running = start(fake.Engine(rows=2, per_step=1))
-    running.engine.delay = 0.001
+    running = start(fake.Engine(rows=2, per_step=1, delay=0.001))
     stream = iter(running.client().completions.create(model=MODEL, prompt="a", max_tokens=60_000, stream=True))
     next(stream)
     running.engine.failing = True
