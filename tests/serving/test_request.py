@@ -23,7 +23,7 @@ def read(body: bytes) -> request.Request | None:
     try:
         asked = request.read(body, request.USUAL)
     except Refused as refusal:
-        assert refusal.status == 400 and str(refusal).isprintable() and len(str(refusal)) < 1000
+        assert refusal.status == 400 and str(refusal).isprintable() and len(str(refusal)) <= 1000
         json.dumps(refusal.body()).encode()
         return None
     assert 1 <= len(asked.options) <= request.USUAL.n
