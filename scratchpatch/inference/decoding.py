@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import sampling
 from scratchpatch.model import weights as weights_lib
-from scratchpatch.model.steps import Cache, Reading, Steps, Thought, where
+from scratchpatch.model.cache import Cache, Reading, Thought
+from scratchpatch.model.steps import Steps, where
+from scratchpatch.patching import step as step_lib
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.
 _BUCKETS = 4
@@ -57,7 +58,7 @@ class Written:
       entropy_BT: float32, nats, of the byte as decisions saw it; NaN where they saw none.
       commit_BT, scratchpad_BT: bool, whether a patch ended, or the context was refreshed, right before the byte.
       alternative_BTK, alternative_log_probability_BTK: the likeliest tokens and their nats, the likeliest first.
-      ticks, trunk_calls: int32, of the whole call: how often rows read a byte, and how often some of them ran the trunk.
+      ticks, trunk_calls: int32, of the whole call: how often rows read a byte, and how often some ran the trunk.
       slots: int32, rows that the trunk ran for, added up.
     """
 
@@ -80,7 +81,7 @@ class Programs:
 
     Attributes:
       separate: weights -> parameters layer by layer, in the form that the others take.
-      empty: parameters, rows (static) -> Cache.
+      empty: parameters, rows (static), dial (of `patching.step.dial`, or None) -> Cache.
       board: parameters, rows (static) -> Board of rows that nothing is in.
       chunk: parameters, Cache (donated), tokens_BC -> Cache.
       place: Board (donated), row, Cache of one row, token -> Board with that row.
@@ -116,8 +117,9 @@ def programs(config, mesh) -> Programs:
     def form():
         return nnx.split(jax.eval_shape(build, abstract))[0]
 
-    def empty(parameters, rows: int) -> Cache:
-        return steps(parameters).empty(rows)
+    def empty(parameters, rows: int, dial=None) -> Cache:
+        cache = steps(parameters).empty(rows)
+        return cache if dial is None else dataclasses.replace(cache, patching=step_lib.dial(cache.patching, *dial))
 
     def board(parameters, rows: int) -> Board:
         model = steps(parameters)

@@ -6,6 +6,7 @@ Legend: B rows.
 import collections
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable
 
 import jax
@@ -22,6 +23,8 @@ from scratchpatch.model import weights as weights_lib
 _CHUNKS = (16, 64, 256)
 # Chunks that are read between two calls while other rows wait to go on.
 _CHUNKS_BETWEEN = 4
+# Gain of a controller that steers to a rate, in models whose own trigger has none.
+_GAIN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Progress:
 
 @dataclasses.dataclass
 class Work:
-    """What the engine has done so far: bytes written, ticks of its loop, calls of the trunk, and rows in those calls."""
+    """What an engine has done: bytes read and written, ticks of its loop, calls of the trunk, rows in those calls."""
 
     bytes: int = 0
     prompt_bytes: int = 0
@@ -136,18 +139,45 @@ class Engine:
         """Whether nothing was submitted that has not ended."""
         return not self._waiting and not self.running
 
-    def submit(self, prompt: bytes, options: Options = Options()) -> int:
-        """A ticket for the continuation of `prompt`. Raises UserError for options that cannot be used."""
+    def submit(self, prompt: bytes, options: Options) -> int:
+        """A ticket for the continuation of `prompt`. Raises UserError for options that cannot be used.
+
+        A scratchpad_threshold holds as it is, and a rate steers the threshold of the model from there, both without
+        the budget of scratchpads, as `LanguageModel.override` has it.
+        """
         options.check()
-        if options.patch_threshold is not None:
-            raise UserError(
-                "patch_threshold moves how many commits a row may keep, which is settled when the engine is made: use "
-                "a model of LanguageModel.override(patching__threshold=...)"
-            )
+        self._check_dial(options)
         bos = self.model.vocabulary.bos
         row = _Row(next(self._tickets), options, [bos, *prompt], bytes(prompt), stops=Stops(options.stop))
         self._waiting.append(row)
         return row.ticket
+
+    def _check_dial(self, options: Options) -> None:
+        if options.patch_threshold is not None:
+            raise UserError(
+                f"patch_threshold = {options.patch_threshold} moves how many commits a row may keep, which is settled "
+                "for all rows at the start: use a model of LanguageModel.override(patching__threshold=...)"
+            )
+        kind = self.model.config.trigger.kind
+        if (options.scratchpad_threshold is not None or options.rate is not None) and not kind.startswith("entropy"):
+            name = "rate" if options.scratchpad_threshold is None else "scratchpad_threshold"
+            raise UserError(
+                f"{name} = {getattr(options, name)}: trigger.kind = {kind!r} of this model asks no threshold; leave "
+                f"{name} out, or use a model of LanguageModel.override(trigger__kind='entropy')"
+            )
+
+    def _dial(self, options: Options) -> tuple | None:
+        """Arguments of `patching.step.dial` for one row; None: the model's own trigger."""
+        if self.model.config.trigger.kind == "none" or self.model.config.model.trunk.kind == "none":
+            return None
+        threshold, rate, trigger = options.scratchpad_threshold, options.rate, self.model.config.trigger
+        turned = threshold is not None or rate is not None
+        numbers = (
+            math.nan if threshold is None else threshold,
+            0.0 if rate is None else trigger.gain or _GAIN,
+            0.0 if rate is None else rate,
+        )
+        return *(np.full(self._shares, number, np.float32) for number in numbers), np.full(self._shares, turned)
 
     def cancel(self, ticket: int) -> None:
         """End a row without further word of it; its place is free at the next step."""
@@ -215,7 +245,7 @@ class Engine:
         row.start = windows.start(position, self._window)
         if fresh:
             self.work.prompt_bytes += len(row.prompt)
-        cache = self._programs.empty(self._parameters, rows=self._shares)
+        cache = self._programs.empty(self._parameters, rows=self._shares, dial=self._dial(row.options))
         return _Prefill(row, cache, row.start, fresh)
 
     def _read_chunk(self, prefill: _Prefill) -> bool:

@@ -41,6 +41,15 @@ class Kept:
         return Kept(write(self.keys, k_BCHK), write(self.values, v_BCHK))
 
 
+def ring_places(position_BC, valid_BC, places: int) -> jax.Array:
+    """int32 [B, C]: where each position lies in a ring; `places`, which is nowhere, for those that later ones replace.
+
+    valid_BC: bool; positions that are not come last in their row, and lie nowhere.
+    """
+    latest_B1 = position_BC[:, :1] + valid_BC.sum(axis=1, keepdims=True, dtype=jnp.int32) - 1
+    return jnp.where(valid_BC & (position_BC > latest_B1 - places), position_BC % places, places)
+
+
 def window(q_BCHK, k_BCHK, v_BCHK, ring: Kept, position_BC, start_BC, valid_BC) -> tuple[jax.Array, Kept]:
     """`attention.window` of the next C positions of each row, and the ring with their keys and values.
 
@@ -52,9 +61,7 @@ def window(q_BCHK, k_BCHK, v_BCHK, ring: Kept, position_BC, start_BC, valid_BC) 
       valid_BC: bool; those that are not come last, and leave nothing in the ring.
     """
     places = ring.keys.shape[2]
-    latest_B1 = position_BC[:, :1] + valid_BC.sum(axis=1, keepdims=True, dtype=jnp.int32) - 1
-    last_BC = valid_BC & (position_BC > latest_B1 - places)
-    later = ring.put(k_BCHK, v_BCHK, jnp.where(last_BC, position_BC % places, places))
+    later = ring.put(k_BCHK, v_BCHK, ring_places(position_BC, valid_BC, places))
     place_w = jnp.arange(places, dtype=jnp.int32)
     scale = q_BCHK.shape[-1] ** -0.5
     if q_BCHK.shape[1] == 1:

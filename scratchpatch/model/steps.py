@@ -15,6 +15,7 @@ from scratchpatch import config as config_lib, precision
 from scratchpatch.kernels import cached
 from scratchpatch.kernels.cached import Kept
 from scratchpatch.model.byte_lm import ByteLM
+from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
 from scratchpatch.model.pooling import PatchBytes, take
 from scratchpatch.patching import step as step_lib
@@ -23,89 +24,6 @@ from scratchpatch.patching.rows import Rows
 
 # Slots that a chunk gives to the trunk at a time.
 _GROUP = 64
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-    """All that the next byte of each row depends on; what a model has no use for is None.
-
-    Attributes:
-      position_B: int32, tokens read in the row.
-      start_B: int32, position of the open document's BOS, or 0 where the row begins inside a document.
-      recent_Bg: int32, the last tokens, for n-grams.
-      encoder, head, decoder: rings of the byte tiers, one per layer.
-      entropy_model: the cache of the entropy model.
-      patching: what decisions depend on.
-      patch: what pooling reads of the last M bytes; the byte at position n lies at n mod M.
-      trunk: keys and values of the row's commits, one per layer, and of nothing else.
-      commits_B: int32, how many those are.
-      earlier_B: int32, how many of them belong to earlier documents of the row.
-      context: what bytes read of the latest slot: arrays whose first axis is the row.
-    """
-
-    position_B: jax.Array
-    start_B: jax.Array
-    recent_Bg: jax.Array
-    encoder: tuple[Kept, ...]
-    decoder: tuple[Kept, ...]
-    head: tuple[Kept, ...] = ()
-    entropy_model: "Cache | None" = None
-    patching: step_lib.State | None = None
-    patch: PatchBytes | None = None
-    trunk: tuple[Kept, ...] = ()
-    commits_B: jax.Array | None = None
-    earlier_B: jax.Array | None = None
-    context: tuple | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What reading C positions of each row gave; the fields of decisions are None without a trunk.
-
-    Attributes:
-      position_BC, start_BC: int32, in the row: of the byte, and of its document's first.
-      valid_BC: bool; positions that are not come last in their row.
-      hidden_BCd: the encoder's states.
-      entropy_BC: float32, nats, that decisions read; NaN where there is none.
-      commit_BC, scratchpad_BC: bool.
-      patch_bytes_BC: int32, bytes of the open patch, this one included.
-      seen_from_BC, seen_to_BC: int32, the commits of the row that a slot here attends to.
-      bytes: what pooling reads of the M bytes before the first position and of these [B, M + C, d]; None of a single
-        position, whose patch the cache has.
-    """
-
-    position_BC: jax.Array
-    start_BC: jax.Array
-    valid_BC: jax.Array
-    hidden_BCd: jax.Array
-    entropy_BC: jax.Array
-    commit_BC: jax.Array | None = None
-    scratchpad_BC: jax.Array | None = None
-    patch_bytes_BC: jax.Array | None = None
-    seen_from_BC: jax.Array | None = None
-    seen_to_BC: jax.Array | None = None
-    bytes: PatchBytes | None = None
-
-    @property
-    def slot_BC(self) -> jax.Array:
-        """bool: whether the trunk runs here."""
-        return self.commit_BC | self.scratchpad_BC
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Thought:
-    """What the trunk said of one slot of each row.
-
-    Attributes:
-      keys_and_values: (keys, values), arrays [B, 1, G, K], of each layer.
-      context: what bytes read of the slot, as in `Cache`.
-    """
-
-    keys_and_values: tuple
-    context: tuple
 
 
 class Steps(nnx.Module):
@@ -184,7 +102,8 @@ class Steps(nnx.Module):
         g = cache.recent_Bg.shape[1]
         tokens_BT = jnp.concatenate([cache.recent_Bg, tokens_BC], axis=1)
         offset_BT = jnp.pad(position_BC - start_BC, ((0, 0), (g, 0)))
-        window = Rows(tokens_BT, jnp.zeros_like(offset_BT), offset_BT, tokens_BT != self.vocabulary.pad, self.vocabulary)
+        valid_BT = tokens_BT != self.vocabulary.pad
+        window = Rows(tokens_BT, jnp.zeros_like(offset_BT), offset_BT, valid_BT, self.vocabulary)
         recent_Bg = take(tokens_BT, new_B[:, None] + jnp.arange(g, dtype=jnp.int32))
         place = _Place(position_BC, start_BC, valid_BC)
         hidden_BCd, encoder = place.through(self.encoder_layers, self.encoder.embed(window)[:, g:], cache.encoder)
@@ -218,7 +137,7 @@ class Steps(nnx.Module):
             if tokens_BC.shape[1] > 1:
                 bytes_ = jax.tree.map(functools.partial(_joined, cache.position_B), cache.patch, views)
             later["patch"] = jax.tree.map(functools.partial(_put, position_BC, valid_BC), cache.patch, views)
-        if rows and tokens_BC.shape[1] == 1:
+        if tokens_BC.shape[1] == 1:
             fresh_B = (position_BC == start_BC)[:, 0] & valid_BC[:, 0]
             later["context"] = where(fresh_B, self._null(rows), cache.context)
         reading = dataclasses.replace(
@@ -312,13 +231,13 @@ class Steps(nnx.Module):
         order_BC = jnp.full((rows, length + group), length, jnp.int32)
         order_BC = order_BC.at[jnp.arange(rows)[:, None], rank_BC].set(n_BC, mode="drop")
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
-        null = self._null(rows)
-        # What bytes read of each position's slot, of the slot before the chunk, and of none.
-        table = jax.tree.map(
-            lambda old, none: jnp.concatenate([jnp.zeros_like(old[:, None].repeat(length, 1)), old[:, None], none[:, None]], 1),
-            cache.context,
-            null,
-        )
+
+        def rooms(old, null):
+            room = jnp.zeros((rows, length, *old.shape[1:]), old.dtype)
+            return jnp.concatenate([room, old[:, None], null[:, None]], axis=1)
+
+        # What bytes read of the slot at each position, of the slot before the chunk, and of none.
+        table = jax.tree.map(rooms, cache.context, self._null(rows))
 
         def run(state):
             done, trunk, table = state
@@ -350,14 +269,19 @@ class Steps(nnx.Module):
         _, trunk, table = jax.lax.while_loop(lambda state: state[0] < most, run, (jnp.int32(0), cache.trunk, table))
         latest_BC = jax.lax.cummax(jnp.where(slot_BC, n_BC, -1), axis=1)
         first_BC = reading.start_BC - reading.position_BC[:, :1]
-        index_BC = jnp.where(latest_BC >= jnp.maximum(first_BC, 0), latest_BC, jnp.where(first_BC < 0, length, length + 1))
+        none_BC = jnp.where(first_BC < 0, length, length + 1)
+        index_BC = jnp.where(latest_BC >= jnp.maximum(first_BC, 0), latest_BC, none_BC)
         count_B = reading.valid_BC.sum(axis=1)
         last_B = _last(index_BC, count_B, jnp.full((rows,), length))
         context = jax.tree.map(lambda x: take(x, last_B[:, None])[:, 0], table)
-        return dataclasses.replace(cache, trunk=trunk, context=context), jax.tree.map(lambda x: take(x, index_BC), table)
+        contexts = jax.tree.map(lambda x: take(x, index_BC), table)
+        return dataclasses.replace(cache, trunk=trunk, context=context), contexts
 
     def _slots(self, patch, index_BNM, reading: Reading, trunk, attend):
-        """Slot states [B, N, D], from what pooling reads of bytes at these places; attend: (q, k, v, a layer's cache)."""
+        """Slot states [B, N, D], from what pooling reads of bytes at these places.
+
+        attend: (queries, keys, values, a layer's part of `trunk`) -> what the slots read.
+        """
         last_BNd = self.pooling.norm(reading.hidden_BCd)
         pooled_BNd = last_BNd
         if self.pooling.gathers:
@@ -433,7 +357,6 @@ def _joined(position_B, ring_BMd, new_BCd):
 
 def _put(position_BC, valid_BC, ring_BMd, new_BCd):
     """The ring with the last M of the new bytes."""
-    limit = ring_BMd.shape[1]
-    latest_B1 = position_BC[:, :1] + valid_BC.sum(axis=1, keepdims=True, dtype=jnp.int32) - 1
-    place_BC = jnp.where(valid_BC & (position_BC > latest_B1 - limit), position_BC % limit, limit)
-    return ring_BMd.at[jnp.arange(ring_BMd.shape[0])[:, None], place_BC].set(new_BCd.astype(ring_BMd.dtype), mode="drop")
+    row_B1 = jnp.arange(ring_BMd.shape[0])[:, None]
+    place_BC = cached.ring_places(position_BC, valid_BC, ring_BMd.shape[1])
+    return ring_BMd.at[row_B1, place_BC].set(new_BCd.astype(ring_BMd.dtype), mode="drop")

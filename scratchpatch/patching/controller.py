@@ -98,22 +98,28 @@ class Standing:
       threshold_B: float32 [B], nats, that the latest byte was held against; the opening before the row's first byte.
       log_B: float32 [B], the logarithm of that threshold; read where gain > 0.
       fired_B: int32 [B], firings since the threshold last moved; read where gain > 0.
+      gain_B, rate_B: float32 [B], as in `fire`; rows may differ.
     """
 
     opening_B: jax.Array
     threshold_B: jax.Array
     log_B: jax.Array
     fired_B: jax.Array
+    gain_B: jax.Array
+    rate_B: jax.Array
 
 
-def initial(threshold, batch: int) -> Standing:
-    """The start of rows whose documents start at this threshold: float32, nats, a scalar or [B]."""
-    opening_B = jnp.broadcast_to(jnp.asarray(threshold, jnp.float32), (batch,))
+def initial(threshold, gain, rate, batch: int) -> Standing:
+    """The start of rows: threshold (float32, nats, at which their documents start), gain and rate as in `fire`, each a
+    scalar or [B].
+    """
+    numbers = (jnp.asarray(x, jnp.float32) for x in (threshold, gain, rate))
+    opening_B, gain_B, rate_B = (jnp.broadcast_to(number, (batch,)) for number in numbers)
     zero_B = jnp.zeros((batch,), jnp.float32)
-    return Standing(opening_B, opening_B, zero_B, zero_B.astype(jnp.int32))
+    return Standing(opening_B, opening_B, zero_B, zero_B.astype(jnp.int32), gain_B, rate_B)
 
 
-def step(standing: Standing, score_B, eligible_B, offset_B, vocabulary: Vocabulary, gain: float, rate: float):
+def step(standing: Standing, score_B, eligible_B, offset_B, vocabulary: Vocabulary):
     """What `fire` decides, for one byte of each row, none of them PAD.
 
     Args:
@@ -121,17 +127,16 @@ def step(standing: Standing, score_B, eligible_B, offset_B, vocabulary: Vocabula
       score_B: float32 [B], nats.
       eligible_B: bool [B].
       offset_B: int32 [B], of this byte in its document.
-      gain, rate: as in `fire`.
     Returns:
       fired_B bool [B]; the new standing, whose threshold_B this byte was held against.
     """
-    if gain == 0:
-        return (score_B > standing.opening_B) & eligible_B, standing
+    gain, rate = standing.gain_B, standing.rate_B
     opening_B = _opening(standing.opening_B, vocabulary)
     moves_B = offset_B % CHUNK == 0
     moved_B = _moved(standing.log_B, standing.fired_B, opening_B, gain, rate, vocabulary)
     log_B = jnp.where(offset_B == 0, opening_B, jnp.where(moves_B, moved_B, standing.log_B))
-    threshold_B = jnp.exp(log_B)
+    # Without a controller the threshold is the opening itself, which a logarithm may round or not have.
+    threshold_B = jnp.where(gain == 0, standing.opening_B, jnp.exp(log_B))
     fired_B = (score_B > threshold_B) & eligible_B
     count_B = jnp.where(moves_B, 0, standing.fired_B) + fired_B
     return fired_B, dataclasses.replace(standing, threshold_B=threshold_B, log_B=log_B, fired_B=count_B)
@@ -142,7 +147,7 @@ def _opening(threshold, vocabulary: Vocabulary):
     return jnp.log(jnp.clip(threshold, LOWEST, math.log(vocabulary.rows)))
 
 
-def _moved(log, fired, opening, gain: float, rate: float, vocabulary: Vocabulary):
+def _moved(log, fired, opening, gain, rate, vocabulary: Vocabulary):
     """The logarithm of the threshold after CHUNK bytes of which so many fired."""
     low, high = jnp.maximum(opening - gain * SLACK, math.log(LOWEST)), math.log(math.log(vocabulary.rows))
     return jnp.clip(log + gain * (fired - rate * CHUNK), low, high)

@@ -49,11 +49,8 @@ def step(patching, tail: Rows, signals: Signals, standing: controller.Standing, 
     asked_BK, score_BK = _rule(patching, tail, signals)
     asked_B, offset_B = asked_BK[:, -1], tail.offset_BL[:, -1]
     if score_BK is not None:
-        gain, rate = patching.gain, 1 / patching.patch_bytes
-        eligible_B = tail.valid_BL[:, -1]
-        fired_B, standing = controller.step(
-            standing, score_BK[:, -1], eligible_B, offset_B, tail.vocabulary, gain, rate
-        )
+        valid_B = tail.valid_BL[:, -1]
+        fired_B, standing = controller.step(standing, score_BK[:, -1], valid_B, offset_B, tail.vocabulary)
         asked_B |= fired_B
     if patching.kind not in _REGULAR:
         asked_B, since_B = chop_step(asked_B, since_B, offset_B, patching.max_patch_bytes)

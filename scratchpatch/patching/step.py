@@ -33,6 +33,7 @@ class State:
       patch_bytes_B: int32, bytes of the open patch; 0 after a commit.
       since_B: int32, bytes since the patchifier last asked for a commit, chopping left out.
       commit_slack_B, scratchpad_slack_B: int32, see `budget.step`.
+      unbounded_B: bool, rows whose scratchpads no budget bounds.
       patching, trigger: where the controllers stand, and the thresholds at which the row's documents start.
     """
 
@@ -43,6 +44,7 @@ class State:
     since_B: jax.Array
     commit_slack_B: jax.Array
     scratchpad_slack_B: jax.Array
+    unbounded_B: jax.Array
     patching: controller.Standing
     trigger: controller.Standing
 
@@ -85,9 +87,25 @@ def initial(config, thresholds: Thresholds, batch: int) -> State:
         since_B=zero_B,
         commit_slack_B=zero_B,
         scratchpad_slack_B=zero_B,
-        patching=controller.initial(thresholds.patching, batch),
-        trigger=controller.initial(thresholds.trigger, batch),
+        unbounded_B=jnp.zeros((batch,), bool),
+        patching=controller.initial(thresholds.patching, config.patching.gain, 1 / config.patching.patch_bytes, batch),
+        trigger=controller.initial(thresholds.trigger, config.trigger.gain, config.trigger.rate, batch),
     )
+
+
+def dial(state: State, threshold_B, gain_B, rate_B, turned_B) -> State:
+    """The state before a row's first byte, with a trigger of other numbers in the rows that are turned (bool [B]).
+
+    Their scratchpads have no budget: only commits take up room that was set aside.
+
+    Args:
+      threshold_B: float32, nats; NaN: as it is.
+      gain_B, rate_B: float32, see `controller.fire`.
+    """
+    old, batch = state.trigger, threshold_B.shape[0]
+    new = controller.initial(jnp.where(jnp.isnan(threshold_B), old.opening_B, threshold_B), gain_B, rate_B, batch)
+    trigger = jax.tree.map(lambda new, old: jnp.where(turned_B, new, old), new, old)
+    return dataclasses.replace(state, trigger=trigger, unbounded_B=turned_B)
 
 
 def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[State, Decision]:
@@ -121,7 +139,8 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
         wish_B, trigger = triggers.step(
             config.trigger, recent, patch_bytes_B, valid_B & ~commit_B, signals, state.trigger
         )
-        scratchpad_B, scratchpad_slack_B = budget.step(scratchpad_slack_B, wish_B, offset_B, capacity)
+        granted_B, scratchpad_slack_B = budget.step(scratchpad_slack_B, wish_B, offset_B, capacity)
+        scratchpad_B = jnp.where(state.unbounded_B, wish_B, granted_B)
     after = State(
         offset_B=offset_B + 1,
         tokens_BK=tokens_BK[:, 1:],
@@ -130,6 +149,7 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
         since_B=since_B,
         commit_slack_B=commit_slack_B,
         scratchpad_slack_B=scratchpad_slack_B,
+        unbounded_B=state.unbounded_B,
         patching=patching,
         trigger=trigger,
     )

@@ -45,8 +45,7 @@ def step(trigger, tail: Rows, patch_bytes_B, eligible_B, signals: Signals, stand
     asked_BK, score_BK = _rule(trigger, tail, patch_bytes_B[:, None], signals)
     if score_BK is None:
         return eligible_B & asked_BK[:, -1], standing
-    offset_B, gain, rate = tail.offset_BL[:, -1], trigger.gain, trigger.rate
-    return controller.step(standing, score_BK[:, -1], eligible_B, offset_B, tail.vocabulary, gain, rate)
+    return controller.step(standing, score_BK[:, -1], eligible_B, tail.offset_BL[:, -1], tail.vocabulary)
 
 
 def _rule(trigger, rows: Rows, patch_bytes_BL, signals: Signals):
