@@ -25,8 +25,8 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 quick.compile_quickly()
 compilation_cache.enable()
-# Tracing makes many small objects, among as many that live as long as the process: collecting garbage as often as Python
-# does by itself is a fifth of it.
+# Tracing makes many small objects, among as many that live as long as the process: to collect garbage as often as
+# Python does by itself takes a fifth of it.
 gc.freeze()
 gc.set_threshold(50_000, 20, 100)
 # Simulated devices, for the tests of meshes; in this process alone, not in those that tests start.

@@ -24,7 +24,7 @@ SMALL = {
     "model.d_byte": 16,
     "model.encoder.layers": 1,
     "model.encoder.heads": 2,
-    # Layers here take a quarter of a step's compilation; the step of written numbers in tests/test_end_to_end.py has one.
+    # Layers here take a quarter of a step's compilation; the step of written numbers, end to end, has one.
     "model.entropy_head.layers": 0,
     "model.pooling.heads": 2,
     "model.trunk.layers": 1,

@@ -251,7 +251,7 @@ def test_a_workdir_that_one_process_alone_sees_is_refused(tmp_path):
 
 
 def test_a_drill_ends_as_a_calm_run(tmp_path):
-    """The coordinator of two processes dies, and the newest checkpoint is damaged; `python -m tests.drill` does more."""
+    """The first of two processes dies, and the newest step is damaged; `python -m tests.drill` is the long one."""
     (said,) = drill.drill(tmp_path, ["flip"], steps=40, processes=2, seed=1)
     assert "process 0 was ended by SIGKILL" in said and "with a bit flipped; resumed at step" in said
 

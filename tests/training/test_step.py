@@ -18,8 +18,8 @@ from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.patching import reference
 
-# Stride decides from no float, so meshes cannot round their way to another layout. A head with layers takes a quarter of
-# the compilation, and they are those of the other byte tiers.
+# Stride decides from no float, so meshes cannot round their way to another layout. The layers of a head are those of
+# other byte tiers, and would take a quarter of the compilation.
 FIELDS = {"trigger.kind": "stride", "trigger.stride": 2, "model.entropy_head.layers": 0}
 ROWS_BM = tiny.batch(rows=8)
 # Both controllers, and a bound on the gradient that bites.
