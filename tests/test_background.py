@@ -39,7 +39,7 @@ def test_a_failed_audit_is_reported_while_the_step_compiles(tmp_path, monkeypatc
     monkeypatch.setattr(background, "start", lambda work: compiling.append(start(work)) or compiling[0])
     try:
         with pytest.raises(UserError, match="it leaks"):
-            train(runs.config(tmp_path), tmp_path / "run")
+            train(runs.config(tmp_path, runs.SHALLOW), tmp_path / "run")
         assert not compiling[0].done()
     finally:
         asked.set()
