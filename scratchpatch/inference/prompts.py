@@ -138,10 +138,10 @@ def _prompt(line: bytes, number: int, defaults: Options) -> Prompt:
     return Prompt(number, _data(value), options, value.get("id"))
 
 
-def check(options: Options) -> None:
-    """Raises UserError as `Options.check` does, which names options as flags and lines do."""
+def check(options: Options, checked: Callable[[Options], None] = Options.check) -> None:
+    """Raises UserError as `checked` does, but names options as flags and lines do."""
     try:
-        options.check()
+        checked(options)
     except UserError as error:
         raise UserError(str(error).replace("scratchpad_threshold", "threshold")) from None
 
@@ -234,12 +234,15 @@ def continue_file(engine, path: str, out: Path, survey: Survey, defaults: Option
       defaults: see `read`; without a patch_threshold, which is the engine's model's.
       made_of: see `results.Results`.
     Returns:
-      Counts of this call: rows in all, written (the rest was there), bytes, seconds, and what the engine did.
+      rows; written, those of this call; and of this call bytes (of which stop strings may take some back), seconds,
+      bytes_per_second, trunk_calls_per_byte and rows_per_trunk_call.
+
+    Raises UserError, before anything is written, where a line turns a dial that the model lacks; and see `Results`.
     """
     if survey.dialled is not None:
         number, options = survey.dialled
         try:
-            engine.check(options)
+            check(options, engine.check)
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
     began = time.monotonic()

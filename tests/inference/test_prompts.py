@@ -114,6 +114,15 @@ def test_a_survey_counts_lines_and_finds_the_first_dial(tmp_path):
     assert prompts.survey(path, dataclasses.replace(DEFAULTS, seed=9)).sha256 != seen.sha256
 
 
+def test_a_dial_that_the_model_lacks_is_named_before_anything_is_written(tmp_path):
+    path = write(tmp_path, {"prompt": "a"}, {"prompt": "b", "threshold": 1.0})
+    engine = Engine(language_model().override({"trigger.kind": "none"}), rows=3)
+    seen = prompts.survey(path, DEFAULTS)
+    with pytest.raises(UserError, match=r"line 2: threshold = 1.0: trigger.kind = 'none' of this model asks no thresh"):
+        prompts.continue_file(engine, path, tmp_path / "out.jsonl", seen, DEFAULTS, {})
+    assert list(tmp_path.iterdir()) == [path]
+
+
 TEXTS = [b"the ", b"", b"\xff\xc3(", b"the ", some_bytes(75), b"a", b"caf\xc3"]
 
 
@@ -139,9 +148,8 @@ def together():
 
 def test_rows_are_what_generate_makes_of_a_list(together):
     # Three at a time, whose program is compiled already.
-    wanted = [
-        made for k in (0, 3) for made in language_model().generate(TEXTS[k : k + 3], 6, DEFAULTS.seed + k, temperature=1.0)
-    ]
+    lm, seed = language_model(), DEFAULTS.seed
+    wanted = [made for k in (0, 3) for made in lm.generate(TEXTS[k : k + 3], 6, seed + k, temperature=1.0)]
     assert [data(together[k + 1]) for k in range(6)] == wanted
     assert [together[k + 1]["bytes"] for k in range(6)] == [len(x) for x in wanted]
     assert [together[k + 1]["seed"] for k in range(len(TEXTS))] == [5 + k for k in range(len(TEXTS))]
