@@ -8,6 +8,7 @@ then each byte shows its hex value.
 from __future__ import annotations
 
 import base64
+import codecs
 import dataclasses
 import html
 import math
@@ -77,6 +78,26 @@ def visible(data: bytes) -> str:
     nothing = np.zeros(len(data), bool)
     shown = glyphs(Passage(data, np.full(len(data), np.nan), nothing, nothing))
     return "".join(glyph + "\n" * (byte == 0x0A) for glyph, byte in zip(shown, data, strict=True))
+
+
+class Visible:
+    """What `visible` makes of bytes that come piece by piece: a character waits for its last byte."""
+
+    def __init__(self):
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._open = b""
+
+    def push(self, piece: bytes) -> str:
+        """The text of all bytes up to here that was not given before, but for a character that is still open."""
+        data = self._open + piece
+        self._decoder.decode(piece)
+        self._open, _ = self._decoder.getstate()
+        return visible(data[: len(data) - len(self._open)])
+
+    def end(self) -> str:
+        """The text of a character that stayed open."""
+        rest, self._open = self._open, b""
+        return visible(rest)
 
 
 def to_html(passage: Passage) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import time
 import types
@@ -10,6 +11,7 @@ import pytest
 from absl import logging
 
 from scratchpatch import cli, config
+from scratchpatch.inference.options import Options
 from scratchpatch.serving.request import Limits
 
 
@@ -88,11 +90,25 @@ def test_generate_keeps_every_byte(capfdbinary, generating, workdir, tmp_path):
     raw = tmp_path / "prompt"
     raw.write_bytes(bytes(range(256)))
     argv = ["generate", f"--workdir={workdir}", f"--prompt_file={raw}", "--max_bytes=3"]
-    assert cli.main([*argv, "--temperature=0.5", "--seed=4"]) == 0
+    sampled = ["--temperature=0.5", "--top_k=9", "--top_p=0.75", "--min_p=0.25", "--repetition_penalty=1.5", "--seed=4"]
+    dial = ["--threshold=inf", "--stop=\n\n", f"--stop={os.fsdecode(bytes([255]))}", "--step=7"]
+    assert cli.main([*argv, *sampled, *dial]) == 0
+    defaults = dataclasses.asdict(Options(max_bytes=3))
+    changed = {"temperature": 0.5, "top_k": 9, "top_p": 0.75, "min_p": 0.25, "repetition_penalty": 1.5, "seed": 4}
+    changed |= {"scratchpad_threshold": math.inf, "stop": (b"\n\n", b"\xff")}
     assert calls == [
-        (workdir, b"caf\xe9 \xff", 3, {"temperature": 0.0, "seed": 0}),
-        (workdir, bytes(range(256)), 3, {"temperature": 0.5, "seed": 4}),
+        (workdir, None, b"caf\xe9 \xff", defaults),
+        (workdir, 7, bytes(range(256)), defaults | changed),
     ]
+
+
+def test_generate_says_what_it_cost(capfdbinary, generating, workdir):
+    generating(b"x" * 8)
+    assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x", "--stats"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert out == b"x" * 8 and err.count(b"\n") == 1
+    assert err.startswith(b"8 bytes in ")
+    assert err.endswith(b"; trunk calls per byte: 0.500 (0.250 commits, 0.250 scratchpads)\n")
 
 
 def test_account_prints_its_table_or_json(capsys, stand_in, config_file):
