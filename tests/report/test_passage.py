@@ -152,11 +152,8 @@ def test_bytes_of_which_nothing_is_known_are_visible():
 
 
 # Pieces of bytes, among them many that begin, continue or break a character.
-_PIECES = st.lists(
-    st.one_of(
-        st.binary(max_size=3), st.text(max_size=3).map(str.encode), st.sampled_from([b"\xe2", b"\x82", b"\xac", b"\xf0"])
-    )
-)
+_PARTS_OF_CHARACTERS = st.sampled_from([b"\xe2", b"\x82", b"\xac", b"\xf0"])
+_PIECES = st.lists(st.one_of(st.binary(max_size=3), st.text(max_size=3).map(str.encode), _PARTS_OF_CHARACTERS))
 
 
 @given(_PIECES)
