@@ -14,7 +14,7 @@ import numpy as np
 
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.inference import decoding, sampling, windows
+from scratchpatch.inference import decoding, sampling, utf8, windows
 from scratchpatch.inference.options import MOST_LOGPROBS, Options
 from scratchpatch.inference.stops import Stops
 from scratchpatch.model import weights as weights_lib
@@ -52,7 +52,7 @@ class Progress:
     """What a row wrote since the last time.
 
     finish: None while it goes on; 'stop' where the model ended the document or a stop string came; 'length' where
-    max_bytes were written.
+    max_bytes were written, or are too few to complete the character that a prompt of valid_utf8 leaves open.
     """
 
     ticket: int
@@ -143,19 +143,20 @@ class Engine:
         return not self._waiting and not self.running
 
     def submit(self, prompt: bytes, options: Options) -> int:
-        """A ticket for the continuation of `prompt`. Raises UserError for options that cannot be used.
+        """A ticket for the continuation of `prompt`. Raises UserError as `check` does.
 
         A scratchpad_threshold holds as it is, and a rate steers the threshold of the model from there, both without
         the budget of scratchpads, as `LanguageModel.override` has it.
         """
-        options.check()
-        self._check_dial(options)
+        self.check(options)
         bos = self.model.vocabulary.bos
         row = _Row(next(self._tickets), options, [bos, *prompt], bytes(prompt), stops=Stops(options.stop))
         self._waiting.append(row)
         return row.ticket
 
-    def _check_dial(self, options: Options) -> None:
+    def check(self, options: Options) -> None:
+        """Raises UserError for options that cannot be used with this model."""
+        options.check()
         if options.patch_threshold is not None:
             raise UserError(
                 f"patch_threshold = {options.patch_threshold} moves how many commits a row may keep, which is settled "
@@ -280,7 +281,9 @@ class Engine:
         for t in range(count):
             token = int(written.token_BT[place, t])
             if token == bos:
-                finish = "stop"
+                # Inside a character, the end stands for a budget that cannot complete it: see `inference.utf8`.
+                end = bytes(row.tokens[1:][-3:]) if row.options.valid_utf8 else b""
+                finish = "stop" if utf8.state_after(end) == utf8.ACCEPT else "length"
                 break
             row.tokens.append(token)
             row.held.append(self._byte(place, t, row, written))
