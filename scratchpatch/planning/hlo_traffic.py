@@ -41,9 +41,13 @@ def _of_computation(computations, name: str) -> float:
             total += _of_computation(computations, called["to_apply"][0])
         elif line.opcode == "fusion":
             total += _of_fusion(computations[called["calls"][0]], line, types)
+        elif line.type.startswith("(("):
+            # The type of a slice that is fetched ahead is ((source), destination, ...).
+            slice_ = [m[0] for m in _ARRAY.finditer(line.type)][len(hlo.operands(line))]
+            total += _size(slice_, _fast(types[hlo.operands(line)[0]])) + _size(slice_)
         elif line.opcode.endswith("-start"):
-            # The type of these is (destination, source, ...).
-            total += _size(_first(line.type)) + sum(_size(types[o]) for o in hlo.operands(line))
+            # That of others names source and destination.
+            total += _size(line.type)
         elif line.opcode not in _NAMING and not line.opcode.endswith("-done"):
             total += _of_operation(line, types)
     return total
@@ -94,10 +98,6 @@ def _of_fusion(fused: list[Line], line: Line, types: dict[str, str]) -> float:
         else:
             total += _size(type_)
     return total
-
-
-def _first(type_: str) -> str:
-    return _ARRAY.search(type_)[0]
 
 
 def _fast(type_: str) -> bool:

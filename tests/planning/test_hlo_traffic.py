@@ -51,6 +51,10 @@ OPERATIONS = {
     "a product": ("%d = f32[64,64]{1,0} dot(%x, %x)", 2 * WHOLE + 64 * 64 * 4),
     "into fast memory": ("%a = f32[64,128]{1,0:T(8,128)S(1)} negate(%x)", WHOLE),
     "fetched ahead": ("%c = (f32[64,128]{1,0:S(1)}, f32[64,128]{1,0}, u32[]{:S(2)}) copy-start(%x)", WHOLE),
+    "a part fetched ahead": (
+        "%c = ((f32[64,128]{1,0}), f32[4,128]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:4], [0:128]}",
+        ROWS,
+    ),
     "fetched": ("%c = f32[64,128]{1,0:S(1)} copy-done(%x)", 0),
     "rows looked up": ("%r = f32[4,128]{1,0} fusion(%x, %i), kind=kCustom, calls=%taken.1", 2 * ROWS + INDEX),
     "rows changed in place": (
