@@ -6,11 +6,14 @@ import jax
 import numpy as np
 import pytest
 
+from scratchpatch import sharding
 from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.inference import decoding
 from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.options import Options
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.planning import hlo
 from tests import tiny
 
 FIELDS = {
@@ -30,8 +33,9 @@ MESHES = ({"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "sequence": 2})
 def write(model, rows: int):
     """The engine, and per prompt (bytes, log-probabilities) of what it writes."""
     engine = Engine(model, rows=rows, ticks=8)
+    dials = {4: {"scratchpad_threshold": 3.0}}
     tickets = [
-        engine.submit(prompt, Options(max_bytes=6 + i, temperature=float(i % 2), seed=i))
+        engine.submit(prompt, Options(max_bytes=6 + i, temperature=float(i % 2), seed=i, **dials.get(i, {})))
         for i, prompt in enumerate(PROMPTS)
     ]
     written = {ticket: [] for ticket in tickets}
@@ -68,3 +72,14 @@ def test_weights_spread_over_a_mesh_write_the_same_where_they_lie(sizes):
     # A device has its share of the parameters, which no program changes, and of the rows.
     assert shares(engine._parameters) == shares(weights) and max(shares(weights)) < 0.45
     assert shares(engine._board.cache) == {1 / 8}
+
+
+def test_to_separate_the_layers_sends_nothing():
+    config = tiny.config(FIELDS | {f"mesh.{axis}": size for axis, size in MESHES[0].items()})
+    mesh, form = mesh_lib.make(config), decoding.form(config)
+    _, weights = weights_lib.abstract(config)
+    place = functools.partial(jax.tree.map, lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s))
+    places = sharding.state_shardings(form.abstract, mesh)
+    weights = place(weights, weights_lib.shardings(config, mesh))
+    program = jax.jit(form.separate, out_shardings=places).lower(weights).compile()
+    assert not hlo.collectives(program.as_text(), dict(mesh.shape))
