@@ -12,7 +12,7 @@ import stat
 import time
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,14 +77,16 @@ def size_and_checksum(file: BinaryIO, seen: Callable[[bytes], None] | None = Non
     return [size, checksum]
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file such that readers, and a kill at any moment, see the old text or the new one; of several writers at
-    once the last one's stays, whole. Raises OSError with this path; the old text is then still there.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write in the place of another one, such that readers, and a kill at any moment, see the old one or the
+    new one; of several writers at once the last one's stays, whole. Raises OSError with this path; the old file is then
+    still there, as it is where the context is left by an error.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -95,6 +97,12 @@ def replace_text(path: Path, text: str) -> None:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     sweep(path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text in the place of a file, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -18,7 +18,7 @@ _RATE_SECONDS, _SAMPLE_SECONDS = 30.0, 0.5
 
 
 class Progress:
-    """Shows position, rate in kB/s, loss in BPB, and time left of work of `total` units, `first` of them done before.
+    """Shows position, bytes a second, loss in BPB, and time left of work of `total` units, `first` of them done before.
 
     On a terminal a bar on standard error; elsewhere log lines: the first at once, then one every ten seconds or every
     twentieth of the work, whichever is rarer. Use it as a context manager; leaving it logs a summary. unit: "B" where
@@ -47,7 +47,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         seconds = time.monotonic() - self._start
-        rate = f", {self._bytes / seconds / 1e3:.1f} kB/s" if self._bytes and seconds else ""
+        rate = f", {_speed(self._bytes / seconds)}" if self._bytes and seconds else ""
         state = "done" if self._done >= self._total else "stopped"
         logging.info("%s %s: %s%s in %s%s", self._label, state, self._position(), rate, _clock(seconds), self._loss())
 
@@ -93,11 +93,16 @@ class Progress:
             return self._loss()
         since, bytes_before, done_before = self._samples[0]
         seconds = max(now - since, 1e-9)
-        measures = f"{self._loss()}, {(self._bytes - bytes_before) / seconds / 1e3:.1f} kB/s"
+        measures = f"{self._loss()}, {_speed((self._bytes - bytes_before) / seconds)}"
         if self._done > done_before:
             left = (self._total - self._done) * seconds / (self._done - done_before)
             measures += f", {_clock(left)} left"
         return measures
+
+
+def _speed(bytes_per_second: float) -> str:
+    slow = bytes_per_second < 1000
+    return f"{bytes_per_second:.0f} B/s" if slow else f"{bytes_per_second / 1e3:.1f} kB/s"
 
 
 def _clock(seconds: float) -> str:

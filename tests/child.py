@@ -199,8 +199,15 @@ def _between_files(number: int, strike) -> None:
     _after_call(paths, "publish", number, strike)
 
 
+def _after_rows(number: int, strike) -> None:
+    """Some rows of a file of prompts have ended and are stored, and others are being continued."""
+    from scratchpatch.inference.results import Results
+
+    _after_call(Results, "add", number, strike)
+
+
 def _after_call(module, name: str, number: int, strike) -> None:
-    """Just after the `number`-th call of a module's function."""
+    """Just after the `number`-th call of a function of a module or a class."""
     function, calls = getattr(module, name), []
 
     def strike_then(*arguments):
@@ -224,4 +231,5 @@ _MOMENTS = {
     "shard": _before_a_summary,
     "publish": _between_files,
     "meta": _after_meta,
+    "rows": _after_rows,
 }

@@ -42,7 +42,7 @@ def test_slow_work_reports_every_twentieth_only(clock, lines):
             clock.now += 3600.0
             bar.advance(1, 10, 1.0)
     assert len(lines()) == 20 + 1
-    assert lines()[1] == "training: 22/40 steps (55%), 1.000 BPB, 0.0 kB/s, 18:00:00 left"
+    assert lines()[1] == "training: 22/40 steps (55%), 1.000 BPB, 0 B/s, 18:00:00 left"
 
 
 def test_compilation_and_the_past_do_not_count_into_the_rate(clock, lines):
@@ -53,7 +53,7 @@ def test_compilation_and_the_past_do_not_count_into_the_rate(clock, lines):
             clock.now += 1.0
             bar.advance(1, 1000)
     assert lines()[-2].endswith(", 1.0 kB/s, 0:20 left")
-    assert lines()[-1].startswith("evaluating stopped: 180/200 B (90%), 0.2 kB/s in 11:00")
+    assert lines()[-1].startswith("evaluating stopped: 180/200 B (90%), 242 B/s in 11:00")
 
 
 def test_an_exception_passes_and_the_summary_says_stopped(lines):
@@ -74,7 +74,7 @@ def test_nothing_done_yet_leaves_the_time_unknown(clock, lines):
         bar.advance(0, 0)
         clock.now += 20.0
         bar.advance(0, 0)
-    assert lines()[:2] == ["evaluating: 0/0 B (100%)", "evaluating: 0/0 B (100%), 0.0 kB/s"]
+    assert lines()[:2] == ["evaluating: 0/0 B (100%)", "evaluating: 0/0 B (100%), 0 B/s"]
 
 
 class Terminal(io.StringIO):

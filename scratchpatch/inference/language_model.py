@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +20,14 @@ from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
+from scratchpatch.inference.engine import Byte, Engine
+from scratchpatch.inference.options import Options
 from scratchpatch.model import loss as loss_lib, weights as weights_lib
 
 # Tokens of one call of the compiled pass: enough to keep the cores busy.
 _TOKENS_PER_CALL = 8192
+# Prompts that are continued side by side.
+_ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,8 @@ class LanguageModel:
     def __init__(self, config, weights: dict[str, Any], step: int = 0):
         self.config, self.weights, self.step = config, weights, step
         self.vocabulary = config_lib.vocabulary(config)
-        self._pass = _compile(config, mesh_lib.of(weights))
+        self._positions = _compile(config, mesh_lib.of(weights))
+        self._engines: dict[int, Engine] = {}
 
     def score(self, data: bytes) -> np.ndarray:
         """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
@@ -89,28 +94,61 @@ class LanguageModel:
         names = ("entropy", "commit", "scratchpad")
         return Segmentation(**{name: np.concatenate([getattr(p, name) for p in parts])[1:] for name in names})
 
-    def generate(self, prompt: bytes = b"", max_bytes: int = 256, temperature: float = 0.0, seed: int = 0) -> bytes:
-        """Bytes that continue `prompt`; ends early where the model ends the document.
+    def generate(
+        self, prompt: bytes | Sequence[bytes] = b"", max_bytes: int = 256, seed: int = 0, **options: Any
+    ) -> bytes | list[bytes]:
+        """Bytes that continue `prompt`; of several prompts a list, continued side by side.
 
-        The prefix is computed anew for every byte, by the windows that `score` reads. Temperature 0 takes the likeliest
-        byte. Raises UserError for a negative temperature, max_bytes or seed.
+        A row ends early where the model ends the document, or at a stop string. What it holds depends on its prompt,
+        its options and its seed alone; of several prompts the k-th has the seed `seed + k`. Its bytes have the
+        probabilities that `score` gives them, also beyond the window: see `inference.engine`.
+
+        options: further fields of `inference.options.Options`, such as temperature=0.8, stop=b"\\n", valid_utf8=True
+          or scratchpad_threshold=1.0. Raises UserError for values that cannot be used.
         """
-        if temperature < 0 or max_bytes < 0 or seed < 0:
-            raise UserError(
-                f"temperature = {temperature}, max_bytes = {max_bytes} and seed = {seed} must not be negative"
-            )
-        rng, bos = np.random.default_rng(seed), self.vocabulary.bos
-        tokens = [*self._tokens(prompt)]
-        for _ in range(max_bytes):
-            *_, window = windows.plan(len(tokens), self.config.data.window)
-            row = windows.Text(np.array(tokens[window.start :], np.int32), self.vocabulary)
-            length = windows.row_length(len(row), self.config.data.window)
-            logits_V = np.asarray(self._pass.logits(self.weights, row.read(0, length)[None], len(row) - 1))
-            choice = _choose(logits_V.astype(np.float64)[: bos + 1], temperature, rng)
-            if choice == bos:
-                break
-            tokens.append(choice)
-        return bytes(tokens[1 + len(prompt) :])
+        if isinstance(prompt, bytes):
+            return bytes(byte.value for byte in self.stream(prompt, max_bytes, seed, **options))
+        model, options = self._dialled(max_bytes, options)
+        engine = model.engine(min(max(len(prompt), 1), _ROWS))
+        tickets = [engine.submit(each, dataclasses.replace(options, seed=seed + k)) for k, each in enumerate(prompt)]
+        made = {ticket: b"" for ticket in tickets}
+        while not engine.idle:
+            for progress in engine.step():
+                made[progress.ticket] += bytes(byte.value for byte in progress.bytes)
+        return list(made.values())
+
+    def stream(self, prompt: bytes = b"", max_bytes: int = 256, seed: int = 0, **options: Any) -> Iterator[Byte]:
+        """The bytes of `generate` as they come, each with its log-probability and the decisions before it."""
+        model, options = self._dialled(max_bytes, options)
+        engine = model.engine(1)
+        ticket = engine.submit(prompt, dataclasses.replace(options, seed=seed))
+        try:
+            while not engine.idle:
+                for progress in engine.step():
+                    yield from progress.bytes
+        finally:
+            # Whoever reads may have stopped before the end.
+            engine.cancel(ticket)
+
+    def engine(self, rows: int) -> Engine:
+        """An engine for so many rows; made once for a number of rows."""
+        if rows not in self._engines:
+            # One at a time: it holds the caches of its rows.
+            self._engines = {rows: Engine(self, rows)}
+        return self._engines[rows]
+
+    def _dialled(self, max_bytes: int, fields: dict[str, Any]) -> tuple[LanguageModel, Options]:
+        """The model whose patchifier has the threshold that the options name, and the rest of the options."""
+        if isinstance(fields.get("stop"), bytes):
+            fields = fields | {"stop": (fields["stop"],)}
+        if unknown := fields.keys() - {field.name for field in dataclasses.fields(Options)}:
+            raise UserError(f"no such option of generate: {', '.join(sorted(unknown))}; see inference/options.py")
+        options = Options(max_bytes=max_bytes, **fields)
+        options.check()
+        if options.patch_threshold is None:
+            return self, options
+        model = self.override(patching__threshold=options.patch_threshold)
+        return model, dataclasses.replace(options, patch_threshold=None)
 
     def override(self, changes: dict[str, Any] | None = None, **more: Any) -> LanguageModel:
         """A copy with other config fields on the same parameters.
@@ -137,7 +175,7 @@ class LanguageModel:
     def with_weights(self, weights: dict[str, Any], step: int) -> LanguageModel:
         """The same model at another moment of its training."""
         later = copy.copy(self)
-        later.weights, later.step = weights, step
+        later.weights, later.step, later._engines = weights, step, {}
         return later
 
     def positions(self, stream) -> Iterator[Positions]:
@@ -150,7 +188,7 @@ class LanguageModel:
             part = [windows.window(k, len(stream), length) for k in range(i, min(i + batch, total))]
             rows = np.stack([stream.read(w.start, length + 1) for w in part])
             rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=self.vocabulary.pad)
-            answers = jax.device_get(self._pass.positions(self.weights, rows))
+            answers = jax.device_get(self._positions(self.weights, rows))
             where = [(r, slice(w.first - w.start, w.first - w.start + w.count)) for r, w in enumerate(part)]
             yield Positions(**{k: np.concatenate([v[r, s] for r, s in where]) for k, v in answers.items()})
 
@@ -158,21 +196,17 @@ class LanguageModel:
         return np.concatenate([[self.vocabulary.bos], np.frombuffer(data, np.uint8)]).astype(np.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pass:
-    positions: Callable
-    logits: Callable
-
-
-def _compile(config, mesh) -> _Pass:
+def _compile(config, mesh) -> Callable:
     if mesh is not None:
         config = mesh_lib.settled(config, mesh)
     return _compile_definition(weights_lib.abstract(config)[0], mesh)
 
 
 @functools.lru_cache(maxsize=16)
-def _compile_definition(definition, mesh) -> _Pass:
-    """One for all models of a definition, whatever their weights and thresholds."""
+def _compile_definition(definition, mesh) -> Callable:
+    """What the model says at each position of rows: one program for all models of a definition, whatever their weights
+    and thresholds.
+    """
 
     def positions(weights, tokens_RM):
         tokens_RL, targets_RL = tokens_RM[:, :-1], tokens_RM[:, 1:]
@@ -194,26 +228,12 @@ def _compile_definition(definition, mesh) -> _Pass:
             "since": layout.rows.offset_BL + 1,
         }
 
-    def logits(weights, tokens_1L, position):
-        tokens_RL = jnp.broadcast_to(tokens_1L, (mesh_lib.row_shares(mesh), tokens_1L.shape[1]))
-        return weights_lib.merge(definition, weights)(tokens_RL).logits_BLV[0, position]
+    compiled = jax.jit(positions, out_shardings=mesh_lib.everywhere(mesh))
+    if mesh is None:
+        return compiled
 
-    def on_mesh(function):
-        compiled = jax.jit(function, out_shardings=mesh_lib.everywhere(mesh))
-        if mesh is None:
-            return compiled
+    def run(*arguments):
+        with jax.set_mesh(mesh):
+            return compiled(*arguments)
 
-        def run(*arguments):
-            with jax.set_mesh(mesh):
-                return compiled(*arguments)
-
-        return run
-
-    return _Pass(on_mesh(positions), on_mesh(logits))
-
-
-def _choose(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    p = np.exp((logits - logits.max()) / temperature)
-    return int(rng.choice(len(p), p=p / p.sum()))
+    return run

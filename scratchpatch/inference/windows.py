@@ -43,6 +43,11 @@ def plan(positions: int, length: int) -> Iterator[Window]:
     return (window(k, positions, length) for k in range(count(positions, length)))
 
 
+def start(position: int, length: int) -> int:
+    """Where the window starts that answers for a position."""
+    return max((position - length) // _stride(length) + 1, 0) * _stride(length)
+
+
 def _stride(length: int) -> int:
     return max(length // 2, 1)
 

@@ -92,10 +92,14 @@ class Encoder(nnx.Module):
 
     def __call__(self, rows: Rows, probe_BLd=None) -> jax.Array:
         """Byte states [B, L, d]. `probe_BLd` is added to the embedding (the audit differentiates by it)."""
-        x_BLd = self.embedding(rows.tokens_BL)
-        if self.ngrams is not None:
-            x_BLd = x_BLd + self.ngrams(rows)
-        x_BLd = constrain(x_BLd.astype(self.dtype), "encoder.embedding", "local_rows", "positions", None)
+        x_BLd = self.embed(rows)
         if probe_BLd is not None:
             x_BLd = x_BLd + probe_BLd.astype(self.dtype)
         return self.layers(x_BLd, rows)
+
+    def embed(self, rows: Rows) -> jax.Array:
+        """What the layers read of each byte [B, L, d]."""
+        x_BLd = self.embedding(rows.tokens_BL)
+        if self.ngrams is not None:
+            x_BLd = x_BLd + self.ngrams(rows)
+        return constrain(x_BLd.astype(self.dtype), "encoder.embedding", "local_rows", "positions", None)

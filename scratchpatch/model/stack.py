@@ -45,26 +45,24 @@ class Stack(nnx.Module):
 
     def __call__(self, x, apply: Callable):
         """Thread x through the layers: x = apply(layer, x)."""
-        return self.with_cache(x, None, lambda layer, x, _: (apply(layer, x), None))[0]
-
-    def with_cache(self, x, cache, apply: Callable):
-        """Thread x through the layers, each of which reads its own part of a cache and leaves a new one.
-
-        cache: a tree of arrays whose first axis is the layer; None: there is none. apply: (layer, x, its part of the
-        cache) -> (x, its new part). Returns (x, the new cache).
-        """
         if not self.layers:
-            return x, cache
+            return x
         definition, parameters = nnx.split(self.block)
 
-        def body(x, of_layer):
-            layer_parameters, layer_cache = of_layer
-            return apply(nnx.merge(definition, layer_parameters), x, layer_cache)
+        def body(x, layer_parameters):
+            return apply(nnx.merge(definition, layer_parameters), x), None
 
         if self.remat != "none":
             # XLA inlines a scan of one layer, and would then share what is to be recomputed.
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=self.layers == 1 or _UNROLL)
-        return jax.lax.scan(body, x, (parameters, cache), unroll=self.layers if _UNROLL else 1)
+        return jax.lax.scan(body, x, parameters, unroll=self.layers if _UNROLL else 1)[0]
+
+    def separate(self) -> tuple[nnx.Module, ...]:
+        """The layers one by one, each with a copy of its part of the parameters."""
+        if not self.layers:
+            return ()
+        definition, parameters = nnx.split(self.block)
+        return tuple(nnx.merge(definition, jax.tree.map(lambda x, i=i: x[i], parameters)) for i in range(self.layers))
 
 
 def window_block(name: str, config, heads: int, depth: int, dtype, rngs: nnx.Rngs) -> layers.Block:

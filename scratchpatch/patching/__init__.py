@@ -7,5 +7,6 @@
     controller   a threshold that follows a target rate
     budget       how many of each a document may have made
     slots        masks to the trunk's queries, in arrays of static size
-    layout       all of these in order: `decide`
+    layout       all of these in order, for whole rows: `decide`
+    step         the same decisions one byte after the other: `step`
 """

@@ -1,4 +1,7 @@
-"""Patchifiers: where patches end. Legend: B rows, L byte positions."""
+"""Patchifiers: where patches end. `request` decides whole rows, `step` one byte of each.
+
+Legend: B rows, L byte positions, K the last positions of rows that are read byte by byte.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,9 @@ import jax.numpy as jnp
 from scratchpatch.patching import controller, scores
 from scratchpatch.patching.rows import Rows
 from scratchpatch.patching.scores import Signals
+
+# Kinds whose patches have one size.
+_REGULAR = ("byte", "fixed")
 
 
 def request(patching, rows: Rows, signals: Signals, threshold):
@@ -18,36 +24,74 @@ def request(patching, rows: Rows, signals: Signals, threshold):
       threshold: float32 scalar, nats.
     Returns:
       request_BL bool [B, L]; threshold_BL float32 [B, L], see `controller.fire`.
+    """
+    asked_BL, score_BL = _rule(patching, rows, signals)
+    threshold_BL = jnp.broadcast_to(threshold, rows.tokens_BL.shape)
+    if score_BL is not None:
+        gain, rate = patching.gain, 1 / patching.patch_bytes
+        fired_BL, threshold_BL = controller.fire(score_BL, rows.valid_BL, rows, threshold, gain, rate)
+        asked_BL |= fired_BL
+    if patching.kind not in _REGULAR:
+        asked_BL = chop(asked_BL, rows, patching.max_patch_bytes)
+    return rows.valid_BL & asked_BL, threshold_BL
+
+
+def step(patching, tail: Rows, signals: Signals, standing: controller.Standing, since_B):
+    """What `request` decides, for one byte of each row, none of them PAD.
+
+    Args:
+      tail: the last bytes of each row, [B, K], see `rows.tail`.
+      signals: of these bytes, [B, K].
+      standing, since_B: what this function returned for the byte before; at the row's start `controller.initial` and 0.
+    Returns:
+      request_B bool [B]; the new standing; since_B int32 [B], bytes since the patchifier last asked, chopping left out.
+    """
+    asked_BK, score_BK = _rule(patching, tail, signals)
+    asked_B, offset_B = asked_BK[:, -1], tail.offset_BL[:, -1]
+    if score_BK is not None:
+        valid_B = tail.valid_BL[:, -1]
+        fired_B, standing = controller.step(standing, score_BK[:, -1], valid_B, offset_B, tail.vocabulary)
+        asked_B |= fired_B
+    if patching.kind not in _REGULAR:
+        asked_B, since_B = chop_step(asked_B, since_B, offset_B, patching.max_patch_bytes)
+    return tail.valid_BL[:, -1] & asked_B, standing, since_B
+
+
+def _rule(patching, rows: Rows, signals: Signals):
+    """What the patchifier says of each byte, from the byte and at most `scores.LOOK_BACK` before it.
+
+    Returns:
+      asked_BL: bool [B, L], where it asks whatever the threshold.
+      score_BL: float32 [B, L], nats: it also asks where the score exceeds the threshold; None where it has none.
     Sources: fixed, the entropy kinds: BLT (arXiv 2412.09871; entropy_and_jump
     is its code's `threshold_add`, whose third byte never ends a patch); whitespace: SpaceByte (arXiv 2404.14408).
     """
-    threshold_BL = jnp.broadcast_to(threshold, rows.tokens_BL.shape)
-    kind, valid_BL = patching.kind, rows.valid_BL
+    kind, score_BL = patching.kind, None
     if kind == "byte":
-        return valid_BL, threshold_BL
-    if kind == "fixed":
+        asked_BL = rows.valid_BL
+    elif kind == "fixed":
         p = patching.patch_bytes
-        return valid_BL & (rows.offset_BL % p == p - 1), threshold_BL
-    if kind == "whitespace":
-        request_BL = scores.word_end(rows) & valid_BL
+        asked_BL = rows.offset_BL % p == p - 1
+    elif kind == "whitespace":
+        asked_BL = scores.word_end(rows)
     elif kind == "random":
-        request_BL = valid_BL & (scores.chance(rows) < 1 / patching.patch_bytes)
+        asked_BL = scores.chance(rows) < 1 / patching.patch_bytes
     else:
-        request_BL, threshold_BL = _uncertain(patching, rows, signals.entropy_BL, threshold)
+        asked_BL, score_BL = jnp.zeros_like(rows.valid_BL), _uncertainty(patching, rows, signals.entropy_BL)
     if patching.commit_bos:
-        request_BL |= _opening(kind, rows)
-    return valid_BL & chop(request_BL, rows, patching.max_patch_bytes), threshold_BL
+        asked_BL |= _opening(kind, rows)
+    return asked_BL & rows.valid_BL, score_BL
 
 
-def _uncertain(patching, rows: Rows, entropy_BL, threshold):
-    """Where the entropy, or its jump, exceeds the threshold; and that threshold by byte."""
-    kind, eligible_BL = patching.kind, rows.valid_BL
+def _uncertainty(patching, rows: Rows, entropy_BL) -> jax.Array:
+    """The entropy, or its jump, in nats; -inf where it must not decide."""
+    kind = patching.kind
     score_BL = scores.entropy_jump(entropy_BL, rows) if kind == "entropy_jump" else entropy_BL
     if kind == "entropy_and_jump":
-        eligible_BL &= scores.entropy_jump(entropy_BL, rows) > patching.jump
+        score_BL = jnp.where(scores.entropy_jump(entropy_BL, rows) > patching.jump, score_BL, -jnp.inf)
     if patching.commit_bos and kind != "entropy":
-        eligible_BL &= rows.offset_BL > (2 if kind == "entropy_and_jump" else 1)
-    return controller.fire(score_BL, eligible_BL, rows, threshold, patching.gain, 1 / patching.patch_bytes)
+        score_BL = jnp.where(rows.offset_BL > (2 if kind == "entropy_and_jump" else 1), score_BL, -jnp.inf)
+    return score_BL
 
 
 def _opening(kind: str, rows: Rows) -> jax.Array:
@@ -64,3 +108,9 @@ def chop(request_BL: jax.Array, rows: Rows, limit: int) -> jax.Array:
     n_L = jnp.arange(request_BL.shape[1], dtype=jnp.int32)
     length_BL = n_L - jnp.where(last_BL < 0, rows.start_BL - 1, last_BL)
     return request_BL | (length_BL % limit == 0)
+
+
+def chop_step(request_B: jax.Array, since_B: jax.Array, offset_B: jax.Array, limit: int):
+    """What `chop` adds for one byte of each row; and the bytes since the last request, chopping left out."""
+    length_B = jnp.where(offset_B == 0, 0, since_B) + 1
+    return request_B | (length_B % limit == 0), jnp.where(request_B, 0, length_B)

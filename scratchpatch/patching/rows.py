@@ -48,6 +48,23 @@ class Rows:
         return self.valid_BL & ((next_BL == bos) | (next_BL == pad))
 
 
+def tail(tokens_BK: jax.Array, offset_B: jax.Array, vocabulary: Vocabulary) -> Rows:
+    """The last K positions of rows that are read byte by byte, as rows of their own.
+
+    A rule that is evaluated on them and reads at most K - 1 bytes back says of the last position what it says of that
+    position in the whole row. Positions before the last one's document have offsets below 0, and of them, or of what
+    is further back, nothing is said.
+
+    Args:
+      tokens_BK: int32 [B, K], the last of them this byte.
+      offset_B: int32 [B], of this byte in its document.
+    """
+    last = tokens_BK.shape[1] - 1
+    n_K = jnp.arange(last + 1, dtype=jnp.int32)
+    start_BK = jnp.broadcast_to((last - offset_B)[:, None], tokens_BK.shape)
+    return Rows(tokens_BK, start_BK, n_K - start_BK, tokens_BK != vocabulary.pad, vocabulary)
+
+
 def pack(tokens_BL: jax.Array, vocabulary: Vocabulary) -> Rows:
     """The rows that hold these tokens, int32 [B, L]."""
     n_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)

@@ -1,6 +1,7 @@
 """What patchifiers and triggers look at: entropies, their jumps, white space, chance.
 
-Every function decides at byte n from bytes <= n of the same document alone. Legend: B rows, L byte positions.
+Every function decides at byte n from byte n and at most `LOOK_BACK` bytes before it in the same document. Legend: B
+rows, L byte positions.
 """
 
 import dataclasses
@@ -10,11 +11,16 @@ import jax.numpy as jnp
 
 from scratchpatch.patching.rows import Rows
 
+LOOK_BACK = 2
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Signals:
-    """What decisions may read of each byte: the entropy of the next one, float32, in nats; None where none reads it."""
+    """What decisions may read of each byte: the entropy of the next one, float32, in nats; None where none reads it.
+
+    The arrays are [B, L], or [B] where one byte of each row is decided (see `step`).
+    """
 
     entropy_BL: jax.Array | None = None
 

@@ -1,4 +1,8 @@
-"""Triggers: where a scratchpad refreshes the context inside a patch. Legend: B rows, L byte positions."""
+"""Triggers: where a scratchpad refreshes the context inside a patch. `request` decides whole rows, `step` one byte of
+each.
+
+Legend: B rows, L byte positions, K the last positions of rows that are read byte by byte.
+"""
 
 import jax.numpy as jnp
 
@@ -18,23 +22,48 @@ def request(trigger, rows: Rows, patch_start_BL, eligible_BL, signals: Signals, 
       threshold: float32 scalar, nats.
     Returns:
       request_BL bool [B, L]; threshold_BL float32 [B, L], see `controller.fire`.
+    """
+    n_L = jnp.arange(rows.tokens_BL.shape[1], dtype=jnp.int32)
+    asked_BL, score_BL = _rule(trigger, rows, n_L - patch_start_BL + 1, signals)
+    if score_BL is not None:
+        return controller.fire(score_BL, eligible_BL, rows, threshold, trigger.gain, trigger.rate)
+    return eligible_BL & asked_BL, jnp.broadcast_to(threshold, rows.tokens_BL.shape)
+
+
+def step(trigger, tail: Rows, patch_bytes_B, eligible_B, signals: Signals, standing: controller.Standing):
+    """What `request` decides, for one byte of each row, none of them PAD.
+
+    Args:
+      tail: the last bytes of each row, [B, K], see `rows.tail`.
+      patch_bytes_B: int32 [B], bytes of the open patch, this one included.
+      eligible_B: bool [B], as in `request`.
+      signals: of the last bytes, [B, K].
+      standing: what this function returned for the byte before; at the row's start `controller.initial`.
+    Returns:
+      request_B bool [B]; the new standing.
+    """
+    asked_BK, score_BK = _rule(trigger, tail, patch_bytes_B[:, None], signals)
+    if score_BK is None:
+        return eligible_B & asked_BK[:, -1], standing
+    return controller.step(standing, score_BK[:, -1], eligible_B, tail.offset_BL[:, -1], tail.vocabulary)
+
+
+def _rule(trigger, rows: Rows, patch_bytes_BL, signals: Signals):
+    """What the trigger says of each byte, from the byte, at most `scores.LOOK_BACK` before it and the open patch's
+    length: a mask, bool [B, L], or a score to hold against the threshold, float32 [B, L], nats; the other is None.
+
     Sources: entropy (a threshold on the entropy), stride, whitespace:
     Scratchpad Patching (arXiv 2605.09630, app. E.2); the others are ours.
     """
-    threshold_BL = jnp.broadcast_to(threshold, rows.tokens_BL.shape)
     kind = trigger.kind
-    if kind == "none":
-        return jnp.zeros_like(eligible_BL), threshold_BL
-    if kind == "every":
-        return eligible_BL, threshold_BL
+    if kind == "entropy":
+        return None, signals.entropy_BL
+    if kind == "entropy_jump":
+        return None, scores.entropy_jump(signals.entropy_BL, rows)
     if kind == "stride":
-        k = trigger.stride
-        n_L = jnp.arange(rows.tokens_BL.shape[1], dtype=jnp.int32)
-        return eligible_BL & ((n_L - patch_start_BL) % k == k - 1), threshold_BL
+        return patch_bytes_BL % trigger.stride == 0, None
     if kind == "whitespace":
-        return eligible_BL & scores.word_end(rows), threshold_BL
+        return scores.word_end(rows), None
     if kind == "random":
-        return eligible_BL & (scores.chance(rows) < trigger.rate), threshold_BL
-    entropy_BL = signals.entropy_BL
-    score_BL = entropy_BL if kind == "entropy" else scores.entropy_jump(entropy_BL, rows)
-    return controller.fire(score_BL, eligible_BL, rows, threshold, trigger.gain, trigger.rate)
+        return scores.chance(rows) < trigger.rate, None
+    return jnp.full(rows.tokens_BL.shape, kind == "every"), None

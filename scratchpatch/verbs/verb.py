@@ -38,6 +38,22 @@ class Answer:
         except OSError as error:
             self._failure = UserError(f"standard output cannot be written: {error.strerror}")
 
+    def piece(self, data: str | bytes) -> None:
+        """Give a part of a result that comes part by part, without a line's end; bytes go out as they are. Unlike the
+        others, this raises where it fails, for there is no use in going on.
+        """
+        try:
+            if isinstance(data, str):
+                print(data, end="", file=self.stream, flush=True)
+            else:
+                self.stream.flush()
+                self.stream.buffer.write(data)
+                self.stream.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"standard output cannot be written: {error.strerror}") from error
+
     def show(self, result: dict[str, Any], values: Flags, table: Callable[[dict[str, Any]], str]) -> None:
         """Print one JSON object where the flags ask for it, else the table that is made of the result."""
         self.line(output.as_json(result) if values.json else table(result))

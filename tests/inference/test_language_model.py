@@ -14,7 +14,8 @@ from scratchpatch.checkpoints import workdir as workdir_lib
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.inference import language_model as module, loading, windows
+from scratchpatch.inference import loading, windows
+from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.vocabulary import BYTES
 from tests import runs, tiny
@@ -78,7 +79,7 @@ def test_probabilities_of_what_may_follow_add_up_to_one():
 
 def test_two_models_of_the_same_weights_agree():
     lm = language_model()
-    assert (module.LanguageModel(lm.config, lm.weights).score(b"same") == lm.score(b"same")).all()
+    assert (LanguageModel(lm.config, lm.weights).score(b"same") == lm.score(b"same")).all()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -151,20 +152,9 @@ def test_nothing_is_generated_where_nothing_is_asked_for():
     assert language_model().generate(b"ab", max_bytes=0) == b""
 
 
-def test_generation_ends_where_the_document_does():
-    lm = language_model()
-
-    def logits(weights, tokens_1L, position):
-        return np.eye(264)[ord("x") if position < 4 else BOS]
-
-    ending = module.LanguageModel(lm.config, lm.weights)
-    ending._pass = module._Pass(None, logits)
-    assert ending.generate(b"ab", max_bytes=9) == b"xx"
-
-
 @pytest.mark.parametrize("bad", ({"temperature": -1.0}, {"max_bytes": -1}, {"seed": -1}))
 def test_negative_wishes_are_refused(bad):
-    with pytest.raises(UserError, match="-1.*must not be negative"):
+    with pytest.raises(UserError, match="-1.*must be a"):
         language_model().generate(b"", **bad)
 
 
@@ -277,7 +267,7 @@ def test_weights_of_another_moment_keep_the_pass():
     lm = language_model()
     weights = {"params": jax.tree.map(lambda x: 0.5 * x, lm.weights["params"]), "thresholds": lm.weights["thresholds"]}
     later = lm.with_weights(weights, 9)
-    assert later.step == 9 and later._pass is lm._pass
+    assert later.step == 9 and later._positions is lm._positions
     assert (later.score(b"abc") != lm.score(b"abc")).any()
     assert weights_lib.abstract(later.config)[1].keys() == weights.keys()
 
@@ -286,7 +276,7 @@ def test_weights_of_another_moment_keep_the_pass():
 def test_weights_spread_over_a_mesh_score_and_continue_as_on_one_device(sizes):
     config, alone = tiny.config({f"mesh.{k}": v for k, v in sizes.items()}), tiny.config()
     spread = jax.device_put(tiny.weights(alone), weights_lib.shardings(config, mesh_lib.make(config)))
-    one, many = module.LanguageModel(alone, tiny.weights(alone)), module.LanguageModel(config, spread)
+    one, many = LanguageModel(alone, tiny.weights(alone)), LanguageModel(config, spread)
     text = bytes(np.random.default_rng(0).integers(0, 256, 200, dtype=np.uint8))
     np.testing.assert_allclose(many.score(text), one.score(text), atol=1e-4)
     assert many.generate(b"ab", 3) == one.generate(b"ab", 3)

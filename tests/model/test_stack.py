@@ -64,17 +64,9 @@ def test_unrolled_holds_only_inside_its_block():
     assert count() == 1
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_each_layer_reads_its_part_of_a_cache_and_leaves_a_new_one(remat):
-    """Here a layer adds what it saw before, as decoding from a cache does, and leaves what it saw now."""
-    module, x, seen = make(remat), jnp.ones((2, 4)), jnp.arange(24.0).reshape(3, 2, 4)
-
-    def apply(layer, x, before):
-        return jnp.tanh(layer(x) + before), x
-
-    got, left = jax.jit(lambda x, cache: module.with_cache(x, cache, apply))(x, seen)
-    kernel, wanted = np.asarray(module.block.kernel.get_value()), np.ones((2, 4))
-    for i in range(3):
-        np.testing.assert_allclose(left[i], wanted, rtol=1e-5)
-        wanted = np.tanh(wanted @ kernel[i] + np.asarray(seen[i]))
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+def test_layers_that_were_taken_apart_are_those_of_the_stack():
+    module, x = make(), jnp.ones((2, 4))
+    apart = x
+    for layer in module.separate():
+        apart = layer(apart)
+    np.testing.assert_allclose(apart, module(x, lambda layer, x: layer(x)), rtol=1e-6)

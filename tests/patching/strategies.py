@@ -1,4 +1,4 @@
-"""Random rows for hypothesis, all of one shape: nothing compiles anew between examples."""
+"""Random rows for hypothesis, all of one shape in a test: nothing compiles anew between examples."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -9,15 +9,15 @@ ROWS, LENGTH = 3, 150  # two whole chunks of the controller and a part
 
 
 @st.composite
-def rows(draw) -> np.ndarray:
-    """int32 [ROWS, LENGTH]: packed documents, some rows inside one, some with PAD at the end."""
+def rows(draw, length: int = LENGTH) -> np.ndarray:
+    """int32 [ROWS, length]: packed documents, some rows inside one, some with PAD at the end."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return np.stack(
         [
             tiny.pack(
                 rng,
                 draw(st.lists(st.integers(0, 100), max_size=6)),
-                LENGTH,
+                length,
                 inside=draw(st.booleans()),
                 pad=draw(st.sampled_from((0, 0, 1, 30))),
             )
@@ -27,11 +27,11 @@ def rows(draw) -> np.ndarray:
 
 
 @st.composite
-def entropies(draw) -> np.ndarray:
-    """float32 [ROWS, LENGTH], nats between 0 and log 257, some rows calmer than others."""
+def entropies(draw, length: int = LENGTH) -> np.ndarray:
+    """float32 [ROWS, length], nats between 0 and log 257, some rows calmer than others."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     top_B1 = rng.choice([0.5, 2.0, 5.5], (ROWS, 1))
-    return (rng.random((ROWS, LENGTH)) * top_B1).astype(np.float32)
+    return (rng.random((ROWS, length)) * top_B1).astype(np.float32)
 
 
 def masks(max_share: float = 1.0):

@@ -1,3 +1,4 @@
+import math
 from fractions import Fraction
 
 import jax
@@ -66,3 +67,17 @@ def test_rows_of_one_byte_and_of_many(length):
     capacity = Fraction(4095, 4096)
     granted_BL = jax.jit(lambda r, rows: budget.grant(r, rows, capacity))(request_BL, tiny.rows(tokens_BL))
     assert int(granted_BL.sum()) == int(capacity * length)
+
+
+@pytest.mark.parametrize("capacity", [Fraction(1, 4096), Fraction(1, 3), Fraction(4095, 4096)])
+@pytest.mark.parametrize("offset", [4095, 4096, 2**30 - 1, 2**31 - 2])
+def test_the_credit_of_one_byte_is_exact_however_long_the_document(capacity, offset):
+    credit = math.floor(capacity * (offset + 1)) - math.floor(capacity * offset)
+    asked_B, offset_B = jnp.array([True, False]), jnp.full(2, offset)
+    granted_B, slack_B = budget.step(jnp.array([0, 5]), asked_B, offset_B, capacity)
+    assert granted_B.tolist() == [credit > 0, False] and slack_B.tolist() == [max(credit - 1, 0), 5 + credit]
+
+
+def test_the_first_byte_of_a_document_forgets_the_slack_before_it():
+    granted_B, slack_B = budget.step(jnp.array([7, 7]), jnp.array([True, True]), jnp.array([0, 1]), Fraction(1, 3))
+    assert granted_B.tolist() == [False, True] and slack_B.tolist() == [0, 6]

@@ -101,3 +101,11 @@ def test_chop_counts_from_the_last_request():
     asked_BL = jnp.zeros((1, 12), bool).at[0, 4].set(True)
     chopped_BL = patchifiers.chop(asked_BL, tiny.rows(jnp.zeros((1, 12), jnp.int32)), 3)
     assert np.flatnonzero(chopped_BL[0]).tolist() == [2, 4, 7, 10]
+
+
+def test_chop_counts_alike_byte_by_byte():
+    since_B, chopped = jnp.array([9]), []
+    for n in range(12):
+        request_B, since_B = patchifiers.chop_step(jnp.array([n == 4]), since_B, jnp.array([n]), 3)
+        chopped += [n] if request_B[0] else []
+    assert chopped == [2, 4, 7, 10] and since_B.tolist() == [7]

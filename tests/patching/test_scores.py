@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 
-from scratchpatch.patching import scores
+from scratchpatch.patching import rows as rows_lib, scores
+from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import entropies, rows
@@ -23,6 +24,28 @@ def test_scores_equal_loops_over_each_document(tokens_BL, entropy_BL):
             assert chance_BL[r, a:b].tolist() == [reference.chance(tokens, n) for n in range(b - a)]
             wanted = [t < BOS and reference.word_end(tokens, n) for n, t in enumerate(tokens)]
             assert word_BL[r, a:b].tolist() == wanted
+
+
+@settings(max_examples=30)
+@given(tokens_BL=rows(), entropy_BL=entropies())
+def test_scores_of_the_last_bytes_alone_are_those_of_the_row(tokens_BL, entropy_BL):
+    packed = tiny.rows(tokens_BL)
+    size = scores.LOOK_BACK + 1
+
+    def ends(x_BL):
+        """The bytes up to each position, [B * L, K], and before the row whatever there is."""
+        padded_BM = np.pad(x_BL, ((0, 0), (size - 1, 0)), constant_values=67)
+        return jnp.asarray(np.lib.stride_tricks.sliding_window_view(padded_BM, size, axis=1).reshape(-1, size))
+
+    tail = rows_lib.tail(ends(tokens_BL), packed.offset_BL.reshape(-1), BYTES)
+    assert (tail.offset_BL[:, -1] == packed.offset_BL.reshape(-1)).all()
+    assert (tail.valid_BL[:, -1] == packed.valid_BL.reshape(-1)).all()
+    for got_BK, wanted_BL in (
+        (scores.word_end(tail), scores.word_end(packed)),
+        (scores.chance(tail), scores.chance(packed)),
+        (scores.entropy_jump(ends(entropy_BL), tail), scores.entropy_jump(jnp.asarray(entropy_BL), packed)),
+    ):
+        assert (got_BK[:, -1] == wanted_BL.reshape(-1)).all()
 
 
 def word_ends(tokens: list[int]) -> list[int]:

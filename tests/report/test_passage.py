@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from scratchpatch.report import passage
 from scratchpatch.report.passage import Passage
@@ -148,3 +149,22 @@ def test_lengths_must_agree():
 def test_bytes_of_which_nothing_is_known_are_visible():
     assert passage.visible("é\t漢\n".encode() + b"\x1b[2J\xff\r") == "é⇥漢⏎\n‹1b›[2J‹ff›‹0d›"
     assert passage.visible(b"") == "" and len(passage.visible(b"a" * 20_000)) == 20_000
+
+
+# Pieces of bytes, among them many that begin, continue or break a character.
+_PARTS_OF_CHARACTERS = st.sampled_from([b"\xe2", b"\x82", b"\xac", b"\xf0"])
+_PIECES = st.lists(st.one_of(st.binary(max_size=3), st.text(max_size=3).map(str.encode), _PARTS_OF_CHARACTERS))
+
+
+@given(_PIECES)
+def test_pieces_are_shown_as_the_whole_is(pieces):
+    shown = passage.Visible()
+    texts = [shown.push(piece) for piece in pieces]
+    assert "".join(texts) + shown.end() == passage.visible(b"".join(pieces))
+
+
+def test_a_character_waits_for_its_last_byte():
+    shown = passage.Visible()
+    assert [shown.push(bytes([byte])) for byte in "a€\n".encode()] == ["a", "", "", "€", "⏎\n"]
+    assert shown.push(b"\xf0\x9f") == "" and shown.push(b"x") == "‹f0›‹9f›x"
+    assert shown.push(b"\xe2\x82") == "" and shown.end() == "‹e2›‹82›" and shown.end() == ""

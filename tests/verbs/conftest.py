@@ -50,12 +50,14 @@ def generating(stand_in):
     def place(text):
         calls = []
 
-        def load(workdir):
-            def generate(prompt, max_bytes, **options):
-                calls.append((workdir, prompt, max_bytes, options))
-                return text
+        def load(workdir, step):
+            def stream(prompt, **options):
+                calls.append((workdir, step, prompt, options))
+                for n, value in enumerate(text):
+                    yield types.SimpleNamespace(value=value, commit=n % 4 == 0, scratchpad=n % 4 == 2)
 
-            return types.SimpleNamespace(generate=generate)
+            engine = types.SimpleNamespace(work=types.SimpleNamespace(bytes=len(text)))
+            return types.SimpleNamespace(stream=stream, engine=lambda rows: engine)
 
         stand_in("scratchpatch.inference.loading", load=load)
         return calls

@@ -1,6 +1,7 @@
 """Results reach a terminal without what would steer it, and a pipe as they are."""
 
 import sys
+import types
 
 import pytest
 
@@ -55,3 +56,19 @@ def test_standard_output_that_is_closed_takes_what_it_is_given(capsys, monkeypat
     assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x"]) == 0
     assert cli.main(["--help"]) == 0 and sys.stdout is None
     assert capsys.readouterr().err == ""
+
+
+def test_what_was_written_before_an_interruption_stays(capsys, monkeypatch, stand_in, workdir):
+    def stream(prompt, **options):
+        yield from (types.SimpleNamespace(value=value) for value in "sí".encode())
+        yield types.SimpleNamespace(value=0xE2)
+        raise KeyboardInterrupt
+
+    engine = types.SimpleNamespace(work=types.SimpleNamespace(bytes=4))
+    model = types.SimpleNamespace(stream=stream, engine=lambda rows: engine)
+    stand_in("scratchpatch.inference.loading", load=lambda workdir, step: model)
+    for terminal, wanted in ((False, "sí".encode() + b"\xe2"), (True, "sí‹e2›\n".encode())):
+        out = Stream(terminal=terminal)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main(["generate", f"--workdir={workdir}", "--prompt=x"]) == 130
+        assert out.said() == wanted and capsys.readouterr().err == "scratchpatch: interrupted\n"

@@ -8,7 +8,7 @@ from scratchpatch.verbs import VERBS
 from tests.verbs.commands import wrong
 
 CONFIG_VERBS = [name for name, verb in VERBS.items() if verb.config]
-PATHS = {"workdir", "out", "output", "html", "text", "baseline", "folder", "prompt_file"}
+PATHS = {"workdir", "out", "output", "html", "text", "baseline", "folder", "prompt_file", "prompts"}
 
 
 def test_unknown_verb_names_the_nearest(capsys):
@@ -74,8 +74,25 @@ def test_bad_config_file_is_wrong_usage(capsys, tmp_path, name):
         (["generate", "--max_bytes=many", "--prompt=x"], "--max_bytes=many"),
         (["generate", "--temperature=-0.5", "--prompt=x"], "--temperature=-0.5"),
         (["generate", "--temperature=nan", "--prompt=x"], "--temperature=nan"),
+        (["serve", "--port=70000"], "--port=70000"),
+        (["serve", "--drain_seconds=inf"], "--drain_seconds=inf"),
+        (["serve", "--name="], "--name="),
         (["generate"], "--prompt=TEXT and --prompt_file=FILE"),
         (["generate", "--prompt=x", "--prompt_file=y"], "--prompt=TEXT and --prompt_file=FILE"),
+        (["generate", "--prompt=x", "--prompts=y"], "--prompt=TEXT and --prompt_file=FILE"),
+        (["generate", "--prompt=x", "--top_p=0"], "--top_p=0.0 must be a number above 0 and at most 1"),
+        (["generate", "--prompt=x", "--threshold=nan"], "--threshold=nan must be a number from -1e+30"),
+        (["generate", "--prompt=x", "--threshold=1", "--rate=0.2"], "--rate=0.2 steers the threshold that threshold"),
+        (["generate", "--prompt=x", "--stop="], "holds an empty string"),
+        (["generate", "--prompt=x", "--logprobs=5"], "--logprobs=5 goes with --json or --prompts"),
+        (["generate", "--prompt=x", "--logprobs=21"], "--logprobs=21"),
+        (["generate", "--prompt=x", "--json", "--raw"], "--raw and --json exclude each other"),
+        (["generate", "--prompt=x", "--rows=2"], "--rows goes with --prompts alone"),
+        (["generate", "--prompt=x", "--out=y"], "--out goes with --prompts alone"),
+        (["generate", "--prompts=x", "--out=y", "--raw"], "--raw goes with --prompt or --prompt_file alone"),
+        (["generate", "--prompts=x"], "generate --prompts=FILE needs --out=FILE"),
+        (["generate", "--prompts=x", "--out=no/such/folder/y"], "--out=no/such/folder/y: wanted a file in a folder"),
+        (["generate", "--prompts=x", "--out=./x"], "--out=./x is the file of --prompts"),
         (["eval", "--split=validate"], "--split=validate"),
         (["eval", "--step=-1"], "--step=-1"),
         (["eval", "--max_bytes=0"], "--max_bytes=0"),

@@ -1,0 +1,103 @@
+"""What the model keeps of the bytes that it has read of each row, and what it says of new ones before it is done.
+
+Legend: B rows, C new positions, M bytes of a patch at most, d byte width, P commits of a row, G key-value heads, K head
+width, g bytes before an n-gram's last.
+"""
+
+import dataclasses
+
+import jax
+
+from scratchpatch import sharding
+from scratchpatch.kernels.attention import Kept
+from scratchpatch.model.pooling import PatchBytes
+from scratchpatch.patching import step
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """All that the next byte of each row depends on; what a model has no use for is None.
+
+    Attributes:
+      position_B: int32, tokens read in the row.
+      start_B: int32, position of the open document's BOS, or 0 where the row begins inside a document.
+      recent_Bg: int32, the last tokens, for n-grams.
+      encoder, head, decoder: rings of the byte tiers, one per layer.
+      entropy_model: the cache of the entropy model.
+      patching: what decisions depend on.
+      patch: what pooling reads of the last M bytes; the byte at position n lies at n mod M.
+      trunk: keys and values of the row's commits, one per layer, and of nothing else.
+      commits_B: int32, how many those are.
+      earlier_B: int32, how many of them belong to earlier documents of the row.
+      context: what bytes read of the latest slot: arrays whose first axis is the row.
+    """
+
+    position_B: jax.Array
+    start_B: jax.Array
+    recent_Bg: jax.Array
+    encoder: tuple[Kept, ...]
+    decoder: tuple[Kept, ...]
+    head: tuple[Kept, ...] = ()
+    entropy_model: "Cache | None" = None
+    patching: step.State | None = None
+    patch: PatchBytes | None = None
+    trunk: tuple[Kept, ...] = ()
+    commits_B: jax.Array | None = None
+    earlier_B: jax.Array | None = None
+    context: tuple | None = None
+
+    def spread(self) -> "Cache":
+        """The same in its place on the current mesh: by rows, and what the trunk keeps also by its heads."""
+        by_rows = sharding.by_rows(dataclasses.replace(self, trunk=()), "cache")
+        trunk = tuple(kept.spread(sharding.TRUNK.rows, sharding.TRUNK.heads) for kept in self.trunk)
+        return dataclasses.replace(by_rows, trunk=trunk)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What reading C positions of each row gave; the fields of decisions are None without a trunk.
+
+    Attributes:
+      position_BC, start_BC: int32, in the row: of the byte, and of its document's first.
+      valid_BC: bool; positions that are not come last in their row.
+      hidden_BCd: the encoder's states.
+      entropy_BC: float32, nats, that decisions read; NaN where there is none.
+      commit_BC, scratchpad_BC: bool.
+      patch_bytes_BC: int32, bytes of the open patch, this one included.
+      seen_from_BC, seen_to_BC: int32, the commits of the row that a slot here attends to.
+      bytes: what pooling reads of the M bytes before the first position and of these [B, M + C, d]; None of a single
+        position, whose patch the cache has.
+    """
+
+    position_BC: jax.Array
+    start_BC: jax.Array
+    valid_BC: jax.Array
+    hidden_BCd: jax.Array
+    entropy_BC: jax.Array
+    commit_BC: jax.Array | None = None
+    scratchpad_BC: jax.Array | None = None
+    patch_bytes_BC: jax.Array | None = None
+    seen_from_BC: jax.Array | None = None
+    seen_to_BC: jax.Array | None = None
+    bytes: PatchBytes | None = None
+
+    @property
+    def slot_BC(self) -> jax.Array:
+        """bool: whether the trunk runs here."""
+        return self.commit_BC | self.scratchpad_BC
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Thought:
+    """What the trunk said of one slot of each row.
+
+    Attributes:
+      keys_and_values: (keys, values), arrays [B, 1, G, K], of each layer.
+      context: what bytes read of the slot, as in `Cache`.
+    """
+
+    keys_and_values: tuple
+    context: tuple

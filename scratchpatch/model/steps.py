@@ -1,0 +1,372 @@
+"""The model a few bytes at a time: what `ByteLM` says of whole rows, from what was kept of the bytes before.
+
+Legend: B rows, C new positions, N slots, M bytes of a patch at most, d byte width, D trunk width, V vocabulary, P
+commits of a row, g bytes before an n-gram's last.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scratchpatch import config as config_lib, precision, sharding
+from scratchpatch.kernels import attention
+from scratchpatch.kernels.attention import Kept
+from scratchpatch.model.byte_lm import ByteLM
+from scratchpatch.model.cache import Cache, Reading, Thought
+from scratchpatch.model.heads import entropy
+from scratchpatch.model.layers import pin
+from scratchpatch.model.pooling import PatchBytes, take
+from scratchpatch.patching import step as step_lib
+from scratchpatch.patching.layout import Thresholds
+from scratchpatch.patching.rows import Rows
+
+# Slots that a chunk gives to the trunk at a time.
+_GROUP = 64
+
+
+class Steps(nnx.Module):
+    """The parameters of a model, layer by layer, and its pass in stages: `read`, `think`, `settle`, `write`.
+
+    A layer that is taken out of its stack is a copy: make the module once, not for every byte.
+    """
+
+    def __init__(self, model: ByteLM):
+        self.config = model.config
+        self.vocabulary = config_lib.vocabulary(model.config)
+        self.trunkless = model.config.model.trunk.kind == "none"
+        # P: places for the commits of a row.
+        self.commits, _ = config_lib.slots(model.config)
+        encoder, decoder = model.encoder, model.decoder
+        self.encoder_layers, encoder.layers = _layers(encoder.layers.stack), None
+        self.decoder_layers = _layers(decoder.stack if decoder.vectors else decoder.stack.stack)
+        self.encoder, self.decoder, decoder.stack = encoder, decoder, None
+        if self.trunkless:
+            return
+        head, inner = model.entropy_head, model.entropy_model
+        self.head = None if head is None else head.logits
+        self.head_layers = _layers(None if head is None else head.layers.stack)
+        self.entropy_model = None if inner is None else Steps(inner)
+        self.pooling = model.pooling
+        self.trunk_layers, self.trunk_norm = _layers(model.trunk.stack), model.trunk.norm
+        self.patching_threshold, self.trigger_threshold = model.patching_threshold, model.trigger_threshold
+
+    def empty(self, rows: int) -> Cache:
+        """The cache of rows of which nothing is read."""
+        c, m = self.config, self.config.model
+        dtype, zero_B = self.encoder.dtype, jnp.zeros((rows,), jnp.int32)
+
+        def rings(tier, depth):
+            places, width = min(tier.window, c.data.window), m.d_byte // tier.heads
+            return tuple(Kept.empty(rows, tier.heads, places, width, dtype) for _ in range(depth))
+
+        g = max(m.encoder.ngrams, default=1) - 1 if m.encoder.ngrams else 0
+        cache = Cache(
+            position_B=zero_B,
+            start_B=zero_B,
+            recent_Bg=jnp.full((rows, g), self.vocabulary.pad, jnp.int32),
+            encoder=rings(m.encoder, m.encoder.layers),
+            decoder=rings(m.decoder, m.decoder.layers),
+        )
+        if self.trunkless:
+            return cache
+        t, patch = m.trunk, None
+        if self.pooling.gathers:
+            byte_BMd = jnp.zeros((rows, self.pooling.limit, m.d_byte), dtype)
+            patch = PatchBytes(byte_BMd, *((byte_BMd, byte_BMd) if self.pooling.attends else ()))
+        heads, width = t.kv_heads or t.heads, t.d_model // t.heads
+        thresholds = Thresholds(self.patching_threshold.get_value(), self.trigger_threshold.get_value())
+        return dataclasses.replace(
+            cache,
+            head=rings(m.encoder, m.entropy_head.layers if self.head is not None else 0),
+            entropy_model=None if self.entropy_model is None else self.entropy_model.empty(rows),
+            patching=step_lib.initial(c, thresholds, rows),
+            patch=patch,
+            trunk=tuple(Kept.empty(rows, heads, self.commits, width, dtype) for _ in range(t.layers)),
+            commits_B=zero_B,
+            earlier_B=zero_B,
+            context=self._null(rows),
+        )
+
+    @precision.of_config
+    def read(self, cache: Cache, tokens_BC) -> tuple[Cache, Reading]:
+        """Read the next C tokens of each row, and decide what they are to the trunk; a row's PAD comes last."""
+        rows = tokens_BC.shape[0]
+        valid_BC = tokens_BC != self.vocabulary.pad
+        position_BC = cache.position_B[:, None] + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32)
+        bos_BC = jnp.where(tokens_BC == self.vocabulary.bos, position_BC, -1)
+        start_BC = jnp.maximum(jax.lax.cummax(bos_BC, axis=1), cache.start_B[:, None])
+        new_B = valid_BC.sum(axis=1, dtype=jnp.int32)
+
+        g = cache.recent_Bg.shape[1]
+        tokens_BT = jnp.concatenate([cache.recent_Bg, tokens_BC], axis=1)
+        offset_BT = jnp.pad(position_BC - start_BC, ((0, 0), (g, 0)))
+        valid_BT = tokens_BT != self.vocabulary.pad
+        window = Rows(tokens_BT, jnp.zeros_like(offset_BT), offset_BT, valid_BT, self.vocabulary)
+        recent_Bg = take(tokens_BT, new_B[:, None] + jnp.arange(g, dtype=jnp.int32))
+        place = _Place(position_BC, start_BC, valid_BC)
+        hidden_BCd, encoder = place.through(self.encoder_layers, self.encoder.embed(window)[:, g:], cache.encoder)
+
+        later = {"position_B": cache.position_B + new_B, "start_B": _last(start_BC, new_B, cache.start_B)}
+        later |= {"recent_Bg": recent_Bg, "encoder": encoder}
+        reading = Reading(position_BC, start_BC, valid_BC, hidden_BCd, jnp.full(tokens_BC.shape, jnp.nan))
+        if self.trunkless:
+            return dataclasses.replace(cache, **later), reading
+
+        entropy_BC = None
+        if self.entropy_model is not None:
+            inner, own = self.entropy_model.read(cache.entropy_model, tokens_BC)
+            later["entropy_model"], logits_BCV = self.entropy_model.write(inner, own)
+            entropy_BC = entropy(logits_BCV)
+        elif self.head is not None:
+            x_BCd, later["head"] = place.through(self.head_layers, hidden_BCd, cache.head)
+            entropy_BC = entropy(self.head(x_BCd))
+        later["patching"], decision = step_lib.scan(self.config, cache.patching, tokens_BC, entropy_BC)
+
+        # A document that starts here sees none of the commits so far.
+        commit_BC = decision.commit_B
+        to_BC = cache.commits_B[:, None] + jnp.cumsum(commit_BC, axis=1, dtype=jnp.int32) - commit_BC
+        here_BC = start_BC - position_BC[:, :1]
+        from_BC = jnp.where(here_BC >= 0, take(to_BC, jnp.maximum(here_BC, 0)), cache.earlier_B[:, None])
+        later["commits_B"] = cache.commits_B + commit_BC.sum(axis=1, dtype=jnp.int32)
+        later["earlier_B"] = _last(from_BC, new_B, cache.earlier_B)
+        bytes_ = None
+        if self.pooling.gathers:
+            views = self.pooling.views(hidden_BCd, self.pooling.norm(hidden_BCd))
+            if tokens_BC.shape[1] > 1:
+                bytes_ = jax.tree.map(functools.partial(_joined, cache.position_B), cache.patch, views)
+            later["patch"] = jax.tree.map(functools.partial(_put, position_BC, valid_BC), cache.patch, views)
+        if tokens_BC.shape[1] == 1:
+            fresh_B = (position_BC == start_BC)[:, 0] & valid_BC[:, 0]
+            later["context"] = where(fresh_B, self._null(rows), cache.context)
+        reading = dataclasses.replace(
+            reading,
+            entropy_BC=reading.entropy_BC if entropy_BC is None else entropy_BC,
+            commit_BC=commit_BC,
+            scratchpad_BC=decision.scratchpad_B,
+            patch_bytes_BC=decision.patch_bytes_B,
+            seen_from_BC=from_BC,
+            seen_to_BC=to_BC,
+            bytes=bytes_,
+        )
+        return dataclasses.replace(cache, **later), reading
+
+    @precision.of_config
+    def think(self, cache: Cache, reading: Reading, row_W=None) -> Thought:
+        """What the trunk says of single positions that are slots: `settle` puts it into the cache.
+
+        Args:
+          reading: of one position.
+          row_W: int32, the rows that run; one that does not exist is left out. None: all of them.
+        """
+        patch, rows = cache.patch, cache.position_B.shape[0]
+        if row_W is not None:
+            reading, patch = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), (reading, patch))
+        reading = _ranges_pinned(reading)
+        back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
+        index_B1M = (reading.position_BC[..., None] - back_M) % self.pooling.limit
+        new = []
+
+        def attend(q, k, v, kept):
+            new.append((k, v))
+            kept = kept if row_W is None else kept.rows(row_W)
+            return attention.cached_staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
+
+        z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, attend)
+        thought = Thought(tuple(new), jax.tree.map(lambda x: x[:, 0], self._offers(z_B1D)))
+        if row_W is None:
+            return thought
+        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype).at[row_W].set(x, mode="drop"), thought)
+
+    def settle(self, cache: Cache, reading: Reading, thought: Thought, row_B) -> Cache:
+        """The cache with what the trunk said of these rows (bool [B]): commits stay, scratchpads refresh the context.
+
+        Apart from `think`, because what a branch of a program changes is copied: what it returns is small.
+        """
+        place_B1 = jnp.where(row_B[:, None] & reading.commit_BC, reading.seen_to_BC, self.commits)
+        trunk = tuple(kept.put(*new, place_B1) for kept, new in zip(cache.trunk, thought.keys_and_values, strict=True))
+        return dataclasses.replace(cache, trunk=trunk, context=where(row_B, thought.context, cache.context))
+
+    @precision.of_config
+    def write(self, cache: Cache, reading: Reading, valid_BC=None, context=None, logits: bool = True):
+        """(cache, logits [B, C, V] of the token after each position) once the trunk has run for the slots.
+
+        Args:
+          valid_BC: bool, the positions that are written; None: those that were read.
+          context: of each position, arrays [B, C, ...]; None: that of the cache.
+          logits: whether to compute them; else they are None.
+        """
+        valid_BC = reading.valid_BC if valid_BC is None else valid_BC
+        place = _Place(reading.position_BC, reading.start_BC, valid_BC)
+        x_BCd, cross = reading.hidden_BCd, None
+        if not self.trunkless:
+            context = jax.tree.map(lambda x: x[:, None], cache.context) if context is None else context
+            if self.decoder.vectors:
+                cross = context
+            else:
+                x_BCd = x_BCd + context[0]
+        x_BCd, decoder = place.through(self.decoder_layers, x_BCd, cache.decoder, cross)
+        return dataclasses.replace(cache, decoder=decoder), self.decoder.logits(x_BCd) if logits else None
+
+    def chunk(self, cache: Cache, tokens_BC, logits: bool = True):
+        """(cache, reading, logits [B, C, V]) of the next C > 1 tokens of each row, read at once.
+
+        The slots go through the trunk in groups, in the order of their bytes.
+        """
+        cache, reading = self.read(cache, tokens_BC)
+        context = None
+        if not self.trunkless:
+            cache, context = self._think_chunk(cache, reading)
+        cache, logits_BCV = self.write(cache, reading, context=context, logits=logits)
+        return cache, reading, logits_BCV
+
+    @precision.of_config
+    def _think_chunk(self, cache: Cache, reading: Reading):
+        """The cache after a chunk's slots, and the context of each of its positions, arrays [B, C, ...]."""
+        (rows, length), slot_BC = reading.position_BC.shape, reading.slot_BC & reading.valid_BC
+        group = min(_GROUP, length)
+        n_BC = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
+        rank_BC = jnp.where(slot_BC, jnp.cumsum(slot_BC, axis=1, dtype=jnp.int32) - 1, length)
+        # The position of each slot in its order; beyond the last one a position that does not exist.
+        order_BC = jnp.full((rows, length + group), length, jnp.int32)
+        order_BC = replaced(order_BC, rank_BC, n_BC)
+        back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
+
+        def rooms(old, null):
+            room = jnp.zeros((rows, length, *old.shape[1:]), old.dtype)
+            return jnp.concatenate([room, old[:, None], null[:, None]], axis=1)
+
+        # What bytes read of the slot at each position, of the slot before the chunk, and of none.
+        table = jax.tree.map(rooms, cache.context, self._null(rows))
+
+        def run(state):
+            done, trunk, table = state
+            n_BN = jax.lax.dynamic_slice_in_dim(order_BC, done, group, axis=1)
+            slot_BN, n_BN = n_BN < length, jnp.minimum(n_BN, length - 1)
+            of_slots = Reading(**{
+                field.name: take(getattr(reading, field.name), n_BN)
+                for field in dataclasses.fields(Reading)
+                if field.name != "bytes"
+            })
+            of_slots = _ranges_pinned(of_slots)
+            # Behind the M bytes before the chunk.
+            index_BNM = n_BN[..., None] + self.pooling.limit - back_M
+            place_BN, later = jnp.where(slot_BN & of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
+
+            def attend(q, k, v, kept):
+                # A slot does not see itself in the cache: its commit lies behind those that it sees.
+                later.append(kept.put(k, v, place_BN))
+                return attention.cached_staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
+
+            z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, attend)
+            target_BN = jnp.where(slot_BN, n_BN, length + 2)
+            table = jax.tree.map(lambda x, new: replaced(x, target_BN, new), table, self._offers(z_BND))
+            return done + group, tuple(later), table
+
+        most = slot_BC.sum(axis=1).max()
+        _, trunk, table = jax.lax.while_loop(lambda state: state[0] < most, run, (jnp.int32(0), cache.trunk, table))
+        latest_BC = jax.lax.cummax(jnp.where(slot_BC, n_BC, -1), axis=1)
+        first_BC = reading.start_BC - reading.position_BC[:, :1]
+        none_BC = jnp.where(first_BC < 0, length, length + 1)
+        index_BC = jnp.where(latest_BC >= jnp.maximum(first_BC, 0), latest_BC, none_BC)
+        count_B = reading.valid_BC.sum(axis=1)
+        last_B = _last(index_BC, count_B, jnp.full((rows,), length))
+        context = jax.tree.map(lambda x: take(x, last_B[:, None])[:, 0], table)
+        contexts = jax.tree.map(lambda x: take(x, index_BC), table)
+        return dataclasses.replace(cache, trunk=trunk, context=context), contexts
+
+    def _slots(self, patch, index_BNM, reading: Reading, trunk, attend):
+        """Slot states [B, N, D], from what pooling reads of bytes at these places.
+
+        attend: (queries, keys, values, a layer's part of `trunk`) -> what the slots read.
+        """
+        last_BNd = self.pooling.norm(reading.hidden_BCd)
+        pooled_BNd = last_BNd
+        if self.pooling.gathers:
+            inside_BNM = jnp.arange(self.pooling.limit) < reading.patch_bytes_BC[..., None]
+            pooled_BNd = self.pooling.combine(jax.tree.map(lambda x: take(x, index_BNM), patch), inside_BNM)
+        x_BND = pin(self.pooling.project(pooled_BNd, last_BNd), "trunk.input", sharding.TRUNK, None)
+        for layer, kept in zip(self.trunk_layers, trunk, strict=True):
+            x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(attend, kept=kept))
+        return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND)
+
+    def _offers(self, z_BND) -> tuple:
+        """What bytes read of slots, arrays [B, N, ...]."""
+        return self._of_contexts(self.decoder.contexts(z_BND)[:, :-1])
+
+    def _null(self, rows: int) -> tuple:
+        """What bytes read before a document's first slot, arrays [rows, ...]."""
+        nothing_B0D = jnp.zeros((rows, 0, self.config.model.trunk.d_model), self.encoder.dtype)
+        return jax.tree.map(lambda x: x[:, 0], self._of_contexts(self.decoder.contexts(nothing_B0D)))
+
+    def _of_contexts(self, c_BNd) -> tuple:
+        if not self.decoder.vectors:
+            return (c_BNd,)
+        c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.decoder.vectors, -1)
+        return tuple(layer.cross.offers(c_BNkd) for layer in self.decoder_layers)
+
+
+def _layers(stack):
+    return nnx.data(() if stack is None else stack.separate())
+
+
+def _ranges_pinned(reading: Reading) -> Reading:
+    ranges = (pin(x, "trunk.ranges", sharding.TRUNK) for x in (reading.seen_from_BC, reading.seen_to_BC))
+    return dataclasses.replace(reading, **dict(zip(("seen_from_BC", "seen_to_BC"), ranges, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where new bytes stand in their rows."""
+
+    position_BC: jax.Array
+    start_BC: jax.Array
+    valid_BC: jax.Array
+
+    def through(self, layers, x_BCd, rings, cross=None):
+        """Byte states after the layers of a byte tier, and its rings; cross: what each layer reads of contexts."""
+        later = []
+        for i, (layer, ring) in enumerate(zip(layers, rings, strict=True)):
+
+            def attend(q, k, v, ring=ring):
+                out, new = attention.cached_window(q, k, v, ring, self.position_BC, self.start_BC, self.valid_BC)
+                later.append(new)
+                return out
+
+            if cross is not None:
+                x_BCd = layer.cross(x_BCd, *cross[i])
+                layer = layer.block
+            x_BCd = layer(x_BCd, self.position_BC - self.start_BC, attend)
+        return x_BCd, tuple(later)
+
+
+def _last(x_BC, count_B, otherwise_B):
+    """x at the last of the first `count` positions; `otherwise` where there is none."""
+    last_B = take(x_BC, jnp.maximum(count_B - 1, 0)[:, None])[:, 0]
+    return jnp.where(count_B > 0, last_B, otherwise_B)
+
+
+def where(row_B, new, old):
+    """Row by row of trees of arrays whose first axis is the row."""
+    return jax.tree.map(lambda a, b: jnp.where(row_B.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
+
+
+@jax.vmap
+def replaced(x_BL, index_BC, new_BC):
+    """x with others at these places of each row, but for places that do not exist. As `take`, local to the row."""
+    return x_BL.at[index_BC].set(new_BC, mode="drop")
+
+
+def _joined(position_B, ring_BMd, new_BCd):
+    """The last M bytes that a ring has, in their order, and the new ones."""
+    limit = ring_BMd.shape[1]
+    index_BM = (position_B[:, None] + jnp.arange(limit, dtype=jnp.int32)) % limit
+    return jnp.concatenate([take(ring_BMd, index_BM), new_BCd.astype(ring_BMd.dtype)], axis=1)
+
+
+def _put(position_BC, valid_BC, ring_BMd, new_BCd):
+    """The ring with the last M of the new bytes."""
+    place_BC = attention.ring_places(position_BC, valid_BC, ring_BMd.shape[1])
+    return replaced(ring_BMd, place_BC, new_BCd.astype(ring_BMd.dtype))
