@@ -10,11 +10,18 @@ T = TypeVar("T")
 _started: list[concurrent.futures.Future] = []
 
 
-def start(work: Callable[[], T]) -> concurrent.futures.Future[T]:
-    """Begin to do some work; `result()` of what is returned waits for it, and raises what it raised."""
-    pool = concurrent.futures.ThreadPoolExecutor(1, "background")
-    _started.append(future := pool.submit(work))
-    pool.shutdown(wait=False)
+def start(
+    work: Callable[[], T], pool: concurrent.futures.ThreadPoolExecutor | None = None
+) -> concurrent.futures.Future[T]:
+    """Begin to do some work; `result()` of what is returned waits for it, and raises what it raised.
+
+    pool: whose threads do it, when its turn comes; None: a thread of its own.
+    """
+    _started[:] = [future for future in _started if not future.done()]
+    threads = pool or concurrent.futures.ThreadPoolExecutor(1, "background")
+    _started.append(future := threads.submit(work))
+    if pool is None:
+        threads.shutdown(wait=False)
     return future
 
 

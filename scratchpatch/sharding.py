@@ -104,6 +104,11 @@ def constrain(x: jax.Array, seam: str, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, place)
 
 
+def by_rows(tree, seam: str):
+    """`constrain` arrays whose first axis is the row: each device of the mesh has rows of its own."""
+    return jax.tree.map(lambda x: constrain(x, seam, "local_rows", *(None,) * (x.ndim - 1)), tree)
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """Of a matrix that fsdp spreads: `used` is whole over fsdp, for products; it and its gradient lie as `stored`."""

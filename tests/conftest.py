@@ -1,5 +1,6 @@
 """Tests run on the CPU, and share one folder of compiled programs among processes and runs."""
 
+import gc
 import os
 import secrets
 import signal
@@ -24,6 +25,10 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 quick.compile_quickly()
 compilation_cache.enable()
+# Tracing makes many small objects, among as many that live as long as the process: to collect garbage as often as
+# Python does by itself takes a fifth of it.
+gc.freeze()
+gc.set_threshold(50_000, 20, 100)
 # Simulated devices, for the tests of meshes; in this process alone, not in those that tests start.
 jax.config.update("jax_num_cpu_devices", 8)
 

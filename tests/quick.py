@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 _FLAGS = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
-# XLA ends a process that gives it a flag that it does not know, and not every version has this one.
-_NEWER = "--xla_cpu_use_fusion_emitters=false"
+# XLA ends a process that gives it a flag that it does not know, and not every version has these. Small programs in many
+# parts cost more than they gain: tests run in as many processes as there are cores.
+_NEWER = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 
 
 def compile_quickly() -> None:
@@ -18,5 +19,6 @@ def compile_quickly() -> None:
         # Set by the user, or by the process that started this one.
         return
     ask = [sys.executable, "-c", "import jax; jax.devices()"]
-    known = subprocess.run(ask, env=os.environ | {"XLA_FLAGS": _NEWER, "JAX_PLATFORMS": "cpu"}, capture_output=True)
-    os.environ["XLA_FLAGS"] = " ".join(_FLAGS if known.returncode else (*_FLAGS, _NEWER))
+    env = os.environ | {"XLA_FLAGS": " ".join(_NEWER), "JAX_PLATFORMS": "cpu"}
+    known = subprocess.run(ask, env=env, capture_output=True)
+    os.environ["XLA_FLAGS"] = " ".join(_FLAGS if known.returncode else (*_FLAGS, *_NEWER))

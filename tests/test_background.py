@@ -1,5 +1,6 @@
 """Work that nobody waits for."""
 
+import concurrent.futures
 import subprocess
 import sys
 import threading
@@ -15,9 +16,13 @@ from tests import runs
 
 
 def test_the_result_and_the_error_of_the_work():
+    turns_taken = []
     assert background.start(lambda: 3).result() == 3
     with pytest.raises(ZeroDivisionError):
         background.start(lambda: 1 // 0).result()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        turns = [background.start(lambda n=n: turns_taken.append(n) or len(turns_taken), pool) for n in range(3)]
+        assert [turn.result() for turn in turns] == [1, 2, 3] and turns_taken == [0, 1, 2]
     background.leave(9)  # nothing is at work, so this returns
 
 
@@ -34,7 +39,7 @@ def test_a_failed_audit_is_reported_while_the_step_compiles(tmp_path, monkeypatc
     monkeypatch.setattr(background, "start", lambda work: compiling.append(start(work)) or compiling[0])
     try:
         with pytest.raises(UserError, match="it leaks"):
-            train(runs.config(tmp_path), tmp_path / "run")
+            train(runs.config(tmp_path, runs.SHALLOW), tmp_path / "run")
         assert not compiling[0].done()
     finally:
         asked.set()

@@ -153,19 +153,14 @@ def test_a_finished_run_whose_report_is_missing_gets_it_at_the_next_start(folder
 BYTE_MODEL = {
     "model.trunk.kind": "none",
     "model.entropy_head.weight": 0.0,
-    "model.encoder.layers": 2,
     "model.decoder.layers": 0,
     "trigger.kind": "none",
     "training.steps": 5,
     "training.eval_every": 5,
 }
 SEPARATE = {
-    "model.entropy_head.weight": 0.0,
-    "model.entropy_model.layers": 2,
-    "model.entropy_model.d_byte": 16,
-    "model.entropy_model.heads": 2,
-    "model.entropy_model.window": 8,
-    "patching.kind": "entropy",
+    **runs.SHALLOW,
+    **runs.WITH_ENTROPY_MODEL,
     "patching.threshold": 5.5,
     "training.steps": 2,
 }
@@ -219,7 +214,8 @@ def test_a_model_without_a_trunk_and_one_that_reads_its_entropies(tmp_path, caps
 
 
 def test_one_step_has_the_numbers_that_are_written_down(tmp_path):
-    config = runs.config(tmp_path, {"trigger.kind": "stride", "trigger.stride": 2})
+    fields = {"model.entropy_head.layers": 1, "trigger.kind": "stride", "trigger.stride": 2}
+    config = runs.config(tmp_path, fields)
     rows_BM = np.tile(np.arange(65, dtype=np.int32) * 37 % 256, (2, 1))
     rows_BM[0, 0] = rows_BM[1, 20] = BYTES.bos
     trainer = Trainer(config, mesh.make(config))

@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 # A room imports itself, rooms of its own line, and rooms of the lines below.
 ORDER = """
 __main__ cli verbs
+serving
 report bench planning
 training
 evaluation

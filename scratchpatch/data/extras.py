@@ -1,4 +1,4 @@
-"""Packages that only some sources need."""
+"""Packages that only some sources, and the verb `serve`, need."""
 
 import importlib
 from types import ModuleType

@@ -9,6 +9,7 @@ A shard begins with a BOS. What else is known about it, its entry, stands in the
 
 from __future__ import annotations
 
+import bisect
 import functools
 import os
 import zlib
@@ -117,13 +118,14 @@ class Shard:
         of a file behind a URL is damaged.
         """
         before, places = self._starts
-        pages = [
-            places[before[page] : before[page + 1]].astype(np.int64) + page * PAGE
-            for page in range(start // PAGE, _pages(end))
-        ]
-        starts = np.concatenate(pages) if len(pages) > 1 else pages[0]
-        low, high = starts.searchsorted((start, end))
-        return starts[low:high]
+        pages = []
+        for page in range(start // PAGE, _pages(end)):
+            edge, of_page = page * PAGE, places[before[page] : before[page + 1]]
+            # A window has few documents or none: those of its page are not converted to find them.
+            low = bisect.bisect_left(of_page, start - edge) if start > edge else 0
+            high = bisect.bisect_left(of_page, end - edge, low) if end < edge + PAGE else len(of_page)
+            pages.append(of_page[low:high].astype(np.int64) + edge)
+        return pages[0] if len(pages) == 1 else np.concatenate(pages)
 
     def is_right(self, suffix: str) -> bool:
         """Read a file; return whether it has its checksum."""

@@ -76,7 +76,9 @@ class Stream(abc.ABC):
                 position = high
         read_stretches(stretches)
         for shard, start, tokens_W in stretches:
-            tokens_W[shard.starts(start, start + len(tokens_W)) - start] = self.vocabulary.bos
+            starts = shard.starts(start, start + len(tokens_W))
+            if len(starts):
+                tokens_W[starts - start] = self.vocabulary.bos
         return tokens_RW
 
     @abc.abstractmethod

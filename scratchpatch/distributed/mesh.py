@@ -109,6 +109,24 @@ def of(tree) -> Mesh | None:
     return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
 
 
+def without_sequence(tree, mesh: Mesh):
+    """(the same arrays, a mesh of the same devices on which `sequence` is a part of `data`).
+
+    No array moves: nothing of weights is spread over these axes.
+    """
+    if mesh.shape["sequence"] == 1:
+        return tree, mesh
+    slices, data, fsdp, tensor, sequence = mesh.devices.shape
+    devices = np.moveaxis(mesh.devices, -1, 2).reshape(slices, data * sequence, fsdp, tensor, 1)
+    other = Mesh(devices, mesh.axis_names, axis_types=mesh.axis_types)
+
+    def rename(x):
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(other, x.sharding.spec), parts)
+
+    return jax.tree.map(rename, tree), other
+
+
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:
     """Where every device, so every process, has an array whole; None without a mesh."""
     return mesh and NamedSharding(mesh, PartitionSpec())

@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from scratchpatch import sharding
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import sampling
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.cache import Cache, Reading, Thought
-from scratchpatch.model.steps import Steps, where
+from scratchpatch.model.layers import round_kernels
+from scratchpatch.model.steps import Steps, replaced, where
 from scratchpatch.patching import step as step_lib
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.
@@ -44,6 +47,12 @@ class Board:
     waiting_B: jax.Array
     settings: sampling.Settings
     chosen: sampling.State
+
+    def spread(self) -> "Board":
+        """The same in its place on the current mesh: each device has rows of its own."""
+        return dataclasses.replace(
+            sharding.by_rows(dataclasses.replace(self, cache=()), "board"), cache=self.cache.spread()
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -98,40 +107,60 @@ class Programs:
     run: Callable
 
 
-@functools.lru_cache(maxsize=16)
-def programs(config, mesh) -> Programs:
-    """One for all models of a config, whatever their weights and thresholds (see `weights.without_thresholds`)."""
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A model's weights and steps as decoding has them.
 
+    Attributes:
+      separate: weights -> parameters layer by layer; kernels in the type that they are multiplied in.
+      steps: parameters -> Steps.
+      abstract: the parameters, as ShapeDtypeStructs in a state with the names of their axes.
+    """
+
+    separate: Callable
+    steps: Callable
+    abstract: nnx.State
+
+
+def form(config) -> Form:
+    """That of a config; nothing is computed."""
     definition, abstract = weights_lib.abstract(config)
 
     def build(weights) -> Steps:
-        return Steps(weights_lib.merge(definition, weights))
+        model = Steps(weights_lib.merge(definition, weights))
+        round_kernels(model)
+        return model
 
-    def separate(weights):
-        return nnx.split(build(weights))[1]
+    graph, state = nnx.split(jax.eval_shape(build, abstract))
+    return Form(lambda weights: nnx.split(build(weights))[1], lambda parameters: nnx.merge(graph, parameters), state)
 
-    def steps(parameters) -> Steps:
-        return nnx.merge(form(), parameters)
 
-    @functools.cache
-    def form():
-        return nnx.split(jax.eval_shape(build, abstract))[0]
+def empty_board(model: Steps, rows: int) -> Board:
+    """Rows that nothing is in."""
+    cache = model.empty(rows)
+    token_B = jnp.full((rows,), model.vocabulary.pad, jnp.int32)
+    _, reading = jax.eval_shape(model.read, cache, token_B[:, None])
+    reading = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), reading)
+    nothing = sampling.settings([sampling.Options()] * rows), sampling.initial([b""] * rows)
+    return Board(cache, token_B, reading, jnp.zeros((rows,), bool), *jax.tree.map(jnp.asarray, nothing)).spread()
+
+
+@functools.lru_cache(maxsize=16)
+def programs(config, mesh) -> Programs:
+    """One for all models of a config, whatever their weights and thresholds (see `weights.without_thresholds`)."""
+    formed = form(config)
+    steps = formed.steps
 
     def empty(parameters, rows: int, dial=None) -> Cache:
         cache = steps(parameters).empty(rows)
-        return cache if dial is None else dataclasses.replace(cache, patching=step_lib.dial(cache.patching, *dial))
+        cache = cache if dial is None else dataclasses.replace(cache, patching=step_lib.dial(cache.patching, *dial))
+        return cache.spread()
 
     def board(parameters, rows: int) -> Board:
-        model = steps(parameters)
-        cache = model.empty(rows)
-        token_B = jnp.full((rows,), model.vocabulary.pad, jnp.int32)
-        _, reading = jax.eval_shape(model.read, cache, token_B[:, None])
-        reading = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), reading)
-        nothing = sampling.settings([sampling.Options()] * rows), sampling.initial([b""] * rows)
-        return Board(cache, token_B, reading, jnp.zeros((rows,), bool), *jax.tree.map(jnp.asarray, nothing))
+        return empty_board(steps(parameters), rows)
 
     def chunk(parameters, cache: Cache, tokens_BC) -> Cache:
-        return steps(parameters).chunk(cache, tokens_BC, logits=False)[0]
+        return steps(parameters).chunk(cache, tokens_BC, logits=False)[0].spread()
 
     def place(board: Board, row, cache: Cache, token) -> Board:
         def put(x, new):
@@ -142,7 +171,7 @@ def programs(config, mesh) -> Programs:
             cache=jax.tree.map(put, board.cache, cache),
             token_B=board.token_B.at[row].set(token),
             waiting_B=board.waiting_B.at[row].set(False),
-        )
+        ).spread()
 
     def options(board: Board, row, settings, chosen) -> Board:
         def put(x, new):
@@ -152,13 +181,13 @@ def programs(config, mesh) -> Programs:
             board,
             settings=jax.tree.map(put, board.settings, settings),
             chosen=jax.tree.map(put, board.chosen, chosen),
-        )
+        ).spread()
 
     def run(parameters, board: Board, active_B, share, ticks: int, alternatives: int):
         return _run(steps(parameters), board, active_B, share, ticks, alternatives)
 
-    def compiled(function, donated: tuple[int, ...] = (), static: tuple[str, ...] = ()):
-        program = jax.jit(function, donate_argnums=donated, static_argnames=static)
+    def compiled(function, donated: tuple[int, ...] = (), static: tuple[str, ...] = (), places=None):
+        program = jax.jit(function, donate_argnums=donated, static_argnames=static, out_shardings=places)
         if mesh is None:
             return program
 
@@ -168,21 +197,22 @@ def programs(config, mesh) -> Programs:
 
         return on_mesh
 
+    # Parameters lie as the weights do, each device with its share.
+    places = None if mesh is None else sharding.state_shardings(formed.abstract, mesh)
     return Programs(
-        separate=compiled(separate),
+        separate=compiled(formed.separate, places=places),
         empty=compiled(empty, static=("rows",)),
         board=compiled(board, static=("rows",)),
         chunk=compiled(chunk, donated=(1,)),
         place=compiled(place, donated=(0,)),
         options=compiled(options, donated=(0,)),
-        run=compiled(run, donated=(1,), static=("ticks", "alternatives")),
+        run=compiled(run, donated=(1,), static=("ticks", "alternatives"), places=(None, mesh_lib.everywhere(mesh))),
     )
 
 
 def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: int) -> tuple[Board, Written]:
     """Some ticks of the rows that are active, until all of them have ended."""
     rows, window, vocabulary = active_B.shape[0], model.config.data.window, model.vocabulary
-    row_B = jnp.arange(rows, dtype=jnp.int32)
 
     def tick(state):
         i, board, active_B, written = state
@@ -210,7 +240,7 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
         place_B = jnp.where(ready_B, written.count_B, ticks)
 
         def put(x_BT, new_B):
-            return x_BT.at[row_B, place_B].set(new_B, mode="drop")
+            return replaced(x_BT, place_B[:, None], new_B[:, None])
 
         none_B = jnp.zeros((rows,), bool)
         of_alternatives = written.alternative_BTK, written.alternative_log_probability_BTK
@@ -232,7 +262,7 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
         )
         ended_B = ready_B & ((token_B == vocabulary.bos) | (chosen.written_B >= board.settings.max_bytes_B))
         board = Board(cache, jnp.where(ready_B, token_B, board.token_B), reading, waiting_B, board.settings, chosen)
-        return i + 1, board, active_B & ~ended_B, written
+        return i + 1, board.spread(), active_B & ~ended_B, written
 
     def goes_on(state):
         i, board, active_B, _ = state
@@ -263,7 +293,8 @@ def _think(model: Steps, cache: Cache, reading: Reading, waiting_B, count) -> Th
     """What the trunk says of the first `count` of the waiting rows, which are all of them or none."""
     rows = waiting_B.shape[0]
     sizes = [rows]
-    while sizes[-1] > 1:
+    # Some rows alone do not divide over the devices of a mesh.
+    while sizes[-1] > 1 and sharding.spread_mesh() is None:
         sizes.append(-(-sizes[-1] // _BUCKETS))
     sizes = sizes[::-1]
     order_B = jnp.argsort(~waiting_B, stable=True).astype(jnp.int32)

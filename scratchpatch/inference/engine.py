@@ -110,13 +110,16 @@ class Engine:
         if rows < 1 or ticks < 1 or not 0 <= share <= 1:
             raise UserError(f"rows = {rows} and ticks = {ticks} must be at least 1, share = {share} from 0 to 1")
         self.model, self.share, self.ticks, self.work = model, share, ticks, Work()
-        mesh = mesh_lib.of(model.weights)
+        weights, mesh = model.weights, mesh_lib.of(model.weights)
+        if mesh is not None:
+            # A byte has no positions to spread.
+            weights, mesh = mesh_lib.without_sequence(weights, mesh)
         shares = mesh_lib.row_shares(mesh)
         self.rows = -(-rows // shares) * shares
         self._shares, self._window = shares, model.config.data.window
         config = model.config if mesh is None else mesh_lib.settled(model.config, mesh)
         self._programs = decoding.programs(weights_lib.without_thresholds(config), mesh)
-        self._parameters = self._programs.separate(model.weights)
+        self._parameters = self._programs.separate(weights)
         self._board = self._programs.board(self._parameters, rows=self.rows)
         self._places: list[_Row | None] = [None] * self.rows
         self._waiting: collections.deque[_Row] = collections.deque()

@@ -118,7 +118,7 @@ class LanguageModel:
         return list(made.values())
 
     def stream(self, prompt: bytes = b"", max_bytes: int = 256, seed: int = 0, **options: Any) -> Iterator[Byte]:
-        """The bytes of `generate` one by one as they come, each with its log-probability and the decisions before."""
+        """The bytes of `generate` as they come, each with its log-probability and the decisions before it."""
         model, options = self._dialled(max_bytes, options)
         engine = model.engine(1)
         ticket = engine.submit(prompt, dataclasses.replace(options, seed=seed))

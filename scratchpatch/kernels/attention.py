@@ -1,5 +1,8 @@
 """Attention: the one public file of kernels, `staircase` for the trunk and `window` for the byte tiers (see README.md).
 
+`cached_staircase` and `cached_window` are the same two of new slots and positions alone, with what `Kept` has of those
+before them.
+
 Legend: B rows, L byte positions, N slots, P commits, G key-value heads, R query heads per key-value head, H = G * R
 heads, K head width.
 """
@@ -9,10 +12,20 @@ import jax.numpy as jnp
 
 from scratchpatch import precision, sharding
 from scratchpatch.kernels import choice, ranges, sequence, xla
+from scratchpatch.kernels.cached import Kept, ring_places, staircase as cached_staircase, window as cached_window
 from scratchpatch.kernels.choice import platform
 from scratchpatch.kernels.xla import block_size
 
-__all__ = ["block_size", "platform", "staircase", "window"]
+__all__ = [
+    "Kept",
+    "block_size",
+    "cached_staircase",
+    "cached_window",
+    "platform",
+    "ring_places",
+    "staircase",
+    "window",
+]
 
 
 def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: str = "auto") -> jax.Array:

@@ -11,34 +11,63 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from scratchpatch import sharding
+from scratchpatch.kernels import choice
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Keys and values of one layer [B, H, places, K]: heads come before places, as products read them."""
+    """Keys and values of one layer, in the order of axes that saves the platform from turning them around.
+
+    Attributes:
+      keys, values: [B, H, places, K], as products read them; places_first: [B, places, H, K], as a TPU writes them,
+        whose compiler would turn the whole cache of a loop to that order and back.
+    """
 
     keys: jax.Array
     values: jax.Array
+    places_first: bool = dataclasses.field(metadata={"static": True})
 
     @staticmethod
     def empty(rows: int, heads: int, places: int, width: int, dtype) -> "Kept":
         """Room for keys and values."""
-        return Kept(*(jnp.zeros((rows, heads, places, width), dtype) for _ in range(2)))
+        places_first = choice.current()[0] == "tpu"
+        shape = (rows, places, heads, width) if places_first else (rows, heads, places, width)
+        return Kept(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), places_first)
+
+    @property
+    def places(self) -> int:
+        return self.keys.shape[1 if self.places_first else 2]
+
+    @property
+    def by_heads(self) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, H, places, K]."""
+        if self.places_first:
+            return self.keys.swapaxes(1, 2), self.values.swapaxes(1, 2)
+        return self.keys, self.values
+
+    def spread(self, rows: str, heads: str) -> "Kept":
+        """The same in its place on the current mesh, by the logical names of its axes."""
+        names = (rows, None, heads, None) if self.places_first else (rows, heads, None, None)
+        return jax.tree.map(lambda x: sharding.constrain(x, "cache", *names), self)
 
     def rows(self, row_B) -> "Kept":
         """Those of the rows named; of one that does not exist, those of the last."""
-        return Kept(*(x.at[row_B].get(mode="clip") for x in (self.keys, self.values)))
+        return jax.tree.map(lambda x: x.at[row_B].get(mode="clip"), self)
 
-    def put(self, k_BCHK, v_BCHK, place_BC, row_B=None) -> "Kept":
-        """With these at the places given, of all rows or of those named; a place or a row that does not exist takes
-        none.
-        """
+    def put(self, k_BCHK, v_BCHK, place_BC) -> "Kept":
+        """With these at the places given; a place that does not exist takes none."""
 
-        def write(x, new_BCHK):
-            row_B1 = (jnp.arange(x.shape[0]) if row_B is None else row_B)[:, None]
-            return x.at[row_B1, :, place_BC].set(new_BCHK.astype(x.dtype), mode="drop")
+        # Row by row, so that a device whose rows these are needs nothing from others.
+        @jax.vmap
+        def write(x, new_CHK, place_C):
+            if self.places_first:
+                return x.at[place_C].set(new_CHK.astype(x.dtype), mode="drop")
+            return x.at[:, place_C].set(new_CHK.swapaxes(0, 1).astype(x.dtype), mode="drop")
 
-        return Kept(write(self.keys, k_BCHK), write(self.values, v_BCHK))
+        keys, values = write(self.keys, k_BCHK, place_BC), write(self.values, v_BCHK, place_BC)
+        return Kept(keys, values, self.places_first)
 
 
 def ring_places(position_BC, valid_BC, places: int) -> jax.Array:
@@ -60,28 +89,30 @@ def window(q_BCHK, k_BCHK, v_BCHK, ring: Kept, position_BC, start_BC, valid_BC) 
       start_BC: int32, where the position's document starts.
       valid_BC: bool; those that are not come last, and leave nothing in the ring.
     """
-    places = ring.keys.shape[2]
+    places = ring.places
     later = ring.put(k_BCHK, v_BCHK, ring_places(position_BC, valid_BC, places))
     place_w = jnp.arange(places, dtype=jnp.int32)
     scale = q_BCHK.shape[-1] ** -0.5
     if q_BCHK.shape[1] == 1:
         # The ring that has the position itself holds its window and nothing else.
+        keys_BHwK, values_BHwK = later.by_heads
         back_B1w = (position_BC - place_w[None])[:, None] % places
         see_B1w = position_BC[..., None] - back_B1w >= start_BC[..., None]
-        logits = jnp.einsum("bchk,bhwk->bhcw", q_BCHK, later.keys, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bchk,bhwk->bhcw", q_BCHK, keys_BHwK, preferred_element_type=jnp.float32)
         logits = jnp.where(see_B1w[:, None], logits * scale, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1).astype(v_BCHK.dtype)
-        return jnp.einsum("bhcw,bhwk->bchk", weights, later.values), later
+        return jnp.einsum("bhcw,bhwk->bchk", weights, values_BHwK), later
+    keys_BHwK, values_BHwK = ring.by_heads
     before_B1 = position_BC[:, :1] - 1
     kept_Bw = before_B1 - (before_B1 - place_w) % places
     m_BT = jnp.concatenate([jnp.where(kept_Bw < 0, -1, kept_Bw), position_BC], axis=1)
     n_BC1, m_B1T = position_BC[..., None], m_BT[:, None]
     see_BCT = (m_B1T <= n_BC1) & (m_B1T > n_BC1 - places) & (m_B1T >= start_BC[..., None])
-    old = jnp.einsum("bchk,bhwk->bhcw", q_BCHK, ring.keys, preferred_element_type=jnp.float32)
+    old = jnp.einsum("bchk,bhwk->bhcw", q_BCHK, keys_BHwK, preferred_element_type=jnp.float32)
     new = jnp.einsum("bchk,bthk->bhct", q_BCHK, k_BCHK, preferred_element_type=jnp.float32)
     logits = jnp.where(see_BCT[:, None], jnp.concatenate([old, new], axis=-1) * scale, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v_BCHK.dtype)
-    out = jnp.einsum("bhcw,bhwk->bchk", weights[..., :places], ring.values)
+    out = jnp.einsum("bhcw,bhwk->bchk", weights[..., :places], values_BHwK)
     return out + jnp.einsum("bhct,bthk->bchk", weights[..., places:], v_BCHK), later
 
 
@@ -90,8 +121,9 @@ def staircase(q_BNHK, k_BNGK, v_BNGK, cache: Kept, begin_BN, end_BN) -> jax.Arra
     rows, slots, _, width = q_BNHK.shape
     q_BNGRK = q_BNHK.reshape(rows, slots, k_BNGK.shape[2], -1, width)
     scale = width**-0.5
-    j_P = jnp.arange(cache.keys.shape[2], dtype=jnp.int32)
-    logits = jnp.einsum("bngrk,bgpk->bgrnp", q_BNGRK, cache.keys, preferred_element_type=jnp.float32) * scale
+    j_P = jnp.arange(cache.places, dtype=jnp.int32)
+    keys_BGPK, values_BGPK = cache.by_heads
+    logits = jnp.einsum("bngrk,bgpk->bgrnp", q_BNGRK, keys_BGPK, preferred_element_type=jnp.float32) * scale
     own = jnp.einsum("bngrk,bngk->bgrn", q_BNGRK, k_BNGK, preferred_element_type=jnp.float32) * scale
     see_BNP = (j_P >= begin_BN[..., None]) & (j_P < end_BN[..., None])
     logits = jnp.where(see_BNP[:, None, None], logits, -jnp.inf)
@@ -100,7 +132,7 @@ def staircase(q_BNHK, k_BNGK, v_BNGK, cache: Kept, begin_BN, end_BN) -> jax.Arra
     total = weights.sum(axis=-1) + own
     v_dtype = v_BNGK.dtype
     # XLA's CPU compiler cannot multiply bfloat16 arrays into a float32 one whose axes are in another order.
-    out = jnp.einsum("bgrnp,bgpk->bgrnk", weights.astype(v_dtype), cache.values, preferred_element_type=jnp.float32)
+    out = jnp.einsum("bgrnp,bgpk->bgrnk", weights.astype(v_dtype), values_BGPK, preferred_element_type=jnp.float32)
     out += jnp.einsum("bgrn,bngk->bgrnk", own, v_BNGK.astype(jnp.float32))
     out = (out / total[..., None]).astype(v_dtype)
     return out.transpose(0, 3, 1, 2, 4).reshape(q_BNHK.shape)

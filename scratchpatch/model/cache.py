@@ -8,7 +8,8 @@ import dataclasses
 
 import jax
 
-from scratchpatch.kernels.cached import Kept
+from scratchpatch import sharding
+from scratchpatch.kernels.attention import Kept
 from scratchpatch.model.pooling import PatchBytes
 from scratchpatch.patching import step
 
@@ -45,6 +46,12 @@ class Cache:
     commits_B: jax.Array | None = None
     earlier_B: jax.Array | None = None
     context: tuple | None = None
+
+    def spread(self) -> "Cache":
+        """The same in its place on the current mesh: by rows, and what the trunk keeps also by its heads."""
+        by_rows = sharding.by_rows(dataclasses.replace(self, trunk=()), "cache")
+        trunk = tuple(kept.spread(sharding.TRUNK.rows, sharding.TRUNK.heads) for kept in self.trunk)
+        return dataclasses.replace(by_rows, trunk=trunk)
 
 
 @jax.tree_util.register_dataclass

@@ -85,6 +85,17 @@ def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs,
     return Linear(d_in, d_out, use_bias=False, kernel_init=init, rngs=rngs, **types)
 
 
+def round_kernels(module: nnx.Module) -> None:
+    """Round the kernel of every `Linear` in a module to the type that each use of it rounds it to.
+
+    The module then gives the same numbers, and a program without gradients reads a kernel of a bfloat16 model in half
+    the bytes.
+    """
+    for _, inner in nnx.iter_modules(module):
+        if isinstance(inner, Linear):
+            inner.kernel.set_value(inner.kernel.get_value().astype(inner.dtype))
+
+
 def embedding(rows: int, d: int, deviation: float, rngs: nnx.Rngs) -> nnx.Embed:
     """A table of `rows` float32 vectors, normal and cut off at twice `deviation`: their own deviation is 0.88 of it.
 

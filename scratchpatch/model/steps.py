@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scratchpatch import config as config_lib, precision
-from scratchpatch.kernels import cached
-from scratchpatch.kernels.cached import Kept
+from scratchpatch import config as config_lib, precision, sharding
+from scratchpatch.kernels import attention
+from scratchpatch.kernels.attention import Kept
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
+from scratchpatch.model.layers import pin
 from scratchpatch.model.pooling import PatchBytes, take
 from scratchpatch.patching import step as step_lib
 from scratchpatch.patching.layout import Thresholds
@@ -163,6 +164,7 @@ class Steps(nnx.Module):
         patch, rows = cache.patch, cache.position_B.shape[0]
         if row_W is not None:
             reading, patch = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), (reading, patch))
+        reading = _ranges_pinned(reading)
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
         index_B1M = (reading.position_BC[..., None] - back_M) % self.pooling.limit
         new = []
@@ -170,7 +172,7 @@ class Steps(nnx.Module):
         def attend(q, k, v, kept):
             new.append((k, v))
             kept = kept if row_W is None else kept.rows(row_W)
-            return cached.staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
+            return attention.cached_staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
 
         z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, attend)
         thought = Thought(tuple(new), jax.tree.map(lambda x: x[:, 0], self._offers(z_B1D)))
@@ -229,7 +231,7 @@ class Steps(nnx.Module):
         rank_BC = jnp.where(slot_BC, jnp.cumsum(slot_BC, axis=1, dtype=jnp.int32) - 1, length)
         # The position of each slot in its order; beyond the last one a position that does not exist.
         order_BC = jnp.full((rows, length + group), length, jnp.int32)
-        order_BC = order_BC.at[jnp.arange(rows)[:, None], rank_BC].set(n_BC, mode="drop")
+        order_BC = replaced(order_BC, rank_BC, n_BC)
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
 
         def rooms(old, null):
@@ -248,6 +250,7 @@ class Steps(nnx.Module):
                 for field in dataclasses.fields(Reading)
                 if field.name != "bytes"
             })
+            of_slots = _ranges_pinned(of_slots)
             # Behind the M bytes before the chunk.
             index_BNM = n_BN[..., None] + self.pooling.limit - back_M
             place_BN, later = jnp.where(slot_BN & of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
@@ -255,14 +258,11 @@ class Steps(nnx.Module):
             def attend(q, k, v, kept):
                 # A slot does not see itself in the cache: its commit lies behind those that it sees.
                 later.append(kept.put(k, v, place_BN))
-                return cached.staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
+                return attention.cached_staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
 
             z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, attend)
             target_BN = jnp.where(slot_BN, n_BN, length + 2)
-            row_B1 = jnp.arange(rows)[:, None]
-            table = jax.tree.map(
-                lambda x, new: x.at[row_B1, target_BN].set(new, mode="drop"), table, self._offers(z_BND)
-            )
+            table = jax.tree.map(lambda x, new: replaced(x, target_BN, new), table, self._offers(z_BND))
             return done + group, tuple(later), table
 
         most = slot_BC.sum(axis=1).max()
@@ -287,7 +287,7 @@ class Steps(nnx.Module):
         if self.pooling.gathers:
             inside_BNM = jnp.arange(self.pooling.limit) < reading.patch_bytes_BC[..., None]
             pooled_BNd = self.pooling.combine(jax.tree.map(lambda x: take(x, index_BNM), patch), inside_BNM)
-        x_BND = self.pooling.project(pooled_BNd, last_BNd)
+        x_BND = pin(self.pooling.project(pooled_BNd, last_BNd), "trunk.input", sharding.TRUNK, None)
         for layer, kept in zip(self.trunk_layers, trunk, strict=True):
             x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(attend, kept=kept))
         return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND)
@@ -312,6 +312,11 @@ def _layers(stack):
     return nnx.data(() if stack is None else stack.separate())
 
 
+def _ranges_pinned(reading: Reading) -> Reading:
+    ranges = (pin(x, "trunk.ranges", sharding.TRUNK) for x in (reading.seen_from_BC, reading.seen_to_BC))
+    return dataclasses.replace(reading, **dict(zip(("seen_from_BC", "seen_to_BC"), ranges, strict=True)))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Place:
     """Where new bytes stand in their rows."""
@@ -326,7 +331,7 @@ class _Place:
         for i, (layer, ring) in enumerate(zip(layers, rings, strict=True)):
 
             def attend(q, k, v, ring=ring):
-                out, new = cached.window(q, k, v, ring, self.position_BC, self.start_BC, self.valid_BC)
+                out, new = attention.cached_window(q, k, v, ring, self.position_BC, self.start_BC, self.valid_BC)
                 later.append(new)
                 return out
 
@@ -348,6 +353,12 @@ def where(row_B, new, old):
     return jax.tree.map(lambda a, b: jnp.where(row_B.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
 
 
+@jax.vmap
+def replaced(x_BL, index_BC, new_BC):
+    """x with others at these places of each row, but for places that do not exist. As `take`, local to the row."""
+    return x_BL.at[index_BC].set(new_BC, mode="drop")
+
+
 def _joined(position_B, ring_BMd, new_BCd):
     """The last M bytes that a ring has, in their order, and the new ones."""
     limit = ring_BMd.shape[1]
@@ -357,6 +368,5 @@ def _joined(position_B, ring_BMd, new_BCd):
 
 def _put(position_BC, valid_BC, ring_BMd, new_BCd):
     """The ring with the last M of the new bytes."""
-    row_B1 = jnp.arange(ring_BMd.shape[0])[:, None]
-    place_BC = cached.ring_places(position_BC, valid_BC, ring_BMd.shape[1])
-    return ring_BMd.at[row_B1, place_BC].set(new_BCd.astype(ring_BMd.dtype), mode="drop")
+    place_BC = attention.ring_places(position_BC, valid_BC, ring_BMd.shape[1])
+    return replaced(ring_BMd, place_BC, new_BCd.astype(ring_BMd.dtype))

@@ -30,9 +30,10 @@ _PROGRAM = "*jit__advance*after_optimizations.txt"
 _ASSIGNMENT = "*jit__advance*after_optimizations-buffer-assignment.txt"
 _REPORT = "*jit__advance*after_optimizations-memory-usage-report.txt"
 # Otherwise libtpu would look for a TPU and for other processes that use one.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2",
 }
+MISSING = "a TPU's compiler is missing: bash launch/setup.sh tpu, or pip install libtpu"
 _POLL_SECONDS, _PROGRESS_SECONDS = 0.2, 5
 
 
@@ -53,8 +54,7 @@ def compile_step(config, topology: Topology, full: bool = False) -> Compiled:
     missing, the config does not fit the pod's devices, or XLA refuses the program, and says why.
     """
     if not available():
-        fix = "bash launch/setup.sh tpu, or pip install libtpu; --device=h200 plans without"
-        raise UserError(f"a TPU's compiler is missing: {fix}")
+        raise UserError(f"{MISSING}; --device=h200 plans without")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="scratchpatch-plan-") as name:
         folder = Path(name)
@@ -63,7 +63,7 @@ def compile_step(config, topology: Topology, full: bool = False) -> Compiled:
         arguments = [str(experiment), topology.name, str(topology.slices), name]
         with open(folder / "log", "w+") as log:
             command = [sys.executable, "-m", __spec__.name, *arguments]
-            child = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | _ENVIRONMENT)
+            child = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | ENVIRONMENT)
             try:
                 _wait(child, folder, full, topology)
             finally:
@@ -73,7 +73,7 @@ def compile_step(config, topology: Topology, full: bool = False) -> Compiled:
             said = log.read()
         failed = full and child.returncode not in (0, -9) and "RESOURCE_EXHAUSTED" not in said
         if failed or not _sizes(folder):
-            raise UserError(_complaint(said, topology))
+            raise UserError(complaint(said, topology))
         program, assignment = (
             next(folder.glob(pattern)).read_text(errors="replace") for pattern in (_PROGRAM, _ASSIGNMENT)
         )
@@ -101,7 +101,7 @@ def _sizes(folder: Path) -> list[int]:
     return [file.stat().st_size for file in files] if all(files) else []
 
 
-def _complaint(said: str, topology: Topology) -> str:
+def complaint(said: str, topology: Topology) -> str:
     """What a child that failed said last: our own error, else its exception, else its last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     ours = [line.split("UserError: ", 1)[1] for line in lines if "UserError: " in line]
@@ -109,13 +109,17 @@ def _complaint(said: str, topology: Topology) -> str:
     return f"{topology}: " + (ours or exceptions or lines or ["the compiler ended without a word"])[-1]
 
 
+def devices(name: str, slices: int) -> list:
+    """The devices of so many pods, as libtpu describes them; in a child alone."""
+    several = {"num_slices": slices} if slices > 1 else {}
+    return topologies.get_topology_desc(platform="tpu", topology_name=name, **several).devices
+
+
 def main(config_path: str, name: str, slices: str, folder: str) -> None:
     """The child: compile, and leave XLA's texts in a folder."""
     config = config_lib.read(config_path)
-    several = {"num_slices": int(slices)} if int(slices) > 1 else {}
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **several).devices
     jax.config.update("jax_enable_compilation_cache", False)
-    trainer = Trainer(config, mesh_lib.make(config, devices))
+    trainer = Trainer(config, mesh_lib.make(config, devices(name, int(slices))))
     trainer.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
-_ITEM_BYTES |= {"f64": 8, "s64": 8, "u64": 8}
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
+ITEM_BYTES |= {"f64": 8, "s64": 8, "u64": 8}
 _KINDS = set("all-gather all-reduce reduce-scatter all-to-all ragged-all-to-all collective-permute send".split())
 _SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -38,9 +38,10 @@ class Collective:
     operation: str
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """One operation of a computation; text: the whole line."""
 
+    name: str
     type: str
     opcode: str
     text: str
@@ -48,7 +49,7 @@ class _Line(NamedTuple):
 
 def collectives(text: str, mesh: dict[str, int]) -> list[Collective]:
     """The collectives of a program of optimised HLO; mesh: axis to size, in the order of the devices."""
-    computations, entry = _parse(text)
+    computations, entry = parse(text)
     found: list[Collective] = []
     _walk(computations, entry, 1, mesh, found, set())
     return found
@@ -72,9 +73,9 @@ def memory(assignment: str) -> dict[str, int]:
     return sizes
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Line]], str]:
+def parse(text: str) -> tuple[dict[str, list[Line]], str]:
     """(computation to its operations, the name of the entry computation)."""
-    computations: dict[str, list[_Line]] = {}
+    computations: dict[str, list[Line]] = {}
     entry, name = "", None
     for line in text.splitlines():
         if name is None:
@@ -88,8 +89,21 @@ def _parse(text: str) -> tuple[dict[str, list[_Line]], str]:
             rest = line[operation.end() :]
             end = _closing(rest) if rest.startswith("(") else rest.find(" ")
             opcode = rest[end:].lstrip()
-            computations[name].append(_Line(rest[:end], opcode[: opcode.find("(")], line))
+            computations[name].append(Line(operation[1], rest[:end], opcode[: opcode.find("(")], line))
     return computations, entry
+
+
+def operands(line: Line) -> list[str]:
+    """The names of what an operation reads."""
+    rest = line.text[line.text.index(line.opcode + "(", line.text.index(line.type) + len(line.type)) :]
+    rest = rest[len(line.opcode) :]
+    return re.findall(r"%([\w.\-]+)", rest[: _closing(rest)])
+
+
+def called(line: Line) -> dict[str, list[str]]:
+    """The computations that an operation calls, by the word that XLA has for how."""
+    words = re.findall(r"(\w+)=\{?(%[\w.\-]+(?:, ?%[\w.\-]+)*)\}?", line.text)
+    return {word: re.findall(r"%([\w.\-]+)", names) for word, names in words}
 
 
 def _closing(text: str) -> int:
@@ -115,14 +129,14 @@ def _walk(computations, name: str, times: int, mesh, found: list[Collective], ch
                 found.append(_collective(kind, line, name, times, mesh))
         elif line.opcode == "while":
             body = re.search(r"body=%([\w.\-]+)", line.text)[1]
-            _walk(computations, body, times * _trips(computations, line), mesh, found, set())
+            _walk(computations, body, times * trips(computations, line), mesh, found, set())
         elif not line.opcode.startswith(("reduce", "scatter", "sort", "select-and-scatter", "map")):
             for names in _CALLED.findall(line.text):
                 for called in re.findall(r"%([\w.\-]+)", names):
                     _walk(computations, called, times, mesh, found, chains)
 
 
-def _trips(computations, line: _Line) -> int:
+def trips(computations, line: Line) -> int:
     """How often a loop turns; 1 where the program decides (no such loop of ours communicates)."""
     if count := re.search(r'"known_trip_count":\{"n":"(\d+)"', line.text):
         return int(count[1])
@@ -131,15 +145,15 @@ def _trips(computations, line: _Line) -> int:
     return max((int(m[1]) for text in constants if (m := re.search(r"constant\((\d+)\)", text))), default=1)
 
 
-def _collective(kind: str, line: _Line, computation: str, times: int, mesh) -> Collective:
+def _collective(kind: str, line: Line, computation: str, times: int, mesh) -> Collective:
     shapes = [(item, tuple(int(n) for n in axes.split(",") if n)) for item, axes in _SHAPE.findall(line.type)]
     # The types of these are (operands, results, contexts), or begin with the operand.
     if line.opcode == "all-gather-start":
         shapes = shapes[len(shapes) // 2 :]
     elif line.opcode == "collective-permute-start" or kind == "send":
         shapes = shapes[:1]
-    shapes = [(item, axes) for item, axes in shapes if item in _ITEM_BYTES]
-    size = float(sum(_ITEM_BYTES[item] * math.prod(axes) for item, axes in shapes))
+    shapes = [(item, axes) for item, axes in shapes if item in ITEM_BYTES]
+    size = float(sum(ITEM_BYTES[item] * math.prod(axes) for item, axes in shapes))
     group, axes = _group(kind, line.text, mesh)
     # TPUs spell a reduce-scatter as a fusion of an all-reduce with the slice that stays.
     if kind == "all-reduce" and "all-reduce-scatter" in computation:

@@ -18,7 +18,6 @@ from scratchpatch.report.run_folder import RunFolder, command, report_file
 from scratchpatch.training import goodput
 
 RARE = 0.002  # an offset inside the patch that holds a smaller share of the bytes is noise, and not drawn
-_STYLE = Path(__file__).with_name("page.css")
 
 # label, key of what `_compared` gives, format
 NUMBERS = (
@@ -56,7 +55,7 @@ def document(title: str, content: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{passage.STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
         f"<body>\n{content}\n</body>\n</html>\n"
     )
     # Names of files may hold bytes that are no UTF-8.

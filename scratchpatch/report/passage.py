@@ -13,12 +13,14 @@ import dataclasses
 import html
 import math
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 
 SHADES = 10
 FULL_SHADE_NATS = 4.0  # a uniform guess over 256 bytes is 5.55 nats
 LIMIT = 16384  # bytes drawn; a page of more is slower to open than to read
+STYLE = Path(__file__).with_name("page.css")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Visible:
 
 
 def to_html(passage: Passage) -> str:
-    """The passage as an HTML fragment with its legend, styled by `CSS`; every byte is one escaped element."""
+    """The passage as an HTML fragment with its legend, styled by `STYLE`; every byte is one escaped element."""
     shown = passage.head(LIMIT)
     cells = []
     for n, glyph in enumerate(glyphs(shown)):
@@ -112,8 +114,8 @@ def to_html(passage: Passage) -> str:
     more = len(passage.data) - len(shown.data)
     note = f'<p class="note">The first {len(shown.data):,} of {len(passage.data):,} bytes.</p>' if more else ""
     text = "".join(cells) or '<span class="note">empty text</span>'
-    legend = _legend(bool(np.isfinite(shown.entropy).any()))
-    return f'{legend}<div class="passage" translate="no" dir="ltr">{text}</div>{note}'
+    marks = legend(shaded=bool(np.isfinite(shown.entropy).any()))
+    return f'{marks}<div class="passage" translate="no" dir="ltr">{text}</div>{note}'
 
 
 def to_text(passage: Passage) -> str:
@@ -150,7 +152,8 @@ def _shade(nats: float) -> int:
     return min(max(round(shade), 0), SHADES - 1)
 
 
-def _legend(shaded: bool) -> str:
+def legend(shaded: bool) -> str:
+    """What the marks of a passage mean, as an HTML fragment; `shaded`: entropies too."""
     shades = "".join(f'<i class="e{n}"></i>' for n in range(SHADES))
     scale = f'<span class="scale">next-byte entropy 0 {shades} {FULL_SHADE_NATS:g}+ nats</span>'
     return (

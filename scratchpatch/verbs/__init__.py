@@ -18,10 +18,11 @@ from scratchpatch.verbs import (
     plan,
     prepare,
     report,
+    serve,
     train,
 )
 
 _ORDER = [train, prepare, entropies, eval, calibrate, audit, inspect]
-_ORDER += [generate, account, plan, bench, report, checkpoint, import_]
+_ORDER += [generate, serve, account, plan, bench, report, checkpoint, import_]
 # In the order in which the help lists them.
 VERBS = {module.VERB.name: module.VERB for module in _ORDER}

@@ -39,7 +39,8 @@ def workdirs(tmp_path_factory):
     """Name to (config, workdir)."""
 
     def made(fields):
-        return runs.untrained(tmp_path_factory.mktemp("calibrate"), {"patching.max_patch_bytes": 30, **fields})
+        few = {"patching.max_patch_bytes": 30, "model.decoder.layers": 0, "model.pooling.kind": "mean"}
+        return runs.untrained(tmp_path_factory.mktemp("calibrate"), few | fields)
 
     return {name: made(fields) for name, fields in MODELS.items()}
 

@@ -15,7 +15,8 @@ from tests import runs
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(config, workdir) of a model with a scratchpad inside each patch of four."""
-    return runs.untrained(tmp_path_factory.mktemp("evaluate"), {"trigger.kind": "stride", "trigger.stride": 2})
+    few = {"model.decoder.layers": 0, "model.pooling.kind": "mean"}
+    return runs.untrained(tmp_path_factory.mktemp("evaluate"), few | {"trigger.kind": "stride", "trigger.stride": 2})
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_max_bytes_reads_the_beginning(run):
 
 
 def test_a_model_without_scratchpads_or_entropies_has_nothing_to_compare(tmp_path):
-    _, workdir = runs.untrained(tmp_path, runs.BYTE_LEVEL)
+    _, workdir = runs.untrained(tmp_path, runs.SHALLOW | runs.BYTE_LEVEL)
     evaluation = evaluate(workdir)
     assert evaluation.result["trunk_calls_per_byte"] == 1 and evaluation.result["entropy_head_bpb"] is None
     comparisons = evaluation.comparisons()
@@ -119,7 +120,7 @@ def test_weights_that_are_not_finite_are_no_result(tmp_path, capsys):
         weights = weights_lib.random(made, 0)
         return weights | {"params": jax.tree.map(lambda x: x.at[..., 0].set(np.nan), weights["params"])}
 
-    _, workdir = runs.untrained(tmp_path, runs.BYTE_LEVEL, spoilt)
+    _, workdir = runs.untrained(tmp_path, runs.SHALLOW | runs.BYTE_LEVEL, spoilt)
     assert cli.main(["eval", f"--workdir={workdir}"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and "hold NaN or infinite numbers, in params." in err and "more arrays" in err

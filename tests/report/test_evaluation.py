@@ -20,7 +20,7 @@ from tests import runs
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
     """(config, workdir) of a run with checkpoints of the steps 0 and 5."""
-    config, workdir = runs.untrained(tmp_path_factory.mktemp("evaluation"), runs.BYTE_LEVEL)
+    config, workdir = runs.untrained(tmp_path_factory.mktemp("evaluation"), runs.SHALLOW | runs.BYTE_LEVEL)
     checkpoints = Checkpoints(workdir / "checkpoints", config, 2)
     checkpoints.save(5, weights_lib.random(config, 1))
     checkpoints.close()

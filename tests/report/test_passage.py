@@ -152,10 +152,11 @@ def test_bytes_of_which_nothing_is_known_are_visible():
 
 
 # Pieces of bytes, among them many that begin, continue or break a character.
-_BYTE = st.sampled_from([b"\xe2", b"\x82", b"\xac", b"\xf0"])
+_PARTS_OF_CHARACTERS = st.sampled_from([b"\xe2", b"\x82", b"\xac", b"\xf0"])
+_PIECES = st.lists(st.one_of(st.binary(max_size=3), st.text(max_size=3).map(str.encode), _PARTS_OF_CHARACTERS))
 
 
-@given(st.lists(st.one_of(st.binary(max_size=3), st.text(max_size=3).map(str.encode), _BYTE)))
+@given(_PIECES)
 def test_pieces_are_shown_as_the_whole_is(pieces):
     shown = passage.Visible()
     texts = [shown.push(piece) for piece in pieces]

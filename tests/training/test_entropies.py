@@ -36,6 +36,7 @@ from tests import child, runs, tiny
 # The model whose entropies decide: untrained, with logits far enough apart.
 ALONE = runs.ENTROPY_MODEL
 FIELDS = {
+    **runs.SHALLOW,
     **runs.WITH_ENTROPY_MODEL,
     "patching.threshold": 3.2,
     "patching.capacity": 1.0,

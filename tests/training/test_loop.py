@@ -124,7 +124,7 @@ def test_a_validation_reads_the_bytes_that_are_named_and_its_score_is_stored_wit
 
     monkeypatch.setattr(loop._Run, "_validation", rigged)
     often = {"training.steps": 8, "training.eval_every": 2, "training.checkpoint_every": 4, "training.keep_last": 1}
-    config = runs.config(tmp_path, {"training.eval_bytes": 300} | often)
+    config = runs.config(tmp_path, runs.SHALLOW | {"training.eval_bytes": 300} | often)
     train(config, tmp_path / "run")
     # Step 4 was the best one to be stored with its score; those of 2 and 6 belong to no checkpoint.
     found = listing(tmp_path / "run")["steps"]
@@ -153,7 +153,7 @@ def poison(monkeypatch, config, bad) -> None:
 def test_a_bad_step_is_skipped_and_recorded_with_its_batch(tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
     often = {"training.steps": 5, "training.checkpoint_every": 1, "training.keep_last": 99}
-    config, workdir = runs.config(tmp_path, often), tmp_path / "run"
+    config, workdir = runs.config(tmp_path, runs.SHALLOW | often), tmp_path / "run"
     with monkeypatch.context() as patch:
         poison(patch, config, [2])
         train(config, workdir)
@@ -174,7 +174,7 @@ def test_a_bad_step_is_skipped_and_recorded_with_its_batch(tmp_path, monkeypatch
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_saved_with_advice_that_works(tmp_path, monkeypatch, capsys):
     runs.leave_out_audit(monkeypatch.setattr)
-    fields, workdir = {"training.bad_steps": 3, "training.checkpoint_every": 3}, tmp_path / "run"
+    fields, workdir = runs.SHALLOW | {"training.bad_steps": 3, "training.checkpoint_every": 3}, tmp_path / "run"
     config = runs.config(tmp_path, fields)
     argv = ["train", f"--config={runs.write_config(tmp_path / 'experiment.py', config)}", f"--workdir={workdir}"]
     with monkeypatch.context() as patch:
@@ -204,7 +204,7 @@ def test_a_model_that_leaks_is_not_trained_unless_the_user_insists(tmp_path, mon
     """That the audit finds leaks has tests of its own."""
     leak = audit.Finding("prefix", "trigger", 7, "by 0.1")
     monkeypatch.setattr(audit, "audit", lambda config, weights: audit.AuditReport((leak,), {}, 0.0))
-    fields, workdir = {"training.steps": 3}, tmp_path / "run"
+    fields, workdir = runs.SHALLOW | {"training.steps": 3}, tmp_path / "run"
     with pytest.raises(UserError, match="the trigger leaks at position 7 .* training.allow_leak = True"):
         train(runs.config(tmp_path, fields), workdir)
     assert runs.lines(workdir) == [] and runs.stored_steps(workdir) == []
@@ -218,7 +218,7 @@ def test_a_signal_before_the_first_step_ends_it_with_a_line_and_frees_the_workdi
     caplog.set_level("INFO", logger="absl")
     monkeypatch.setattr(Trainer, "compile", lambda self: None)
     monkeypatch.setattr(loop._Run, "_describe", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
-    assert train(runs.config(tmp_path), tmp_path / "run") is False
+    assert train(runs.config(tmp_path, runs.SHALLOW), tmp_path / "run") is False
     assert "stopped by SIGHUP before the first step" in caplog.text and "Traceback" not in caplog.text
     assert not list(tmp_path.glob("run/*.json")) and runs.stored_steps(tmp_path / "run") == []
 
@@ -227,4 +227,4 @@ def test_nothing_goes_to_the_device_unsaid(tmp_path, monkeypatch):
     runs.leave_out_audit(monkeypatch.setattr)
     monkeypatch.setattr(Trainer, "place", lambda self, rows_BM: rows_BM.reshape(self.batch.shape))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train(runs.config(tmp_path, {"training.steps": 3}), tmp_path / "run")
+        train(runs.config(tmp_path, runs.SHALLOW | {"training.steps": 3}), tmp_path / "run")

@@ -21,6 +21,7 @@ from tests import runs, tiny
 ALONE = runs.ENTROPY_MODEL
 SHARDED = {"mesh.data": 1, "mesh.fsdp": 4, "training.batch_rows": 4}
 SEPARATE = {
+    **runs.SHALLOW,
     **runs.WITH_ENTROPY_MODEL,
     "training.steps": 1,
 }

@@ -12,6 +12,7 @@ from absl import logging
 
 from scratchpatch import cli, config
 from scratchpatch.inference.options import Options
+from scratchpatch.serving.request import Limits
 
 
 def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
@@ -132,3 +133,34 @@ def test_report_prints_its_path(capsys, stand_in, workdir):
     assert cli.main(["report", f"--workdir={workdir}", f"--baseline={workdir}"]) == 0
     assert capsys.readouterr().out == "x/report.html\n"
     assert calls == [((workdir,), {"baseline": workdir})]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overridden:
+    """A model whose config fields are changed."""
+
+    changed: dict | None = None
+    score: str = "other scores"
+
+
+def test_serve_puts_an_engine_behind_the_address_that_is_named(capsys, stand_in, workdir):
+    model = types.SimpleNamespace(score="its scores", override=Overridden)
+    loads = stand_in("scratchpatch.inference.loading", load=lambda workdir, step: model)
+    engines = stand_in("scratchpatch.inference.engine", Engine=lambda model, rows: f"an engine of {rows} rows")
+    warm = stand_in("scratchpatch.serving.driver", warm_up=lambda engine: None)
+    apps = stand_in("scratchpatch.serving.app", create=lambda *arguments: "the app")
+    server = stand_in("scratchpatch.serving.server", bind=lambda *_: "a socket", run=lambda *rest: rest[3]("here"))
+    assert cli.main(["serve", f"--workdir={workdir}"]) == 0
+    argv = ["serve", f"--workdir={workdir}", "--host=0.0.0.0", "--port=0", "--rows=2", "--queue=3", "--step=7"]
+    argv += ["--name=mine", "--drain_seconds=1.5", "--override=trigger.threshold=1"]
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out == "here\nhere\n"
+    assert [arguments for arguments, _ in loads] == [(workdir, None), (workdir, 7)]
+    assert engines == [((model,), {"rows": 64}), ((Overridden({"trigger.threshold": 1.0}),), {"rows": 2})]
+    assert [engine for (engine,), _ in warm] == ["an engine of 64 rows", "an engine of 2 rows"]
+    usual, changed = (arguments for arguments, _ in apps)
+    assert usual == ("an engine of 64 rows", "run", "its scores", Limits(queue=256))
+    assert changed == ("an engine of 2 rows", "mine", "other scores", Limits(queue=3))
+    first, ran, second, again = (arguments for arguments, _ in server)
+    assert first == ("127.0.0.1", 8000) and ran[:3] == ("the app", "a socket", 30.0)
+    assert second == ("0.0.0.0", 0) and again[2] == 1.5

@@ -19,6 +19,7 @@ LESS = "a smaller batch, window or model needs less"
         ["calibrate", "--target_bytes_per_patch=6"],
         ["inspect", "--text=x"],
         ["generate", "--prompt=x"],
+        ["serve"],
         ["report"],
         ["checkpoint", "list"],
     ],
@@ -33,6 +34,15 @@ def test_missing_workdir_fails_with_one_line(capsys, tmp_path, argv):
 def test_missing_text_fails_with_one_line(capsys, workdir):
     assert cli.main(["inspect", f"--workdir={workdir}", "--text=no.txt"]) == 1
     assert capsys.readouterr().err == "scratchpatch: --text=no.txt: no such file\n"
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_serve_says_what_to_install(capsys, monkeypatch, workdir, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli.main(["serve", f"--workdir={workdir}"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and f"scratchpatch serve needs the package {package}, which is not installed" in err
+    assert "pip install 'scratchpatch[serve]', or bash launch/setup.sh serve" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
