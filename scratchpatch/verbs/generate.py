@@ -14,7 +14,7 @@ carried over, and options of its own, by the names of the flags from max_bytes t
 the first line has --seed, the next one --seed + 1, and so on. --out has one line for each, in order: id, text (or
 text_base64 where it is no UTF-8), finish (stop or length), bytes, seed, commits, scratchpads, logprobs. Rows that have
 ended wait in OUT.partial, and the same command after a stop, however it came, goes on (name a --step where the run is
-still at work). No output depends on --rows and --share, or on the other lines.
+still at work). No byte depends on --rows, on --share or on the other lines.
 
 examples:
   scratchpatch generate --workdir=runs/quickstart --prompt='def main(' --max_bytes=200
