@@ -107,11 +107,11 @@ def read(path: str | Path, defaults: Options, seen: Callable[[bytes], None] | No
                 raise UserError(f"{path}, line {number}: {error}") from None
 
 
-def made_of(workdir: str, step: int, file: Survey, options: Options) -> dict[str, str]:
-    """What the results of a file depend on, by the names of flags, for `inference.results`."""
+def made_of(model, file: Survey, options: Options) -> dict[str, str]:
+    """What the results of a file depend on, by the names of flags, for `inference.results`; of a `LanguageModel`."""
     fields = dataclasses.asdict(options)
     fields["threshold"] = fields.pop("scratchpad_threshold")
-    things = {"workdir": workdir, "step": step, "SHA-256 of the prompts": file.sha256}
+    things = {"step": model.step, "weights": model.fingerprint(), "SHA-256 of the prompts": file.sha256}
     return {name: str(value) for name, value in (things | fields).items()}
 
 

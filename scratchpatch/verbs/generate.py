@@ -166,7 +166,7 @@ def _continue_file(model, path: str, survey, row: Options, values: verb.Flags, a
     from scratchpatch.inference.engine import Engine
 
     out = Path(os.path.realpath(values.out))
-    made_of = prompts_lib.made_of(os.path.realpath(values.workdir), model.step, survey, _options(values))
+    made_of = prompts_lib.made_of(model, survey, _options(values))
     if results.finished(out, made_of):
         answer.show({"rows": survey.count, "written": 0}, values, lambda _: f"{out} is finished: {survey.count} rows")
         return

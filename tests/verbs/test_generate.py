@@ -114,7 +114,7 @@ def test_a_kill_loses_no_row_that_has_ended(run, prompts, wanted, tmp_path, caps
         assert partial.read_bytes() == before
 
     refused("temperature = 1.0, not 0.5", "--temperature=0.5")
-    refused("step = 2, not 1", "--step=1")
+    refused("step = 2, not 1, weights = ", "--step=1")
     refused("threshold = None, not 1.0", "--threshold=1.0")
     text = prompts.read_text()
     prompts.write_text(text + '{"prompt": "more"}\n')
