@@ -183,6 +183,25 @@ class Engine:
         """End a row without further word of it; its place is free at the next step."""
         self._cancelled.add(ticket)
 
+    @property
+    def cache_bytes(self) -> dict[str, int]:
+        """Memory of what is kept of all rows, in bytes: the trunk's keys and values, and all of it."""
+        trunk, everything = (sum(x.nbytes for x in jax.tree.leaves(t)) for t in (self._board.cache.trunk, self._board))
+        return {"trunk": trunk, "all": everything}
+
+    @property
+    def commits(self) -> int:
+        """Commits of all places, whose keys and values are kept; also of a row that ended, until its place is taken."""
+        return 0 if self._board.cache.commits_B is None else int(self._board.cache.commits_B.sum())
+
+    def fill(self) -> list[Progress]:
+        """Read prompts until no place or no prompt is left, and write nothing; they have been read when this returns."""
+        ended = []
+        while self._prefill or self._waiting and None in self._places:
+            ended += self._admit()
+        jax.block_until_ready(self._board)
+        return ended
+
     def step(self) -> list[Progress]:
         """Some bytes for every row that runs: one call of the compiled loop."""
         self._drop_cancelled()
