@@ -1,5 +1,5 @@
-"""The peer: transformers' BLT on torch (the optional extra `peer`), of a size that is asked for: its train step, and how
-it continues a prompt.
+"""The peer: transformers' BLT on torch (the optional extra `peer`), of a size that is asked for: its train step, and
+how it continues a prompt.
 
 Patch lengths are given, so no entropy model runs inside it.
 """

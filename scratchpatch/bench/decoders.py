@@ -12,7 +12,7 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.inference import loading, windows
-from scratchpatch.inference.engine import Engine, Work
+from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.options import Options
 from scratchpatch.model import weights as weights_lib
@@ -33,8 +33,8 @@ def local(config):
     """The same model with budgets that leave a commit and a scratchpad per window, or in thousands of bytes: everything
     but the trunk.
     """
-    capacity = max(_LEAST, 1 / config.data.window)
-    return config_lib.from_flat(config_lib.flat(config) | dict.fromkeys(("patching.capacity", "trigger.capacity"), capacity))
+    fields = dict.fromkeys(("patching.capacity", "trigger.capacity"), max(_LEAST, 1 / config.data.window))
+    return config_lib.from_flat(config_lib.flat(config) | fields)
 
 
 def prompts(rows: int, size: int) -> list[bytes]:
@@ -94,7 +94,8 @@ class Continuation:
         prompt_bytes = sum(map(len, prompts(self.engine.rows, self.size)))
         return {
             "rows": self.engine.rows, "prompt_bytes": self.size, "new_bytes": self.new, "bytes_per_second": 1 / seconds,
-            "trunk_calls_per_byte": self.slots / self.bytes, "rows_per_trunk_call": self.slots / max(self.trunk_calls, 1),
+            "trunk_calls_per_byte": self.slots / self.bytes,
+            "rows_per_trunk_call": self.slots / max(self.trunk_calls, 1),
             "prefill_bytes_per_second": prompt_bytes / self.prefill_seconds,
             "first_bytes_milliseconds": self.first_seconds * 1e3,
             "cache_kilobytes_per_row": self.engine.cache_bytes["all"] / self.engine.rows / 1e3,

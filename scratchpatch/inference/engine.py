@@ -195,7 +195,7 @@ class Engine:
         return 0 if self._board.cache.commits_B is None else int(self._board.cache.commits_B.sum())
 
     def fill(self) -> list[Progress]:
-        """Read prompts until no place or no prompt is left, and write nothing; they have been read when this returns."""
+        """Read prompts until no place or no prompt is left, and write nothing; all is read when this returns."""
         ended = []
         while self._prefill or self._waiting and None in self._places:
             ended += self._admit()

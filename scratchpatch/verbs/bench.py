@@ -1,6 +1,7 @@
 """Measure speed and memory on this machine.
 
-usage: scratchpatch bench [train|data|linear|kernels|start|peer|decode|all] [--config=FILE] [--config.FIELD=VALUE]... [--json]
+usage: scratchpatch bench [train|data|linear|kernels|start|peer|decode|all] [--config=FILE] [--config.FIELD=VALUE]...
+                          [--json]
 
 train, peer: a training step against others; data: windows into the loop;
 linear: cost against window length; kernels: each attention backend that runs here;

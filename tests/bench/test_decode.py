@@ -1,11 +1,9 @@
-import dataclasses
-
-import jax
 import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import kv_cache
+from scratchpatch.accounting.parameters import parameters
 from scratchpatch.bench import decode, decoders, results
 from scratchpatch.bench.decoders import Continuation, Recomputation
 from scratchpatch.bench.results import Result
@@ -126,8 +124,6 @@ def test_parts_come_together(config, monkeypatch):
 
 
 def test_the_large_model_has_about_100_million_parameters(config):
-    from scratchpatch.accounting.parameters import parameters
-
     large = config_lib.from_flat(config_lib.flat(config_lib.default()) | decode.RATES | decode.LARGE)
     config_lib.check(large)
     assert 90e6 < sum(parameters(large).values()) < 110e6
