@@ -4,6 +4,7 @@ how it continues a prompt.
 Patch lengths are given, so no entropy model runs inside it.
 """
 
+import functools
 import os
 import time
 
@@ -75,6 +76,8 @@ class Continuation:
         self.parameters = _count(self._model)
         prepare = self._model.prepare_inputs_for_generation
 
+        # generate reads there which arguments it may be given.
+        @functools.wraps(prepare)
         def with_lengths(input_ids, **named):
             named = prepare(input_ids, **named)
             return named | {"patch_lengths": _lengths(named["input_ids"].shape[1], patch_bytes)}
