@@ -5,13 +5,13 @@ Patch lengths are given, so no entropy model runs inside it.
 """
 
 import functools
-import os
 import time
 
 import torch
 import transformers
 
 from scratchpatch import config as config_lib
+from scratchpatch.bench import results
 from scratchpatch.errors import UserError
 from scratchpatch.model.layers import ffn_width
 
@@ -70,10 +70,10 @@ class Continuation:
     whole prefix for every byte, because transformers' cached decoding of BLT gives other answers.
     """
 
-    def __init__(self, config, patch_bytes: int, parameters: int, tokens_M, new: int):
-        """patch_bytes, parameters: as in `Blt`. tokens_M: int [M], a row. new: bytes to write."""
+    def __init__(self, config, patch_bytes: int, parameters: int, tokens_M, new: int, threads: int):
+        """patch_bytes, parameters: as in `Blt`. tokens_M: int [M], a row. new: bytes to write. threads: of torch."""
         self._model, self._ids_1M, self.new = _sized(config, parameters).eval(), _ids(config, tokens_M[None]), new
-        self.parameters = _count(self._model)
+        self.parameters, self._threads = _count(self._model), threads
         prepare = self._model.prepare_inputs_for_generation
 
         # generate reads there which arguments it may be given.
@@ -87,8 +87,9 @@ class Continuation:
     @torch.inference_mode()
     def __call__(self) -> float:
         """Seconds per byte."""
+        torch.set_num_threads(self._threads)
         start = time.perf_counter()
-        self._model.generate(
+        self.answer = self._model.generate(
             self._ids_1M, attention_mask=torch.ones_like(self._ids_1M), use_cache=False, do_sample=False,
             min_new_tokens=self.new, max_new_tokens=self.new, pad_token_id=0, eos_token_id=2,
         )
@@ -98,7 +99,7 @@ class Continuation:
 def _sized(config, parameters: int):
     """A model that computes on all cores, with as many parameters as asked for: see `Blt`."""
     torch.manual_seed(0)
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.set_num_threads(results.cores())
     transformers.logging.set_verbosity_error()
     smallest = _count(_model(config, 1))
     bucket = len(_HASH_SIZES) * config.model.d_byte

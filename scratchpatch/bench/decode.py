@@ -84,8 +84,9 @@ def measure(config) -> Result:
         "weights; encoder and entropy head run all the same",
         "local share: of the time, in the same model whose budgets leave no trunk call: encoder, entropy head, "
         "patching, decoder, choosing bytes, and what keeps rows apart",
-        "speeds and ratios are those of the fastest turns; prompts are not part of either, but of prefill and of the first "
-        "bytes, which come together with those behind them",
+        "speeds and ratios are those of the fastest turns; prompts are not part of either, but of prefill and of the "
+        "first bytes, which come together with those behind them",
+        "against the byte-level model, and by shares: a window of the prompt and the new bytes alone",
     )
     return Result(
         _TITLE,
@@ -139,7 +140,8 @@ def _recomputing(config, sizes: Sizes) -> Result:
         }
         times, measured = _turns(sides, sizes.seconds)
         numbers |= measured
-        targets.append(at_least(f"speed over recomputing the prefix, window {window}", _ratio(times, theirs, ours), 20.0))
+        faster = _ratio(times, theirs, ours)
+        targets.append(at_least(f"speed over recomputing the prefix, window {window}", faster, 20.0))
     notes = (
         f"recomputed: a compiled pass for each of {sizes.samples} bytes spread over the {sizes.new} new ones, scaled; "
         f"in a window shorter than {whole} bytes the engine reads rows anew, which is part of its time",
@@ -159,19 +161,27 @@ def _peer(config, sizes: Sizes) -> Result:
     parameters = sum(x.size for x in jax.tree.leaves(engine.model.weights["params"]))
     # Its bytes are those in the middle of ours: for it, later ones take longer.
     middle = np.frombuffer(prompts(1, sizes.prompt + sizes.new // 2)[0], np.uint8)
-    theirs = blt.Continuation(config, blt.patch_bytes(config), parameters, middle, sizes.peer)
-    sides = {"beside BLT": Continuation(engine, sizes.prompt, sizes.new), "transformers' BLT": theirs}
-    times, numbers = _turns(sides, sizes.seconds)
-    for name, count in (("beside BLT", parameters), ("transformers' BLT", theirs.parameters)):
-        numbers[name]["parameters"] = count
-    faster = _ratio(times, "transformers' BLT", "beside BLT")
-    return Result("", numbers, (at_least("speed over transformers' BLT without a cache", faster, 20.0),))
+    # On all cores it is the slower one where others work on them.
+    theirs = {
+        f"transformers' BLT, {n} threads": blt.Continuation(
+            config, blt.patch_bytes(config), parameters, middle, sizes.peer, n
+        )
+        for n in {1, results.cores()}
+    }
+    times, numbers = _turns({"beside BLT": Continuation(engine, sizes.prompt, sizes.new)} | theirs, sizes.seconds)
+    numbers["beside BLT"]["parameters"] = parameters
+    for name, side in theirs.items():
+        numbers[name]["parameters"] = side.parameters
+    faster = _ratio(times, min(theirs, key=times.best), "beside BLT")
+    notes = (f"transformers' generate(use_cache=False) writes {sizes.peer} bytes behind {len(middle)}",)
+    return Result("", numbers, (at_least("speed over transformers' BLT without a cache", faster, 20.0),), notes)
 
 
 def _byte_level(label: str, config, sizes: Sizes, new: int) -> Result:
-    numbers, targets = {}, []
+    # A slot reads every place of the static cache: a longer window would cost the byte-level model alone.
+    config = _with(config, {"data.window": sizes.short + new})
+    numbers, targets, twin = {}, [], byte_level(config)
     for rows in (1, sizes.long_rows):
-        twin = byte_level(config)
         sides = {
             f"{label}, {_rows(rows)}": Continuation(_engine(config, rows), sizes.short, new),
             f"{label} byte-level, {_rows(rows)}": Continuation(_engine(twin, rows), sizes.short, new),
@@ -179,7 +189,8 @@ def _byte_level(label: str, config, sizes: Sizes, new: int) -> Result:
         ours, theirs = sides
         times, measured = _turns(sides, sizes.seconds)
         numbers |= measured
-        targets.append(at_least(f"{label}, {_rows(rows)}: speed over byte-level", _ratio(times, theirs, ours), 2.0))
+        faster = _ratio(times, theirs, ours)
+        targets.append(at_least(f"{label}, {_rows(rows)}: speed over byte-level", faster, 2.0))
     return Result("", numbers, tuple(targets))
 
 
@@ -207,7 +218,7 @@ def _many(config, sizes: Sizes) -> Result:
 
 
 def _shares(label: str, config, rows: int, new: int, sizes: Sizes) -> Result:
-    engine = _engine(config, rows)
+    engine = _engine(_with(config, {"data.window": sizes.short + new}), rows)
     names = {share: f"{label}, {_rows(rows)}, share {share:g}" for share in sizes.shares}
     sides = {name: Continuation(engine, sizes.short, new, share) for share, name in names.items()}
     times, numbers = _turns(sides, sizes.seconds)

@@ -54,11 +54,16 @@ def machine() -> dict:
         lines = [f"model name: {platform.processor() or 'unknown'}"]
     return {
         "processor": next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
         "jax": jax.__version__, "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from scratchpatch.bench.results import Result
 from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.options import Options
 from tests import runs
+from tests.bench.test_peer import HAS_PEER
 
 SIZES = decode.Sizes(
     seconds=0.0,
@@ -127,3 +128,16 @@ def test_the_large_model_has_about_100_million_parameters(config):
     large = config_lib.from_flat(config_lib.flat(config_lib.default()) | decode.RATES | decode.LARGE)
     config_lib.check(large)
     assert 90e6 < sum(parameters(large).values()) < 110e6
+
+
+@pytest.mark.skipif(not HAS_PEER, reason="torch and transformers not installed: bash launch/setup.sh peer")
+def test_the_peer_continues_as_its_own_passes_say(config):
+    from scratchpatch.bench import blt
+
+    tokens = np.frombuffer(decoders.prompts(1, 40)[0], np.uint8)
+    side = blt.Continuation(config, 4, blt._count(blt._model(config, 40)), tokens, 3, threads=1)
+    assert side() > 0 and side.answer.shape == (1, 43)
+    assert (side.answer[0, :40] == blt._ids(config, tokens)).all()
+    for n in range(40, 43):
+        logits = side._model(input_ids=side.answer[:, :n], patch_lengths=blt._lengths(n, 4), use_cache=False).logits
+        assert logits[0, -1].argmax() == side.answer[0, n]
