@@ -84,7 +84,6 @@ class Continuation:
 
         self._model.prepare_inputs_for_generation = with_lengths
 
-    @torch.inference_mode()
     def __call__(self) -> float:
         """Seconds per byte."""
         torch.set_num_threads(self._threads)
