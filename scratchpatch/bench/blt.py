@@ -67,13 +67,13 @@ class Blt:
 
 class Continuation:
     """`generate` of a BLT, made as `Blt` makes it, that continues one prompt again and again, greedily. It computes the
-    whole prefix for every byte, because transformers' cached decoding of BLT gives other answers.
+    whole prefix for every byte, because transformers' cached decoding of BLT gives other answers. threads: of torch.
     """
 
-    def __init__(self, config, patch_bytes: int, parameters: int, tokens_M, new: int, threads: int):
-        """patch_bytes, parameters: as in `Blt`. tokens_M: int [M], a row. new: bytes to write. threads: of torch."""
+    def __init__(self, config, patch_bytes: int, parameters: int, tokens_M, new: int):
+        """patch_bytes, parameters: as in `Blt`. tokens_M: int [M], a row. new: bytes to write."""
         self._model, self._ids_1M, self.new = _sized(config, parameters).eval(), _ids(config, tokens_M[None]), new
-        self.parameters, self._threads = _count(self._model), threads
+        self.parameters, self.threads = _count(self._model), torch.get_num_threads()
         prepare = self._model.prepare_inputs_for_generation
 
         # generate reads there which arguments it may be given.
@@ -86,7 +86,7 @@ class Continuation:
 
     def __call__(self) -> float:
         """Seconds per byte."""
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self.threads)
         start = time.perf_counter()
         self.answer = self._model.generate(
             self._ids_1M, attention_mask=torch.ones_like(self._ids_1M), use_cache=False, do_sample=False,

@@ -135,7 +135,7 @@ def test_the_peer_continues_as_its_own_passes_say(config):
     from scratchpatch.bench import blt
 
     tokens = np.frombuffer(decoders.prompts(1, 40)[0], np.uint8)
-    side = blt.Continuation(config, 4, blt._count(blt._model(config, 40)), tokens, 3, threads=1)
+    side = blt.Continuation(config, 4, blt._count(blt._model(config, 40)), tokens, 3)
     assert side() > 0 and side.answer.shape == (1, 43)
     assert (side.answer[0, :40] == blt._ids(config, tokens)).all()
     for n in range(40, 43):
