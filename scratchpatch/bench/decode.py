@@ -173,8 +173,8 @@ def _peer(config, sizes: Sizes) -> Result:
     for name, count in (("beside BLT", parameters), ("transformers' BLT", theirs.parameters)):
         numbers[name]["parameters"] = count
     notes = (
-        f"transformers' generate(use_cache=False) writes {sizes.peer} bytes behind {len(middle)}, on the faster of 1 and "
-        f"{results.cores()} threads: {theirs.threads}",
+        f"transformers' generate(use_cache=False) writes {sizes.peer} bytes behind {len(middle)}; of 1 and "
+        f"{results.cores()} threads, {theirs.threads} was faster",
     )
     faster = _ratio(times, "transformers' BLT", "beside BLT")
     return Result("", numbers, (at_least("speed over transformers' BLT without a cache", faster, 20.0),), notes)
