@@ -25,7 +25,7 @@ from scratchpatch.model.steps import Steps, replaced, where
 from scratchpatch.patching import step as step_lib
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.
-_BUCKETS = 4
+_BUCKETS = 2
 
 
 @jax.tree_util.register_dataclass

@@ -21,7 +21,7 @@ from scratchpatch.model import weights as weights_lib
 
 # Positions that a prompt is read by at a time: each number is a program of its own.
 _CHUNKS = (16, 64, 256)
-# Chunks that are read between two calls while other rows wait to go on.
+# Chunks that are read at least between two calls while other rows wait to go on; it may be as many as places are free.
 _CHUNKS_BETWEEN = 4
 # Gain of a controller that steers to a rate, in models whose own trigger has none.
 _GAIN = 0.01
@@ -187,6 +187,25 @@ class Engine:
         """End a row without further word of it; its place is free at the next step."""
         self._cancelled.add(ticket)
 
+    @property
+    def cache_bytes(self) -> dict[str, int]:
+        """Memory of what is kept of all rows, in bytes: the trunk's keys and values, and all of it."""
+        trunk, everything = (sum(x.nbytes for x in jax.tree.leaves(t)) for t in (self._board.cache.trunk, self._board))
+        return {"trunk": trunk, "all": everything}
+
+    @property
+    def commits(self) -> int:
+        """Commits of all places, whose keys and values are kept; also of a row that ended, until its place is taken."""
+        return 0 if self._board.cache.commits_B is None else int(self._board.cache.commits_B.sum())
+
+    def fill(self) -> list[Progress]:
+        """Read prompts until no place or no prompt is left, and write nothing; all is read when this returns."""
+        ended = []
+        while self._prefill or self._waiting and None in self._places:
+            ended += self._admit()
+        jax.block_until_ready(self._board)
+        return ended
+
     def step(self) -> list[Progress]:
         """Some bytes for every row that runs: one call of the compiled loop."""
         self._drop_cancelled()
@@ -218,6 +237,8 @@ class Engine:
     def _admit(self) -> list[Progress]:
         """Give free places to prompts, which are read first, and read rows anew whose window is full."""
         ended, chunks = [], 0
+        # Where many places are free, leaving them empty costs more than letting the rows wait that run.
+        most = max(_CHUNKS_BETWEEN, self._places.count(None))
         full = [row for row in self._places if row and len(row.tokens) - row.start > self._window]
         for row in full:
             # A row whose window is full can do nothing else.
@@ -235,7 +256,7 @@ class Engine:
                     continue
                 self._prefill = self._begin(row, fresh=True)
             others = any(row is not None for row in self._places)
-            while chunks < _CHUNKS_BETWEEN or not others:
+            while chunks < most or not others:
                 chunks += 1
                 if self._read_chunk(self._prefill):
                     self._place(self._prefill, self._places.index(None))
