@@ -54,7 +54,14 @@ class Kept:
 
     def rows(self, row_B) -> "Kept":
         """Those of the rows named; of one that does not exist, those of the last."""
-        return jax.tree.map(lambda x: x.at[row_B].get(mode="clip"), self)
+        if not self.places_first:
+            return jax.tree.map(lambda x: x.at[row_B].get(mode="clip"), self)
+
+        # Row after row: to gather whole rows a TPU's compiler would turn around the whole cache.
+        def take(row):
+            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, row, keepdims=False), self)
+
+        return jax.lax.map(take, row_B)
 
     def put(self, k_BCHK, v_BCHK, place_BC) -> "Kept":
         """With these at the places given; a place that does not exist takes none."""

@@ -161,6 +161,9 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
         def split(y, heads):
+            if y.shape[1] == 1:
+                # A TPU's compiler would spare the vectors of one position a turn, and turn the matrix at every pass.
+                y = jax.lax.optimization_barrier(y)
             y = y.reshape(*y.shape[:2], heads, -1)
             return pin(y, f"{self.name}.heads", self.axes, self.axes.heads, None)
 
