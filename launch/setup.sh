@@ -54,8 +54,10 @@ else
 fi
 if [[ "$installed" != "$state" ]]; then
     echo "setup: installing scratchpatch${extra:+[$extra]} (the first time a minute and 1 GB, or more with cuda)" >&2
-    (cd "$root" && "$python" -m pip install -qq --disable-pip-version-check --no-input \
+    (cd "$root" && "$python" -m pip install -qq --no-compile --disable-pip-version-check --no-input \
         -c constraints.txt -e ".${extra:+[$extra]}") ||
         fail "pip could not install the packages (its own words are above)"
+    # pip would compile one file after the other, which takes as long as all else. Some files of packages are no Python.
+    "$python" -m compileall -qq -j 0 "$venv/lib" || true
     echo "$state" >"$stamps/${extra:-base}"
 fi

@@ -10,13 +10,13 @@ from absl import logging
 
 import scratchpatch
 from scratchpatch import config as config_lib, config_flags
-from scratchpatch.bench import data, kernels, linear, peer, start, train
+from scratchpatch.bench import data, decode, kernels, linear, peer, start, train
 from scratchpatch.bench.results import machine, text
 
 __all__ = ["MEASURES", "quickstart", "run", "text"]
 MEASURES = {
     "train": train.measure, "data": data.measure, "linear": linear.measure, "kernels": kernels.measure,
-    "start": start.measure, "peer": peer.measure,
+    "start": start.measure, "peer": peer.measure, "decode": decode.measure,
 }
 _QUICKSTART = Path(scratchpatch.__file__).parents[1] / "experiments" / "quickstart.py"
 

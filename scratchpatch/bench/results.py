@@ -1,6 +1,7 @@
 """What a benchmark measured: numbers by side, targets met or not, notes; on which machine; and how calls are timed."""
 
 import dataclasses
+import functools
 import math
 import os
 import platform
@@ -15,6 +16,8 @@ from scratchpatch import output
 
 # A median of fewer turns says little; more turns say nothing new.
 _FEWEST_TURNS, _MOST_TURNS = 5, 200
+# Sides that stand beside each other in a table; of more, each is a line.
+_WIDEST = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +54,16 @@ def machine() -> dict:
         lines = [f"model name: {platform.processor() or 'unknown'}"]
     return {
         "processor": next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
         "jax": jax.__version__, "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +88,17 @@ def take_turns(calls: dict[str, Callable[[], object]], seconds: float) -> Times:
     """Time calls in turns, ABAB..., for about `seconds` altogether; the first call of each is not counted. A call must
     return only when its work is done.
     """
+    return turns({name: functools.partial(_timed, call) for name, call in calls.items()}, seconds)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def turns(calls: dict[str, Callable[[], float]], seconds: float) -> Times:
+    """As `take_turns`, of calls that return their own seconds: for some work, such as a byte, of the whole call."""
     for call in calls.values():
         call()
     began, times = time.perf_counter(), {name: [] for name in calls}
@@ -87,9 +106,7 @@ def take_turns(calls: dict[str, Callable[[], object]], seconds: float) -> Times:
         if turn >= _FEWEST_TURNS and time.perf_counter() - began > seconds:
             break
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(call())
     return Times(times)
 
 
@@ -108,6 +125,8 @@ def _body(result: dict) -> list[str]:
     measures = dict.fromkeys(measure for values in numbers.values() for measure in values)
     rows = [["", *numbers]]
     rows += [[m.replace("_", " "), *(_cell(values.get(m)) for values in numbers.values())] for m in measures]
+    if len(numbers) > _WIDEST:
+        rows = [list(row) for row in zip(*rows, strict=True)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for measure, *values in rows:
         cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]

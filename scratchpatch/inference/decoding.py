@@ -4,7 +4,8 @@ A tick reads one byte of every row that can go on. Rows in which it is a slot wa
 rows waits, or none can go on without; then those that wait run together. Rows whose context is ready choose their next
 byte in the same tick.
 
-Legend: B rows, C positions of a chunk, T ticks of a call, K alternatives, V rows of the vocabulary.
+Legend: B rows, G rows that are put among them, C positions of a chunk, T ticks of a call, K alternatives, V rows of the
+vocabulary.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from scratchpatch.model.steps import Steps, replaced, where
 from scratchpatch.patching import step as step_lib
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.
-_BUCKETS = 4
+_BUCKETS = 2
 
 
 @jax.tree_util.register_dataclass
@@ -93,8 +94,8 @@ class Programs:
       empty: parameters, rows (static), dial (of `patching.step.dial`, or None) -> Cache.
       board: parameters, rows (static) -> Board of rows that nothing is in.
       chunk: parameters, Cache (donated), tokens_BC -> Cache.
-      place: Board (donated), row, Cache of one row, token -> Board with that row.
-      options: Board (donated), row, Settings and State of one row -> Board.
+      place: Board (donated), row_G, Cache of G rows, token_G -> Board with those rows; one that it lacks is left out.
+      options: Board (donated), row_G, Settings and State of G rows -> Board.
       run: parameters, Board (donated), active_B, share, ticks (static), alternatives (static) -> (Board, Written).
     """
 
@@ -162,20 +163,20 @@ def programs(config, mesh) -> Programs:
     def chunk(parameters, cache: Cache, tokens_BC) -> Cache:
         return steps(parameters).chunk(cache, tokens_BC, logits=False)[0].spread()
 
-    def place(board: Board, row, cache: Cache, token) -> Board:
+    def place(board: Board, row_G, cache: Cache, token_G) -> Board:
         def put(x, new):
-            return x.at[row].set(new[0])
+            return x.at[row_G].set(new, mode="drop")
 
         return dataclasses.replace(
             board,
             cache=jax.tree.map(put, board.cache, cache),
-            token_B=board.token_B.at[row].set(token),
-            waiting_B=board.waiting_B.at[row].set(False),
+            token_B=put(board.token_B, token_G),
+            waiting_B=put(board.waiting_B, False),
         ).spread()
 
-    def options(board: Board, row, settings, chosen) -> Board:
+    def options(board: Board, row_G, settings, chosen) -> Board:
         def put(x, new):
-            return x.at[row].set(new[0])
+            return x.at[row_G].set(new, mode="drop")
 
         return dataclasses.replace(
             board,

@@ -16,13 +16,12 @@ from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import decoding, sampling, utf8, windows
 from scratchpatch.inference.options import MOST_LOGPROBS, Options
+from scratchpatch.inference.prefill import Prefill, Reading, chunks
 from scratchpatch.inference.stops import Stops
 from scratchpatch.model import weights as weights_lib
 
-# Positions that a prompt is read by at a time: each number is a program of its own.
-_CHUNKS = (16, 64, 256)
-# Chunks that are read between two calls while other rows wait to go on.
-_CHUNKS_BETWEEN = 4
+# Prompts that are read side by side, and chunks of them that are read between two calls while other rows wait.
+_GROUP, _CHUNKS_BETWEEN = 8, 4
 # Gain of a controller that steers to a rate, in models whose own trigger has none.
 _GAIN = 0.01
 
@@ -84,16 +83,6 @@ class _Row:
     held: list[Byte] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass
-class _Prefill:
-    """A row on its way to a place: the tokens that its cache has read lie before `done`."""
-
-    row: _Row
-    cache: object
-    done: int
-    fresh: bool
-
-
 class Engine:
     """Continues prompts side by side; a row's output depends on its prompt and its options alone.
 
@@ -123,7 +112,7 @@ class Engine:
         self._board = self._programs.board(self._parameters, rows=self.rows)
         self._places: list[_Row | None] = [None] * self.rows
         self._waiting: collections.deque[_Row] = collections.deque()
-        self._prefill: _Prefill | None = None
+        self._prefill: Prefill | None = None
         self._tickets = itertools.count()
         self._cancelled: set[int] = set()
 
@@ -135,7 +124,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Rows with a place, or on the way to it."""
-        return sum(row is not None for row in self._places) + (self._prefill is not None)
+        return sum(row is not None for row in self._places) + (len(self._prefill.rows) if self._prefill else 0)
 
     @property
     def idle(self) -> bool:
@@ -170,22 +159,43 @@ class Engine:
                 f"{name} out, or use a model of LanguageModel.override(trigger__kind='entropy')"
             )
 
-    def _dial(self, options: Options) -> tuple | None:
-        """Arguments of `patching.step.dial` for one row; None: the model's own trigger."""
-        if self.model.config.trigger.kind == "none" or self.model.config.model.trunk.kind == "none":
+    def _dial(self, options: list[Options], size: int) -> tuple | None:
+        """Arguments of `patching.step.dial` for so many rows, the first of which have these options; None: there is no
+        trigger.
+        """
+        trigger = self.model.config.trigger
+        if trigger.kind == "none" or self.model.config.model.trunk.kind == "none":
             return None
-        threshold, rate, trigger = options.scratchpad_threshold, options.rate, self.model.config.trigger
-        turned = threshold is not None or rate is not None
-        numbers = (
-            math.nan if threshold is None else threshold,
-            0.0 if rate is None else trigger.gain or _GAIN,
-            0.0 if rate is None else rate,
-        )
-        return *(np.full(self._shares, number, np.float32) for number in numbers), np.full(self._shares, turned)
+        threshold, gain, rate = np.full((3, size), math.nan, np.float32)
+        for k, row in enumerate(options):
+            if row.scratchpad_threshold is not None:
+                threshold[k], gain[k], rate[k] = row.scratchpad_threshold, 0.0, 0.0
+            elif row.rate is not None:
+                gain[k], rate[k] = trigger.gain or _GAIN, row.rate
+        return threshold, gain, rate, ~np.isnan(gain)
 
     def cancel(self, ticket: int) -> None:
         """End a row without further word of it; its place is free at the next step."""
         self._cancelled.add(ticket)
+
+    @property
+    def cache_bytes(self) -> dict[str, int]:
+        """Memory of what is kept of all rows, in bytes: the trunk's keys and values, and all of it."""
+        trunk, everything = (sum(x.nbytes for x in jax.tree.leaves(t)) for t in (self._board.cache.trunk, self._board))
+        return {"trunk": trunk, "all": everything}
+
+    @property
+    def commits(self) -> int:
+        """Commits of all places, whose keys and values are kept; also of a row that ended, until its place is taken."""
+        return 0 if self._board.cache.commits_B is None else int(self._board.cache.commits_B.sum())
+
+    def fill(self) -> list[Progress]:
+        """Read prompts until no place or no prompt is left, and write nothing; all is read when this returns."""
+        ended = []
+        while self._prefill or self._waiting and None in self._places:
+            ended += self._admit()
+        jax.block_until_ready(self._board)
+        return ended
 
     def step(self) -> list[Progress]:
         """Some bytes for every row that runs: one call of the compiled loop."""
@@ -212,66 +222,72 @@ class Engine:
         gone, self._cancelled = self._cancelled, set()
         self._waiting = collections.deque(row for row in self._waiting if row.ticket not in gone)
         self._places = [None if row and row.ticket in gone else row for row in self._places]
-        if self._prefill and self._prefill.row.ticket in gone:
-            self._prefill = None
+        for row in self._prefill.rows if self._prefill else ():
+            if row.ticket in gone:
+                self._prefill.drop(row)
 
     def _admit(self) -> list[Progress]:
-        """Give free places to prompts, which are read first, and read rows anew whose window is full."""
-        ended, chunks = [], 0
+        """Read prompts and give them free places, and read rows anew whose window is full."""
         full = [row for row in self._places if row and len(row.tokens) - row.start > self._window]
-        for row in full:
+        for k in range(0, len(full), _GROUP):
             # A row whose window is full can do nothing else.
-            prefill = self._begin(row, fresh=False)
-            while not self._read_chunk(prefill):
-                pass
-            self._place(prefill, self._places.index(row))
+            prefill = self._begin(full[k : k + _GROUP])
+            while prefill.rows:
+                prefill.read()
+                self._board, _, _ = prefill.settle(self._board, self._places.index)
+        ended, read = [], 0
         while True:
-            if self._prefill is None:
-                if None not in self._places or not self._waiting:
+            if not (self._prefill and self._prefill.rows):
+                self._prefill, rows = None, self._next_prompts(ended)
+                if not rows:
                     return ended
-                row = self._waiting.popleft()
-                if row.options.max_bytes == 0:
-                    ended.append(Progress(row.ticket, (), "length"))
-                    continue
-                self._prefill = self._begin(row, fresh=True)
-            others = any(row is not None for row in self._places)
-            while chunks < _CHUNKS_BETWEEN or not others:
-                chunks += 1
-                if self._read_chunk(self._prefill):
-                    self._place(self._prefill, self._places.index(None))
-                    self._prefill = None
-                    break
-            else:
+                self._prefill = self._begin(rows)
+            elif read >= _CHUNKS_BETWEEN and any(row is not None for row in self._places):
                 return ended
+            read += 1
+            self._prefill.read()
+            self._settle(self._prefill)
 
-    def _begin(self, row: _Row, fresh: bool) -> _Prefill:
-        position = len(row.tokens) - 1
-        row.start = windows.start(position, self._window)
-        if fresh:
-            self.work.prompt_bytes += len(row.prompt)
-        cache = self._programs.empty(self._parameters, rows=self._shares, dial=self._dial(row.options))
-        return _Prefill(row, cache, row.start, fresh)
+    def _next_prompts(self, ended: list[Progress]) -> list[_Row]:
+        """Prompts for free places, which are read in equal chunks, so that none is read otherwise than alone."""
+        rows = []
+        while self._waiting and len(rows) < min(_GROUP, self._places.count(None)):
+            row = self._waiting[0]
+            if rows and chunks(self._length(row)) != chunks(self._length(rows[0])):
+                break
+            self._waiting.popleft()
+            if row.options.max_bytes:
+                rows.append(row)
+                self.work.prompt_bytes += len(row.prompt)
+            else:
+                ended.append(Progress(row.ticket, (), "length"))
+        return rows
 
-    def _read_chunk(self, prefill: _Prefill) -> bool:
-        """Read some more of its tokens, all but the last; whether that is done."""
-        tokens, done = prefill.row.tokens, prefill.done
-        left = len(tokens) - 1 - done
-        if left:
-            size = next((size for size in _CHUNKS if size >= left), _CHUNKS[-1])
-            part = np.array(tokens[done : done + size][: left], np.int32)
-            part = np.pad(part, (0, size - len(part)), constant_values=self.model.vocabulary.pad)
-            tokens_BC = np.broadcast_to(part, (self._shares, size))
-            prefill.cache = self._programs.chunk(self._parameters, prefill.cache, tokens_BC)
-            prefill.done += min(size, left)
-        return prefill.done == len(tokens) - 1
+    def _length(self, row: _Row) -> int:
+        """Tokens that are read of a row before it can go on."""
+        return len(row.tokens) - 1 - windows.start(len(row.tokens) - 1, self._window)
 
-    def _place(self, prefill: _Prefill, place: int) -> None:
-        row = prefill.row
-        self._board = self._programs.place(self._board, place, prefill.cache, np.int32(row.tokens[-1]))
-        if prefill.fresh:
-            nothing = sampling.settings([row.options]), sampling.initial([row.prompt])
-            self._board = self._programs.options(self._board, place, *nothing)
-        self._places[place] = row
+    def _begin(self, rows: list[_Row]) -> Prefill:
+        size = self._shares if len(rows) == 1 else -(-_GROUP // self._shares) * self._shares
+        readings = []
+        for row in rows:
+            row.start = windows.start(len(row.tokens) - 1, self._window)
+            readings.append(Reading(row.tokens, row.start, row))
+        dial, pad = self._dial([row.options for row in rows], size), self.model.vocabulary.pad
+        return Prefill(self._programs, self._parameters, pad, size, readings, dial)
+
+    def _settle(self, prefill: Prefill) -> None:
+        """Give places to the prompts that are read."""
+        free = iter([place for place, row in enumerate(self._places) if row is None])
+        self._board, place_G, ready = prefill.settle(self._board, lambda row: next(free))
+        if not ready:
+            return
+        options, prompts = [Options()] * len(place_G), [b""] * len(place_G)
+        for k, row in ready:
+            options[k], prompts[k], self._places[place_G[k]] = row.options, row.prompt, row
+        self._board = self._programs.options(
+            self._board, place_G, sampling.settings(options), sampling.initial(prompts)
+        )
 
     def _take(self, place: int, row: _Row, written) -> Iterable[Progress]:
         """What the call wrote for a row, as far as no stop string can take it back."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -177,6 +179,18 @@ class LanguageModel:
         later = copy.copy(self)
         later.weights, later.step, later._engines = weights, step, {}
         return later
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what its answers depend on: weights, and config fields of the model. It is the same
+        wherever the model lies, and takes about as long as reading the weights.
+        """
+        named = ("model.", "patching.", "trigger.", "kernels.", "data.window", "training.dtype")
+        fields = {name: value for name, value in config_lib.flat(self.config).items() if name.startswith(named)}
+        digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8)
+        for path, leaf in jax.tree.leaves_with_path(self.weights):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+            digest.update(np.asarray(jax.device_get(leaf)).tobytes())
+        return digest.hexdigest()
 
     def positions(self, stream) -> Iterator[Positions]:
         """What the model says along a `data.stream.Stream`, `windows.Text` or `windows.Head`, part by part in order."""

@@ -107,11 +107,11 @@ def read(path: str | Path, defaults: Options, seen: Callable[[bytes], None] | No
                 raise UserError(f"{path}, line {number}: {error}") from None
 
 
-def made_of(workdir: str, step: int, file: Survey, options: Options) -> dict[str, str]:
-    """What the results of a file depend on, by the names of flags, for `inference.results`."""
+def made_of(model, file: Survey, options: Options) -> dict[str, str]:
+    """What the results of a file depend on, by the names of flags, for `inference.results`; of a `LanguageModel`."""
     fields = dataclasses.asdict(options)
     fields["threshold"] = fields.pop("scratchpad_threshold")
-    things = {"workdir": workdir, "step": step, "SHA-256 of the prompts": file.sha256}
+    things = {"step": model.step, "weights": model.fingerprint(), "SHA-256 of the prompts": file.sha256}
     return {name: str(value) for name, value in (things | fields).items()}
 
 
@@ -234,8 +234,8 @@ def continue_file(engine, path: str, out: Path, survey: Survey, defaults: Option
       defaults: see `read`; without a patch_threshold, which is the engine's model's.
       made_of: see `results.Results`.
     Returns:
-      rows; written, those of this call; and of this call bytes (of which stop strings may take some back), seconds,
-      bytes_per_second, trunk_calls_per_byte and rows_per_trunk_call.
+      rows; written, those of this call; and of this call bytes (of which stop strings may take some back), what `speed`
+      says, trunk_calls_per_byte and rows_per_trunk_call.
 
     Raises UserError, before anything is written, where a line turns a dial that the model lacks; and see `Results`.
     """
@@ -245,7 +245,7 @@ def continue_file(engine, path: str, out: Path, survey: Survey, defaults: Option
             check(options, engine.check)
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
-    began = time.monotonic()
+    began, moments = time.monotonic(), []
     with results.Results(out, made_of) as rows:
         before = rows.done
         left = (prompt for prompt in read(path, defaults) if prompt.number not in before)
@@ -253,18 +253,39 @@ def continue_file(engine, path: str, out: Path, survey: Survey, defaults: Option
             for ended, byte_count in continued(engine, left):
                 rows.add(ended)
                 progress.advance(len(ended), byte_count)
+                moments = moments or [(time.monotonic(), engine.work.bytes)]
         if len(rows.done) != survey.count:
             raise UserError(f"{path} was changed while it was read: start again, with another --out")
         rows.finish()
-    seconds, work = time.monotonic() - began, engine.work
+    work = engine.work
+    moments.append((time.monotonic(), work.bytes))
     return {
         "rows": survey.count,
         "written": survey.count - len(before),
         "bytes": work.bytes,
-        "seconds": seconds,
-        "bytes_per_second": work.bytes / seconds,
+        **speed(began, moments),
         "trunk_calls_per_byte": work.slots / max(work.bytes, 1),
         "rows_per_trunk_call": work.slots / max(work.trunk_calls, 1),
+    }
+
+
+def speed(began: float, moments: list[tuple[float, int]]) -> dict[str, float]:
+    """How fast bytes were written.
+
+    Args:
+      began: a moment of `time.monotonic`, before anything was read or compiled.
+      moments: (moment, bytes written until then) of the first bytes, which come together after prompts were read and
+        programs were compiled, and of the end.
+    Returns:
+      seconds, in all; seconds_to_first; and bytes_per_second of the bytes after the first ones, or of all bytes in all
+      the time where there are no others.
+    """
+    (first, first_count), (last, count) = moments[0], moments[-1]
+    later = count > first_count
+    return {
+        "seconds": last - began,
+        "seconds_to_first": first - began,
+        "bytes_per_second": (count - first_count) / (last - first) if later else count / (last - began),
     }
 
 

@@ -1,10 +1,11 @@
 """Measure speed and memory on this machine.
 
-usage: scratchpatch bench [train|data|linear|kernels|start|peer|all] [--config=FILE] [--config.FIELD=VALUE]... [--json]
+usage: scratchpatch bench [train|data|linear|kernels|start|peer|decode|all] [--config=FILE] [--config.FIELD=VALUE]...
+                          [--json]
 
 train, peer: a training step against others; data: windows into the loop;
 linear: cost against window length; kernels: each attention backend that runs here;
-start: time to the first step.
+start: time to the first step; decode: continuing prompts, with minutes of a large model.
 
 examples:
   scratchpatch bench
@@ -14,7 +15,7 @@ examples:
 from scratchpatch import compilation_cache
 from scratchpatch.verbs import verb
 
-_WHAT = ("train", "data", "linear", "kernels", "start", "peer", "all")
+_WHAT = ("train", "data", "linear", "kernels", "start", "peer", "decode", "all")
 _FLAGS = (verb.JSON, verb.choice("what", "What to measure; may be given without --what=.", "all", enum_values=_WHAT))
 
 

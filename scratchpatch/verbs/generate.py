@@ -14,7 +14,7 @@ carried over, and options of its own, by the names of the flags from max_bytes t
 the first line has --seed, the next one --seed + 1, and so on. --out has one line for each, in order: id, text (or
 text_base64 where it is no UTF-8), finish (stop or length), bytes, seed, commits, scratchpads, logprobs. Rows that have
 ended wait in OUT.partial, and the same command after a stop, however it came, goes on (name a --step where the run is
-still at work). No output depends on --rows and --share, or on the other lines.
+still at work). No byte depends on --rows, on --share or on the other lines.
 
 examples:
   scratchpatch generate --workdir=runs/quickstart --prompt='def main(' --max_bytes=200
@@ -150,23 +150,23 @@ def _show(model, prompt: bytes, row: Options, values: verb.Flags, answer: verb.A
 
 def _stats(began: float, moments: list[tuple[float, int]], made: list) -> str:
     """One line on a row that was shown: bytes, seconds, and what they cost."""
-    (first, some), (last, all_bytes) = moments[0], moments[-1]
-    text = f"{len(made)} bytes in {last - began:.2f} s"
+    text = f"{len(made)} bytes in {_speed(prompts_lib.speed(began, moments))}"
     if not made:
         return text
-    text += f", the first ones after {first - began:.2f} s"
-    if all_bytes > some:
-        text += f", then {(all_bytes - some) / (last - first):.0f} bytes/s"
     commits, scratchpads = sum(byte.commit for byte in made), sum(byte.scratchpad for byte in made)
     per_byte = [f"{count / len(made):.3f}" for count in (commits + scratchpads, commits, scratchpads)]
     return text + "; trunk calls per byte: {} ({} commits, {} scratchpads)".format(*per_byte)
+
+
+def _speed(speed: dict[str, float]) -> str:
+    return "{seconds:.2f} s, the first after {seconds_to_first:.2f} s, {bytes_per_second:.0f} bytes/s".format(**speed)
 
 
 def _continue_file(model, path: str, survey, row: Options, values: verb.Flags, answer: verb.Answer) -> None:
     from scratchpatch.inference.engine import Engine
 
     out = Path(os.path.realpath(values.out))
-    made_of = prompts_lib.made_of(os.path.realpath(values.workdir), model.step, survey, _options(values))
+    made_of = prompts_lib.made_of(model, survey, _options(values))
     if results.finished(out, made_of):
         answer.show({"rows": survey.count, "written": 0}, values, lambda _: f"{out} is finished: {survey.count} rows")
         return
@@ -178,8 +178,8 @@ def _totals(result: dict[str, Any]) -> str:
     before = result["rows"] - result["written"]
     return (
         f"{result['written']} rows{f' ({before} were there)' if before else ''}, {result['bytes']} bytes in "
-        f"{result['seconds']:.2f} s: {result['bytes_per_second']:.0f} bytes/s; {result['trunk_calls_per_byte']:.3f} "
-        f"trunk calls per byte, {result['rows_per_trunk_call']:.1f} rows in each"
+        f"{_speed(result)}; trunk calls per byte: {result['trunk_calls_per_byte']:.3f}, of "
+        f"{result['rows_per_trunk_call']:.1f} rows each"
     )
 
 

@@ -28,7 +28,7 @@ def test_all_means_every_one(tiny, monkeypatch):
     for name in bench.MEASURES:
         monkeypatch.setitem(bench.MEASURES, name, lambda config, name=name: Result(name))
     measured = bench.run("all", tiny)
-    assert list(measured) == ["machine", "train", "data", "linear", "kernels", "start", "peer"]
+    assert list(measured) == ["machine", "train", "data", "linear", "kernels", "start", "peer", "decode"]
     assert all(measured[name]["title"] == name for name in bench.MEASURES)
 
 

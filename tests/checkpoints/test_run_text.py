@@ -175,6 +175,7 @@ def test_a_run_goes_on_with_other_weights(tmp_path, monkeypatch):
             "model.trunk.kind": "none",
             "model.entropy_head.weight": 0.0,
             "trigger.kind": "none",
+            "model.encoder.layers": 0,
             "model.decoder.layers": 0,
         }
         more = {

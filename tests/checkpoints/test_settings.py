@@ -18,6 +18,7 @@ from tests import runs
 
 STEPS = 8
 FIELDS = runs.ENTROPY_MODEL | {
+    "model.encoder.layers": 0,
     "optimizer.schedule": "wsd",
     "training.steps": STEPS,
     "training.eval_bytes": 64,

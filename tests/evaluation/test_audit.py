@@ -69,7 +69,9 @@ def fields_of(pooling, decoder, encoder_layers: int) -> dict:
 # One test per patchifier, so that what its models share is compiled in one process.
 @pytest.mark.parametrize("patchifier", config_fields.PATCHIFIERS)
 def test_every_pair_of_options_passes(patchifier):
-    for trigger, *others in covering(2, config_fields.TRIGGERS, POOLINGS, DECODERS, (0, 1)):
+    # Inside a patch of one byte no trigger is asked: all of them are one program.
+    triggers = config_fields.TRIGGERS[:1] if patchifier == "byte" else config_fields.TRIGGERS
+    for trigger, *others in covering(2, triggers, POOLINGS, DECODERS, (0, 1)):
         fields = decisions(patchifier, trigger) | fields_of(*others)
         report = report_of(Model(fields))
         assert report.ok, f"{fields}: {report.text()}"

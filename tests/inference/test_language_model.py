@@ -263,6 +263,16 @@ def test_load_reads_the_newest_or_the_named_step(tmp_path):
         sp.load(tmp_path / "nowhere")
 
 
+def test_a_fingerprint_tells_weights_and_models_apart():
+    lm = language_model()
+    config = config_lib.from_flat(config_lib.flat(lm.config))
+    config_lib.set_field(config, "training.steps", 99)
+    same = LanguageModel(config, jax.tree.map(jnp.asarray, lm.weights), step=8)
+    assert same.fingerprint() == lm.fingerprint() and len(lm.fingerprint()) == 16
+    other = lm.with_weights(jax.tree.map(lambda x: x * np.float32(1.0001), lm.weights), 7)
+    assert len({lm.fingerprint(), other.fingerprint(), lm.override({"trigger.threshold": 3.0}).fingerprint()}) == 3
+
+
 def test_weights_of_another_moment_keep_the_pass():
     lm = language_model()
     weights = {"params": jax.tree.map(lambda x: 0.5 * x, lm.weights["params"]), "thresholds": lm.weights["thresholds"]}

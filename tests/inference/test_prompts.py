@@ -180,6 +180,12 @@ def test_a_result_counts_what_the_trunk_did():
         assert len(entry["likeliest"]) == 2 and entry["likeliest"][0][1] >= entry["likeliest"][1][1]
 
 
+def test_the_speed_is_that_of_what_came_after_compilation():
+    wanted = {"seconds": 30.0, "seconds_to_first": 10.0, "bytes_per_second": 5.0}
+    assert prompts.speed(100.0, [(110.0, 32), (130.0, 132)]) == wanted
+    assert prompts.speed(100.0, [(110.0, 32), (116.0, 32)])["bytes_per_second"] == 2.0
+
+
 def test_nothing_more_than_asked_for_is_written():
     rows = results_of(prompts_of([b"a", b"b", b"c", b"d", b"e"], max_bytes=0))
     assert all((row["text"], row["finish"], row["bytes"]) == ("", "length", 0) for row in rows.values())

@@ -304,7 +304,7 @@ sys.exit(cli.script())
 def started(tmp_path_factory):
     """A folder with weights as a run and exported, a config from.json, and the losses of one process from there."""
     folder = tmp_path_factory.mktemp("started")
-    fields = runs_lib.WITH_ENTROPY_MODEL | {"training.steps": 3, "training.batch_rows": 4}
+    fields = runs_lib.SHALLOW | runs_lib.WITH_ENTROPY_MODEL | {"training.steps": 3, "training.batch_rows": 4}
     made, workdir = runs_lib.untrained(folder / "from", fields, tiny.weights)
     sp.export(sp.load(workdir), folder / "from" / "exported", layout="unstacked")
     (folder / "from.json").write_text(json.dumps({"config": config_lib.flat(made)}))

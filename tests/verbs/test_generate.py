@@ -114,7 +114,7 @@ def test_a_kill_loses_no_row_that_has_ended(run, prompts, wanted, tmp_path, caps
         assert partial.read_bytes() == before
 
     refused("temperature = 1.0, not 0.5", "--temperature=0.5")
-    refused("step = 2, not 1", "--step=1")
+    refused("step = 2, not 1, weights = ", "--step=1")
     refused("threshold = None, not 1.0", "--threshold=1.0")
     text = prompts.read_text()
     prompts.write_text(text + '{"prompt": "more"}\n')
@@ -124,7 +124,7 @@ def test_a_kill_loses_no_row_that_has_ended(run, prompts, wanted, tmp_path, caps
     assert cli.main([*argv, "--rows=2"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{7 - len(ended)} rows ({len(ended)} were there), ") and said.count("\n") == 1
-    assert " bytes/s; " in said and said.endswith(" rows in each\n")
+    assert " bytes/s; " in said and said.endswith(" rows each\n")
     assert read(out) == wanted and not partial.exists()
     assert cli.main([*argv, "--temperature=0.5"]) == 1
     assert f"{out} was made with temperature = 1.0, not 0.5" in capsys.readouterr().err
