@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from absl import logging
+
 from scratchpatch import config as config_lib, precision, schema
 from scratchpatch.accounting import account
 from scratchpatch.accounting.chips import GIB, Chip
@@ -51,7 +53,7 @@ def plan_decode(config, pod: Topology, rows_per_chip: int) -> dict:
         "fits": held["total"] <= pod.chip.memory, "bytes_per_chip": held, "hbm_bytes": int(pod.chip.memory),
         "programs": programs, "trunk_calls_per_byte": rate,
     }
-    # Rows that share no trunk are called for apart; all that the pod has share one loop, so one call.
+    # All rows of the pod share one loop, and the trunk is called for all of them.
     eager = 1 - (1 - min(rate, 1.0)) ** rows
     plan |= {"full": _per_byte(programs, rate, rows_per_chip), "eager": _per_byte(programs, eager, rows_per_chip)}
     return plan | {"compile_seconds": round(seconds, 1)}
@@ -66,6 +68,7 @@ def _compile(config, pod: Topology, rows: int) -> tuple[dict, float]:
         experiment, result = Path(name) / "config.json", Path(name) / "result.json"
         experiment.write_text(json.dumps({"schema": schema.CURRENT, "config": config_lib.flat(config)}))
         arguments = [str(experiment), pod.name, str(pod.slices), str(rows), str(result)]
+        logging.info("compiling the programs of decoding for %s, which takes a minute or two for 1B parameters", pod)
         child = subprocess.run(
             [sys.executable, "-m", _CHILD, *arguments],
             env=os.environ | ahead_of_time.ENVIRONMENT,
