@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import itertools
 import math
+import typing
 from collections.abc import Iterable
 
 import jax
@@ -26,8 +27,7 @@ _GROUP, _CHUNKS_BETWEEN = 8, 4
 _GAIN = 0.01
 
 
-@dataclasses.dataclass(frozen=True)
-class Byte:
+class Byte(typing.NamedTuple):
     """One byte of a row's output.
 
     Attributes:
@@ -291,43 +291,43 @@ class Engine:
 
     def _take(self, place: int, row: _Row, written) -> Iterable[Progress]:
         """What the call wrote for a row, as far as no stop string can take it back."""
-        bos, finish, pieces = self.model.vocabulary.bos, None, b""
-        count = int(written.count_B[place])
-        sampling.check_sound(written.log_probability_BT[place, :count])
-        for t in range(count):
-            token = int(written.token_BT[place, t])
-            if token == bos:
+        bos, finish, released = self.model.vocabulary.bos, None, 0
+        for byte in self._bytes(place, row, written):
+            if byte.value == bos:
                 # Inside a character, the end stands for a budget that cannot complete it: see `inference.utf8`.
                 end = bytes(row.tokens[1:][-3:]) if row.options.valid_utf8 else b""
                 finish = "stop" if utf8.state_after(end) == utf8.ACCEPT else "length"
                 break
-            row.tokens.append(token)
-            row.held.append(self._byte(place, t, row, written))
-            pieces += row.stops.push(bytes([token]))
+            row.tokens.append(byte.value)
+            row.held.append(byte)
             self.work.bytes += 1
+            released += len(row.stops.push(bytes([byte.value]))) if row.options.stop else 1
             if row.stops.ended:
                 finish = "stop"
                 break
             if len(row.tokens) - 1 - len(row.prompt) == row.options.max_bytes:
                 finish = "length"
         if finish and not row.stops.ended:
-            pieces += row.stops.flush()
-        released, row.held = row.held[: len(pieces)], row.held[len(pieces) :]
+            released += len(row.stops.flush())
+        progress = Progress(row.ticket, tuple(row.held[:released]), finish)
+        row.held = row.held[released:]
         if finish:
             self._places[place] = None
         if released or finish:
-            yield Progress(row.ticket, tuple(released), finish)
+            yield progress
 
-    def _byte(self, place: int, t: int, row: _Row, written) -> Byte:
-        count = row.options.logprobs
-        tokens = written.alternative_BTK[place, t, :count].tolist() if count else ()
-        nats = written.alternative_log_probability_BTK[place, t, :count].tolist() if count else ()
-        bos = self.model.vocabulary.bos
-        return Byte(
-            value=int(written.token_BT[place, t]),
-            log_probability=float(written.log_probability_BT[place, t]),
-            entropy=float(written.entropy_BT[place, t]),
-            commit=bool(written.commit_BT[place, t]),
-            scratchpad=bool(written.scratchpad_BT[place, t]),
-            alternatives=tuple((-1 if token == bos else token, x) for token, x in zip(tokens, nats, strict=True)),
-        )
+    def _bytes(self, place: int, row: _Row, written) -> Iterable[Byte]:
+        """What the call wrote for a row; an end of the document as a byte of the value BOS."""
+        count, wanted, bos = int(written.count_B[place]), row.options.logprobs, self.model.vocabulary.bos
+        nats_T = written.log_probability_BT[place, :count]
+        sampling.check_sound(nats_T)
+        alternatives = [()] * count
+        if wanted:
+            tokens_TK = written.alternative_BTK[place, :count, :wanted]
+            tokens_TK = np.where(tokens_TK == bos, -1, tokens_TK).tolist()
+            nats_TK = written.alternative_log_probability_BTK[place, :count, :wanted].tolist()
+            alternatives = [tuple(zip(*pair, strict=True)) for pair in zip(tokens_TK, nats_TK, strict=True)]
+        arrays = written.entropy_BT, written.commit_BT, written.scratchpad_BT
+        lists = (x_BT[place, :count].tolist() for x_BT in arrays)
+        tokens = written.token_BT[place, :count].tolist()
+        return map(Byte, tokens, nats_T.tolist(), *lists, alternatives)
