@@ -14,9 +14,6 @@ import jax.numpy as jnp
 from scratchpatch import sharding
 from scratchpatch.kernels import choice
 
-# Places of a cache that slots look at together.
-_BLOCK = 128
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +46,6 @@ class Kept:
         if self.places_first:
             return self.keys.swapaxes(1, 2), self.values.swapaxes(1, 2)
         return self.keys, self.values
-
-    def part(self, first, places: int) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [B, H, places, K] of some places."""
-        if places == self.places:
-            return self.by_heads
-        axis = 1 if self.places_first else 2
-
-        def cut(x):
-            return jax.lax.dynamic_slice_in_dim(x, first, places, axis)
-
-        return jax.tree.map(cut, self).by_heads
 
     def spread(self, rows: str, heads: str) -> "Kept":
         """The same in its place on the current mesh, by the logical names of its axes."""
@@ -138,43 +124,22 @@ def window(q_BCHK, k_BCHK, v_BCHK, ring: Kept, position_BC, start_BC, valid_BC) 
 
 
 def staircase(q_BNHK, k_BNGK, v_BNGK, cache: Kept, begin_BN, end_BN) -> jax.Array:
-    """`attention.staircase` of new slots: slot i reads the commits [begin_i, end_i) of the cache, and itself.
-
-    Time grows with the commits that the slots see, not with the places of the cache: blocks of places that no slot of
-    any row sees are left out. One that is left out, or masked for a slot, changes no bit of what the slot gets.
-    """
+    """`attention.staircase` of new slots: slot i reads the commits [begin_i, end_i) of the cache, and itself."""
     rows, slots, _, width = q_BNHK.shape
-    q_BGRNK = q_BNHK.reshape(rows, slots, k_BNGK.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
-    scale, v_dtype = width**-0.5, v_BNGK.dtype
-    # Devices of a mesh, each with rows of its own, would have to agree on what the blocks are.
-    block = cache.places if sharding.spread_mesh() else min(cache.places, _BLOCK)
-
-    def look(j, carry):
-        top, total, out = carry
-        # The last block may begin earlier, so that it ends with the cache; what was seen before is left out.
-        first = jnp.minimum(j * block, cache.places - block)
-        keys_BGTK, values_BGTK = cache.part(first, block)
-        p_T = first + jnp.arange(block, dtype=jnp.int32)
-        see_BNT = (p_T >= jnp.maximum(begin_BN, j * block)[..., None]) & (p_T < end_BN[..., None])
-        logits = jnp.einsum("bgrnk,bgtk->bgrnt", q_BGRNK, keys_BGTK, preferred_element_type=jnp.float32) * scale
-        logits = jnp.where(see_BNT[:, None, None], logits, -jnp.inf)
-        higher = jnp.maximum(top, logits.max(axis=-1))
-        weights, before = jnp.exp(logits - higher[..., None]), jnp.exp(top - higher)
-        # XLA's CPU compiler cannot multiply bfloat16 arrays into a float32 one whose axes are in another order.
-        part = jnp.einsum(
-            "bgrnt,bgtk->bgrnk", weights.astype(v_dtype), values_BGTK, preferred_element_type=jnp.float32
-        )
-        return higher, total * before + weights.sum(axis=-1), out * before[..., None] + part
-
-    # A slot begins with itself, so that no sum is empty.
-    own = jnp.einsum("bgrnk,bngk->bgrn", q_BGRNK, k_BNGK, preferred_element_type=jnp.float32) * scale
-    own_BGRNK = jnp.broadcast_to(v_BNGK.transpose(0, 2, 1, 3)[:, :, None].astype(jnp.float32), q_BGRNK.shape)
-    carry = own, jnp.ones_like(own), own_BGRNK
-    if block == cache.places:
-        _, total, out = look(0, carry)
-    else:
-        sees_BN = end_BN > begin_BN
-        first = jnp.where(sees_BN, begin_BN, cache.places).min() // block
-        last = -(-jnp.where(sees_BN, end_BN, 0).max() // block)
-        _, total, out = jax.lax.fori_loop(first, last, look, carry)
-    return (out / total[..., None]).astype(v_dtype).transpose(0, 3, 1, 2, 4).reshape(q_BNHK.shape)
+    q_BNGRK = q_BNHK.reshape(rows, slots, k_BNGK.shape[2], -1, width)
+    scale = width**-0.5
+    j_P = jnp.arange(cache.places, dtype=jnp.int32)
+    keys_BGPK, values_BGPK = cache.by_heads
+    logits = jnp.einsum("bngrk,bgpk->bgrnp", q_BNGRK, keys_BGPK, preferred_element_type=jnp.float32) * scale
+    own = jnp.einsum("bngrk,bngk->bgrn", q_BNGRK, k_BNGK, preferred_element_type=jnp.float32) * scale
+    see_BNP = (j_P >= begin_BN[..., None]) & (j_P < end_BN[..., None])
+    logits = jnp.where(see_BNP[:, None, None], logits, -jnp.inf)
+    top = jnp.maximum(logits.max(axis=-1), own)
+    weights, own = jnp.exp(logits - top[..., None]), jnp.exp(own - top)
+    total = weights.sum(axis=-1) + own
+    v_dtype = v_BNGK.dtype
+    # XLA's CPU compiler cannot multiply bfloat16 arrays into a float32 one whose axes are in another order.
+    out = jnp.einsum("bgrnp,bgpk->bgrnk", weights.astype(v_dtype), values_BGPK, preferred_element_type=jnp.float32)
+    out += jnp.einsum("bgrn,bngk->bgrnk", own, v_BNGK.astype(jnp.float32))
+    out = (out / total[..., None]).astype(v_dtype)
+    return out.transpose(0, 3, 1, 2, 4).reshape(q_BNHK.shape)
