@@ -10,7 +10,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scratchpatch.bench.train import nothing_cached
-from scratchpatch.kernels import attention
+from scratchpatch.kernels import attention, xla
 from scratchpatch.kernels.attention import Kept
 from scratchpatch.planning import hlo, hlo_traffic
 
@@ -43,6 +43,22 @@ def test_both_orders_of_axes_say_the_same(length):
         results.append([slots, bytes_, *(x for each in later for x in each.by_heads)])
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), (("float32", 1e-6), ("bfloat16", 1e-2)))
+def test_the_staircase_is_that_of_whole_rows(dtype, tolerance):
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    q, k, v, *kept = (normal(2, *shape, 8) for shape in ((5, 4), (5, 2), (5, 2), (30, 2), (30, 2)))
+    end_BN = rng.integers(0, 31, (2, 5)).astype(np.int32)
+    begin_BN = (0.4 * end_BN).astype(np.int32)
+    wanted = xla.dense(q, *kept, k, v, begin_BN, end_BN).astype(jnp.float32)
+    cache = Kept(*(x.swapaxes(1, 2) for x in kept), False)
+    got = jax.jit(attention.cached_staircase)(q, k, v, cache, begin_BN, end_BN).astype(jnp.float32)
+    np.testing.assert_allclose(got, wanted, atol=tolerance)
 
 
 @pytest.mark.skipif(
