@@ -17,6 +17,8 @@ _PRELOADED = [
     "ml_collections",
     "optax",
     "orbax.checkpoint",
+    "scratchpatch.report.page",
+    "scratchpatch.training.loop",
     "tensorboardX",
 ]
 
