@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import chex
@@ -22,7 +19,7 @@ from scratchpatch.checkpoints.reader import CheckpointReader
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
-from tests import drill, runs as runs_lib, tiny
+from tests import child, drill, runs as runs_lib, tiny
 
 PROCESSES, DEVICES = 3, 2
 FIELDS = {
@@ -89,34 +86,31 @@ sys.exit(cli.script())
 """
 
 
-def command(folder, name: str, *flags: str, program=("-c", WITHOUT_AUDIT), config=None) -> list[str]:
+def start(
+    folder, name: str, processes=PROCESSES, devices=DEVICES, own=(), program=WITHOUT_AUDIT, config=None
+) -> list[child.Started]:
+    """The processes of a run; `own`: flags of each."""
     config = config or folder / "config.json"
     if not config.exists():
         config.write_text(json.dumps({"config": config_lib.flat(tiny.config(FIELDS | {"mesh.data": -1}))}))
-    return [sys.executable, *program, "train", f"--config={config}", f"--workdir={folder}/{name}", *flags]
-
-
-def start(folder, name: str, processes=PROCESSES, devices=DEVICES, own=(), **more) -> list[subprocess.Popen]:
-    """The processes of a run; `own`: flags of each; `more`: of `command`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    found = []
+    line = ["train", f"--config={config}", f"--workdir={folder}/{name}"]
+    started = []
     for i in range(processes):
-        flags = [f"--distributed=127.0.0.1:{port},{i},{processes}"] if processes > 1 else []
-        line = command(folder, name, *flags, *(own[i] if own else ()), **more)
-        found.append(subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    return found
+        argv = [*line, f"--distributed=127.0.0.1:{port},{i},{processes}", *(own[i] if own else ())]
+        started.append(child.Started(program, argv, folder / f"{name}.{i}.log", devices))
+    return started
 
 
 def ends(running) -> list[tuple[int, str]]:
     """Exit code and output of each; none is left behind."""
     try:
-        return [(p.wait(), said) for p, (said, _) in [(p, p.communicate(timeout=240)) for p in running]]
+        return [process.end(240) for process in running]
     finally:
-        for p in running:
-            p.kill()
+        for process in running:
+            process.kill()
 
 
 def metrics(workdir) -> list[tuple[int, float]]:
@@ -134,10 +128,10 @@ def runs(tmp_path_factory):
     running = start(folder, "three")
     path = folder / "three" / "metrics.jsonl"
     while not (path.exists() and path.read_text().count("\n") >= 2):
-        assert all(p.poll() is None for p in running), ends(running)
+        assert all(p.runs() for p in running), ends(running)
         time.sleep(0.05)
     # One of them is told; all of them stop at one step.
-    running[1].send_signal(signal.SIGTERM)
+    running[1].send(signal.SIGTERM)
     stopped = ends(running)
     assert [code for code, _ in stopped] == [0] * PROCESSES, stopped
     shutil.copytree(folder / "three", folder / "stored")
@@ -192,13 +186,13 @@ def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
     def wait(until):
         deadline = time.monotonic() + 300
         while not until():
-            assert time.monotonic() < deadline and all(p.poll() is None for p in running), ends(running)
+            assert time.monotonic() < deadline and all(p.runs() for p in running), ends(running)
             time.sleep(0.05)
 
     wait(lambda: (workdir / "metrics.jsonl").exists() and metrics(workdir)[-1:] > [(step, math.inf)])
-    running[1].send_signal(signal.SIGUSR1)
+    running[1].send(signal.SIGUSR1)
     wait(lambda: CheckpointReader(workdir / "checkpoints").steps())
-    running[1].send_signal(signal.SIGINT)
+    running[1].send(signal.SIGINT)
     (code, said), (other, _) = ends(running)
     assert (code, other) == (0, 0), said
     saved, stopped = CheckpointReader(workdir / "checkpoints").steps()
@@ -206,12 +200,12 @@ def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
     assert f"stopped by SIGINT at step {stopped} of 1000000" in said and f"training from {folder}/stored@{step}" in said
     # The lines up to there are the other run's, and so is what the first batch says.
     assert [line for line in metrics(workdir) if line[0] <= step] == metrics(folder / "stored")
-    here, there = (next(x for at, x in metrics(folder / name) if at == step + 1) for name in ("branch", "four"))
+    here, there = (next(x for at, x in metrics(folder / name) if at == step + 1) for name in ("branch", "three"))
     assert here == pytest.approx(there, rel=2e-5)
 
 
 def test_one_voice_is_enough(runs):
-    _, stopped, _ = runs
+    _, stopped = runs
     assert "training" in stopped[0][1] and "BPB" not in stopped[1][1]
 
 
@@ -220,7 +214,7 @@ def failing(tmp_path_factory):
     """A folder, and exit codes and outputs of two processes of `FAILING`."""
     folder = tmp_path_factory.mktemp("failing")
     with lock.hold(folder / "used" / "lock", "trainer"):
-        return folder, ends(start(folder, "run", devices=1, processes=2, program=["-c", FAILING]))
+        return folder, ends(start(folder, "run", devices=1, processes=2, program=FAILING))
 
 
 def test_a_process_that_differs_is_named(failing):
@@ -325,7 +319,7 @@ def test_two_processes_start_from_weights_that_neither_holds_whole(started):
     """From a run or an exported folder alike, with the losses of one process; a process is given half of them."""
     folder, losses = started
     flags = [f"--config.training.init_from={folder}/from/run", "--config.mesh.fsdp=4"]
-    program = ["-c", STARTING.replace("EXPORTED", repr(f"{folder}/from/exported"))]
+    program = STARTING.replace("EXPORTED", repr(f"{folder}/from/exported"))
     ended = ends(start(folder, "two", 2, 2, own=[flags] * 2, program=program, config=folder / "from.json"))
     assert [code for code, _ in ended] == [0, 0], ended
     np.testing.assert_allclose([x for _, x in metrics(folder / "two")], losses, rtol=2e-5)
