@@ -1,5 +1,6 @@
 """`scratchpatch ARGV` in a process of its own, which gets a signal at a chosen moment."""
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -17,6 +18,8 @@ _PRELOADED = [
     "ml_collections",
     "optax",
     "orbax.checkpoint",
+    "scratchpatch.report.page",
+    "scratchpatch.training.loop",
     "tensorboardX",
 ]
 
@@ -27,18 +30,64 @@ def run(argv: list[str], log: Path, moment: tuple[str, int] | None = None, sent:
     Args:
       moment: the process sends itself the signal `sent` there, see `_MOMENTS`; None: never.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    process = context.Process(target=_main, args=(argv, str(log), moment, int(sent)))
-    process.start()
+    process = _forked(_main, argv, str(log), moment, int(sent))
     process.join()
     return process.exitcode
 
 
-def _main(argv: list[str], log: str, moment: tuple[str, int] | None, sent: int) -> None:
+class Started:
+    """A Python program, as text, in a process of its own, with so many devices; what it prints is written to `log`."""
+
+    def __init__(self, program: str, argv: list[str], log: Path, devices: int):
+        self._log = log
+        self._process = _forked(_program, program, argv, str(log), devices)
+
+    def runs(self) -> bool:
+        return self._process.is_alive()
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self._process.pid, number)
+
+    def end(self, seconds: float) -> tuple[int | None, str]:
+        """Exit code and output; None where it goes on after so many seconds."""
+        self._process.join(seconds)
+        return self._process.exitcode, self._log.read_text()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _forked(target, *arguments):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def _print_to(log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+
+
+def _program(program: str, argv: list[str], log: str, devices: int) -> None:
+    _print_to(log)
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    sys.argv = ["-c", *argv]
+    try:
+        exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
+    finally:
+        # JAX leaves the other processes there; a forked process does not do it by itself.
+        atexit._run_exitfuncs()
+
+
+def _main(argv: list[str], log: str, moment: tuple[str, int] | None, sent: int) -> None:
+    _print_to(log)
     from scratchpatch import cli
     from tests import runs
 

@@ -19,17 +19,26 @@ _EXAMPLES = {"run": 8, "durable": 4, "export": 10, "hf": 8, "prepared": 15, "ind
 _ROUND = 100
 
 
+@pytest.fixture(scope="module")
+def wholes():
+    """What was built, by what built it: (where it is damaged, a whole one)."""
+    return {}
+
+
 @pytest.fixture(scope="module", params=fuzz.SUBJECTS)
-def subject(request, tmp_path_factory):
+def subject(request, tmp_path_factory, wholes):
     """(kind, a whole one, where it is damaged, what its readers give)."""
     kind = fuzz.SUBJECTS[request.param]
-    # One place for all examples, since paths are part of what is stored.
-    place = tmp_path_factory.mktemp(kind.name) / "place"
-    whole = place.with_name("whole")
-    (place / "outside").mkdir(parents=True)
-    (place / "outside" / "canary").write_text("alive")
-    kind.build(place)
-    shutil.copytree(place, whole, symlinks=True)
+    if kind.build not in wholes:
+        # One place for all examples, since paths are part of what is stored.
+        place = tmp_path_factory.mktemp(kind.name) / "place"
+        wholes[kind.build] = place, place.with_name("whole")
+        (place / "outside").mkdir(parents=True)
+        (place / "outside" / "canary").write_text("alive")
+        kind.build(place)
+        shutil.copytree(place, place.with_name("whole"), symlinks=True)
+    place, whole = wholes[kind.build]
+    _renew(whole, place)
     if kind in (fuzz.RUN, fuzz.DURABLE):
         fuzz.learn(place, kind)
         _renew(whole, place)

@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import chex
@@ -22,9 +19,9 @@ from scratchpatch.checkpoints.reader import CheckpointReader
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.training.loop import train
 from scratchpatch.training.step import Trainer
-from tests import drill, runs as runs_lib, tiny
+from tests import child, drill, runs as runs_lib, tiny
 
-PROCESSES, DEVICES = 4, 2
+PROCESSES, DEVICES = 3, 2
 FIELDS = {
     # Compiled by every process: no layers but the trunk's.
     "model.encoder.layers": 0,
@@ -32,7 +29,7 @@ FIELDS = {
     "model.decoder.layers": 0,
     "model.pooling.kind": "mean",
     "training.steps": 6,
-    "training.batch_rows": 8,
+    "training.batch_rows": 12,
     "training.accumulation": 2,
     "training.eval_every": 3,
     "training.eval_bytes": 2000,
@@ -59,11 +56,16 @@ def fail(config, weights):
 def train(made, workdir, *more):
     me, folder = processes.jax.process_index(), Path(workdir).parent
     other_seed = config.from_flat(config.flat(made) | {"seed": me})
-    for what, fields, refused in (("seed:", other_seed, folder / "differs"), ("used:", made, folder / "used")):
+    refusals = [("seed:", other_seed, folder / "differs"), ("used:", made, folder / "used")]
+    refusals.append(("alone:", made, folder / ("own" if me else "alone") / "run"))
+    for what, fields, refused in refusals:
         try:
             whole(fields, refused, *more)
         except UserError as error:
             print("refused", what, error, flush=True)
+    if me:
+        # Who fails together with others leaves; this one goes on, and counts the question that it did not ask.
+        processes._rounds["together, all"] += 1
     whole(made, workdir, *more)
 
 whole, loop.train = loop.train, train
@@ -84,34 +86,31 @@ sys.exit(cli.script())
 """
 
 
-def command(folder, name: str, *flags: str, program=("-c", WITHOUT_AUDIT), config=None) -> list[str]:
+def start(
+    folder, name: str, processes=PROCESSES, devices=DEVICES, own=(), program=WITHOUT_AUDIT, config=None
+) -> list[child.Started]:
+    """The processes of a run; `own`: flags of each."""
     config = config or folder / "config.json"
     if not config.exists():
         config.write_text(json.dumps({"config": config_lib.flat(tiny.config(FIELDS | {"mesh.data": -1}))}))
-    return [sys.executable, *program, "train", f"--config={config}", f"--workdir={folder}/{name}", *flags]
-
-
-def start(folder, name: str, processes=PROCESSES, devices=DEVICES, own=(), **more) -> list[subprocess.Popen]:
-    """The processes of a run; `own`: flags of each; `more`: of `command`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    found = []
+    line = ["train", f"--config={config}", f"--workdir={folder}/{name}"]
+    started = []
     for i in range(processes):
-        flags = [f"--distributed=127.0.0.1:{port},{i},{processes}"] if processes > 1 else []
-        line = command(folder, name, *flags, *(own[i] if own else ()), **more)
-        found.append(subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    return found
+        argv = [*line, f"--distributed=127.0.0.1:{port},{i},{processes}", *(own[i] if own else ())]
+        started.append(child.Started(program, argv, folder / f"{name}.{i}.log", devices))
+    return started
 
 
 def ends(running) -> list[tuple[int, str]]:
     """Exit code and output of each; none is left behind."""
     try:
-        return [(p.wait(), said) for p, (said, _) in [(p, p.communicate(timeout=240)) for p in running]]
+        return [process.end(240) for process in running]
     finally:
-        for p in running:
-            p.kill()
+        for process in running:
+            process.kill()
 
 
 def metrics(workdir) -> list[tuple[int, float]]:
@@ -121,49 +120,52 @@ def metrics(workdir) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with the run `one`, in one process, and `four`, in four, after a notice of preemption.
+    """A folder with the run `one`, in one process, and `three`, in three, after a notice of preemption.
 
-    `stored` beside them is what the four had stored.
+    `stored` beside them is what the three had stored. One process, with six devices, went on from there.
     """
     folder = tmp_path_factory.mktemp("processes")
-    assert [code for code, _ in ends(start(folder, "one", processes=1, devices=1))] == [0]
-    running = start(folder, "four")
-    path = folder / "four" / "metrics.jsonl"
+    running = start(folder, "three")
+    path = folder / "three" / "metrics.jsonl"
     while not (path.exists() and path.read_text().count("\n") >= 2):
-        assert all(p.poll() is None for p in running), ends(running)
+        assert all(p.runs() for p in running), ends(running)
         time.sleep(0.05)
     # One of them is told; all of them stop at one step.
-    running[1].send_signal(signal.SIGTERM)
+    running[1].send(signal.SIGTERM)
     stopped = ends(running)
     assert [code for code, _ in stopped] == [0] * PROCESSES, stopped
-    shutil.copytree(folder / "four", folder / "stored")
-    resumed = ends(start(folder, "four", processes=1, devices=8))
-    assert resumed[0][0] == 0, resumed
-    return folder, stopped, resumed
+    shutil.copytree(folder / "three", folder / "stored")
+    with pytest.MonkeyPatch.context() as patch:
+        runs_lib.leave_out_audit(patch.setattr)
+        for name, devices in (("one", 1), ("three", PROCESSES * DEVICES)):
+            assert train(tiny.config(FIELDS | {"mesh.data": devices}), folder / name)
+    return folder, stopped
 
 
 def test_losses_are_those_of_one_process(runs):
-    folder, *_ = runs
-    one, four = metrics(folder / "one"), metrics(folder / "four")
-    assert [step for step, _ in one] == [step for step, _ in four]
-    np.testing.assert_allclose([x for _, x in four], [x for _, x in one], rtol=2e-5)
+    folder, _ = runs
+    one, three = metrics(folder / "one"), metrics(folder / "three")
+    assert [step for step, _ in one] == [step for step, _ in three]
+    np.testing.assert_allclose([x for _, x in three], [x for _, x in one], rtol=2e-5)
 
 
-def test_a_notice_to_one_stops_all_and_eight_devices_go_on(runs):
-    folder, stopped, resumed = runs
+def test_a_notice_to_one_stops_all_and_six_devices_of_one_process_go_on(runs):
+    folder, stopped = runs
     assert "stopped by SIGTERM at step" in stopped[0][1] and "training from random weights" in stopped[0][1]
-    assert "resumed at step" in resumed[0][1]
+    # Lines that the three wrote are there unchanged: the run went on from what they stored.
+    assert metrics(folder / "stored") == metrics(folder / "three")[: len(metrics(folder / "stored"))]
     data = bytes(range(256))
-    one, four = (sp.load(folder / name).score(data) for name in ("one", "four"))
-    np.testing.assert_allclose(four, one, atol=2e-3)
+    one, three = (sp.load(folder / name).score(data) for name in ("one", "three"))
+    np.testing.assert_allclose(three, one, atol=2e-3)
 
 
-def test_what_four_processes_stored_is_restored_by_1_2_and_8_devices(runs):
-    folder, *_ = runs
+def test_what_three_processes_stored_is_restored_by_1_2_and_8_devices(runs):
+    folder, _ = runs
     reader = CheckpointReader(folder / "stored" / "checkpoints")
     whole = {}
     for devices, fields in ((1, {"mesh.data": 1}), (2, {"mesh.fsdp": 2}), (8, {"mesh.data": 2, "mesh.fsdp": 4})):
-        config = tiny.config(FIELDS | {"mesh.data": -1} | fields)
+        # Rows that eight devices can share.
+        config = tiny.config(FIELDS | {"mesh.data": -1, "training.batch_rows": 16} | fields)
         trainer = Trainer(config, mesh_lib.make(config, jax.devices()[:devices]))
         state = reader.restore_latest(trainer.abstract_state()).state
         assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {devices}
@@ -174,7 +176,7 @@ def test_what_four_processes_stored_is_restored_by_1_2_and_8_devices(runs):
 
 def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
     """Both signals come to the one that neither speaks nor coordinates."""
-    folder, *_ = runs
+    folder, _ = runs
     step = CheckpointReader(folder / "stored" / "checkpoints").steps()[-1]
     flags = {"continue_from": f"{folder}/stored@{step}", "steps": 1_000_000, "checkpoint_every": 0, "eval_every": 0}
     own = tuple(f"--config.training.{name}={value}" for name, value in flags.items())
@@ -184,13 +186,13 @@ def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
     def wait(until):
         deadline = time.monotonic() + 300
         while not until():
-            assert time.monotonic() < deadline and all(p.poll() is None for p in running), ends(running)
+            assert time.monotonic() < deadline and all(p.runs() for p in running), ends(running)
             time.sleep(0.05)
 
     wait(lambda: (workdir / "metrics.jsonl").exists() and metrics(workdir)[-1:] > [(step, math.inf)])
-    running[1].send_signal(signal.SIGUSR1)
+    running[1].send(signal.SIGUSR1)
     wait(lambda: CheckpointReader(workdir / "checkpoints").steps())
-    running[1].send_signal(signal.SIGINT)
+    running[1].send(signal.SIGINT)
     (code, said), (other, _) = ends(running)
     assert (code, other) == (0, 0), said
     saved, stopped = CheckpointReader(workdir / "checkpoints").steps()
@@ -198,12 +200,12 @@ def test_two_processes_branch_off_save_on_a_wish_and_stop_on_an_interrupt(runs):
     assert f"stopped by SIGINT at step {stopped} of 1000000" in said and f"training from {folder}/stored@{step}" in said
     # The lines up to there are the other run's, and so is what the first batch says.
     assert [line for line in metrics(workdir) if line[0] <= step] == metrics(folder / "stored")
-    here, there = (next(x for at, x in metrics(folder / name) if at == step + 1) for name in ("branch", "four"))
+    here, there = (next(x for at, x in metrics(folder / name) if at == step + 1) for name in ("branch", "three"))
     assert here == pytest.approx(there, rel=2e-5)
 
 
 def test_one_voice_is_enough(runs):
-    _, stopped, _ = runs
+    _, stopped = runs
     assert "training" in stopped[0][1] and "BPB" not in stopped[1][1]
 
 
@@ -212,7 +214,7 @@ def failing(tmp_path_factory):
     """A folder, and exit codes and outputs of two processes of `FAILING`."""
     folder = tmp_path_factory.mktemp("failing")
     with lock.hold(folder / "used" / "lock", "trainer"):
-        return folder, ends(start(folder, "run", devices=1, processes=2, program=["-c", FAILING]))
+        return folder, ends(start(folder, "run", devices=1, processes=2, program=FAILING))
 
 
 def test_a_process_that_differs_is_named(failing):
@@ -239,15 +241,13 @@ def test_what_fails_in_the_first_process_ends_all_with_its_message(failing):
     assert not (folder / "run" / "config.json").exists()
 
 
-def test_a_workdir_that_one_process_alone_sees_is_refused(tmp_path):
+def test_a_workdir_that_one_process_alone_sees_is_refused(failing):
     """As where every host has a disk of its own: a checkpoint would lack the others' share."""
-    own = tmp_path / "own"
-    own.mkdir()
-    found = ends(start(tmp_path, "run", devices=1, processes=2, own=[(), (f"--workdir={own}/run",)]))
-    assert [code for code, _ in found] == [1, 1]
-    for _, said in found:
-        assert "process 1 does not see" in said and "--workdir must lie on storage that all processes share" in said
-    assert not list(own.rglob("*")) and not (tmp_path / "run" / "checkpoints").exists()
+    folder, ended = failing
+    for _, said in ended:
+        (line,) = (line for line in said.splitlines() if line.startswith("refused alone: "))
+        assert "process 1 does not see" in line and "--workdir must lie on storage that all processes share" in line
+    assert not (folder / "own").exists() and not (folder / "alone" / "run" / "checkpoints").exists()
 
 
 def test_a_drill_ends_as_a_calm_run(tmp_path):
@@ -319,7 +319,7 @@ def test_two_processes_start_from_weights_that_neither_holds_whole(started):
     """From a run or an exported folder alike, with the losses of one process; a process is given half of them."""
     folder, losses = started
     flags = [f"--config.training.init_from={folder}/from/run", "--config.mesh.fsdp=4"]
-    program = ["-c", STARTING.replace("EXPORTED", repr(f"{folder}/from/exported"))]
+    program = STARTING.replace("EXPORTED", repr(f"{folder}/from/exported"))
     ended = ends(start(folder, "two", 2, 2, own=[flags] * 2, program=program, config=folder / "from.json"))
     assert [code for code, _ in ended] == [0, 0], ended
     np.testing.assert_allclose([x for _, x in metrics(folder / "two")], losses, rtol=2e-5)
