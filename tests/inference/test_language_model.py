@@ -282,14 +282,14 @@ def test_weights_of_another_moment_keep_the_pass():
     assert weights_lib.abstract(later.config)[1].keys() == weights.keys()
 
 
-@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "sequence": 2}], ids=str)
-def test_weights_spread_over_a_mesh_score_and_continue_as_on_one_device(sizes):
-    config, alone = tiny.config({f"mesh.{k}": v for k, v in sizes.items()}), tiny.config()
+def test_weights_spread_over_a_mesh_score_as_on_one_device():
+    """`test_engine_mesh` has what they write, on other meshes."""
+    sizes = {"fsdp": 2, "tensor": 2, "sequence": 2}
+    config, alone = tiny.config(FIELDS | {f"mesh.{k}": v for k, v in sizes.items()}), tiny.config(FIELDS)
     spread = jax.device_put(tiny.weights(alone), weights_lib.shardings(config, mesh_lib.make(config)))
     one, many = LanguageModel(alone, tiny.weights(alone)), LanguageModel(config, spread)
     text = bytes(np.random.default_rng(0).integers(0, 256, 200, dtype=np.uint8))
     np.testing.assert_allclose(many.score(text), one.score(text), atol=1e-4)
-    assert many.generate(b"ab", 3) == one.generate(b"ab", 3)
 
 
 def test_a_checkpoint_is_restored_over_several_devices_each_with_its_share(tmp_path):

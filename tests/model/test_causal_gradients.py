@@ -28,7 +28,7 @@ def may_depend() -> np.ndarray:
     return (document[:, None] == document) & (n <= n[:, None])
 
 
-@pytest.mark.parametrize("name, chunk", [("fixed-entropy", 512), ("fixed-entropy", 16), ("entropy-entropy_jump", 512)])
+@pytest.mark.parametrize("name, chunk", [("fixed-entropy", 16), ("entropy-entropy_jump", 512)])
 def test_gradients_are_0_where_nothing_may_depend(monkeypatch, name, chunk):
     monkeypatch.setattr(xla, "CHUNK", chunk)
     config = tiny.config(COMBINATIONS[name])

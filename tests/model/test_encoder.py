@@ -79,16 +79,15 @@ def test_rows_equal_whole_numbers_of_any_text_and_table(seed, lengths, inside, p
 def test_an_ngram_reads_its_last_bytes_of_its_own_document_and_no_others():
     rng = np.random.default_rng(0)
     tokens_L = np.concatenate([tiny.pack(rng, [20], 21), tiny.pack(rng, [20], 21)])
+    places = np.flatnonzero(tokens_L != BOS)
+    # One row for every byte that is another, behind the row that all of them change.
+    tokens_BL = np.tile(tokens_L, (1 + len(places), 1))
+    tokens_BL[1 + np.arange(len(places)), places] = (tokens_L[places] + 1) % 256
     for n in (2, 5):
-        base = rows([tokens_L], n, PRIMES[0], 1_999_993)[0]
-        for at in range(len(tokens_L)):
-            if tokens_L[at] == BOS:
-                continue
-            other = tokens_L.copy()
-            other[at] = (other[at] + 1) % 256
-            changed = np.flatnonzero(rows([other], n, PRIMES[0], 1_999_993)[0] != base)
+        base_L, *others_BL = rows(tokens_BL, n, PRIMES[0], 1_999_993)
+        for at, other_L in zip(places, others_BL, strict=True):
             end = 21 if at < 21 else 42
-            assert changed.tolist() == list(range(at, min(at + n, end)))
+            assert np.flatnonzero(other_L != base_L).tolist() == list(range(at, min(at + n, end)))
 
 
 def test_embeddings_add_up_over_tables_by_function_then_size():

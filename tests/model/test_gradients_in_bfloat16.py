@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import quickstart
 from experiments.blt import small
 from experiments.scale import sizes
 from scratchpatch import config as config_lib
@@ -39,7 +38,8 @@ NARROW = {
     "model.decoder.layers": 1,
     "training.remat": "none",
 }
-# Rows long enough for the trunk's attention in blocks.
+# Rows long enough for the trunk's attention in blocks. Made this narrow, the quick start's model is this one on shorter
+# rows.
 SCRATCHPADS = {"data.window": 2048, "model.encoder.layers": 1}
 # Two queries of 16 fill a trunk of 32; entropies are given, so the entropy model stands idle.
 BLT = {"model.trunk.d_model": 32, "model.encoder.ngram_rows": 500, "model.entropy_model.workdir": ""}
@@ -81,15 +81,15 @@ def gradient(config, weights, tokens_ABM, entropy_ABL):
 
 @pytest.mark.parametrize(
     "config, fields",
-    [(quickstart.get_config(), {}), (small.get_config(), BLT), (sizes.scratchpads("150m"), SCRATCHPADS)],
-    ids=["quickstart", "blt", "150m"],
+    [(small.get_config(), BLT), (sizes.scratchpads("150m"), SCRATCHPADS)],
+    ids=["blt", "150m"],
 )
 def test_every_gradient_lies_within_2_percent_of_the_float32_one(config, fields):
     config = narrow(config, fields)
     tokens_ABM = text(config.data.window)
-    # Uniform: the thresholds of all three lie inside.
+    # Uniform: the thresholds of both lie inside.
     entropy_ABL = np.random.default_rng(1).uniform(0, 4, tokens_ABM[..., 1:].shape).astype(np.float32)
-    weights = weights_lib.random(config, 0)
+    weights = tiny.weights(config)
     found = {}
     for dtype in ("float32", "bfloat16"):
         config.training.dtype = dtype

@@ -3,7 +3,7 @@
 Rows hold several documents, of which one begins inside a document, and end in PAD; they are longer than the local
 windows and than chunks of the controller, and budgets refuse requests. `tests/patching/test_step.py` has the decisions
 of every patchifier, trigger, budget and controller; here every pooling, decoder, encoder and source of entropies is
-met with one or two of them.
+met with one or two of them, not each with each.
 
 Legend: B rows, L positions, C positions that are read at once, V vocabulary.
 """
@@ -38,27 +38,26 @@ BLT = {
     "patching.commit_bos": True,
     "patching.capacity": 1.0,
 }
+# Decisions that depend on no entropy, which bfloat16 rounds to either side of a threshold.
+UNASKED = CROSS | {
+    "model.pooling.kind": "cross_attention",
+    "patching.kind": "whitespace",
+    "trigger.kind": "stride",
+}
 MODELS = {
     "controllers": {"patching.kind": "entropy", "patching.gain": 0.02, "trigger.gain": 0.02},
     "budgets that refuse": {"patching.kind": "whitespace", "patching.capacity": 0.1, "trigger.capacity": 0.2},
-    "BLT": BLT,
     "BLT with an entropy model": BLT | HEADLESS | SEPARATE,
-    "cross attention both ways": CROSS | {"model.pooling.kind": "cross_attention", "trigger.kind": "stride"},
-    "jumps, no encoder": {
+    "cross attention both ways": UNASKED,
+    "jumps, every byte a slot, last state, no encoder, no decoder": {
         "patching.kind": "entropy_jump",
         "patching.threshold": 0.05,
-        "trigger.kind": "entropy_jump",
-        "trigger.threshold": 0.05,
+        "trigger.kind": "every",
         "model.encoder.layers": 0,
-        "model.pooling.last_state": True,
-    },
-    "last state, no decoder": {
-        "patching.kind": "random",
-        "trigger.kind": "random",
         "model.pooling.kind": "last",
+        "model.pooling.last_state": True,
         "model.decoder.layers": 0,
     },
-    "every byte a slot": {"trigger.kind": "every"},
     "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
     "no trunk": TRUNKLESS,
 }
@@ -153,29 +152,31 @@ def test_pieces_say_what_the_whole_says(name):
         assert int(whole.layout.suppressed_commits_B.sum()) and int(whole.layout.suppressed_scratchpads_B.sum())
 
 
-@pytest.mark.parametrize("name", ("controllers", "BLT"))
+@pytest.mark.parametrize("name", ("controllers", "BLT with an entropy model"))
 def test_every_split_point_says_the_same(name):
     made = config_of(name)
     weights, tokens_BL = tiny.weights(made), tiny.batch(rows=3, length=tiny.WINDOW)
     whole = tiny.forward(made)(weights, tokens_BL)
+    whole_logits_BLV = np.asarray(whole.logits_BLV)
+    whole_commit_BL, whole_scratchpad_BL = np.asarray(whole.layout.commit_BL), np.asarray(whole.layout.scratchpad_BL)
     for split in range(1, CHUNK):
         reader = Reader(made, weights, 3)
         reader.chunk(tokens_BL[:, :split])
         for n in range(split, split + 3):
             reader.one(tokens_BL[:, n])
         logits_BLV, commit_BL, scratchpad_BL = reader.said()
-        assert (commit_BL == whole.layout.commit_BL[:, : split + 3]).all()
-        assert (scratchpad_BL == whole.layout.scratchpad_BL[:, : split + 3]).all()
-        np.testing.assert_allclose(logits_BLV, whole.logits_BLV[:, : split + 3], atol=1e-4)
+        assert (commit_BL == whole_commit_BL[:, : split + 3]).all()
+        assert (scratchpad_BL == whole_scratchpad_BL[:, : split + 3]).all()
+        np.testing.assert_allclose(logits_BLV, whole_logits_BLV[:, : split + 3], atol=1e-4)
 
 
 def test_in_bfloat16_the_difference_is_within_the_noise_of_the_type():
-    """Decisions here do not depend on entropies, which bfloat16 rounds to either side of a threshold."""
-    fields = {"patching.kind": "whitespace", "trigger.kind": "stride", **CROSS, **SHALLOW}
-    made = tiny.config({"training.dtype": "bfloat16", **fields})
+    """The float32 pass is the one that `test_pieces_say_what_the_whole_says` has compiled."""
+    name = "cross attention both ways"
+    made = config_of(name, **{"training.dtype": "bfloat16"})
     weights, tokens_BL = tiny.weights(made), tiny.batch(rows=3, length=tiny.WINDOW)
     whole, reader = tiny.forward(made)(weights, tokens_BL), Reader(made, weights, 3)
-    exact = tiny.forward(tiny.config(fields))(weights, tokens_BL)
+    exact = tiny.forward(config_of(name))(weights, tokens_BL)
     read_mixed(reader, tokens_BL)
     valid_BL = tokens_BL != PAD
     logits, parallel, exact = (np.asarray(x)[valid_BL] for x in (reader.said()[0], whole.logits_BLV, exact.logits_BLV))
