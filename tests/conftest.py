@@ -28,7 +28,7 @@ compilation_cache.enable()
 # Tracing makes many small objects, among as many that live as long as the process: to collect garbage as often as
 # Python does by itself takes a fifth of it.
 gc.freeze()
-gc.set_threshold(50_000, 20, 100)
+gc.set_threshold(50_000, 20, 20)
 # Simulated devices, for the tests of meshes; in this process alone, not in those that tests start.
 jax.config.update("jax_num_cpu_devices", 8)
 
