@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from scratchpatch.patching import budget
 from tests import tiny
 from tests.patching import reference
-from tests.patching.strategies import LENGTH, masks, rows
+from tests.patching.strategies import LENGTH, ROWS, masks, rows
 
 capacities = st.one_of(
     st.sampled_from((Fraction(0), Fraction(1), Fraction(1, 3), Fraction(5, 16), Fraction(1, 4096))),
@@ -54,8 +54,8 @@ def test_a_row_never_exceeds_its_static_size(tokens_BL, capacity):
 
 
 def test_all_is_granted_at_capacity_1_and_nothing_at_0():
-    tokens_BL = np.full((2, 20), 65, np.int32)
-    request_BL = np.ones((2, 20), bool)
+    tokens_BL = np.full((ROWS, LENGTH), 65, np.int32)
+    request_BL = np.ones((ROWS, LENGTH), bool)
     assert grant(request_BL, tokens_BL, Fraction(1)).all()
     assert not grant(request_BL, tokens_BL, Fraction(0)).any()
 
