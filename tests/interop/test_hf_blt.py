@@ -7,7 +7,9 @@ import pytest
 import scratchpatch as sp
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.loading import load_hf_blt
+from scratchpatch.inference.options import Options
 from scratchpatch.training.loop import train
 from tests import runs
 from tests.interop import folders
@@ -153,6 +155,22 @@ def test_scratchpads_are_a_matter_of_an_override(lm):
     # They refresh what comes after them, and nothing before.
     first = int(np.flatnonzero(found.scratchpad)[0])
     np.testing.assert_allclose(padded.score(data)[: first + 1], lm.score(data)[: first + 1], atol=1e-5)
+
+
+def test_it_is_continued_from_its_caches_as_it_scores(lm):
+    """Two prompts side by side, of which one goes on beyond the window: one without scratchpads, one with many."""
+    other = lm.override({"trigger.kind": "entropy", "trigger.threshold": 0.0})
+    engine, prompts, thresholds = Engine(other, 2), (b"It was ", b"\xff" * 40), (np.inf, None)
+    options = [Options(max_bytes=40, temperature=1.0, seed=1, scratchpad_threshold=each) for each in thresholds]
+    tickets = [engine.submit(*each) for each in zip(prompts, options, strict=True)]
+    rows = {ticket: [] for ticket in tickets}
+    while not engine.idle:
+        for progress in engine.step():
+            rows[progress.ticket] += progress.bytes
+    for prompt, row, model in zip(prompts, rows.values(), (lm, other), strict=True):
+        log2_n = model.score(prompt + bytes(byte.value for byte in row))[len(prompt) :]
+        np.testing.assert_allclose([byte.log_probability for byte in row], log2_n * np.log(2), atol=1e-4)
+        assert any(byte.commit for byte in row) and any(byte.scratchpad for byte in row) == (model is other)
 
 
 def test_it_can_be_fine_tuned_with_scratchpads(lm, tmp_path, monkeypatch):
