@@ -6,7 +6,7 @@ The axes, outermost first, are `slice` (TPU slices, joined by the slow network b
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -143,3 +143,15 @@ def rows_here(batch: jax.ShapeDtypeStruct) -> np.ndarray:
     for _, rows, *_ in batch.sharding.addressable_devices_indices_map(batch.shape).values():
         held[rows] = True
     return np.flatnonzero(held)
+
+
+def inside(mesh: Mesh | None, program: Callable) -> Callable:
+    """The program, called with this mesh set; as it is without one."""
+    if mesh is None:
+        return program
+
+    def run(*arguments, **named):
+        with jax.set_mesh(mesh):
+            return program(*arguments, **named)
+
+    return run

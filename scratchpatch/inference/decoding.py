@@ -163,25 +163,22 @@ def programs(config, mesh) -> Programs:
     def chunk(parameters, cache: Cache, tokens_BC) -> Cache:
         return steps(parameters).chunk(cache, tokens_BC, logits=False)[0].spread()
 
-    def place(board: Board, row_G, cache: Cache, token_G) -> Board:
-        def put(x, new):
-            return x.at[row_G].set(new, mode="drop")
+    def put(row_G, x, new):
+        return x.at[row_G].set(new, mode="drop")
 
+    def place(board: Board, row_G, cache: Cache, token_G) -> Board:
         return dataclasses.replace(
             board,
-            cache=jax.tree.map(put, board.cache, cache),
-            token_B=put(board.token_B, token_G),
-            waiting_B=put(board.waiting_B, False),
+            cache=jax.tree.map(functools.partial(put, row_G), board.cache, cache),
+            token_B=put(row_G, board.token_B, token_G),
+            waiting_B=put(row_G, board.waiting_B, False),
         ).spread()
 
     def options(board: Board, row_G, settings, chosen) -> Board:
-        def put(x, new):
-            return x.at[row_G].set(new, mode="drop")
-
         return dataclasses.replace(
             board,
-            settings=jax.tree.map(put, board.settings, settings),
-            chosen=jax.tree.map(put, board.chosen, chosen),
+            settings=jax.tree.map(functools.partial(put, row_G), board.settings, settings),
+            chosen=jax.tree.map(functools.partial(put, row_G), board.chosen, chosen),
         ).spread()
 
     def run(parameters, board: Board, active_B, share, ticks: int, alternatives: int):
@@ -189,14 +186,7 @@ def programs(config, mesh) -> Programs:
 
     def compiled(function, donated: tuple[int, ...] = (), static: tuple[str, ...] = (), places=None):
         program = jax.jit(function, donate_argnums=donated, static_argnames=static, out_shardings=places)
-        if mesh is None:
-            return program
-
-        def on_mesh(*arguments, **named):
-            with jax.set_mesh(mesh):
-                return program(*arguments, **named)
-
-        return on_mesh
+        return mesh_lib.inside(mesh, program)
 
     # Parameters lie as the weights do, each device with its share.
     places = None if mesh is None else sharding.state_shardings(formed.abstract, mesh)

@@ -17,7 +17,7 @@ from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import decoding, sampling, utf8, windows
 from scratchpatch.inference.options import MOST_LOGPROBS, Options
-from scratchpatch.inference.prefill import Prefill, Reading, chunks
+from scratchpatch.inference.prefill import Pending, Prefill, chunks
 from scratchpatch.inference.stops import Stops
 from scratchpatch.model import weights as weights_lib
 
@@ -269,12 +269,12 @@ class Engine:
 
     def _begin(self, rows: list[_Row]) -> Prefill:
         size = self._shares if len(rows) == 1 else -(-_GROUP // self._shares) * self._shares
-        readings = []
+        pending = []
         for row in rows:
             row.start = windows.start(len(row.tokens) - 1, self._window)
-            readings.append(Reading(row.tokens, row.start, row))
+            pending.append(Pending(row.tokens, row.start, row))
         dial, pad = self._dial([row.options for row in rows], size), self.model.vocabulary.pad
-        return Prefill(self._programs, self._parameters, pad, size, readings, dial)
+        return Prefill(self._programs, self._parameters, pad, size, pending, dial)
 
     def _settle(self, prefill: Prefill) -> None:
         """Give places to the prompts that are read."""

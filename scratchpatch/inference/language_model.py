@@ -242,12 +242,4 @@ def _compile_definition(definition, mesh) -> Callable:
             "since": layout.rows.offset_BL + 1,
         }
 
-    compiled = jax.jit(positions, out_shardings=mesh_lib.everywhere(mesh))
-    if mesh is None:
-        return compiled
-
-    def run(*arguments):
-        with jax.set_mesh(mesh):
-            return compiled(*arguments)
-
-    return run
+    return mesh_lib.inside(mesh, jax.jit(positions, out_shardings=mesh_lib.everywhere(mesh)))

@@ -20,7 +20,7 @@ def chunks(length: int) -> list[int]:
 
 
 @dataclasses.dataclass
-class Reading:
+class Pending:
     """A row, and how many of its tokens are read; `tokens` has what is read next at its end."""
 
     tokens: list[int]
@@ -36,33 +36,33 @@ class Reading:
 class Prefill:
     """Reads some rows side by side, each from the token at which its window starts."""
 
-    def __init__(self, programs: Programs, parameters, pad: int, size: int, rows: list[Reading], dial: tuple | None):
+    def __init__(self, programs: Programs, parameters, pad: int, size: int, rows: list[Pending], dial: tuple | None):
         """size: G, of which the first are `rows`. dial: of `patching.step.dial`, for G rows."""
         self._programs, self._parameters, self._pad, self._size = programs, parameters, pad, size
-        self._rows: list[Reading | None] = list(rows)
+        self._rows: list[Pending | None] = list(rows)
         self._cache = programs.empty(parameters, rows=size, dial=dial)
 
     @property
     def rows(self) -> list:
         """The rows that have no place yet."""
-        return [reading.row for reading in self._rows if reading]
+        return [pending.row for pending in self._rows if pending]
 
     def drop(self, row) -> None:
         """Leave out a row that is not wanted any more."""
-        self._rows = [None if reading and reading.row is row else reading for reading in self._rows]
+        self._rows = [None if pending and pending.row is row else pending for pending in self._rows]
 
     def read(self) -> None:
         """Read a chunk of each row that is not ready."""
-        most = max((reading.left for reading in self._rows if reading), default=0)
+        most = max((pending.left for pending in self._rows if pending), default=0)
         if not most:
             return
         size = chunks(most)[0]
         tokens_GC = np.full((self._size, size), self._pad, np.int32)
-        for tokens_C, reading in zip(tokens_GC, self._rows, strict=False):
-            if reading:
-                count = min(size, reading.left)
-                tokens_C[:count] = reading.tokens[reading.done : reading.done + count]
-                reading.done += count
+        for tokens_C, pending in zip(tokens_GC, self._rows, strict=False):
+            if pending:
+                count = min(size, pending.left)
+                tokens_C[:count] = pending.tokens[pending.done : pending.done + count]
+                pending.done += count
         self._cache = self._programs.chunk(self._parameters, self._cache, tokens_GC)
 
     def settle(self, board, place) -> tuple[object, np.ndarray, list]:
@@ -71,9 +71,9 @@ class Prefill:
         """
         beyond = board.token_B.shape[0]
         place_G, token_G, ready = np.full(self._size, beyond, np.int32), np.full(self._size, self._pad, np.int32), []
-        for k, reading in enumerate(self._rows):
-            if reading and not reading.left:
-                place_G[k], token_G[k] = place(reading.row), reading.tokens[-1]
-                ready.append((k, reading.row))
+        for k, pending in enumerate(self._rows):
+            if pending and not pending.left:
+                place_G[k], token_G[k] = place(pending.row), pending.tokens[-1]
+                ready.append((k, pending.row))
                 self._rows[k] = None
         return self._programs.place(board, place_G, self._cache, token_G) if ready else board, place_G, ready
