@@ -114,7 +114,6 @@ class Engine:
         self._waiting: collections.deque[_Row] = collections.deque()
         self._prefill: Prefill | None = None
         self._tickets = itertools.count()
-        self._cancelled: set[int] = set()
 
     @property
     def waiting(self) -> int:
@@ -175,8 +174,12 @@ class Engine:
         return threshold, gain, rate, ~np.isnan(gain)
 
     def cancel(self, ticket: int) -> None:
-        """End a row without further word of it; its place is free at the next step."""
-        self._cancelled.add(ticket)
+        """End a row without further word of it; its place is free. Nothing where the row has ended."""
+        self._waiting = collections.deque(row for row in self._waiting if row.ticket != ticket)
+        self._places = [None if row and row.ticket == ticket else row for row in self._places]
+        for row in self._prefill.rows if self._prefill else ():
+            if row.ticket == ticket:
+                self._prefill.drop(row)
 
     @property
     def cache_bytes(self) -> dict[str, int]:
@@ -199,7 +202,6 @@ class Engine:
 
     def step(self) -> list[Progress]:
         """Some bytes for every row that runs: one call of the compiled loop."""
-        self._drop_cancelled()
         ended = self._admit()
         active_B = np.array([row is not None for row in self._places])
         if not active_B.any():
@@ -215,16 +217,6 @@ class Engine:
         return ended + [
             progress for place, row in enumerate(self._places) if row for progress in self._take(place, row, written)
         ]
-
-    def _drop_cancelled(self) -> None:
-        if not self._cancelled:
-            return
-        gone, self._cancelled = self._cancelled, set()
-        self._waiting = collections.deque(row for row in self._waiting if row.ticket not in gone)
-        self._places = [None if row and row.ticket in gone else row for row in self._places]
-        for row in self._prefill.rows if self._prefill else ():
-            if row.ticket in gone:
-                self._prefill.drop(row)
 
     def _admit(self) -> list[Progress]:
         """Read prompts and give them free places, and read rows anew whose window is full."""

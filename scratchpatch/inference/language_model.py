@@ -133,9 +133,9 @@ class LanguageModel:
             engine.cancel(ticket)
 
     def engine(self, rows: int) -> Engine:
-        """An engine for so many rows; made once for a number of rows."""
-        if rows not in self._engines:
-            # One at a time: it holds the caches of its rows.
+        """An engine for so many rows, with nothing to do; the last one, where it is such."""
+        if rows not in self._engines or not self._engines[rows].idle:
+            # One is kept: it holds the caches of its rows. A busy one belongs to a stream that is not at its end.
             self._engines = {rows: Engine(self, rows)}
         return self._engines[rows]
 

@@ -148,6 +148,18 @@ def test_a_sample_goes_on_from_its_own_bytes():
     assert lm.generate(b"ab", max_bytes=3) == made[:3]
 
 
+def test_streams_side_by_side_have_their_own_bytes():
+    lm = language_model()
+    prompts, streams = (b"ab", b"xyz"), [lm.stream(prompt, 40) for prompt in (b"ab", b"xyz")]
+    made = [bytes(byte.value for byte in row) for row in zip(*zip(*streams, strict=True), strict=True)]
+    assert made == [lm.generate(prompt, 40) for prompt in prompts]
+    # One that was left before its end leaves nothing to the next.
+    stream = lm.stream(b"ab", 1000)
+    next(stream)
+    stream.close()
+    assert lm.generate(b"xyz", 40) == made[1]
+
+
 def test_nothing_is_generated_where_nothing_is_asked_for():
     assert language_model().generate(b"ab", max_bytes=0) == b""
 
