@@ -72,7 +72,9 @@ class Trial:
         self._answers = np.stack([lane.answers(window) for lane in lanes])
         began = time.monotonic()
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            state_S = jax.jit(jax.vmap(self.trainer.initial))(np.array([lane.seed for lane in lanes], np.uint32))
+            # Run once: compiling it well would take longer.
+            initial = jax.jit(jax.vmap(self.trainer.initial), compiler_options={"xla_backend_optimization_level": 0})
+            state_S = initial(np.array([lane.seed for lane in lanes], np.uint32))
         with jax.set_mesh(self.trainer.mesh):
             self.state_S = jax.device_put(jax.device_get(state_S), jax.devices()[0])
             go_on = jax.jit(self._go_on, donate_argnums=0)
