@@ -41,7 +41,8 @@ class Recall(ItemTask):
         if not 1 <= self.documents <= _MOST_DOCUMENTS:
             raise UserError(f"recall.documents = {self.documents} must lie between 1 and {_MOST_DOCUMENTS}")
         options = {"pairs": self.pairs, "distance": self.distance, "documents": self.documents, "seed": self.seed}
-        return options | {"document": self._shape.documents(self.documents)[0].tobytes().decode("ascii"), "chance": CHANCE}
+        one = self._shape.documents(self.documents)[0].tobytes().decode("ascii")
+        return options | {"document": one, "chance": CHANCE}
 
     def items(self) -> Sequence[Item]:
         return [Item((Passage(row.tobytes()),)) for row in self._shape.documents(self.documents)]
