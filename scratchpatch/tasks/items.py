@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -76,6 +77,15 @@ def spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     if limit is None or limit >= len(items):
         return items
     return [items[k * len(items) // limit] for k in range(limit)]
+
+
+def checksum(items: Sequence[Item]) -> str:
+    """Of all that is asked, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for item in items:
+        for request in item.requests:
+            digest.update(f"{request!r}\n".encode())
+    return digest.hexdigest()
 
 
 def _chunks(numbers: list[int], items: Sequence[Item]) -> Iterator[list[int]]:

@@ -9,9 +9,10 @@ from typing import Any, get_type_hints
 import msgspec
 
 from scratchpatch.errors import UserError
+from scratchpatch.tasks.choice import Choice
 from scratchpatch.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in ()}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Choice,)}
 
 
 def parse(specs: str | Iterable[str], options: Iterable[str] = ()) -> list[Task]:
