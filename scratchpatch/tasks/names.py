@@ -9,9 +9,11 @@ from typing import Any, get_type_hints
 import msgspec
 
 from scratchpatch.errors import UserError
+from scratchpatch.tasks.bpb import BitsPerByte
 from scratchpatch.tasks.task import Task
+from scratchpatch.tasks.utf8 import Utf8
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in ()}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (BitsPerByte, Utf8)}
 
 
 def parse(specs: str | Iterable[str], options: Iterable[str] = ()) -> list[Task]:
