@@ -1,4 +1,4 @@
-"""Accuracies of graded questions, with their standard errors. Legend: N questions, G groups."""
+"""Accuracies of graded questions, with their standard errors. Legend: N questions."""
 
 import math
 from collections.abc import Sequence
@@ -6,37 +6,38 @@ from typing import Any
 
 import numpy as np
 
+from scratchpatch import output
+
 
 def of(grades: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Numbers of questions that `choice.Sheet.grade` graded.
 
     Returns:
-      accuracy and standard_error: by each normalisation; of texts to continue `greedy` alone, the share whose every
-        byte was the likeliest.
+      accuracy: by each normalisation its mean, and the mean's standard error; of texts to continue `greedy` alone, the
+        share whose every byte was the likeliest. Where there are several groups, macro is the mean of their means.
       chance: the accuracy of a guess; None of texts to continue.
       right_answer_bpb: bits per byte of what was scored of the right answers, all together.
       right_answer_nats: of one right answer, on average.
-      macro_accuracy and groups: where there are several groups, the mean of their accuracies, and each group's.
+      groups: where there are several, the accuracies of each.
     """
     chosen = [hits(grade) for grade in grades]
     right = {name: np.array([each[name] for each in chosen], float) for name in chosen[0]}
     nats = [grade["nats"][grade["gold"]] for grade in grades]
     numbers = {
-        "accuracy": {name: float(right_N.mean()) for name, right_N in right.items()},
-        "standard_error": {name: standard_error(right_N) for name, right_N in right.items()},
-        "chance": None if "greedy" in right else float(np.mean([1 / len(grade["nats"]) for grade in grades])),
+        "accuracy": {name: {"mean": hits_N.mean(), "stderr": standard_error(hits_N)} for name, hits_N in right.items()},
+        "chance": None if "greedy" in right else np.mean([1 / len(grade["nats"]) for grade in grades]),
         "right_answer_bpb": math.fsum(nats) / math.log(2) / sum(grade["scored_bytes"] for grade in grades),
         "right_answer_nats": math.fsum(nats) / len(nats),
     }
     group_N = np.array([grade["group"] for grade in grades])
-    if len(names := np.unique(group_N)) > 1:
-        groups = {
-            str(group): {name: float(right_N[group_N == group].mean()) for name, right_N in right.items()}
-            for group in names
+    if len(groups := np.unique(group_N)) > 1:
+        of_groups = {
+            str(group): {name: right_N[group_N == group].mean() for name, right_N in right.items()} for group in groups
         }
-        numbers["macro_accuracy"] = {name: float(np.mean([g[name] for g in groups.values()])) for name in right}
-        numbers["groups"] = groups
-    return numbers
+        for name, accuracy in numbers["accuracy"].items():
+            accuracy["macro"] = np.mean([means[name] for means in of_groups.values()])
+        numbers["groups"] = of_groups
+    return output.plain(numbers)
 
 
 def hits(grade: dict[str, Any]) -> dict[str, bool]:

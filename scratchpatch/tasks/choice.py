@@ -42,11 +42,12 @@ class Choice(ItemTask):
     byte and per character, and its nats less those that it has after "Answer:" alone; the first of those that tie. A
     text to continue is right where each byte of its continuation is the likeliest.
 
-    form: cloze scores the answers; multiple_choice lists them in the prompt, and scores their letters.
-    shots: so many examples stand before a question. shots_from: the file that they are drawn from, by `seed` and the
-      question's line; it may be FILE itself, for a question is never among its own examples.
-    space: prompt_end ends the prompt with the space before an answer, so that it is not scored; answer_front begins the
-      answer with it.
+      choice.form        cloze scores the answers; multiple_choice lists them in the prompt, and scores their letters
+      choice.shots       so many examples, each with its right answer, stand before a question
+      choice.shots_from  the file of examples; it may be FILE: a question is never among its own examples
+      choice.seed        draws the examples, with the number of the question's line
+      choice.space       prompt_end ends the prompt with the space before an answer, so that it is not scored;
+                         answer_front begins the answer with it
     """
 
     name: ClassVar[str] = "choice"
@@ -77,10 +78,7 @@ class Choice(ItemTask):
         return item.data.grade(dict(zip(item.requests, answers, strict=True)))
 
     def summary(self, grades: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
-        longest = [grade["longest"] for grade in grades]
-        # A window holds the BOS too.
-        beyond = sum(size + 1 > setting.lm.config.data.window for size in longest)
-        return {**accuracy.of(grades), "longer_than_the_window": beyond}
+        return {**accuracy.of(grades), "longer_than_the_window": beyond([g["longest"] for g in grades], setting)}
 
     @functools.cached_property
     def _items(self) -> list[Item]:
@@ -158,6 +156,12 @@ class Choice(ItemTask):
         for question in self._pool:
             counts[question.identity] = counts.get(question.identity, 0) + 1
         return counts
+
+
+def beyond(longest: Sequence[int], setting: Setting) -> int:
+    """How many of items, whose longest requests have so many bytes, are scored by more than one window."""
+    # A window holds the BOS too.
+    return sum(size + 1 > setting.lm.config.data.window for size in longest)
 
 
 def _scored(question: Question, form: str) -> Sequence[str]:

@@ -34,9 +34,9 @@ def test_the_first_of_those_that_tie_is_chosen():
 def test_numbers_of_some_questions():
     three = grade(nats=(2.0, 3.0, 4.0), sizes=(1, 1, 1), unconditional=(0, 0, 0))
     numbers = accuracy.of([grade(), grade(), grade(1), three])
-    assert numbers["accuracy"]["raw"] == 0.75
+    assert numbers["accuracy"]["raw"]["mean"] == 0.75
     # As the harness has it: sqrt(p (1 - p) / (n - 1)).
-    assert numbers["standard_error"]["raw"] == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
+    assert numbers["accuracy"]["raw"]["stderr"] == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
     assert numbers["chance"] == pytest.approx((0.5 * 3 + 1 / 3) / 4)
     assert numbers["right_answer_nats"] == 2.25
     assert numbers["right_answer_bpb"] == pytest.approx(9 / math.log(2) / 16)
@@ -46,12 +46,12 @@ def test_numbers_of_some_questions():
 def test_groups_count_alike_whatever_their_size():
     numbers = accuracy.of([grade(group="a"), grade(group="a"), grade(1, group="a"), grade(1, group="b")])
     assert numbers["groups"]["a"]["raw"] == pytest.approx(2 / 3)
-    assert numbers["macro_accuracy"]["raw"] == pytest.approx(1 / 3)
+    assert numbers["accuracy"]["raw"]["macro"] == pytest.approx(1 / 3)
 
 
 def test_texts_to_continue_are_right_where_greedy_decoding_writes_them():
     numbers = accuracy.of([grade(nats=(2.0,), greedy=True), grade(nats=(1.0,))])
-    assert numbers["accuracy"] == {"greedy": 0.5}
+    assert numbers["accuracy"] == {"greedy": {"mean": 0.5, "stderr": 0.5}}
     assert numbers["chance"] is None
 
 

@@ -147,7 +147,7 @@ def test_numbers_are_those_of_score(file):
         right += max(range(len(scores)), key=scores.__getitem__) == row["gold"]
         nats -= scores[row["gold"]]
         size += len(row["choices"][row["gold"]].encode())
-    assert found["accuracy"]["raw"] == pytest.approx(right / 3)
+    assert found["accuracy"]["raw"]["mean"] == pytest.approx(right / 3)
     assert found["right_answer_bpb"] == pytest.approx(nats / size, abs=1e-4)
     assert found["right_answer_nats"] == pytest.approx(nats * math.log(2) / 3, abs=1e-4)
     assert found["items"] == 3
