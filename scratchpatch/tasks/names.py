@@ -61,7 +61,7 @@ def listing() -> str:
 def _task(part: str, values: dict[str, str]) -> Task:
     name, _, source = part.partition(":")
     kind, converted = TASKS[name], {}
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for field, text in values.items():
         _known(field, fields(kind), f"option of {name}")
         try:
