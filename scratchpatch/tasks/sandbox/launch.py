@@ -1,12 +1,12 @@
-"""Shuts itself in and runs one program; started by `sandbox.run` as a script of its own, with the standard library alone.
+"""Shuts itself in and runs one program; `sandbox.run` starts it as a script, with the standard library alone.
 
 Standard input holds the order: a line of JSON (`sandbox.run` writes it), then the program. Standard output is the
 program's; standard error takes reports for `sandbox.run`, one line each: `error REASON`, `status EXIT_CODE`, `time`.
 
-With namespaces the program sees a file system in memory, on which there are the interpreter and the libraries of the
-system, read-only, a few devices and a scratch folder at /tmp; no processes but its own, and no network. It has no rights
-of root, and cannot make namespaces of its own, since it stands below a chroot. What is in memory goes with the last
-process, and the last process goes with the first: this script, whose end is also tied to that of its parent.
+With namespaces the program sees a file system in memory: the interpreter and the libraries of the system, read-only, a
+few devices, and a scratch folder at /tmp. There are no processes but its own, and no network. It has no rights of root,
+and cannot make namespaces of its own, since it stands below a chroot. What is in memory goes with the last process, and
+the last process goes with the first: this script, whose end is also tied to that of its parent.
 
 Without namespaces only limits of resources hold.
 """
@@ -39,6 +39,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def _called(name, result):
+    """Raises OSError where a function of C has failed."""
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
@@ -71,11 +72,13 @@ def _stranger():
 
 
 def _own_namespaces(stranger):
+    """Leave the namespaces of the machine; children alone are in the new one of processes."""
     user, group = os.geteuid(), os.getegid()
     flags = _NEW_NAMESPACES | (_NEW_USER if stranger is None else 0)
     _called("unshare", _libc.unshare(ctypes.c_int(flags)))
     if stranger is None:
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{_NOBODY} {user} 1"), ("gid_map", f"{_NOBODY} {group} 1")):
+        maps = {"setgroups": "deny", "uid_map": f"{_NOBODY} {user} 1", "gid_map": f"{_NOBODY} {group} 1"}
+        for name, text in maps.items():
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
 
@@ -124,6 +127,7 @@ def _show(path, attributes):
 
 
 def _die_with_parent(parent):
+    """Be killed where the parent ends, or has ended."""
     _called("prctl", _libc.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
     if os.getppid() != parent:
         os._exit(1)
@@ -153,6 +157,7 @@ def _hide(descriptor, taken):
 
 
 def _become_the_program(order, source, nothing, stranger):
+    """Give up all rights, and run an interpreter with the program in this process's place."""
     reports = os.dup(2)
     try:
         if order["namespaces"] and stranger is not None:
