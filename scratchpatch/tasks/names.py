@@ -9,9 +9,12 @@ from typing import Any, get_type_hints
 import msgspec
 
 from scratchpatch.errors import UserError
+from scratchpatch.tasks.code import Code
+from scratchpatch.tasks.computed import Computed
+from scratchpatch.tasks.cute import Cute
 from scratchpatch.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in ()}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Code, Computed, Cute)}
 
 
 def parse(specs: str | Iterable[str], options: Iterable[str] = ()) -> list[Task]:
