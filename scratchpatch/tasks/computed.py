@@ -21,7 +21,7 @@ from scratchpatch.tasks.requests import Answer, Passage
 from scratchpatch.tasks.task import Setting
 
 # GSM8K (arXiv 2110.14168): `48/2 = <<48/2=24>>24 clips`, and `#### 72` at the end.
-_CALCULATION = re.compile(rb"<<(?:[^<>\n]*=)?([^<>=\n]+)>>")
+_CALCULATION = re.compile(rb"<<[^<>\n]*=([^<>=\n]+)>>")
 # 24 is not repeated by 240 or 24.5.
 _GOES_ON = re.compile(rb"[.,]?[0-9]")
 _FINAL = re.compile(rb"####[ \t]*([^\n]*[^\s])")
@@ -40,7 +40,7 @@ class Span(NamedTuple):
 def spans(text: bytes) -> list[Span]:
     """Where the answers stand that are not to be guessed, in their order; no two overlap.
 
-    calculated: what follows the last `=` inside `<<...>>`, or all that is inside where there is none.
+    calculated: what follows the last `=` inside `<<...>>`.
     copied: the same number where it is repeated right behind `>>`.
     final: what follows `####` on its line, without white space around it.
     """
