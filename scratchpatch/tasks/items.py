@@ -46,6 +46,10 @@ class ItemTask(Task):
     def grade(self, item: Item, answers: list[Answer]) -> dict[str, Any]:
         """What is stored of one item, in the types of JSON. It depends on nothing but its arguments."""
 
+    def grades(self, items: Sequence[Item], answers: Sequence[list[Answer]]) -> list[dict[str, Any]]:
+        """What `grade` makes of several items; a task that can grade them side by side does."""
+        return [self.grade(item, own) for item, own in zip(items, answers, strict=True)]
+
     @abc.abstractmethod
     def summary(self, grades: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
         """The task's numbers, of the grades in the order of `items`."""
@@ -61,10 +65,9 @@ class ItemTask(Task):
                 for numbers in _chunks(left, items):
                     asked = [request for number in numbers for request in items[number - 1].requests]
                     answers = iter(requests_lib.answer(setting.lm, asked, progress))
-                    store.add(
-                        (number, self.grade(items[number - 1], [next(answers) for _ in items[number - 1].requests]))
-                        for number in numbers
-                    )
+                    own = [[next(answers) for _ in items[number - 1].requests] for number in numbers]
+                    grades = self.grades([items[number - 1] for number in numbers], own)
+                    store.add(zip(numbers, grades, strict=True))
                     progress.advance(len(numbers), 0)
             store.finish()
         return {"items": len(items), **self.summary([store.grades[n] for n in sorted(store.grades)], setting)}
