@@ -74,9 +74,6 @@ class Harness(Task):
             space=self.space, bytes_per_token=self.bytes_per_token, seed=self.seed, setting=setting, label=self.label
         )
         samples = {name: _spaced(len(task.eval_docs), setting.limit) for name, task in tasks.items()}
-        # The bootstrap would fork this process, whose threads hold locks.
-        before = os.environ.get("DISABLE_MULTIPROC")
-        os.environ["DISABLE_MULTIPROC"] = "1"
         try:
             found = harness.simple_evaluate(
                 model=model,
@@ -92,11 +89,6 @@ class Harness(Task):
             )
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"{self.label}: lm_eval says: {first_line(error)}") from error
-        finally:
-            if before is None:
-                del os.environ["DISABLE_MULTIPROC"]
-            else:
-                os.environ["DISABLE_MULTIPROC"] = before
         return {
             "metrics": {name: _metrics(values) for name, values in found["results"].items()},
             "items": {name: len({sample["doc_id"] for sample in rows}) for name, rows in found["samples"].items()},
@@ -115,7 +107,9 @@ class Harness(Task):
 
         if self.include and not os.path.isdir(self.include):
             raise UserError(f"harness.include = {self.include} is no folder")
-        return TaskManager(include_path=self.include or None)
+        # The harness's own tasks are thousands of files, which files of tasks do not need.
+        by_name = any(Path(name).suffix not in (".yaml", ".yml") for name in self._names)
+        return TaskManager(include_path=self.include or None, include_defaults=by_name)
 
     @functools.cached_property
     def _loaded(self) -> dict[str, Any]:
