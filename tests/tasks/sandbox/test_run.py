@@ -69,16 +69,19 @@ HARMFUL = {
     "opens files": ("files = []\nwhile True: files.append(open('/dev/null'))", "Too many open files"),
     "writes a large file": ("f = open('f', 'wb')\nwhile True: f.write(bytes(1 << 20))", "File too large"),
     "writes many files": (
-        "import itertools\nfor n in itertools.count(): open(str(n), 'wb').write(bytes(1 << 22))", "No space left",
+        "import itertools\nfor n in itertools.count(): open(str(n), 'wb').write(bytes(1 << 22))",
+        "No space left",
     ),
     "writes elsewhere": ("open('/usr/lib/x', 'w')", "Read-only file system"),
     "writes into the root": ("open('/x', 'w')", "Read-only file system"),
     "reads a process": ("open('/proc/self/environ').read()", "No such file"),
     "takes new rights": (
-        "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise PermissionError('none')", "PermissionError",
+        "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise PermissionError('none')",
+        "PermissionError",
     ),
     "traces process 1": (
-        "import ctypes\nif ctypes.CDLL(None).ptrace(16, 1, 0, 0): raise PermissionError('none')", "PermissionError",
+        "import ctypes\nif ctypes.CDLL(None).ptrace(16, 1, 0, 0): raise PermissionError('none')",
+        "PermissionError",
     ),
     "forks": (
         """
@@ -107,7 +110,7 @@ HARMFUL = {
         """,
         "process 1 lives",
     ),
-}  # fmt: skip
+}
 
 
 def source(text: str | bytes) -> bytes:
