@@ -10,12 +10,18 @@ import msgspec
 
 from scratchpatch import output
 from scratchpatch.errors import UserError
+from scratchpatch.tasks.bpb import BitsPerByte
+from scratchpatch.tasks.choice import Choice
 from scratchpatch.tasks.code import Code
 from scratchpatch.tasks.computed import Computed
 from scratchpatch.tasks.cute import Cute
+from scratchpatch.tasks.harness import Harness
+from scratchpatch.tasks.noise import Noise
 from scratchpatch.tasks.task import Task
+from scratchpatch.tasks.utf8 import Utf8
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Code, Computed, Cute)}
+_ALL = (BitsPerByte, Choice, Code, Computed, Cute, Harness, Noise, Utf8)
+TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
 
 
 def parse(specs: str | Iterable[str], options: Iterable[str] = ()) -> list[Task]:
@@ -66,7 +72,7 @@ def _written(value: Any) -> str:
 def _task(part: str, values: dict[str, str]) -> Task:
     name, _, source = part.partition(":")
     kind, converted = TASKS[name], {}
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for field, text in values.items():
         _known(field, fields(kind), f"option of {name}")
         try:
