@@ -186,7 +186,8 @@ def study(seeds: int, most_steps: int, seconds: float, output: Path) -> None:
     if seconds:
         # A tenth is left for the measuring.
         left = 0.9 * seconds - (time.monotonic() - began)
-        total = max(min(most_steps, 2 * chunk + int(left / pace)), 2 * chunk)
+        # Whole calls: another number of steps would compile another program.
+        total = max(min(most_steps, (2 + int(left / pace / chunk)) * chunk), 2 * chunk)
     print(f"{total} steps of {1000 * pace:.1f} ms, after {time.monotonic() - began:.0f} s", flush=True)
     while any(each.done < total for each in models.values()):
         for each in models.values():
