@@ -85,8 +85,7 @@ class Code(ItemTask):
         if not self.k or max(self.k) > self._count:
             raise UserError(f"code.k = {self.k} must be from 1 to code.samples = {self._count}: raise code.samples")
         self._options(0).check()
-        if not self.unsafe_execution:
-            sandbox.check()
+        sandbox.check(namespaces=not self.unsafe_execution)
         return {
             "prompts_checksum": checksum(items),
             "problems_checksum": json_files.seal([item.data for item in items]),

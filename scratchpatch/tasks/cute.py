@@ -54,7 +54,7 @@ class Cute(ItemTask):
                        published: those of the paper's repository, without a template for chats, and the answer is the
                        first text in quotes after the last "Answer:"
       cute.prompts     the file prompts.py of that repository, which `published` reads; empty: in FOLDER or above it
-      cute.tasks       such as spell+sem; empty: all that are in FOLDER, of which all 14 must be there
+      cute.tasks       such as spell+sem; empty: all 14
       cute.tokens      the most tokens of an answer by the published protocol
       cute.bytes_per_token   an answer has at most tokens x bytes_per_token bytes
     """

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from scratchpatch import output
 from scratchpatch.errors import UserError
 from scratchpatch.tasks.bpb import BitsPerByte
 from scratchpatch.tasks.choice import Choice
@@ -57,10 +58,15 @@ def listing() -> str:
     """All tasks: what each measures, and its options with their defaults."""
     blocks = []
     for name, task in sorted(TASKS.items()):
-        options = [f"    --option {name}.{field}={default}" for field, default in fields(task).items()]
+        options = [f"    --option {name}.{field}={_written(default)}" for field, default in fields(task).items()]
         text = inspect.cleandoc(task.__doc__ or "")
         blocks.append("\n".join([name, *(f"  {line}".rstrip() for line in text.splitlines()), *options]))
     return "\n\n".join(blocks)
+
+
+def _written(value: Any) -> str:
+    """A default as an option has it."""
+    return output.escaped("+".join(map(str, value)) if isinstance(value, tuple) else str(value))
 
 
 def _task(part: str, values: dict[str, str]) -> Task:

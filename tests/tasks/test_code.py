@@ -1,6 +1,5 @@
 """Programs that a model completes: files of problems, pass@k, and what is run."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -90,9 +89,8 @@ def test_completions_are_run(file):
     assert numbers["pass@2"] == pytest.approx((1 + 2 / 3) / 3)
     assert numbers["pass@1_standard_error"] == pytest.approx(1 / 3 / math.sqrt(3))
     # A body that is a docstring returns None.
-    assert numbers["endings"] == {
-        "passed": 3, "AssertionError": 4, "it ended early, with exit code 0": 1, "SyntaxError": 1,
-    }  # fmt: skip
+    endings = {"passed": 3, "AssertionError": 4, "it ended early, with exit code 0": 1, "SyntaxError": 1}
+    assert numbers["endings"] == endings
     assert task.grade(task.items()[0], answers[0]) == grades[0]
 
 
@@ -160,11 +158,14 @@ def test_shots_and_solutions_need_the_files_own(file):
 
 
 def test_a_machine_without_namespaces_is_refused_before_anything_is_asked(file, monkeypatch):
-    def refuse():
+    def refuse(namespaces):
         raise UserError("programs cannot be shut in on this machine: add --unsafe_execution")
 
     monkeypatch.setattr(sandbox, "check", refuse)
     with pytest.raises(UserError, match="add --unsafe_execution"):
         Code(source=file(*PROBLEMS)).protocol()
+
+
+def test_programs_run_without_namespaces_where_that_is_asked(file):
     task = Code(source=file(*PROBLEMS), solutions=True, unsafe_execution=True)
-    assert dataclasses.replace(task).run(Setting(language_model()))["pass@1"] == 1.0
+    assert task.run(Setting(language_model()))["pass@1"] == 1.0

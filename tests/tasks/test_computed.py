@@ -76,11 +76,9 @@ def test_an_answer_is_right_where_each_of_its_bytes_is_the_likeliest():
     task, item = Computed(), Item((Passage(text),), (3, spans(ANSWER)))
     # The second digit of the first result, the first of the final answer, and a byte of the question.
     grade = task.grade(item, [passed(len(text), wrong=(3 + 24, len(text) - 2, 0))])
-    assert grade["calculated"] == {
-        "answers": 2, "right": 1, "bytes": 4, "right_bytes": 3,
-        "nats": pytest.approx(math.log(2) * sum(3 + n for span in spans(ANSWER) if span.kind == "calculated"
-                                                for n in range(span.start, span.end))),
-    }  # fmt: skip
+    places = [3 + n for span in spans(ANSWER) if span.kind == "calculated" for n in range(span.start, span.end)]
+    counts = {"answers": 2, "right": 1, "bytes": 4, "right_bytes": 3}
+    assert grade["calculated"] == counts | {"nats": pytest.approx(math.log(2) * sum(places))}
     assert grade["copied"]["right"] == 2
     assert grade["final"] | {"nats": 0} == {"answers": 1, "right": 0, "bytes": 2, "right_bytes": 1, "nats": 0}
     assert grade["other"]["bytes"] == len(ANSWER) - 10

@@ -14,9 +14,7 @@ Without namespaces only limits of resources hold.
 import ctypes
 import json
 import os
-import platform
 import resource
-import secrets
 import select
 import signal
 import sys
@@ -85,9 +83,9 @@ def _own_namespaces(stranger):
 
 def _own_file_system(order, stranger):
     """A root in memory, with a jail in it that holds what the interpreter needs."""
-    number = _PIVOT_ROOT.get(platform.machine())
+    number = _PIVOT_ROOT.get(os.uname().machine)
     if number is None:
-        raise OSError(0, f"the number of pivot_root on {platform.machine()} is not known here")
+        raise OSError(0, f"the number of pivot_root on {os.uname().machine} is not known here")
     _mount(None, "/", flags=_RECURSIVE | _PRIVATE)
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
     os.chdir("/tmp")
@@ -150,8 +148,10 @@ def _limit(order):
 
 def _hide(descriptor, taken):
     """The same descriptor, inheritable, at a number that nobody can guess."""
-    most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20)
-    number = next(n for n in iter(lambda: 100 + secrets.randbelow(most - 100), None) if n not in taken)
+    least, most = 100, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20)
+    number = 0
+    while number < least or number in taken:
+        number = least + int.from_bytes(os.urandom(8), "big") % max(most - least, 16)
     os.dup2(descriptor, number, inheritable=True)
     return number
 

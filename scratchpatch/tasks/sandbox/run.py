@@ -74,9 +74,11 @@ class _Refused(Exception):
     """The launcher could not shut itself in."""
 
 
-def check() -> None:
-    """Raises UserError where this machine cannot shut a program in."""
-    if refusal := _refusal():
+def check(namespaces: bool = True) -> None:
+    """Raises UserError where this machine cannot run programs, or cannot shut them in."""
+    if sys.platform != "linux":
+        raise UserError(f"programs are run on Linux alone, and this is {sys.platform}: leave the task code out")
+    if namespaces and (refusal := _refusal()):
         raise UserError(
             f"programs cannot be shut in on this machine ({one_line(refusal, 200)}): run this where user namespaces "
             "are allowed, or add --unsafe_execution, with which only limits of time and memory hold"
@@ -92,21 +94,21 @@ def run(program: bytes, limits: Limits = Limits(), namespaces: bool = True) -> O
 
     namespaces: False: without own namespaces, where only rlimits hold; a program can then read and write what this
       user can, and kill this user's processes.
-    Raises UserError where the machine has no namespaces to give, see `check`.
+    Raises UserError as `check` does, and where the program could not be started.
     """
+    check(namespaces)
     try:
         if namespaces:
             return _run(program, limits, None)
         with tempfile.TemporaryDirectory(prefix="scratchpatch-", ignore_cleanup_errors=True) as folder:
             return _run(program, limits, folder)
     except _Refused as error:
-        if namespaces:
-            check()
         raise UserError(f"a program could not be started ({one_line(error, 200)}): try again") from None
 
 
 def run_all(programs: Sequence[bytes], limits: Limits = Limits(), namespaces: bool = True) -> list[Outcome]:
     """The outcomes of programs, as many side by side as this process has cores. Raises UserError as `run` does."""
+    check(namespaces)
     workers = min(len(os.sched_getaffinity(0)), max(len(programs), 1))
     with concurrent.futures.ThreadPoolExecutor(workers, "sandbox") as pool:
         return list(pool.map(lambda program: run(program, limits, namespaces), programs))
@@ -115,8 +117,6 @@ def run_all(programs: Sequence[bytes], limits: Limits = Limits(), namespaces: bo
 @functools.cache
 def _refusal() -> str:
     """Why programs cannot be shut in; '' where they can."""
-    if sys.platform != "linux":
-        return f"it runs {sys.platform}, not Linux"
     try:
         outcome = _run(b"", Limits(), None)
     except _Refused as error:
@@ -179,20 +179,20 @@ def _listen(process: subprocess.Popen, verdict: int, limits: Limits) -> tuple[by
     deadline = time.monotonic() + limits.seconds + _GRACE_SECONDS
     most = {process.stdout.fileno(): limits.output_bytes, process.stderr.fileno(): _MOST_REPORT_BYTES, verdict: 4096}
     read = dict.fromkeys(most, b"")
-    ended = os.pidfd_open(process.pid)
     try:
-        with selectors.DefaultSelector() as selector:
-            for descriptor in (*most, ended):
+        with selectors.DefaultSelector() as selector, open(os.pidfd_open(process.pid), "rb", 0) as ended:
+            for descriptor in (*most, ended.fileno()):
                 selector.register(descriptor, selectors.EVENT_READ)
             running = True
             while running and time.monotonic() < deadline:
                 ready = [key.fd for key, _ in selector.select(max(deadline - time.monotonic(), 0))]
-                running = ended not in ready
+                running = ended.fileno() not in ready
                 for descriptor in ready:
-                    if descriptor != ended and not _read(descriptor, read, most):
+                    if descriptor != ended.fileno() and not _read(descriptor, read, most):
                         selector.unregister(descriptor)
+    except OSError as error:
+        raise _Refused(f"waiting for a program: {error.strerror}") from None
     finally:
-        os.close(ended)
         try:
             # Nothing else has this number: the process was not waited for.
             os.killpg(process.pid, signal.SIGKILL)

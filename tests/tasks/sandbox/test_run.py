@@ -1,8 +1,10 @@
 """Programs that do harm, or end early, each in a sandbox of its own."""
 
 import dataclasses
+import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -69,16 +71,19 @@ HARMFUL = {
     "opens files": ("files = []\nwhile True: files.append(open('/dev/null'))", "Too many open files"),
     "writes a large file": ("f = open('f', 'wb')\nwhile True: f.write(bytes(1 << 20))", "File too large"),
     "writes many files": (
-        "import itertools\nfor n in itertools.count(): open(str(n), 'wb').write(bytes(1 << 22))", "No space left",
+        "import itertools\nfor n in itertools.count(): open(str(n), 'wb').write(bytes(1 << 22))",
+        "No space left",
     ),
     "writes elsewhere": ("open('/usr/lib/x', 'w')", "Read-only file system"),
     "writes into the root": ("open('/x', 'w')", "Read-only file system"),
     "reads a process": ("open('/proc/self/environ').read()", "No such file"),
     "takes new rights": (
-        "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise PermissionError('none')", "PermissionError",
+        "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise PermissionError('none')",
+        "PermissionError",
     ),
     "traces process 1": (
-        "import ctypes\nif ctypes.CDLL(None).ptrace(16, 1, 0, 0): raise PermissionError('none')", "PermissionError",
+        "import ctypes\nif ctypes.CDLL(None).ptrace(16, 1, 0, 0): raise PermissionError('none')",
+        "PermissionError",
     ),
     "forks": (
         """
@@ -107,7 +112,7 @@ HARMFUL = {
         """,
         "process 1 lives",
     ),
-}  # fmt: skip
+}
 
 
 def source(text: str | bytes) -> bytes:
@@ -203,6 +208,27 @@ def test_a_program_ends_with_the_one_that_waits_for_it():
         wait_until(lambda: processes_of(mark))
         waiting.kill()
     wait_until(lambda: not processes_of(mark))
+
+
+@needs_namespaces
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")
+def test_a_user_without_other_users_shuts_programs_in_as_well():
+    """A root who has no user to give the program to makes a namespace of users, as everyone but root does."""
+    names = ("its own folder", "writes elsewhere", "kills all", "takes new rights", "reads a process")
+    programs = [source(HARMLESS[name] if name in HARMLESS else HARMFUL[name][0]) for name in names]
+    command = f"""
+        import json
+        from scratchpatch.tasks.sandbox import run
+        print(json.dumps([outcome.reason for outcome in run.run_all({programs!r})]))
+        """
+    argv = ["unshare", "--user", "--map-root-user", sys.executable, "-c", textwrap.dedent(command)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr and done.returncode:
+        pytest.skip(f"no namespaces of users here: {done.stderr.strip()}")
+    harmless, *harmful = json.loads(done.stdout)
+    assert harmless == ""
+    for name, reason in zip(names[1:], harmful, strict=True):
+        assert re.search(HARMFUL[name][1], reason), (name, reason)
 
 
 def test_without_namespaces_limits_hold():
