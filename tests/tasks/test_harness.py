@@ -91,6 +91,12 @@ def test_what_cannot_be_used(task_file, tmp_path, source, options, said):
         Harness(source.format(**names), **options).protocol()
 
 
+def test_a_field_that_the_data_lacks(task_file):
+    task_file.write_text(task_file.read_text().replace("{{query}}", "{{question}}"))
+    with pytest.raises(UserError, match="local.yaml' cannot be used: 'question' is undefined"):
+        Harness(str(task_file)).protocol()
+
+
 def test_the_package_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match="the task harness needs the package lm_eval.*scratchpatch.lm_eval."):
