@@ -53,19 +53,24 @@ def task_file(tmp_path, monkeypatch):
     return path
 
 
-def test_its_numbers_are_those_of_choice(task_file, tmp_path):
+@pytest.mark.parametrize(("theirs", "ours"), [("as_given", "answer_front"), ("prompt_end", "prompt_end")])
+def test_its_numbers_are_those_of_choice(task_file, tmp_path, theirs, ours):
     setting = Setting(language_model(), folder=tmp_path / "evaluations")
+    task = Harness(str(task_file), space=theirs)
+    found = task.run(setting)
+    own = Choice(str(tmp_path / "local.jsonl"), space=ours).run(setting)["accuracy"]
+    numbers = found["metrics"]["local"]
+    for metric, normalisation in {"acc": "raw", "acc_norm": "per_character", "acc_bytes": "per_byte"}.items():
+        assert numbers[metric] == pytest.approx(own[normalisation]["mean"])
+        assert numbers[f"{metric}_stderr"] == pytest.approx(own[normalisation]["stderr"])
+    assert found["items"] == {"local": 5} and found["shots"] == {"local": 0}
+    assert list((tmp_path / "evaluations").glob("harness-local-loglikelihood-*.jsonl"))
+
+
+def test_the_protocol_names_the_version_of_each_task(task_file):
     task = Harness(str(task_file))
     about = task.protocol()
-    found = task.run(setting)
-    own = Choice(str(tmp_path / "local.jsonl"), space="answer_front").run(setting)["accuracy"]
-    numbers = found["metrics"]["local"]
-    for theirs, ours in {"acc": "raw", "acc_norm": "per_character", "acc_bytes": "per_byte"}.items():
-        assert numbers[theirs] == pytest.approx(own[ours]["mean"])
-        assert numbers[f"{theirs}_stderr"] == pytest.approx(own[ours]["stderr"])
-    assert found["items"] == {"local": 5} and found["shots"] == {"local": 0}
     assert task.label == "harness:local" and about["versions"] == {"local": 2.0} and about["lm_eval"]
-    assert list((tmp_path / "evaluations").glob("harness-local-loglikelihood-*.jsonl"))
 
 
 def test_a_limit_is_spaced_and_examples_are_told(task_file):
