@@ -121,6 +121,9 @@ def test_files_that_cannot_be_asked(file):
         Choice(file({**ATE, "choices": ["x"] * 27}), form="multiple_choice").protocol()
     with pytest.raises(UserError, match="line 1: 1 answers cannot be listed"):
         Choice(file({"context": "a", "continuation": "b"}), form="multiple_choice").protocol()
+    shots = file({"context": "a", "continuation": "b"}, name="shots")
+    with pytest.raises(UserError, match="shots, line 1: 1 answers cannot be listed"):
+        Choice(file(ATE), form="multiple_choice", shots=1, shots_from=shots).protocol()
 
 
 def test_the_protocol_tells_apart_what_is_asked(file):
