@@ -44,12 +44,16 @@ _leaving = threading.Event()
 _rounds: collections.Counter[str] = collections.Counter()
 
 
-def start(distributed: str) -> None:
-    """Join the other processes of the run (see `rendezvous`). Call it before anything asks JAX for devices. Raises
-    UserError where nothing is found, with what was looked for, or the coordinator does not answer.
+def start(distributed: str, tells_preemption: bool = True) -> None:
+    """Join the other processes of the run (see `rendezvous`). Call it before anything asks JAX for devices.
+
+    tells_preemption: JAX takes SIGTERM for itself, and tells all processes where to stop (see `training.notices`);
+      False: SIGTERM stays what it is. Raises UserError where nothing is found, with what was looked for, or the
+      coordinator does not answer.
     """
     if distributed == "none":
         return
+    jax.config.update("jax_enable_preemption_service", tells_preemption)
     auto = distributed == "auto"
     named = rendezvous.of_jobset(os.environ) if auto else rendezvous.parse(distributed)
     # This is for CPUs; other devices have collectives of their own.

@@ -7,8 +7,7 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting.account import account
-from scratchpatch.checkpoints.run_text import own_streams
-from scratchpatch.data.mixture import evaluation_stream
+from scratchpatch.checkpoints.run_text import agreed_streams
 from scratchpatch.evaluation import bpb, compressors
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.loading import load
@@ -38,7 +37,7 @@ class Evaluation:
     for_the_page: bool
 
     def comparisons(self) -> dict[str, Any]:
-        """What the run's page shows. The text is read again several times for it.
+        """What the run's page shows. The text is read again several times for it. All processes must call this.
 
         Returns:
           step, max_bytes; results: validation (the result), without_scratchpads (on the same weights; None where the
@@ -65,27 +64,25 @@ def evaluate(
     overrides=None,
     step=None,
     max_bytes=None,
-    devices=1,
+    devices=None,
+    mesh=None,
     compressor_bytes=compressors.BYTES,
 ) -> Evaluation:
-    """Measure a run's checkpoint on text.
+    """Measure a run's checkpoint on text. All processes must call this.
 
     Args:
       source: SPEC of the documents; the run's own where None, which must be what it trained and validated on.
       overrides: see `LanguageModel.override`.
-      step, devices: see `load`.
+      step, devices, mesh: see `load`.
       max_bytes: read the first so many bytes of each source; all where None.
       compressor_bytes: of the text that gzip, bzip2 and xz read; 0: they are left out.
     Raises:
       UserError: no such checkpoint, text that cannot be read, or overrides that need other parameters.
     """
-    lm = load(workdir, step, devices)
+    lm = load(workdir, step, devices, mesh)
     if overrides:
         lm = lm.override(overrides)
-    if source is None:
-        streams = [stream for stream, _ in own_streams(workdir, lm.config, split, overrides)]
-    else:
-        streams = [evaluation_stream(lm.config, source, split)]
+    streams = [stream for stream, _ in agreed_streams(workdir, lm.config, source, split, overrides)]
     for stream in streams:
         stream.watch()
     specs = ", ".join(stream.spec for stream in streams)
