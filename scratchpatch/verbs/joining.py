@@ -67,6 +67,9 @@ def joined(values: verb.Flags, answer: verb.Answer, saves: bool = False) -> Iter
     compilation_cache.enable()
     from scratchpatch.distributed import processes
 
+    if values.distributed != "none":
+        # The collectives of CPUs tell there whom they found.
+        answer.alone()
     processes.start(values.distributed, tells_preemption=saves)
     if not processes.is_first():
         answer.mute()

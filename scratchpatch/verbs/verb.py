@@ -35,6 +35,10 @@ class Answer:
         """Give nothing from here on: another process answers for all."""
         self.muted = True
 
+    def alone(self) -> None:
+        """From here on nothing else of this process reaches standard output, libraries in C included."""
+        self.stream = output.alone(self.stream)
+
     def line(self, text: str) -> None:
         if self.muted:
             return
