@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict

@@ -1,19 +1,29 @@
 """Measure bits per byte, compute per byte and the patch-lag curve of a run.
 
 usage: scratchpatch eval --workdir=DIR [--source=SPEC] [--split=validation] [--override FIELD=VALUE]... [--json]
+       scratchpatch eval --workdir=DIR --follow [--poll_seconds=30] [--json]
 
 Every raw byte of every document counts exactly once; gzip, bzip2 and xz of its beginning stand beside it.
 The run's own validation split on the unchanged model also makes evaluation.json and report.html. With --step, or
 with --max_bytes, they are named after it (report_step_200.html) where the others tell of another step, or of more.
 The result is printed first: a folder that cannot be written is a warning. The run may be at work meanwhile.
+--follow appends a line per checkpoint to evaluations/follow.jsonl below the run (of other text, or with overrides, to a
+file of their own there), prints it, and leaves out steps that have one. It ends after the run's last step.
+--distributed and --mesh spread weights and rows over the devices of several processes, of which the first one answers.
 
 examples:
   scratchpatch eval --workdir=runs/quickstart
   scratchpatch eval --workdir=runs/quickstart --override trigger.threshold=1.0 --json
   scratchpatch eval --workdir=runs/quickstart --source='text:books/*.txt' --split=all
+  scratchpatch eval --workdir=runs/quickstart --follow
 """
 
+import math
+import signal
+import sys
+
 from scratchpatch import output
+from scratchpatch.errors import UserError
 from scratchpatch.evaluation import compressors
 from scratchpatch.verbs import joining, verb
 
@@ -23,6 +33,10 @@ _FLAGS = (
     verb.file("output", "Also write the JSON object to this file."),
     verb.integer("compressor_bytes", "Let gzip, bzip2 and xz read so many bytes of the text, the same number from the "
         "beginning of each source; 0: none.", compressors.BYTES, lower_bound=0),
+    verb.switch("follow", "Measure each checkpoint of a run at work as it appears, until its last step."),
+    verb.number("poll_seconds", "With --follow: seconds between two looks for a checkpoint.", 30.0, lower_bound=0.1),
+    verb.integer("stopped_code", "With --follow: exit code where SIGTERM, SIGINT or SIGHUP ended it before the run's "
+        "last step.", 0, lower_bound=0, upper_bound=125),
     *joining.FLAGS,
 )
 
@@ -30,10 +44,17 @@ _FLAGS = (
 def _check(values: verb.Flags) -> None:
     joining.check(values)
     verb.check_writable(values, "output")
+    for flag in ("step", "output") if values.follow else ("poll_seconds", "stopped_code"):
+        if values[flag].value != values[flag].default:
+            raise UserError(f"--{flag} goes with eval {'without' if values.follow else 'with'} --follow alone")
+    if not math.isfinite(values.poll_seconds):
+        raise UserError(f"--poll_seconds={values.poll_seconds}: wanted a finite number of seconds")
 
 
-def _run(values: verb.Flags, answer: verb.Answer) -> None:
+def _run(values: verb.Flags, answer: verb.Answer) -> int | None:
     workdir = verb.existing(values, "workdir")
+    if values.follow:
+        return _follow(workdir, values, answer)
     with joining.joined(values, answer):
         from scratchpatch.evaluation.evaluate import evaluate
         from scratchpatch.report.evaluation import write_evaluation
@@ -47,6 +68,22 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
             answer.file(values.output, output.as_json(evaluation.result) + "\n")
         if evaluation.for_the_page:
             write_evaluation(workdir, evaluation.comparisons(), step_named=values.step is not None)
+    return None
+
+
+def _follow(workdir: str, values: verb.Flags, answer: verb.Answer) -> int:
+    try:
+        with joining.interrupted_by(signal.SIGTERM, signal.SIGHUP), joining.joined(values, answer):
+            from scratchpatch.evaluation.evaluate import Asked
+            from scratchpatch.evaluation.follow import follow, text
+
+            asked = Asked(values.source, values.split, values.max_bytes, dict(values.override))
+            for line in follow(workdir, asked, values.poll_seconds, **joining.place(values)):
+                answer.show(line, values, text)
+    except KeyboardInterrupt:
+        print("scratchpatch: stopped; the same command goes on from there", file=sys.stderr)
+        return values.stopped_code
+    return 0
 
 
 VERB = verb.Verb("eval", __doc__, _run, _FLAGS, _check, required=("workdir",))

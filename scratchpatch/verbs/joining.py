@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,21 @@ def check(values: verb.Flags) -> None:
 def place(values: verb.Flags) -> dict[str, Any]:
     """Where the weights go, as `inference.loading.load` takes it."""
     return {"devices": values.devices, "mesh": values.mesh}
+
+
+@contextlib.contextmanager
+def interrupted_by(*numbers: int) -> Iterator[None]:
+    """Let these signals raise KeyboardInterrupt inside, as SIGINT does; one that is ignored stays so."""
+    before = {}
+    with contextlib.suppress(ValueError):  # only the main thread can listen
+        for number in numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
