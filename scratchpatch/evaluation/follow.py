@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from absl import logging
 from scratchpatch import files, json_files, output
 from scratchpatch.checkpoints import format, settings
 from scratchpatch.checkpoints.reader import CheckpointReader
+from scratchpatch.checkpoints.workdir import load_config
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation.evaluate import Asked, measure
@@ -120,11 +122,13 @@ class _Watch:
         return False
 
     def _last(self) -> float:
-        """The run's last step; infinite where it is not known."""
+        """The run's last step; infinite where it is not known yet."""
         try:
-            return settings.read(self._workdir)[-1][1]["training.steps"]
+            if (self._workdir / settings.FILE).exists():
+                return settings.read(self._workdir)[-1][1]["training.steps"]
+            return load_config(self._workdir).training.steps
         except UserError:
-            return float("inf")
+            return math.inf
 
     def _identity(self, step: int) -> tuple[int, int]:
         with contextlib.suppress(OSError):
