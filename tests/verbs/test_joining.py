@@ -25,6 +25,10 @@ FIELDS = runs.SHALLOW | {
     "trigger.kind": "none",
 }
 PROMPTS = [{"prompt": "the "}, {"prompt": "", "max_bytes": 3}, {"prompt": "a cat", "max_bytes": 36}]
+QUESTIONS = [
+    {"query": f"Question: who sat on the {place}?", "choices": ["the cat", "a dog", "no one"], "gold": n % 3}
+    for n, place in enumerate(("mat", "log", "sea", "hat", "car", "box", "bed"))
+]
 
 # Several command lines of one process each, as `-m scratchpatch`, one after the other in the same process.
 SEVERAL = """
@@ -78,7 +82,8 @@ def run(tmp_path_factory):
     checkpoints = Checkpoints(workdir / "checkpoints", made, 2)
     checkpoints.save(made.training.steps, tiny.weights(made))
     checkpoints.close()
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in PROMPTS))
+    for name, lines in (("prompts", PROMPTS), ("questions", QUESTIONS)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert cli.main(generating(folder, "one")) == 0
     return folder
 
@@ -98,9 +103,16 @@ def joined(run):
         ["audit", f"--config={run}/run/config.json", "--json"],
         generating(run, "two"),
         ["eval", workdir, "--follow", "--json"],
+        choosing(run, "two"),
         ["eval", workdir, "--devices=3"],
     ]
     return ends(start(run, "joined", lines))
+
+
+def choosing(folder, results: str) -> list[str]:
+    task = [f"--task=choice:{folder}/questions.jsonl", "--option=choice.shots=1", "--limit=5"]
+    task.append(f"--option=choice.shots_from={folder}/questions.jsonl")
+    return ["eval", f"--workdir={folder}/run", *task, f"--results={folder}/{results}", "--json"]
 
 
 def answers(said: str) -> list[dict]:
@@ -109,9 +121,9 @@ def answers(said: str) -> list[dict]:
 
 def test_one_process_answers_and_all_end_well(joined):
     assert [code for code, _ in joined] == [0] * PROCESSES, joined
-    assert [len(answers(said)) for _, said in joined] == [6, 0]
+    assert [len(answers(said)) for _, said in joined] == [7, 0]
     for _, said in joined:
-        assert [line for line in said.splitlines() if line.startswith("code")] == ["code 0"] * 5 + ["code 1"]
+        assert [line for line in said.splitlines() if line.startswith("code")] == ["code 0"] * 6 + ["code 1"]
 
 
 def test_bits_are_those_of_one_device(run, joined):
@@ -149,11 +161,37 @@ def test_what_is_written_is_what_one_device_writes(run, joined):
 
 
 def test_a_run_is_followed_by_two_processes_of_which_one_writes(run, joined):
-    *_, first, last = answers(joined[0][1])
+    *_, first, last, _ = answers(joined[0][1])
     lines = (run / "run" / "evaluations" / "follow.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [first, last]
     assert (first["step"], last["step"]) == (0, 12) and first["bpb"] == last["bpb"]
     assert last["bpb"] == pytest.approx(evaluate(run / "run").result["bpb"], abs=1e-6)
+
+
+def test_a_task_is_graded_and_stored_by_one_process(run, joined, capsys):
+    """And another command line goes on from what two processes have stored."""
+    *_, (two,) = [said["tasks"] for said in answers(joined[0][1]) if "tasks" in said]
+    stored = {path.name: path.read_text() for path in (run / "two").iterdir()}
+    assert cli.main(choosing(run, "one")) == 0
+    (one,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert close(two["results"], one["results"]) and two["results"]["items"] == 5
+    assert {path.name for path in (run / "one").iterdir()} == stored.keys()
+    for name in stored:
+        if name.endswith(".jsonl"):
+            assert close(*(list(map(json.loads, (run / each / name).open())) for each in ("one", "two")))
+    assert cli.main([*choosing(run, "two"), "--devices=8"]) == 0
+    assert close(json.loads(capsys.readouterr().out)["tasks"][0]["results"], one["results"])
+
+
+def close(one, other) -> bool:
+    """Whether two values of JSON agree, numbers up to rounding."""
+    if isinstance(one, float):
+        return one == pytest.approx(other, abs=1e-4)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == other
 
 
 def test_devices_that_would_be_left_out_are_refused_in_all(joined):
