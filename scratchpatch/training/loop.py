@@ -243,7 +243,12 @@ class _Run:
             return question(weights)
         whole = jax.jit(lambda x: x, out_shardings=mesh_lib.everywhere(self.trainer.mesh))(weights)
         copy = jax.tree.map(lambda x: x.addressable_data(0), whole)
-        return processes.first(lambda: question(copy))
+
+        def answer():
+            with processes.alone():
+                return question(copy)
+
+        return processes.first(answer)
 
     def _passes_audit(self, weights) -> bool:
         report = audit.audit(self.config, weights)
