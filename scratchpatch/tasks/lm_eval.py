@@ -55,7 +55,7 @@ class ScratchpatchLM(LM):
         self,
         workdir: str | None = None,
         step: int | None = None,
-        devices: int = 1,
+        devices: int | None = None,
         space: Space = "as_given",
         bytes_per_token: int = 4,
         seed: int = 0,
