@@ -85,6 +85,16 @@ def to_anywhere() -> Iterator[None]:
             stream.reconfigure(errors=before)
 
 
+def alone(stream):
+    """A stream of text that goes where this one went, to which libraries in C now give what standard error gets."""
+    if isinstance(stream, _Terminal):
+        return _Terminal(alone(stream._stream))
+    stream.flush()
+    own = os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors=stream.errors)
+    os.dup2(sys.stderr.fileno(), stream.fileno())
+    return own
+
+
 def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -144,6 +154,16 @@ def as_table(values: dict[str, Any]) -> str:
     rows = list(_rows(plain(values), ""))
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in rows)
+
+
+def as_columns(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """One line per object, all of which have the same fields, below a line with the names of these."""
+    fields = list(next(iter(rows.values()))) if rows else []
+    cells = [[escaped(row), *(_cell(plain(value[field])) for field in fields)] for row, value in rows.items()]
+    lines = [[escaped(name), *map(escaped, fields)], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def _rows(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import numpy as np
 
@@ -76,3 +78,23 @@ def test_only_our_own_information_is_logged():
     assert output._is_logged(record(ours, logging.INFO))
     assert not output._is_logged(record("/site-packages/orbax/checkpointer.py", logging.INFO))
     assert output._is_logged(record("/site-packages/orbax/checkpointer.py", logging.WARNING))
+
+
+def test_columns_have_a_line_per_object():
+    rows = {"eng": {"bpb": 1.23456789, "name": "x\x1b"}, "longer": {"bpb": None, "name": "y"}}
+    assert output.as_columns("group", rows).splitlines() == [
+        "group   bpb      name",
+        "eng     1.23457  x\\x1b",
+        "longer  -        y",
+    ]
+
+
+def test_an_answer_is_alone_where_libraries_in_c_write_too():
+    program = (
+        "import os, sys; from scratchpatch import output\n"
+        "with output.to_anywhere():\n"
+        "    own = output.alone(sys.stdout)\n"
+        "    os.write(1, b'chatter'); print('the answer \\udcff', file=own, flush=True)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert (ended.stdout, ended.stderr) == (b"the answer \xff\n", b"chatter")

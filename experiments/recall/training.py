@@ -37,12 +37,13 @@ class Lane:
 
     seed: int
     pairs: int = 6
-    distance: int = 16
+    questions: int = 24
+    distance: int = 0
     learning_rate: float = 1e-3
 
     @property
     def documents(self) -> Pairs:
-        return Pairs(self.pairs, self.distance, self.seed)
+        return Pairs(pairs=self.pairs, questions=self.questions, distance=self.distance, seed=self.seed)
 
     def rows(self, window: int, count: int, part: int) -> np.ndarray:
         """int32 [B, M]: as many whole documents as fit, each behind its BOS, the BOS of the next one, and PAD."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import logging
 
 from scratchpatch import output
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
 from scratchpatch.report.page import write_report
@@ -19,8 +20,11 @@ from scratchpatch.report.run_folder import evaluation_file, read_evaluation, rep
 def write_evaluation(workdir: str | os.PathLike, comparisons: dict, step_named: bool) -> None:
     """Write evaluation.json (`evaluate.Evaluation.comparisons`), and report.html anew. Both get names of their own
     where those that are there tell of another step than the one that the user named, or of more of the text. What
-    cannot be written is a warning. Of two evaluations at once the last one's files stay.
+    cannot be written is a warning. Of two evaluations at once the last one's files stay. Of several processes the first
+    one writes.
     """
+    if not processes.is_first():
+        return
     suffix = _suffix(read_evaluation(workdir), comparisons["step"], step_named, comparisons["max_bytes"])
     document = output.plain(comparisons | {"passage": Passage(**comparisons["passage"]).to_json()})
     path = evaluation_file(workdir, suffix)

@@ -16,6 +16,7 @@ from absl import logging
 from scratchpatch import config as config_lib, json_files, schema
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import follow
 from scratchpatch.json_files import Count
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
@@ -58,9 +59,9 @@ _Evaluation = _object(
 class RunFolder:
     """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
     config: dotted field name to value. changes: (step, lines 'name: old -> new') of what held from a step on. metrics:
-    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. Raises
-    UserError where the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
-    config.
+    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. followed:
+    what `eval --follow` wrote, by step. Raises UserError where the folder does not exist, a line of metrics.jsonl is
+    none of metrics, or a newer version wrote the config.
     """
 
     def __init__(self, workdir: str | os.PathLike, suffix: str = ""):
@@ -74,6 +75,7 @@ class RunFolder:
         self.metrics = training + validation
         self.goodput = goodput.account(self.path)
         self.evaluation = read_evaluation(workdir, suffix)
+        self.followed = self._followed()
 
     def _config(self) -> dict[str, Any]:
         """Those of the stored fields that this version has."""
@@ -100,6 +102,13 @@ class RunFolder:
             changes += settings.described(weights)
         return sorted(changes, key=lambda change: change[0])
 
+    def _followed(self) -> list[dict[str, Any]]:
+        try:
+            return sorted(follow.read(self.path / follow.FOLDER / follow.FILE), key=lambda line: line["step"])
+        except UserError as error:
+            logging.warning("%s; the file counts as missing", error)
+            return []
+
     def result(self, name: str) -> Any:
         """One entry of the evaluation's results; {} where there is none."""
         return self.evaluation.get("results", {}).get(name) or {}
@@ -111,9 +120,9 @@ class RunFolder:
         except (KeyError, ValueError):
             return None
 
-    def curve(self, key: str, label: str) -> Series:
-        """A metric against the step; lines that lack it are left out."""
-        lines = [line for line in self.metrics if line.get(key) is not None]
+    def curve(self, key: str, label: str, followed: bool = False) -> Series:
+        """A metric, or a number of `followed`, against the step; lines that lack it are left out."""
+        lines = [line for line in (self.followed if followed else self.metrics) if line.get(key) is not None]
         return Series(label, [line["step"] for line in lines], [line[key] for line in lines])
 
     def bytes_per_step(self) -> int:

@@ -134,6 +134,7 @@ class Trainer:
         return jax.make_array_from_process_local_data(self.settings.sharding, settings, self.settings.shape)
 
     def initial(self, seed):
+        """The state before the first step, from a seed."""
         weights = weights_lib.init(self.config, seed)
         moments = optimizer_lib.init(weights["params"])
         return {**weights, "optimizer": moments, "means": _no_means(), "step": jnp.int32(0)}

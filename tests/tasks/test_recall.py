@@ -13,16 +13,16 @@ from scratchpatch.tasks.requests import Passed
 from scratchpatch.tasks.task import Setting
 from tests.tasks.models import language_model
 
-TASK = Recall(pairs=3, distance=4, documents=5, seed=7)
+TASK = Recall(pairs=3, questions=3, distance=4, documents=5, seed=7)
 
 
 def test_the_values_of_questions_alone_are_graded():
-    text = b"m7 y6 n4....; y6 n4 m7"
+    text = b"m7 y6 n4....; y6 m7 y6"
     nats = np.arange(len(text), dtype=np.float64)
     best = np.zeros(len(text), bool)
     best[[15, 21]] = True
     grade = TASK.grade(TASK.items()[0], [Passed(nats, best, 5, 2)])
-    assert [text[place : place + 1] for place in Pairs(3, 4).answers] == [b"6", b"4", b"7"]
+    assert [text[place : place + 1] for place in Pairs(pairs=3, questions=3, distance=4).answers] == [b"6", b"7", b"6"]
     assert grade["right"] == [True, False, True]
     assert grade["bits"] == pytest.approx([x / math.log(2) for x in (15, 18, 21)])
     summary = TASK.summary([grade, {**grade, "right": [True, True, True]}], Setting(language_model()))
@@ -37,7 +37,7 @@ def test_numbers_are_those_of_the_score(tmp_path):
     lm = language_model()
     (answer,) = evaluate.evaluate([TASK], Setting(lm, folder=tmp_path))
     documents = TASK.items()
-    places = Pairs(3, 4, 7).answers
+    places = Pairs(pairs=3, questions=3, distance=4, seed=7).answers
     bits = [-lm.score(item.requests[0].text)[places] for item in documents]
     assert answer["results"]["bits_per_value"] == pytest.approx(np.mean(bits), abs=1e-5)
     assert answer["results"]["items"] == 5
@@ -45,8 +45,8 @@ def test_numbers_are_those_of_the_score(tmp_path):
 
 
 def test_options_come_by_name():
-    (task,) = names.parse("recall", ["recall.pairs=9", "recall.distance=100"])
-    assert task == Recall(pairs=9, distance=100)
+    (task,) = names.parse("recall", ["recall.pairs=9", "recall.questions=2", "recall.distance=100"])
+    assert task == Recall(pairs=9, questions=2, distance=100)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ def test_options_come_by_name():
     [
         (Recall(source="letters.txt"), "draws its own documents"),
         (Recall(documents=0), "recall.documents = 0 must lie between"),
+        (Recall(questions=0), "questions = 0 must lie between"),
         (Recall(pairs=40), "pairs = 40 must lie between 1 and 26"),
     ],
 )

@@ -47,9 +47,9 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
     assert output.read_text() == out
     assert "chatter" in err and "a warning" in err
     overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
-    asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1}
+    asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None}
     ((arguments, named),) = calls
-    assert arguments == (workdir,) and named == asked | {"compressor_bytes": 1 << 24}
+    assert arguments == (workdir,) and named == asked | {"compressor_bytes": 1 << 24, "devices": None, "mesh": None}
 
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
@@ -62,7 +62,7 @@ def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
 def test_audit_exits_with_its_verdict(capsys, stand_in, config_file, ok, code):
     report = types.SimpleNamespace(ok=ok, as_dict=lambda: {"ok": ok}, text=lambda: "the findings")
-    stand_in("scratchpatch.evaluation.audit", audit_config=lambda c: report)
+    stand_in("scratchpatch.evaluation.audit", audit_config=lambda c, devices, mesh: report)
     assert cli.main(["audit", f"--config={config_file}", "--json"]) == code
     out, err = capsys.readouterr()
     assert json.loads(out) == {"ok": ok}
