@@ -39,7 +39,7 @@ class Field:
 ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
 PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every")
-POOLINGS = ("mean", "cross_attention", "last", "max_query")
+POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
 # Bytes of a mark, and marks.
@@ -190,7 +190,8 @@ FIELDS = (
     Field("model.entropy_model.norm_eps", 1e-6, "", _between(0.0, 1.0), "As model.norm_eps."),
     Field("model.pooling.kind", "cross_attention", "", _one_of(*POOLINGS),
         "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query "
-        "(several queries from the maximum; BLT)."),
+        "(several queries from the maximum; BLT), concat (one behind the other; MegaByte; its matrix grows with the "
+        "longest patch)."),
     Field("model.pooling.queries", 2, "queries", _VECTORS,
         "Queries of max_query pooling per slot (BLT's k); their results are joined."),
     Field("model.pooling.last_state", True, "", _ANY, "Add a projection of the slot's last byte state."),
