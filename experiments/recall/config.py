@@ -4,7 +4,9 @@ Purpose: documents of pairs and then questions (`scratchpatch.tasks.pairs`), who
 alone: small models of one trunk with patches, triggers and poolings of several kinds.
 Variants: byte, or P_TRIGGER_POOLING, such as p8_every_last; see `get_config`.
 Hardware: one GPU, or 2 CPU cores and patience.
-Expected time: README.md beside this file says it.
+Expected time: on an H100 half a minute to a minute for two seeds of a variant, and a minute of compiling; on a CPU core
+about an hour.
+Expected number: README.md beside this file has all numbers of the last run.
 Command, for everything:
     .venv/bin/python -m experiments.recall.run
 """
@@ -19,6 +21,8 @@ POOLINGS = {
     "last": ("last", False),
     "cross": ("cross_attention", False),
     "cross+last": ("cross_attention", True),
+    "max+last": ("max_query", True),
+    "concat": ("concat", False),
 }
 
 
@@ -38,7 +42,7 @@ def get_config(variant="p8_every_last"):
     config.model.trunk.heads = 4
     config.model.decoder.layers = 1
     config.model.decoder.window = 8
-    config.training.steps = 3000
+    config.training.steps = 2500
     config.training.batch_rows = 16
     config.optimizer.learning_rate = 1e-3
     # The steps until a model has learned depend on no end that is set beforehand.
@@ -63,4 +67,3 @@ def get_config(variant="p8_every_last"):
         # Nothing else reads entropies: the other models do not pay for a head.
         config.model.entropy_head.weight = 0.0
     return config
-

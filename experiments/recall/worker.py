@@ -6,6 +6,7 @@ A lane is SEED,PAIRS,DISTANCE,LEARNING_RATE.
 """
 
 import contextlib
+import datetime
 import fcntl
 import json
 import sys
@@ -33,7 +34,8 @@ def main(variant: str, steps: int, folder: Path, lanes: list[Lane]) -> None:
         result["flops_per_byte"] = flops.flops_per_byte(config, commits, scratchpads, config.data.window)
         result["kv_bytes_per_byte"] = kv_cache.kv_bytes_per_byte(config, commits)
         result["device"] = jax.devices()[0].device_kind
-    replace_text(folder / "result.json", json.dumps(results) + "\n")
+        result["date"] = datetime.date.today().isoformat()
+    replace_text(folder / "result.json", json.dumps({"variant": variant, "lanes": results}) + "\n")
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ def _turn(path: Path):
 
 def lane_of(text: str) -> Lane:
     seed, pairs, distance, learning_rate = text.split(",")
-    return Lane(int(seed), int(pairs), int(distance), float(learning_rate))
+    return Lane(int(seed), pairs=int(pairs), distance=int(distance), learning_rate=float(learning_rate))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,19 @@ def compute_quality(
     return _svg(name, draw, f"Bits per byte against {x_label}")
 
 
+def learning(curves: Sequence[Series], y_label: str, name: str) -> str:
+    """What `y_label` says against the step, each curve as the means of at most BINS bins of steps."""
+
+    def draw(axes):
+        for index, one in enumerate(_drawable(curves)):
+            _plot(axes, index, _binned(one), marker=None)
+        axes.set_xlabel("step")
+        axes.set_ylabel(y_label)
+        axes.xaxis.set_major_locator(_ticks())
+
+    return _svg(name, draw, f"Learning curves: {y_label} against training steps")
+
+
 def _plot(axes, index: int, one: Series, **style) -> None:
     style = {"marker": _MARKERS[index % len(_MARKERS)]} | style
     axes.plot(one.x, one.y, color=PALETTE[index % len(PALETTE)], label=one.label, **style)
