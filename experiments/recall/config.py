@@ -58,7 +58,9 @@ def get_config(variant="p8_every_last"):
         wanted = "; ".join(f"{name}: {', '.join(names)}" for name, names in kinds)
         raise ValueError(f"no variant {variant!r}; wanted byte or P_TRIGGER_POOLING ({wanted})")
     config.patching.patch_bytes = int(patch[1:])
-    config.model.pooling.kind, config.model.pooling.last_state = POOLINGS[pooling]
+    kind, last_state = POOLINGS[pooling]
+    config.model.pooling.kind = kind
+    config.model.pooling.last_state = last_state
     config.trigger.kind = trigger
     config.trigger.rate = 0.25
     config.trigger.gain = 0.01

@@ -143,7 +143,7 @@ def page(study: Study) -> str:
         "## How it was found",
         "",
         *_BEFORE,
-    ])  # fmt: skip
+    ])
 
 
 def _machine(device: str, every: list[dict]) -> str:
@@ -176,7 +176,7 @@ def _in_short(study: Study) -> list[str]:
         f"{study.told('p8_none_cross+last')}, every 4th byte {study.told('p8_stride_cross+last')}, by entropy "
         f"{study.told('p8_entropy_cross+last')}: not to be told apart. With `concat`: every 4th byte "
         f"{study.told('p8_stride_concat')}, by entropy {study.told('p8_entropy_concat')}.",
-    ]  # fmt: skip
+    ]
 
 
 def _others(study: Study) -> list[str]:
