@@ -4,12 +4,12 @@ What is missing is named on the page together with the command that makes it.
 """
 
 import html
-import math
 import os
 from pathlib import Path
 
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import sweep
 from scratchpatch.files import replace_text
 from scratchpatch.output import quantity
 from scratchpatch.report import figures, passage
@@ -164,17 +164,8 @@ def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str
 
 
 def _costs(label: str, key: str, points: list[dict]) -> Series:
-    notes = [_threshold(point.get("threshold")) for point in points]
+    notes = [sweep.label(sweep.TRIGGER, point.get("threshold")) for point in points]
     return Series(label, [point.get(key) for point in points], [point.get("bpb") for point in points], notes)
-
-
-def _threshold(nats: float | None) -> str:
-    """The name of a sweep's point: '' as trained; what a threshold does that every entropy, or none, exceeds."""
-    if nats is None:
-        return ""
-    if nats < 0:
-        return "every byte"
-    return f"{nats:.3g}" if nats < math.log(config_lib.vocabulary(config_lib.default()).size) else "none"
 
 
 def _numbers(run: RunFolder, other: RunFolder | None) -> str:

@@ -10,10 +10,11 @@ import msgspec
 
 from scratchpatch.errors import UserError
 from scratchpatch.tasks.bpb import BitsPerByte
+from scratchpatch.tasks.compute import Compute
 from scratchpatch.tasks.task import Task
 from scratchpatch.tasks.utf8 import Utf8
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (BitsPerByte, Utf8)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (BitsPerByte, Compute, Utf8)}
 
 
 def parse(specs: str | Iterable[str], options: Iterable[str] = ()) -> list[Task]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scratchpatch.errors import UserError
+from scratchpatch.inference import windows
 from scratchpatch.tasks.bpb import BitsPerByte, ratio
 from scratchpatch.tasks.task import Setting
 from tests.tasks.models import language_model
@@ -52,18 +53,12 @@ def test_a_group_has_the_bits_of_its_documents(source):
 
 def test_slots_are_those_of_the_model(source):
     lm, group = language_model(), run(source, by="language")["groups"]["ell"]
-    parts = [part for part in lm.positions(_stream(lm, TEXTS["ell"]))]
+    parts = list(lm.positions(windows.Text(lm.tokens(TEXTS["ell"].encode()), lm.vocabulary)))
     commits, scratchpads = (sum(getattr(part, name).sum() for part in parts) for name in ("commit", "scratchpad"))
     positions = len(TEXTS["ell"].encode()) + 1
     assert group["bytes_per_patch"] == pytest.approx(positions / commits)
     assert group["trunk_calls_per_byte"] == pytest.approx((commits + scratchpads) / positions)
     assert group["trunk_calls_per_sentence"] == pytest.approx((commits + scratchpads) / 2)
-
-
-def _stream(lm, text):
-    from scratchpatch.inference.windows import Text
-
-    return Text(lm.tokens(text.encode()), lm.vocabulary)
 
 
 def test_lines_are_aligned_documents(source):
