@@ -52,8 +52,8 @@ def _rule(trigger, rows: Rows, patch_bytes_BL, signals: Signals):
     """What the trigger says of each byte, from the byte, at most `scores.LOOK_BACK` before it and the open patch's
     length: a mask, bool [B, L], or a score to hold against the threshold, float32 [B, L], nats; the other is None.
 
-    Sources: entropy (a threshold on the entropy), stride, whitespace:
-    Scratchpad Patching (arXiv 2605.09630, app. E.2); the others are ours.
+    Sources: entropy (a threshold on the entropy), stride, whitespace: Scratchpad Patching (arXiv 2605.09630, app. E.2);
+    marks: the answer-start trigger of arXiv 2610.11790; the others are ours.
     """
     kind = trigger.kind
     if kind == "entropy":
@@ -66,4 +66,6 @@ def _rule(trigger, rows: Rows, patch_bytes_BL, signals: Signals):
         return scores.word_end(rows), None
     if kind == "random":
         return scores.chance(rows) < trigger.rate, None
+    if kind == "marks":
+        return scores.after(rows, trigger.marks), None
     return jnp.full(rows.tokens_BL.shape, kind == "every"), None

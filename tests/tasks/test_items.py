@@ -64,7 +64,7 @@ def test_another_protocol_or_limit_is_asked_anew(tmp_path, asked):
 
 
 def test_two_evaluations_of_the_same_do_not_mix(tmp_path):
-    with items._store(Letters(), Setting(language_model(), folder=tmp_path)):
+    with items._store("letters", Letters().protocol(), Setting(language_model(), folder=tmp_path)):
         with pytest.raises(UserError, match="is being written by another process"):
             run(tmp_path)
 
