@@ -55,9 +55,11 @@ def models(lm: LanguageModel, dial: str, streams: Sequence) -> Iterator[tuple[fl
         yield threshold, moved.override({dial: threshold})
 
 
-def point(lm: LanguageModel, threshold: float | None, streams: Sequence) -> dict[str, Any]:
+def point(
+    lm: LanguageModel, threshold: float | None, streams: Sequence, progress_label: str = "sweep"
+) -> dict[str, Any]:
     """The threshold, and what `bpb.measure` says of quality and cost."""
-    result = bpb.measure(lm, streams, compressor_bytes=0, label="sweep")
+    result = bpb.measure(lm, streams, compressor_bytes=0, label=progress_label)
     return {"threshold": threshold, **{name: result[name] for name in _NUMBERS}}
 
 

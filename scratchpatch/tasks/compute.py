@@ -20,6 +20,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.evaluation import sweep
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.windows import Head
+from scratchpatch.progress import Progress
 from scratchpatch.tasks import texts
 from scratchpatch.tasks.task import Setting, Task
 
@@ -70,12 +71,18 @@ class Compute(Task):
             models = {TRAINED: (None, lm)}
             for threshold, model in sweep.models(lm, dial, streams) if dial else ():
                 models[sweep.label(dial, threshold)] = threshold, model
-            points = {name: sweep.point(model, threshold, streams) for name, (threshold, model) in models.items()}
+            points = {}
+            with Progress(len(models), label=dial or self.label, unit="points", shown=setting.shown) as progress:
+                for name, (threshold, model) in models.items():
+                    points[name] = sweep.point(model, threshold, streams, progress_label="")
+                    progress.advance(1, points[name]["bytes"], points[name]["bpb"])
+                    setting.moved()
             results["bytes"] = points[TRAINED].pop("bytes")
             for point in points.values():
                 point.pop("bytes", None)
             if self.seconds:
                 self._measure_seconds(dial, {name: model for name, (_, model) in models.items()}, points, streams)
+                setting.moved()
             results[dial or "model"] = points
         return results
 
@@ -103,7 +110,7 @@ class Compute(Task):
         byte_count = tokens_RM.size - len(tokens_RM)
         times = timing.take_turns({name: functools.partial(m.look, tokens_RM) for name, m in budgeted.items()}, 0.0)
         for name, model in budgeted.items():
-            same = points[name] if model is models[name] else sweep.point(model, None, streams)
+            same = points[name] if model is models[name] else sweep.point(model, None, streams, progress_label="")
             seconds = np.asarray(times.seconds[name]) / byte_count
             points[name] |= {
                 "scoring_bpb": same["bpb"],

@@ -77,7 +77,8 @@ def ask(
         # Items of like length share rows of one length. The longest come first, so that the time left is never better
         # than it looks, and memory that does not suffice shows at once.
         left.sort(key=lambda number: (-items[number - 1].byte_count, number))
-        with Progress(len(items), len(items) - len(left), label, "items") as progress:
+        done = len(items) - len(left)
+        with Progress(len(items), done, label, "items", setting.shown, setting.moved) as progress:
             for numbers in _chunks(left, items):
                 asked = [request for number in numbers for request in items[number - 1].requests]
                 answers = iter(requests_lib.answer(setting.lm, asked, progress))

@@ -1,14 +1,13 @@
 """Bits per byte by group."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
-from scratchpatch.tasks.bpb import BitsPerByte, ratio
+from scratchpatch.tasks.bpb import BitsPerByte
 from scratchpatch.tasks.task import Setting
 from tests.tasks.models import language_model
 
@@ -122,17 +121,3 @@ def test_the_protocol_tells_texts_apart(source, tmp_path):
     assert before == BitsPerByte(source, by="language").protocol()
     (tmp_path / "aligned.jsonl").write_text('{"language": "eng", "text": "other"}\n')
     assert BitsPerByte(source, by="language").protocol()["checksum"] != before["checksum"]
-
-
-def test_a_ratio_has_the_error_of_its_linearisation():
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(5, 50, 400).astype(float)
-    bits_of = sizes * 2 + rng.normal(0, 3, 400)
-    value, stderr = ratio(bits_of, sizes)
-    chosen = rng.integers(0, 400, (2000, 400))
-    resampled = bits_of[chosen].sum(1) / sizes[chosen].sum(1)
-    assert value == pytest.approx(bits_of.sum() / sizes.sum())
-    assert stderr == pytest.approx(resampled.std(), rel=0.1)
-    assert ratio(np.ones(1), np.ones(1)) == (1.0, None)
-    assert ratio(np.zeros(0), np.zeros(0)) == (None, None)
-    assert not math.isnan(ratio(np.zeros(3), np.ones(3))[1])
