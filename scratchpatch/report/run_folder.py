@@ -6,6 +6,7 @@ What is absent is empty, never an error; what is there and cannot be read is nam
 import contextlib
 import math
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -26,6 +27,9 @@ from scratchpatch.training.metrics import read_metrics
 _Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)] | None
 _RATES = ("trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte", "kv_bytes_per_byte")
 _NUMBERS = (*_RATES, "bpb", "end_of_document_nats", "entropy_head_bpb", "bytes_per_patch")
+# The folder of what tasks have measured, below the run's, and the end of the name of a task's file.
+TASKS = "evaluations"
+_ANSWER = re.compile(r"-step-([0-9]{1,10})\.json$")
 _COUNTS = ("bytes", "documents", "compressed_bytes", "step", "max_bytes")
 
 
@@ -55,12 +59,21 @@ _Evaluation = _object(
 )
 
 
+class Answer(TypedDict):
+    """What `tasks.evaluate` wrote of one task."""
+
+    task: str
+    results: dict[str, Any]
+    protocol: dict[str, Any]
+    seconds: _Number
+
+
 class RunFolder:
     """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
     config: dotted field name to value. changes: (step, lines 'name: old -> new') of what held from a step on. metrics:
-    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. Raises
-    UserError where the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
-    config.
+    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. tasks:
+    what tasks have measured at the newest step at which any did, by their names. Raises UserError where the folder does
+    not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the config.
     """
 
     def __init__(self, workdir: str | os.PathLike, suffix: str = ""):
@@ -74,6 +87,7 @@ class RunFolder:
         self.metrics = training + validation
         self.goodput = goodput.account(self.path)
         self.evaluation = read_evaluation(workdir, suffix)
+        self.tasks = self._tasks()
 
     def _config(self) -> dict[str, Any]:
         """Those of the stored fields that this version has."""
@@ -89,6 +103,15 @@ class RunFolder:
             logging.warning("%s counts as missing: %s", path, error)
             return {}
         return values
+
+    def _tasks(self) -> list[Answer]:
+        found: dict[int, list[Path]] = {}
+        with contextlib.suppress(OSError):
+            for path in (self.path / TASKS).iterdir():
+                if of_step := _ANSWER.search(path.name):
+                    found.setdefault(int(of_step[1]), []).append(path)
+        answers = [_read(path, Answer) for path in sorted(found[max(found)])] if found else []
+        return [answer for answer in answers if answer]
 
     def _changes(self) -> list[tuple[int, list[str]]]:
         """Of the settings and of the sources' weights; what cannot be read counts as no change."""

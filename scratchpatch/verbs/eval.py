@@ -68,6 +68,8 @@ def _measure_bits_per_byte(workdir: str, values: verb.Flags, answer: verb.Answer
 
 def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> None:
     from scratchpatch.inference.loading import load
+    from scratchpatch.report.evaluation import write_tasks
+    from scratchpatch.report.run_folder import TASKS
     from scratchpatch.tasks import evaluate, names
     from scratchpatch.tasks.task import Setting
 
@@ -76,12 +78,15 @@ def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> Non
     lm = load(workdir, values.step, values.devices)
     if values.override:
         lm = lm.override(dict(values.override))
-    folder = Path(values.results or Path(workdir) / "evaluations")
+    own = Path(workdir) / TASKS
+    folder = Path(values.results or own)
     found = evaluate.evaluate(tasks, Setting(lm, Path(workdir), values.split, folder, values.limit))
     result = {"tasks": found}
     answer.show(result, values, evaluate.table)
     if values.output:
         answer.file(values.output, output.as_json(result) + "\n")
+    is_a_run = folder == own and (Path(workdir) / "checkpoints").is_dir()
+    write_tasks(folder, found, workdir if is_a_run else None)
 
 
 def _check(values: verb.Flags) -> None:
