@@ -126,11 +126,13 @@ def ranked(values: Mapping[str, float], y_label: str, name: str, marked: Sequenc
     def draw(axes):
         axes.bar(range(len(order)), [values[each] for each in order], width=1.0, color=PALETTE[0], linewidth=0)
         written = {each for each in (*order[:1], *order[-1:], *marked) if each in order}
-        for each in sorted(written, key=order.index):
+        for height, each in enumerate(sorted(written, key=order.index)):
             at = order.index(each)
             align = "left" if at < len(order) / 3 else "right" if at > len(order) * 2 / 3 else "center"
             axes.bar([at], [values[each]], width=1.0, color=PALETTE[1], linewidth=0)
-            axes.annotate(each, (at, values[each]), (0, 3), textcoords="offset points", fontsize=8.5, ha=align)
+            # Neighbours are written at two heights.
+            above = (0, 3 + 10 * (height % 2))
+            axes.annotate(each, (at, values[each]), above, textcoords="offset points", fontsize=8.5, ha=align)
         axes.set_xticks([])
         axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
         axes.margins(x=0.01, y=0.12)

@@ -71,7 +71,7 @@ def groups(answer: Answer) -> str:
 
 def drawn(answer: Answer) -> list[str]:
     """The figures of a task, with captions."""
-    return [elements.figure(title, note, svg) for title, note, svg in _figures(answer)]
+    return [elements.figure(f"{answer['task']}: {title}", note, svg) for title, note, svg in _figures(answer)]
 
 
 def files(answer: Answer) -> dict[str, str]:
@@ -118,7 +118,7 @@ def _figures(answer: Answer) -> Iterator[tuple[str, str, str]]:
         series.append(_points(TRAINED, {"": trained}, x, y))
         if len(series) > 1 and any(value is not None for one in series for value in one.x):
             label = f"microseconds per byte on {results.get('device', 'an unknown device')}"
-            yield f"{task}: {title}", note, figures.compute_quality(series, label, f"{file_name(task)}-{_slug(title)}")
+            yield title, note, figures.compute_quality(series, label, f"{file_name(task)}-{_slug(title)}")
     by_group = {
         name: group.get("trunk_calls_per_sentence") for name, group in _objects(results.get(_GROUPS)).items()
     }
@@ -126,7 +126,7 @@ def _figures(answer: Answer) -> Iterator[tuple[str, str, str]]:
         title, label = "Trunk calls per sentence", f"trunk calls per sentence, by {_by(answer)}"
         reference = [name for name in [results.get("reference")] if isinstance(name, str)]
         svg = figures.ranked(by_group, label, f"{file_name(task)}-calls", reference)
-        yield f"{task}: {title}", f"Each bar is a {_by(answer)}; some are named.", svg
+        yield title, f"Each bar is a {_by(answer)}; some are named.", svg
 
 
 def _points(label: str, points: dict[str, dict], x: str, y: str) -> Series:
