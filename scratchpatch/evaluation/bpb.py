@@ -9,6 +9,7 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops, kv_cache
+from scratchpatch.distributed import processes
 from scratchpatch.evaluation import compressors
 from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.progress import Progress
@@ -88,7 +89,8 @@ def measure(
     streams, began = list(streams), time.monotonic()
     vocabulary = config_lib.vocabulary(lm.config)
     total = Tally(vocabulary)
-    with Progress(total=sum(map(len, streams)), label=label, unit="B", shown=bool(label)) as progress:
+    size, shown = sum(map(len, streams)), bool(label) and processes.is_first()
+    with Progress(total=size, label=label, unit="B", shown=shown) as progress:
         for stream in streams:
             for part in lm.positions(stream):
                 total.add(part)

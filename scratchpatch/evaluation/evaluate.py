@@ -7,8 +7,7 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting.account import account
-from scratchpatch.checkpoints.run_text import own_streams
-from scratchpatch.data.mixture import evaluation_stream
+from scratchpatch.checkpoints.run_text import agreed_streams
 from scratchpatch.evaluation import bpb, compressors, sweep
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.loading import load
@@ -16,6 +15,23 @@ from scratchpatch.inference.windows import Head
 
 _SWEEP_BYTES = 65536
 _PASSAGE_BYTES = 1600
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a model is measured on, and with which changes.
+
+    Attributes:
+      source: SPEC of the documents; the run's own where None, which must be what it trained and validated on.
+      split: which of its documents.
+      max_bytes: read the first so many bytes of each source; all where None.
+      overrides: see `LanguageModel.override`.
+    """
+
+    source: str | None = None
+    split: str = "validation"
+    max_bytes: int | None = None
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +49,7 @@ class Evaluation:
     for_the_page: bool
 
     def comparisons(self) -> dict[str, Any]:
-        """What the run's page shows. The text is read again several times for it.
+        """What the run's page shows. The text is read again several times for it. All processes must call this.
 
         Returns:
           step, max_bytes; results: validation (the result), without_scratchpads (on the same weights; None where the
@@ -60,35 +76,37 @@ def evaluate(
     overrides=None,
     step=None,
     max_bytes=None,
-    devices=1,
+    devices=None,
+    mesh=None,
     compressor_bytes=compressors.BYTES,
 ) -> Evaluation:
-    """Measure a run's checkpoint on text.
+    """Measure a run's checkpoint on text. All processes must call this.
 
     Args:
-      source: SPEC of the documents; the run's own where None, which must be what it trained and validated on.
-      overrides: see `LanguageModel.override`.
-      step, devices: see `load`.
-      max_bytes: read the first so many bytes of each source; all where None.
+      source, split, overrides, max_bytes: see `Asked`.
+      step, devices, mesh: see `load`.
       compressor_bytes: of the text that gzip, bzip2 and xz read; 0: they are left out.
     Raises:
       UserError: no such checkpoint, text that cannot be read, or overrides that need other parameters.
     """
-    lm = load(workdir, step, devices)
-    if overrides:
-        lm = lm.override(overrides)
-    if source is None:
-        streams = [stream for stream, _ in own_streams(workdir, lm.config, split, overrides)]
-    else:
-        streams = [evaluation_stream(lm.config, source, split)]
+    asked = Asked(source, split, max_bytes, overrides or {})
+    return measure(load(workdir, step, devices, mesh), workdir, asked, compressor_bytes)
+
+
+def measure(lm: LanguageModel, workdir, asked: Asked, compressor_bytes: int) -> Evaluation:
+    """Measure a model of a run on text; see `evaluate`."""
+    if asked.overrides:
+        lm = lm.override(asked.overrides)
+    streams = agreed_streams(workdir, lm.config, asked.source, asked.split, asked.overrides)
+    streams = [stream for stream, _ in streams]
     for stream in streams:
         stream.watch()
-    specs = ", ".join(stream.spec for stream in streams)
-    about = {"source": specs, "split": split, "max_bytes": max_bytes, "overrides": overrides or {}}
-    if max_bytes is not None:
-        streams = [Head(stream, max_bytes + 1) for stream in streams]
+    about = dataclasses.asdict(asked) | {"source": ", ".join(stream.spec for stream in streams)}
+    if asked.max_bytes is not None:
+        streams = [Head(stream, asked.max_bytes + 1) for stream in streams]
     result = bpb.measure(lm, streams, compressor_bytes) | about
-    return Evaluation(lm, streams, result, source is None and split == "validation" and not overrides)
+    for_the_page = asked.source is None and asked.split == "validation" and not asked.overrides
+    return Evaluation(lm, streams, result, for_the_page)
 
 
 def _sweep(lm: LanguageModel, streams: list) -> list[dict[str, Any]]:

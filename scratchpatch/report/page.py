@@ -122,6 +122,7 @@ def _tiles(run: RunFolder) -> str:
 def _loss(run: RunFolder) -> str:
     training = [run.curve("bpb", "training"), run.curve("head_bpb", "training, entropy head")]
     validation = [run.curve("validation_bpb", "validation")]
+    validation.append(run.curve("bpb", "validation, each checkpoint in full", followed=True))
     training, validation = ([one for one in series if one.x] for series in (training, validation))
     if not training and not validation:
         return elements.figure("Loss", "", elements.missing("metrics", command("train", run.path, "--config=FILE")))

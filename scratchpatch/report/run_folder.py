@@ -17,6 +17,7 @@ from absl import logging
 from scratchpatch import config as config_lib, json_files, schema
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import follow
 from scratchpatch.json_files import Count
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
@@ -27,8 +28,7 @@ from scratchpatch.training.metrics import read_metrics
 _Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)] | None
 _RATES = ("trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte", "kv_bytes_per_byte")
 _NUMBERS = (*_RATES, "bpb", "end_of_document_nats", "entropy_head_bpb", "bytes_per_patch")
-# The folder of what tasks have measured, below the run's, and the end of the name of a task's file.
-TASKS = "evaluations"
+# The end of the name of a file that has what a task measured.
 _ANSWER = re.compile(r"-step-([0-9]{1,10})\.json$")
 _COUNTS = ("bytes", "documents", "compressed_bytes", "step", "max_bytes")
 
@@ -71,9 +71,10 @@ class Answer(TypedDict):
 class RunFolder:
     """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
     config: dotted field name to value. changes: (step, lines 'name: old -> new') of what held from a step on. metrics:
-    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. tasks:
-    what tasks have measured at the newest step at which any did, by their names. Raises UserError where the folder does
-    not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the config.
+    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. followed:
+    what `eval --follow` wrote, by step. tasks: what tasks have measured at the newest step at which any did, by their
+    names. Raises UserError where the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer
+    version wrote the config.
     """
 
     def __init__(self, workdir: str | os.PathLike, suffix: str = ""):
@@ -88,6 +89,7 @@ class RunFolder:
         self.goodput = goodput.account(self.path)
         self.evaluation = read_evaluation(workdir, suffix)
         self.tasks = self._tasks()
+        self.followed = self._followed()
 
     def _config(self) -> dict[str, Any]:
         """Those of the stored fields that this version has."""
@@ -107,7 +109,7 @@ class RunFolder:
     def _tasks(self) -> list[Answer]:
         found: dict[int, list[Path]] = {}
         with contextlib.suppress(OSError):
-            for path in (self.path / TASKS).iterdir():
+            for path in (self.path / follow.FOLDER).iterdir():
                 if of_step := _ANSWER.search(path.name):
                     found.setdefault(int(of_step[1]), []).append(path)
         answers = [_read(path, Answer) for path in sorted(found[max(found)])] if found else []
@@ -123,6 +125,13 @@ class RunFolder:
             changes += settings.described(weights)
         return sorted(changes, key=lambda change: change[0])
 
+    def _followed(self) -> list[dict[str, Any]]:
+        try:
+            return sorted(follow.read(self.path / follow.FOLDER / follow.FILE), key=lambda line: line["step"])
+        except UserError as error:
+            logging.warning("%s; the file counts as missing", error)
+            return []
+
     def result(self, name: str) -> Any:
         """One entry of the evaluation's results; {} where there is none."""
         return self.evaluation.get("results", {}).get(name) or {}
@@ -134,9 +143,9 @@ class RunFolder:
         except (KeyError, ValueError):
             return None
 
-    def curve(self, key: str, label: str) -> Series:
-        """A metric against the step; lines that lack it are left out."""
-        lines = [line for line in self.metrics if line.get(key) is not None]
+    def curve(self, key: str, label: str, followed: bool = False) -> Series:
+        """A metric, or a number of `followed`, against the step; lines that lack it are left out."""
+        lines = [line for line in (self.followed if followed else self.metrics) if line.get(key) is not None]
         return Series(label, [line["step"] for line in lines], [line[key] for line in lines])
 
     def bytes_per_step(self) -> int:

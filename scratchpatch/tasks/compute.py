@@ -14,8 +14,8 @@ import numpy as np
 from absl import logging
 
 from scratchpatch import config as config_lib, timing
-from scratchpatch.checkpoints.run_text import own_streams
-from scratchpatch.data.mixture import evaluation_stream
+from scratchpatch.checkpoints.run_text import agreed_streams
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import sweep
 from scratchpatch.inference.language_model import LanguageModel
@@ -71,8 +71,8 @@ class Compute(Task):
             models = {TRAINED: (None, lm)}
             for threshold, model in sweep.models(lm, dial, streams) if dial else ():
                 models[sweep.label(dial, threshold)] = threshold, model
-            points = {}
-            with Progress(len(models), label=dial or self.label, unit="points", shown=setting.shown) as progress:
+            points, shown = {}, setting.shown and processes.is_first()
+            with Progress(len(models), label=dial or self.label, unit="points", shown=shown) as progress:
                 for name, (threshold, model) in models.items():
                     points[name] = sweep.point(model, threshold, streams, progress_label="")
                     progress.advance(1, points[name]["bytes"], points[name]["bpb"])
@@ -88,13 +88,11 @@ class Compute(Task):
 
     def _streams(self, setting: Setting) -> list[Head]:
         """The beginnings of the text."""
-        lm = setting.lm
-        if self.source:
-            streams = [evaluation_stream(lm.config, texts.spec(self.source), setting.split)]
-        elif setting.workdir is not None:
-            streams = [stream for stream, _ in own_streams(setting.workdir, lm.config, setting.split)]
-        else:
+        if not self.source and setting.workdir is None:
             raise UserError("compute needs text: name it as --task=compute:FILE")
+        source = texts.spec(self.source) if self.source else None
+        opened = agreed_streams(setting.workdir, setting.lm.config, source, setting.split)
+        streams = [stream for stream, _ in opened]
         for stream in streams:
             stream.watch()
         return [Head(stream, max(self.bytes // len(streams), 1) + 1) for stream in streams]

@@ -1,7 +1,6 @@
 """The training loop: start or resume, dispatch step N, read the sums of step N - 1."""
 
 import contextlib
-import json
 import math
 import time
 from pathlib import Path
@@ -73,10 +72,10 @@ class _Run:
         self.trainer = Trainer(config, mesh)
         accumulation = mesh_lib.parts(config, mesh)
         self.batches = processes.together(lambda: Batches(config, "train", self.trainer.rows_here, accumulation))
-        _agree_on("data", self.batches.streams)
+        run_text.agree("data", self.batches.streams)
         processes.first(lambda: run_text.guard_training(workdir, self.batches.streams))
         validation = processes.together(lambda: streams_for(config, "validation"))
-        _agree_on("validation data", validation)
+        run_text.agree("validation data", validation)
         share = max(config.training.eval_bytes // len(validation), 2)
         self.validation = [Head(stream, share) for stream, _ in validation]
         processes.first(lambda: run_text.guard(workdir, self.batches.streams, validation))
@@ -248,7 +247,7 @@ class _Run:
         def measure(weights) -> dict[str, float | int]:
             # The caches of its engines fill memory, and go with it.
             model = self._model_of(weights, done).with_weights(weights, done)
-            return self.tasks.measure(model, self.workdir, moved, by_all)
+            return self.tasks.measure(model, self.workdir, moved)
 
         if numbers := self._ask(state, measure):
             self.metrics.write(done, numbers | self.invalid)
@@ -271,7 +270,12 @@ class _Run:
             return question(weights)
         whole = jax.jit(lambda x: x, out_shardings=mesh_lib.everywhere(self.trainer.mesh))(weights)
         copy = jax.tree.map(lambda x: x.addressable_data(0), whole)
-        return processes.first(lambda: question(copy))
+
+        def answer():
+            with processes.alone():
+                return question(copy)
+
+        return processes.first(answer)
 
     @staticmethod
     def _is_small(weights) -> bool:
@@ -283,7 +287,3 @@ class _Run:
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
         return report.ok
-
-
-def _agree_on(name: str, streams) -> None:
-    processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})

@@ -37,17 +37,13 @@ class TrainingTasks:
         """Whether tasks are measured after so many steps; the same in every process, whatever has failed in one."""
         return bool(self._tasks) and self._every > 0 and (last or done % self._every == 0)
 
-    def measure(
-        self, lm: LanguageModel, workdir: Path, moved: Callable[[], None], by_all: bool
-    ) -> dict[str, float | int]:
+    def measure(self, lm: LanguageModel, workdir: Path, moved: Callable[[], None]) -> dict[str, float | int]:
         """The numbers of all tasks by name, such as task/choice:arc_easy/accuracy/raw/mean.
 
         A task that raises anything but what stops a process (KeyboardInterrupt, SystemExit) is reported in the log, and
-        left out until the next start.
+        left out until the next start. All processes over which the weights are spread must call this.
 
-        Args:
-          moved: called as the work goes on. Where it raises Abandoned, the numbers so far are returned.
-          by_all: whether all processes measure, each on its share of the weights, rather than one for all.
+        moved: called as the work goes on. Where it raises Abandoned, the numbers so far are returned.
         """
         setting = Setting(lm, workdir, limit=self._limit, shown=False, moved=moved)
         numbers: dict[str, float | int] = {}
@@ -55,7 +51,7 @@ class TrainingTasks:
             if task in self._left_out:
                 continue
             try:
-                results, problem = _attempt(task, setting, by_all)
+                results, problem = _attempt(task, setting)
             except Abandoned:
                 logging.info("tasks are left out at step %d, since the run stops", lm.step)
                 break
@@ -66,7 +62,7 @@ class TrainingTasks:
         return numbers
 
 
-def _attempt(task: Task, setting: Setting, by_all: bool) -> tuple[dict[str, Any], str]:
+def _attempt(task: Task, setting: Setting) -> tuple[dict[str, Any], str]:
     """A task's results, and what went wrong: '' where nothing did."""
     # What a task reads, it reads for its protocol: what cannot be read on one machine of several is told before any of
     # them waits for another in the middle of the task.
@@ -81,9 +77,7 @@ def _attempt(task: Task, setting: Setting, by_all: bool) -> tuple[dict[str, Any]
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             problem = kind + output.one_line(error, _LONGEST)
-        if by_all:
-            problem = _agreed(problem)
-        if problem:
+        if problem := _agreed(problem):
             return {}, problem
     return results, ""
 
