@@ -39,6 +39,7 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
         logging.warning("a warning")
         return types.SimpleNamespace(result={"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]}, for_the_page=False)
 
+    stand_in("scratchpatch.report.evaluation", write_evaluation=lambda *_, **__: None)
     calls = stand_in("scratchpatch.evaluation.evaluate", evaluate=evaluate)
     output = tmp_path / "out.json"
     argv = ["eval", f"--workdir={workdir}", "--json", "--override", "trigger.threshold=1"]
@@ -55,6 +56,7 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
     evaluation = types.SimpleNamespace(result={"bpb": 2.5, "split": "validation"}, for_the_page=False)
+    stand_in("scratchpatch.report.evaluation", write_evaluation=lambda *_, **__: None)
     stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, **__: evaluation)
     assert cli.main(["eval", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out == "bpb    2.5\nsplit  validation\n"
