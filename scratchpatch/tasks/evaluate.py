@@ -15,8 +15,8 @@ from scratchpatch.tasks.task import Setting, Task, file_name
 
 
 def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
-    """Each task's label, results, protocol and seconds, in the types of JSON; also as FOLDER/LABEL-DIGEST-step-STEP.json, where
-    the digest stands for the protocol.
+    """Each task's label, results, protocol and seconds, in the types of JSON; also as
+    FOLDER/LABEL-DIGEST-step-STEP.json, in which the digest stands for the protocol.
 
     Of several processes, which all must call this alike, the first one writes. Raises UserError for the first task that
     cannot be used, or that another process reads otherwise, before any is run.
