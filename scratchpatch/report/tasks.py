@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from scratchpatch import json_files
 from scratchpatch.evaluation import sweep
 from scratchpatch.report import elements, figures
 from scratchpatch.report.figures import Series
@@ -34,19 +35,21 @@ _SECONDS = (
         "One row from its caches. BPB is that of scoring without a budget.",
     ),
 )
+# Of a protocol: what is told elsewhere, or tells a reader nothing; characters of a text that is told.
+_UNTOLD, _SHORT = ("name", "source", "checksum", "asked"), 40
 # Numbers that say least about how good a model is.
 _LAST = ("items", "seconds")
 
 
 def table(answers: Sequence[Answer], config: dict[str, Any]) -> str:
-    """A line for each number of each task, but for those of its groups. config: of the run; what a task was measured
-    with instead stands beside the task.
+    """A line for each number of each task, but for those of its groups. config: of the run; with what the task was
+    measured instead stands below its name, as its options do.
     """
     rows = "<tr><th>Task</th><th>Number</th><th class=\"v\">Value</th></tr>"
     for answer in answers:
         name = html.escape(answer["task"])
-        if changed := _changed(answer, config):
-            name += f'<br><span class="note">{html.escape(changed)}</span>'
+        if how := _how(answer, config):
+            name += f'<br><span class="note">{html.escape(how)}</span>'
         numbers = [*_numbers(answer["results"]), ("seconds", elements.number(answer["seconds"], "{:,.1f}"))]
         for label, value in sorted(numbers, key=lambda pair: pair[0] in _LAST):
             rows += f'<tr><td>{name}</td><td>{html.escape(label)}</td><td class="v">{html.escape(value)}</td></tr>'
@@ -76,7 +79,7 @@ def drawn(answer: Answer) -> list[str]:
 
 def files(answer: Answer) -> dict[str, str]:
     """The figures of a task as SVG, by names for files."""
-    return {f"{file_name(answer['task'])}-{_slug(title)}": svg for title, _, svg in _figures(answer)}
+    return {f"{_key(answer)}-{_slug(title)}": svg for title, _, svg in _figures(answer)}
 
 
 def curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
@@ -110,7 +113,7 @@ def _curve(metrics: Sequence[dict[str, Any]], task: str, number: str) -> Series:
 
 def _figures(answer: Answer) -> Iterator[tuple[str, str, str]]:
     """(title, note, SVG) of each."""
-    results, task = answer["results"], answer["task"]
+    results = answer["results"]
     dials = {dial: _objects(results.get(dial)) for dial in (sweep.TRIGGER, sweep.PATCHIFIER)}
     for title, x, y, note in _SECONDS:
         series = [_points(f"by {dial}", points, x, y) for dial, points in dials.items() if len(points) > 1]
@@ -118,14 +121,14 @@ def _figures(answer: Answer) -> Iterator[tuple[str, str, str]]:
         series.append(_points(TRAINED, {"": trained}, x, y))
         if len(series) > 1 and any(value is not None for one in series for value in one.x):
             label = f"microseconds per byte on {results.get('device', 'an unknown device')}"
-            yield title, note, figures.compute_quality(series, label, f"{file_name(task)}-{_slug(title)}")
+            yield title, note, figures.compute_quality(series, label, f"{_key(answer)}-{_slug(title)}")
     by_group = {
         name: group.get("trunk_calls_per_sentence") for name, group in _objects(results.get(_GROUPS)).items()
     }
     if sum(value is not None for value in by_group.values()) > 2:
         title, label = "Trunk calls per sentence", f"trunk calls per sentence, by {_by(answer)}"
         reference = [name for name in [results.get("reference")] if isinstance(name, str)]
-        svg = figures.ranked(by_group, label, f"{file_name(task)}-calls", reference)
+        svg = figures.ranked(by_group, label, f"{_key(answer)}-calls", reference)
         yield title, f"Each bar is a {_by(answer)}; some are named.", svg
 
 
@@ -149,13 +152,26 @@ def _numbers(results: dict[str, Any], above: str = "") -> Iterator[tuple[str, st
             yield label, value
 
 
-def _changed(answer: Answer, config: dict[str, Any]) -> str:
-    """What of the model's config was another one than the run's, as far as the protocol tells."""
-    model = answer["protocol"].get("model")
-    told = model.items() if isinstance(model, dict) else ()
-    different = [f"{name} = {value}" for name, value in told if name in config and config[name] != value]
-    limit = answer["protocol"].get("limit")
-    return ", ".join(different + ([f"{limit} items at most"] if limit is not None else []))
+def _how(answer: Answer, config: dict[str, Any]) -> str:
+    """What tells a task from others of its name: its options, as far as they are short, the most items, and what of the
+    model's config was another one than the run's.
+    """
+    protocol = answer["protocol"]
+    options, model = (each if isinstance(each := protocol.get(key), dict) else {} for key in ("task", "model"))
+    told = {name: value for name, value in options.items() if name not in _UNTOLD and _is_short(value)}
+    if protocol.get("limit") is not None:
+        told["limit"] = protocol["limit"]
+    told |= {name: value for name, value in model.items() if name in config and config[name] != value}
+    return ", ".join(f"{name} = {value}" for name, value in told.items())
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) or isinstance(value, str) and 0 < len(value) <= _SHORT
+
+
+def _key(answer: Answer) -> str:
+    """A name for files and elements that no other answer has."""
+    return f"{file_name(answer['task'])}-{json_files.seal(answer['protocol'])[:8]}"
 
 
 def _objects(value: Any) -> dict[str, dict]:

@@ -1,6 +1,7 @@
 """What tasks have measured, on the page of a run."""
 
 import json
+import re
 
 import pytest
 
@@ -35,14 +36,15 @@ POINTS = {
     for k, name in enumerate((TRAINED, "none", "2.5", "every byte"), start=2)
 }
 COMPUTE = {"bytes": 65504, "device": "1 x cpu", sweep.TRIGGER: POINTS}
+OPTIONS = {"name": "bpb", "source": "x", "checksum": "0f", "by": "language", "reference": "", "long": "x" * 99}
 CHOICE = {"accuracy": {"raw": {"mean": 0.5, "stderr": 0.01}}, "chance": 0.25, "groups": {"a": {"raw": 1.0}}}
 
 
-def answer(task, results, **protocol):
-    return {"task": task, "results": results, "protocol": protocol, "seconds": 12.345}
+def answer(label, results, **protocol):
+    return {"task": label, "results": results, "protocol": protocol, "seconds": 12.345}
 
 
-ANSWERS = [answer("bpb:x", LANGUAGES, limit=40), answer("compute", COMPUTE), answer("choice:arc", CHOICE)]
+ANSWERS = [answer("bpb:x", LANGUAGES, limit=40, task=OPTIONS), answer("compute", COMPUTE), answer("choice:arc", CHOICE)]
 
 
 @pytest.fixture
@@ -67,7 +69,8 @@ def test_the_page_has_the_answers_of_the_newest_step(run):
     page = Page(text)
     assert page.open == [] and pages.loads(text) == [] and len(page.ids) == len(set(page.ids))
     for said in (
-        *("bpb:x", "2.543 ± 0.012", "40 items at most", "accuracy, raw, mean", "0.5 ± 0.01", "1 x cpu", "12.3"),
+        *("bpb:x", "2.543 ± 0.012", "by = language, limit = 40", "accuracy, raw, mean", "0.5 ± 0.01"),
+        *("1 x cpu", "12.3"),
         *("Scoring: microseconds per byte", "Generation: microseconds per byte", "bpb:x: 3 groups, by language"),
         *("deu<b>", "Accuracy, in training", "Bpb, in training", "Trunk calls per sentence"),
     ):
@@ -75,6 +78,13 @@ def test_the_page_has_the_answers_of_the_newest_step(run):
     assert "stale" not in page.text
     # The loss, two curves by step, the bars, and two costs.
     assert len(page.named("svg")) == 6
+
+
+def test_one_task_with_two_options_stands_there_twice(run):
+    other = answer("bpb:x", LANGUAGES, limit=20, task=OPTIONS)
+    (run / "evaluations" / "again-step-10.json").write_text(json.dumps(other))
+    page = Page(write_report(run).read_text())
+    assert "limit = 20" in page.text and len(page.ids) == len(set(page.ids))
 
 
 def test_a_run_without_tasks_says_nothing_of_them(tmp_path):
@@ -104,7 +114,8 @@ def test_what_is_missing_is_left_out():
 
 def test_figures_are_files_too_and_the_page_is_made_anew(run, tmp_path):
     write_tasks(tmp_path, ANSWERS, run)
-    assert {path.name for path in tmp_path.glob("*.svg")} == {
+    names = {re.sub("-[0-9a-f]{8}-", "-", path.name) for path in tmp_path.glob("*.svg")}
+    assert names == {
         "bpb-x-trunk-calls-per-sentence.svg",
         "compute-scoring-microseconds-per-byte.svg",
         "compute-generation-microseconds-per-byte.svg",
