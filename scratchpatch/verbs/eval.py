@@ -116,6 +116,8 @@ def _follow(workdir: str, values: verb.Flags, answer: verb.Answer) -> int:
 
 
 def _check(values: verb.Flags) -> None:
+    if not values.workdir and values.task != "list":
+        raise UserError("eval needs --workdir=DIR; --task=list alone needs none")
     joining.check(values)
     verb.check_writable(values, "output")
     for flag in ("step", "output", "task") if values.follow else ("poll_seconds", "stopped_code"):
@@ -131,4 +133,4 @@ def _check(values: verb.Flags) -> None:
         raise UserError(f"--{given[0]} is of tasks: name them with --task, or leave it out")
 
 
-VERB = verb.Verb("eval", __doc__, _run, _FLAGS, _check, required=("workdir",))
+VERB = verb.Verb("eval", __doc__, _run, _FLAGS, _check)
