@@ -17,7 +17,7 @@ from absl import logging
 from scratchpatch import config as config_lib, json_files, schema
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
-from scratchpatch.evaluation import follow
+from scratchpatch.evaluation import scores
 from scratchpatch.json_files import Count
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
@@ -127,7 +127,7 @@ class RunFolder:
 
     def _followed(self) -> list[dict[str, Any]]:
         try:
-            return sorted(follow.read(self.path / follow.FOLDER / follow.FILE), key=lambda line: line["step"])
+            return sorted(scores.read(self.path / scores.FOLDER / scores.FILE), key=lambda line: line["step"])
         except UserError as error:
             logging.warning("%s; the file counts as missing", error)
             return []

@@ -109,7 +109,8 @@ def _follow(workdir: str, values: verb.Flags, answer: verb.Answer) -> int:
     try:
         with joining.interrupted_by(signal.SIGTERM, signal.SIGHUP), joining.joined(values, answer):
             from scratchpatch.evaluation.evaluate import Asked
-            from scratchpatch.evaluation.follow import follow, text
+            from scratchpatch.evaluation.follow import follow
+            from scratchpatch.evaluation.scores import text
 
             asked = Asked(values.source, values.split, values.max_bytes, dict(values.override))
             for line in follow(workdir, asked, values.poll_seconds, **joining.place(values)):
