@@ -109,7 +109,7 @@ class RunFolder:
     def _tasks(self) -> list[Answer]:
         found: dict[int, list[Path]] = {}
         with contextlib.suppress(OSError):
-            for path in (self.path / follow.FOLDER).iterdir():
+            for path in (self.path / scores.FOLDER).iterdir():
                 if of_step := _ANSWER.search(path.name):
                     found.setdefault(int(of_step[1]), []).append(path)
         answers = [_read(path, Answer) for path in sorted(found[max(found)])] if found else []

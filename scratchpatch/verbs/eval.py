@@ -83,7 +83,7 @@ def _measure_bits_per_byte(workdir: str, values: verb.Flags, answer: verb.Answer
 
 
 def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> None:
-    from scratchpatch.evaluation.follow import FOLDER
+    from scratchpatch.evaluation.scores import FOLDER
     from scratchpatch.inference.loading import load
     from scratchpatch.report.evaluation import write_tasks
     from scratchpatch.tasks import evaluate, names
