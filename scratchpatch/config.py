@@ -19,6 +19,8 @@ from scratchpatch.errors import UserError
 from scratchpatch.vocabulary import BYTES, Vocabulary
 
 _MOST_STEP_BYTES = 1 << 31
+# Bytes of a UTF-8 character at most.
+LONGEST_CHARACTER = 4
 
 
 class Document(TypedDict):
@@ -226,10 +228,9 @@ def entropy_model(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 
 def patch_limit(config: ml_collections.ConfigDict) -> int:
     """Bytes of a patch that pooling reads: its length, or the last so many of a longer one."""
-    kind = config.patching.kind
-    if kind == "byte":
-        return 1
-    return config.patching.patch_bytes if kind == "fixed" else config.patching.max_patch_bytes
+    patching = config.patching
+    limit = {"byte": 1, "fixed": patching.patch_bytes}.get(patching.kind, patching.max_patch_bytes)
+    return limit + (LONGEST_CHARACTER - 1 if patching.whole_characters else 0)
 
 
 def commit_capacity(config: ml_collections.ConfigDict) -> Fraction:

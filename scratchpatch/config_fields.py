@@ -215,6 +215,8 @@ FIELDS = (
     Field("patching.max_patch_bytes", 64, "bytes", _BYTES,
         "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads."),
     Field("patching.capacity", 0.0, "commits/byte", _SHARE, "Budget of commits; 0: what the kind needs."),
+    Field("patching.whole_characters", False, "", _ANY, "Patches end where a UTF-8 character is complete alone: an end "
+        "that is asked for inside one waits for its last byte."),
     Field("trigger.kind", "entropy", "", _one_of(*TRIGGERS), "Where scratchpads refresh the context inside a patch."),
     Field("trigger.threshold", 1.5, "nats", _THRESHOLD,
         "A scratchpad fires where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts."),
@@ -223,6 +225,8 @@ FIELDS = (
     Field("trigger.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy triggers; 0: a fixed threshold."),
     Field("trigger.capacity", 0.0, "scratchpads/byte", _SHARE, "Budget of scratchpads; 0: what the kind needs."),
+    Field("trigger.whole_characters", False, "", _ANY, "Scratchpads fire where a UTF-8 character is complete alone: one "
+        "that is asked for inside a character waits for its last byte."),
     Field("training.steps", 1000, "steps", _STEPS,
         "Optimizer steps. When a run resumes, they may change; a finished run goes on with more.", later=True),
     Field("training.batch_rows", 8, "rows", _ROWS, "Rows of one optimizer step, over all devices."),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from scratchpatch.patching.rows import Rows
 
-LOOK_BACK = 2
+LOOK_BACK = 3
 
 
 @jax.tree_util.register_dataclass

@@ -4,6 +4,7 @@ A document is a list of tokens from its BOS (or from the row's start). These
 loops see one document at a time, so they cannot look ahead or across a BOS.
 """
 
+import codecs
 import math
 from fractions import Fraction
 
@@ -50,6 +51,18 @@ def chance(tokens, n: int) -> float:
         x = ((x ^ (x >> 13)) * 0xC2B2AE35) % 2**32
         x ^= x >> 16
     return (x >> 8) / 2**24
+
+
+def inside(tokens, n: int) -> bool:
+    """Whether Python holds back bytes of an open character once it has read the token at n, and did not break one off."""
+    if tokens[n] > 0xFF:
+        return False
+    decoder, before, after = codecs.getincrementaldecoder("utf-8")("replace"), b"", b""
+    for token in tokens[: n + 1]:
+        if token <= 0xFF:
+            decoder.decode(bytes([token]))
+            before, after = after, decoder.getstate()[0]
+    return bool(after) and not (before and len(after) == 1)
 
 
 class Controller:
@@ -118,6 +131,7 @@ class Document:
         self.commit, self.scratchpad = [], []
         self.patching_thresholds, self.trigger_thresholds = [], []
         self.suppressed_commits = self.suppressed_scratchpads = 0
+        held_commit = held_scratchpad = False
         asked, patch_start = -1, 0  # last byte that the patchifier asked for, before chopping; first of the patch
         for n, token in enumerate(tokens):
             valid = token != PAD
@@ -131,29 +145,34 @@ class Document:
                 "entropy_and_jump": lambda n: float(entropy[n]),
             }[p.kind](n)
             variable = p.kind not in ("byte", "fixed")
+            open_ = inside(tokens, n) if p.whole_characters or t.whole_characters else False
+            waits, pauses = p.whole_characters and open_, t.whole_characters and open_
             if p.kind.startswith("entropy"):
-                asks = self.patching.fire(n, score, valid and may_ask(p, entropy, n), valid)
+                asks = self.patching.fire(n, score, valid and may_ask(p, entropy, n) and not waits, valid)
             else:
                 asks = valid and score
             asks = asks or (variable and valid and opens(p, tokens, n))
             chopped = variable and valid and (n - asked) % p.max_patch_bytes == 0
             asked = n if asks else asked
-            request = asks or chopped
+            wanted = asks or chopped or held_commit and valid
+            request, held_commit = wanted and not waits, wanted and waits
             commit = commits.grant(n, request)
             self.suppressed_commits += request and not commit
 
             eligible = valid and not commit
             if t.kind.startswith("entropy"):
                 read = float(entropy[n]) if t.kind == "entropy" else jump(entropy, n)
-                wish = self.trigger.fire(n, read, eligible, valid)
+                wish = self.trigger.fire(n, read, eligible and not pauses, valid)
             else:
-                wish = eligible and {
+                asks = eligible and {
                     "none": lambda n, first: False,
                     "every": lambda n, first: True,
                     "stride": lambda n, first: (n - first + 1) % t.stride == 0,
                     "whitespace": lambda n, first: word_end(tokens, n),
                     "random": lambda n, first: chance(tokens, n) < np.float32(t.rate),
                 }[t.kind](n, patch_start)
+                wanted = asks or held_scratchpad
+                wish, held_scratchpad = wanted and not pauses and eligible, wanted and pauses
             scratchpad = scratchpads.grant(n, wish)
             self.suppressed_scratchpads += wish and not scratchpad
             patch_start = n + 1 if commit else patch_start
