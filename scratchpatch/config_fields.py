@@ -225,8 +225,8 @@ FIELDS = (
     Field("trigger.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy triggers; 0: a fixed threshold."),
     Field("trigger.capacity", 0.0, "scratchpads/byte", _SHARE, "Budget of scratchpads; 0: what the kind needs."),
-    Field("trigger.whole_characters", False, "", _ANY, "Scratchpads fire where a UTF-8 character is complete alone: one "
-        "that is asked for inside a character waits for its last byte."),
+    Field("trigger.whole_characters", False, "", _ANY, "Scratchpads fire where a UTF-8 character is complete alone: "
+        "one that is asked for inside a character waits for its last byte."),
     Field("training.steps", 1000, "steps", _STEPS,
         "Optimizer steps. When a run resumes, they may change; a finished run goes on with more.", later=True),
     Field("training.batch_rows", 8, "rows", _ROWS, "Rows of one optimizer step, over all devices."),

@@ -13,9 +13,9 @@ def inside(rows: Rows) -> jax.Array:
     """bool [B, L]: whether the bytes up to this one end in the beginning of a character that further bytes complete.
 
     Well-formed are the sequences of the Unicode Standard, Table 3-7: no overlong forms, no surrogates, nothing above
-    U+10FFFF. A beginning that no byte could complete is no open character: inside is where Python's incremental decoder
-    with `errors="replace"` holds bytes back. One place is left out: a byte that breaks off one character as it begins
-    the next, since a text of such bytes alone would otherwise never be outside. It reads three bytes back.
+    U+10FFFF. A beginning that no byte could complete is no open character. One place is left out: a byte that breaks
+    off one character as it begins the next, since a text of such bytes alone would otherwise never be outside. Three
+    bytes back are read.
     """
     zero_BL = rows.tokens_BL
     one_BL = rows.previous(zero_BL, rows.vocabulary.bos)

@@ -18,8 +18,8 @@ def request(patching, rows: Rows, signals: Signals, threshold):
     """Where the patchifier asks for a commit, before the budget.
 
     A decision at n depends on bytes <= n of its document. Under `whole_characters` a score decides where a character is
-    complete, and whatever else asks inside one waits for its last byte. The open patch at the end of a document is not closed because
-    a BOS follows: that would tell the model that the document ends.
+    complete, and whatever else asks inside one waits for its last byte. The open patch at the end of a document is not
+    closed because a BOS follows: that would tell the model that the document ends.
 
     Args:
       threshold: float32 scalar, nats.

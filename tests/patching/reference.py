@@ -4,7 +4,6 @@ A document is a list of tokens from its BOS (or from the row's start). These
 loops see one document at a time, so they cannot look ahead or across a BOS.
 """
 
-import codecs
 import math
 from fractions import Fraction
 
@@ -53,16 +52,20 @@ def chance(tokens, n: int) -> float:
     return (x >> 8) / 2**24
 
 
+# The proper beginnings of all characters of several bytes: the last byte of a character has 64 values.
+_CHARACTERS = (chr(c).encode() for c in range(0x80, 0x110000, 0x40) if not 0xD800 <= c < 0xE000)
+BEGINNINGS = {character[:size] for character in _CHARACTERS for size in range(1, len(character))}
+
+
 def inside(tokens, n: int) -> bool:
-    """Whether Python holds back bytes of an open character once it has read the token at n, and did not break one off."""
-    if tokens[n] > 0xFF:
-        return False
-    decoder, before, after = codecs.getincrementaldecoder("utf-8")("replace"), b"", b""
-    for token in tokens[: n + 1]:
-        if token <= 0xFF:
-            decoder.decode(bytes([token]))
-            before, after = after, decoder.getstate()[0]
-    return bool(after) and not (before and len(after) == 1)
+    """Whether a document's bytes up to n end in the beginning of a character, but for one that breaks another off."""
+
+    def is_open(n: int) -> bool:
+        ends = (tokens[n - size : n + 1] for size in range(min(n + 1, 3)))
+        return any(max(end) <= 0xFF and bytes(end) in BEGINNINGS for end in ends)
+
+    breaks = n > 0 and is_open(n - 1) and bytes([tokens[n] % 256]) in BEGINNINGS
+    return is_open(n) and not breaks
 
 
 class Controller:
