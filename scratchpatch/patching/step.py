@@ -133,7 +133,9 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
         entropy_BK = jnp.concatenate([state.entropy_BK, signals.entropy_BL[:, None]], axis=1)
     offset_B = jnp.where(token_B == vocabulary.bos, 0, state.offset_B)
     patch_bytes_B = jnp.where(offset_B == 0, 0, state.patch_bytes_B) + 1
-    recent, signals = tail(tokens_BK, offset_B, vocabulary), Signals(entropy_BK)
+    # Of benefits this byte's alone is read.
+    benefit_B1M = None if signals.benefit_BLM is None else signals.benefit_BLM[:, None]
+    recent, signals = tail(tokens_BK, offset_B, vocabulary), Signals(entropy_BK, benefit_B1M)
     request_B, patching, since_B, held_commit_B = patchifiers.step(
         config.patching, recent, signals, state.patching, state.since_B, state.held_commit_B
     )
@@ -178,16 +180,16 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
     )
 
 
-def scan(config, state: State, tokens_BC: jax.Array, entropy_BC: jax.Array | None) -> tuple[State, Decision]:
+def scan(config, state: State, tokens_BC: jax.Array, signals: Signals) -> tuple[State, Decision]:
     """C steps: the state after them, and their decisions, [B, C].
 
     Args:
       tokens_BC: int32 [B, C], bytes, BOS and PAD.
-      entropy_BC: float32 [B, C], nats; None where no rule reads entropies.
+      signals: of these tokens, [B, C].
     """
 
     def one(state, x):
-        return step(config, state, x[0], Signals(x[1]))
+        return step(config, state, *x)
 
-    state, decisions = jax.lax.scan(one, state, (tokens_BC.T, None if entropy_BC is None else entropy_BC.T))
+    state, decisions = jax.lax.scan(one, state, jax.tree.map(lambda x: x.swapaxes(0, 1), (tokens_BC, signals)))
     return state, jax.tree.map(jnp.transpose, decisions)

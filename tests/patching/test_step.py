@@ -129,7 +129,7 @@ def programs(items):
         masks = decided.commit_BL[0], decided.scratchpad_BL[0]
         return *masks, offset_L, patch_bytes_L, decided.thresholds.patching[0], decided.thresholds.trigger[0]
 
-    scan = jax.jit(lambda state, tokens_BC, entropy_BC: step_lib.scan(config, state, tokens_BC, entropy_BC))
+    scan = jax.jit(lambda state, tokens_BC, entropy_BC: step_lib.scan(config, state, tokens_BC, Signals(entropy_BC)))
     return jax.jit(jax.vmap(whole)), scan
 
 
@@ -296,7 +296,7 @@ def test_what_reads_no_entropies_needs_none():
     state = initial(fields, 1.0, 1.0)
     assert state.entropy_BK is None
     tokens_BC = jnp.asarray([[BOS, *b"ab c", PAD]] * ROWS, jnp.int32)
-    state, decisions = step_lib.scan(tiny.config(fields), state, tokens_BC, None)
+    state, decisions = step_lib.scan(tiny.config(fields), state, tokens_BC, Signals())
     assert decisions.commit_B[0].tolist() == [False, False, False, True, False, False]
     assert decisions.scratchpad_B[0].tolist() == [True, True, True, False, True, False]
     assert decisions.offset_B[0].tolist() == [0, 1, 2, 3, 4, 5]
