@@ -40,12 +40,14 @@ ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
 PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
 # What a scratchpad is thought to save: guessed by a table or a head, or measured on the bytes that follow.
 BENEFIT_TRIGGERS = ("score", "learned", "oracle")
-TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "every", *BENEFIT_TRIGGERS)
+TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every", *BENEFIT_TRIGGERS)
 # Kinds of either that hold a score against a threshold.
 SCORED = (*ENTROPY_PATCHIFIERS, *BENEFIT_TRIGGERS)
 POOLINGS = ("mean", "cross_attention", "last", "max_query")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
+# Bytes of a mark, and marks.
+LONGEST_MARK, _MOST_MARKS = 3, 64
 _LONGEST_PATH, _MOST_SOURCES, _MOST_STEPS = 4096, 4096, 10**9
 
 
@@ -91,6 +93,15 @@ def _sources(value: tuple) -> str | None:
             return f"holds {output.short_repr(spec)}, which {problem}"
     if not _is_weight(sum(weight for _, weight in value) or 1):
         return "has weights whose sum is not finite"
+    return None
+
+
+def _marks(value: tuple) -> str | None:
+    if not 1 <= len(value) <= _MOST_MARKS:
+        return f"holds {len(value)} strings: wanted 1 to {_MOST_MARKS}, such as ('=', '# ')"
+    for mark in value:
+        if not isinstance(mark, str) or not 1 <= len(mark.encode(errors="surrogateescape")) <= LONGEST_MARK:
+            return f"holds {output.short_repr(mark)}: wanted a string of 1 to {LONGEST_MARK} bytes"
     return None
 
 
@@ -236,6 +247,8 @@ FIELDS = (
     Field("trigger.dependence", 1.0, "", _between(-1e3, 1e3), "Under score, the weight of the table's benefit beside "
         "the entropy, both in deviations from their means."),
     Field("trigger.stride", 4, "bytes", _BYTES, "Bytes of the open patch between scratchpads of the stride trigger."),
+    Field("trigger.marks", ("=", "# ", ">>"), "", _marks, "Strings of at most 3 bytes after which the marks trigger "
+        "fires: what announces a value that must be computed or looked up."),
     Field("trigger.rate", 0.25, "scratchpads/byte", _SHARE, "Rate of the random trigger; target of the controller."),
     Field("trigger.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy triggers; 0: a fixed threshold."),

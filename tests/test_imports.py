@@ -11,6 +11,7 @@ __main__ cli verbs
 serving
 report bench planning
 training
+tasks
 evaluation
 inference
 interop accounting

@@ -53,6 +53,7 @@ _INSTEAD = {
         "stride": "set trigger.stride, or --override trigger.kind=entropy",
         "random": "set trigger.rate, or --override trigger.kind=entropy",
         "whitespace": "it fires at words; --override trigger.kind=entropy has one",
+        "marks": "it fires after trigger.marks; --override trigger.kind=entropy has one",
         "every": "it fires at every byte; --override trigger.kind=entropy has one",
     },
 }

@@ -40,6 +40,7 @@ class Positions:
       nats: of the next token (0 where there is none).
       head_nats: the entropy head's (NaN without a head).
       targets: the next token (PAD where there is none).
+      best: bool, whether the target is the likeliest token, the lowest of those that tie.
       entropy: nats (NaN where the model has none).
       commit, scratchpad: bool.
       offset: bytes read since the last commit, or since the document's start: 0 where a commit stands. It is the lag of
@@ -50,6 +51,7 @@ class Positions:
     nats: np.ndarray
     head_nats: np.ndarray
     targets: np.ndarray
+    best: np.ndarray
     entropy: np.ndarray
     commit: np.ndarray
     scratchpad: np.ndarray
@@ -87,12 +89,12 @@ class LanguageModel:
 
     def score(self, data: bytes) -> np.ndarray:
         """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
-        nats = [p.nats for p in self.positions(windows.Text(self._tokens(data), self.vocabulary))]
+        nats = [p.nats for p in self.positions(windows.Text(self.tokens(data), self.vocabulary))]
         return -np.concatenate(nats)[: len(data)].astype(np.float64) / math.log(2)
 
     def segment(self, data: bytes) -> Segmentation:
         """Entropies, commits and scratchpads after each byte."""
-        parts = list(self.positions(windows.Text(self._tokens(data), self.vocabulary)))
+        parts = list(self.positions(windows.Text(self.tokens(data), self.vocabulary)))
         names = ("entropy", "commit", "scratchpad")
         return Segmentation(**{name: np.concatenate([getattr(p, name) for p in parts])[1:] for name in names})
 
@@ -195,18 +197,28 @@ class LanguageModel:
     def positions(self, stream) -> Iterator[Positions]:
         """What the model says along a `data.stream.Stream`, `windows.Text` or `windows.Head`, part by part in order."""
         length = windows.row_length(len(stream), self.config.data.window)
-        batch = 1 if len(stream) <= length else max(_TOKENS_PER_CALL // length, 1)
-        batch *= mesh_lib.row_shares(mesh_lib.of(self.weights))
+        batch = self.rows_per_call(length) if len(stream) > length else mesh_lib.row_shares(mesh_lib.of(self.weights))
         total = windows.count(len(stream), length)
         for i in range(0, total, batch):
             part = [windows.window(k, len(stream), length) for k in range(i, min(i + batch, total))]
             rows = np.stack([stream.read(w.start, length + 1) for w in part])
             rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=self.vocabulary.pad)
-            answers = jax.device_get(self._positions(self.weights, rows))
+            answers = self.look(rows)
             where = [(r, slice(w.first - w.start, w.first - w.start + w.count)) for r, w in enumerate(part)]
             yield Positions(**{k: np.concatenate([v[r, s] for r, s in where]) for k, v in answers.items()})
 
-    def _tokens(self, data: bytes) -> np.ndarray:
+    def look(self, tokens_RM: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays of `Positions`, each [R, L], of rows of L + 1 tokens. A number of rows or a length that is new
+        compiles a program.
+        """
+        return jax.device_get(self._positions(self.weights, tokens_RM))
+
+    def rows_per_call(self, length: int) -> int:
+        """How many rows of so many positions `look` takes at once, so that the devices are busy."""
+        return max(_TOKENS_PER_CALL // length, 1) * mesh_lib.row_shares(mesh_lib.of(self.weights))
+
+    def tokens(self, data: bytes) -> np.ndarray:
+        """BOS and the bytes of a document, int32 [n + 1]."""
         return np.concatenate([[self.vocabulary.bos], np.frombuffer(data, np.uint8)]).astype(np.int32)
 
 
@@ -235,6 +247,7 @@ def _compile_definition(definition, mesh) -> Callable:
             "nats": nats(output.logits_BLV),
             "head_nats": nats(output.head_logits_BLV),
             "targets": targets_RL,
+            "best": output.logits_BLV.argmax(axis=-1) == targets_RL,
             "entropy": nothing if output.entropy_BL is None else output.entropy_BL,
             "commit": layout.commit_BL,
             "scratchpad": layout.scratchpad_BL,

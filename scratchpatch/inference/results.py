@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -58,6 +58,13 @@ def finished(out: Path, made_of: dict[str, str]) -> bool:
     return True
 
 
+def rows(out: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a finished file, in the order of their numbers."""
+    with files.open_regular(out) as file:
+        for line in file:
+            yield json.loads(line)
+
+
 class Results:
     """Takes the rows of one file of results; a context manager, which owns the file meanwhile.
 
@@ -91,6 +98,12 @@ class Results:
     @property
     def done(self) -> set[int]:
         return set(self._starts)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The row of a number that is done."""
+        with self._path.open("rb") as rows:
+            rows.seek(self._starts[number])
+            return json.loads(rows.readline())["row"]
 
     def add(self, rows: Iterable[tuple[int, dict[str, Any]]]) -> None:
         """Store rows, each with its number; once this returns, a kill of the process does not lose them."""

@@ -73,6 +73,22 @@ def word_end(rows: Rows) -> jax.Array:
     return spacelike_BL & ~rows.previous(spacelike_BL, False)
 
 
+def after(rows: Rows, marks: tuple[str, ...]) -> jax.Array:
+    """Whether the bytes of the document up to this one end with one of the marks; bool [B, L].
+
+    A mark has at most LOOK_BACK + 1 bytes.
+    """
+    ends_BL = jnp.zeros(rows.tokens_BL.shape, bool)
+    for mark in marks:
+        *before, last = mark.encode(errors="surrogateescape")
+        hit_BL, token_BL = rows.tokens_BL == last, rows.tokens_BL
+        for byte in reversed(before):
+            token_BL = rows.previous(token_BL, rows.vocabulary.bos)
+            hit_BL &= token_BL == byte
+        ends_BL |= hit_BL
+    return ends_BL
+
+
 def chance(rows: Rows) -> jax.Array:
     """A number in [0, 1) per byte, hashed from its offset and the last three bytes; float32 [B, L]."""
     u = jnp.uint32

@@ -66,8 +66,8 @@ def _rule(trigger, rows: Rows, patch_bytes_BL, signals: Signals):
     length: a mask, bool [B, L], or a score to hold against the threshold, float32 [B, L] (entropies in nats, benefits as
     `scores.benefit` has them); the other is None. The oracle's benefit was measured on bytes that follow.
 
-    Sources: entropy (a threshold on the entropy), stride, whitespace:
-    Scratchpad Patching (arXiv 2605.09630, app. E.2); the others are ours.
+    Sources: entropy (a threshold on the entropy), stride, whitespace: Scratchpad Patching (arXiv 2605.09630, app. E.2);
+    marks: the answer-start trigger of arXiv 2610.11790; the others are ours.
     """
     kind = trigger.kind
     if kind == "entropy":
@@ -82,4 +82,6 @@ def _rule(trigger, rows: Rows, patch_bytes_BL, signals: Signals):
         return scores.word_end(rows), None
     if kind == "random":
         return scores.chance(rows) < trigger.rate, None
+    if kind == "marks":
+        return scores.after(rows, trigger.marks), None
     return jnp.full(rows.tokens_BL.shape, kind == "every"), None

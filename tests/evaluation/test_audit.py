@@ -83,7 +83,7 @@ def test_every_pair_of_options_passes(kind):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_of_every_pair_of_options_pass(decoder):
-    layouts = itertools.cycle(zip(config_fields.PATCHIFIERS[1:], config_fields.TRIGGERS[1:], strict=True))
+    layouts = itertools.cycle(zip(itertools.cycle(config_fields.PATCHIFIERS[1:]), config_fields.TRIGGERS[1:]))
     encoder_layers = itertools.cycle((0, 1) if decoder == DECODERS[0] else (1, 0))
     for pooling in POOLINGS:
         fields = decisions(*next(layouts)) | fields_of(pooling, decoder, next(encoder_layers))

@@ -42,6 +42,12 @@ def jump(entropy, n: int) -> float:
     return -math.inf if n == 0 else float(np.float32(entropy[n]) - np.float32(entropy[n - 1]))
 
 
+def after(tokens, n, marks):
+    """Whether the bytes up to n, BOS and PAD being none, end with a mark."""
+    text = "".join(chr(t) for t in tokens[: n + 1])
+    return any(text.endswith("".join(map(chr, mark.encode()))) for mark in marks)
+
+
 def chance(tokens, n: int) -> float:
     x = n
     for back in range(3):
@@ -173,6 +179,7 @@ class Document:
                     "stride": lambda n, first: (n - first + 1) % t.stride == 0,
                     "whitespace": lambda n, first: word_end(tokens, n),
                     "random": lambda n, first: chance(tokens, n) < np.float32(t.rate),
+                    "marks": lambda n, first: after(tokens, n, t.marks),
                 }[t.kind](n, patch_start)
                 wanted = asks or held_scratchpad
                 wish, held_scratchpad = wanted and not pauses and eligible, wanted and pauses

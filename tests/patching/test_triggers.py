@@ -42,6 +42,12 @@ def test_whitespace_fires_at_word_ends():
     assert requests("whitespace", [*b"ab cd e"], commits=[2]) == [5]
 
 
+def test_marks_fire_at_the_last_byte_of_each_mark():
+    assert requests("marks", [*b"a=b>>c>d## #"], marks=("=", "# ", ">>")) == [1, 4, 10]
+    assert requests("marks", [*b"#", BOS, *b" >", BOS, *b">"], marks=("# ", ">>")) == []
+    assert requests("marks", [*"ab\u20ac".encode()], marks=("\u20ac",)) == [4]
+
+
 def test_random_fires_at_its_rate_and_alike_in_every_pass():
     tokens = np.random.default_rng(0).integers(0, 256, 4096).tolist()
     fired = requests("random", tokens, rate=0.25)

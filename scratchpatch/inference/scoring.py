@@ -1,0 +1,65 @@
+"""Many documents scored side by side. Legend: R rows of a call, M tokens of a row: its positions and one more."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from scratchpatch.inference import windows
+from scratchpatch.inference.language_model import LanguageModel, Positions
+
+
+@dataclasses.dataclass
+class _Document:
+    """A document that is being scored: its place among the others, its windows, and what is known of each."""
+
+    index: int
+    text: windows.Text
+    plan: list[windows.Window]
+    parts: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+
+    def positions(self) -> Positions:
+        return Positions(**{name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]})
+
+
+def positions(
+    lm: LanguageModel, documents: Sequence[bytes], seen: Callable[[int], None] = lambda byte_count: None
+) -> Iterator[tuple[int, Positions]]:
+    """What the model says along each document, as `LanguageModel.score` does one by one.
+
+    Documents are put into rows of a few lengths, and rows of one length into calls of one size, so that few programs
+    are compiled, and what is said of a document does not depend on those beside it, on their order or their number.
+
+    Args:
+      seen: called after each call with the number of bytes that were read for the first time.
+    Yields:
+      (index, Positions [n + 1]) of each document of n bytes: as they end, shorter ones first.
+    """
+    window = lm.config.data.window
+    by_length: dict[int, list[int]] = {}
+    for index in sorted(range(len(documents)), key=lambda index: len(documents[index])):
+        by_length.setdefault(windows.row_length(len(documents[index]) + 1, window), []).append(index)
+    for length, indices in by_length.items():
+        texts = ((index, windows.Text(lm.tokens(documents[index]), lm.vocabulary)) for index in indices)
+        open_documents = (_Document(index, text, list(windows.plan(len(text), length))) for index, text in texts)
+        rows = ((document, window) for document in open_documents for window in document.plan)
+        yield from _score(lm, rows, length, seen)
+
+
+def _score(
+    lm: LanguageModel, rows: Iterable[tuple[_Document, windows.Window]], length: int, seen: Callable[[int], None]
+) -> Iterator[tuple[int, Positions]]:
+    rows, size = iter(rows), lm.rows_per_call(length)
+    while part := list(itertools.islice(rows, size)):
+        tokens_RM = np.full((size, length + 1), lm.vocabulary.pad, np.int32)
+        for r, (document, own) in enumerate(part):
+            tokens_RM[r] = document.text.read(own.start, length + 1)
+        answers = lm.look(tokens_RM)
+        for r, (document, own) in enumerate(part):
+            answered = slice(own.first - own.start, own.first - own.start + own.count)
+            document.parts.append({name: answer[r, answered].copy() for name, answer in answers.items()})
+        seen(sum(own.count for _, own in part))
+        for document, own in part:
+            if own is document.plan[-1]:
+                yield document.index, document.positions()

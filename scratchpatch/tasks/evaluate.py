@@ -1,0 +1,70 @@
+"""Tasks of one model, one after the other, with all that is needed to repeat them."""
+
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+from absl import logging
+
+from scratchpatch import config as config_lib, files, output
+from scratchpatch.inference.language_model import LanguageModel
+from scratchpatch.tasks.task import Setting, Task, file_name
+
+
+def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
+    """Each task's label, results, protocol and seconds, in the types of JSON; also as FOLDER/LABEL-step-STEP.json.
+
+    Raises UserError for the first task that cannot be used, before any is run.
+    """
+    protocols = [protocol(task, setting) for task in tasks]
+    answers = []
+    for task, about in zip(tasks, protocols, strict=True):
+        began = time.monotonic()
+        found = output.plain(task.run(setting))
+        seconds = time.monotonic() - began
+        answer = {"task": task.label, "results": found, "protocol": about, "seconds": seconds}
+        answers.append(answer)
+        if setting.folder is not None:
+            path = setting.folder / f"{file_name(task.label)}-step-{setting.lm.step}.json"
+            try:
+                setting.folder.mkdir(parents=True, exist_ok=True)
+                files.replace_text(path, output.as_json(answer) + "\n")
+            except OSError as error:
+                logging.warning("%s is not written: %s; the result is none the worse", path, error.strerror)
+    return answers
+
+
+def protocol(task: Task, setting: Setting) -> dict[str, Any]:
+    """What one must know to repeat the numbers: of the task, the model, and the packages."""
+    return output.plain(
+        {
+            "task": {"name": task.name, "source": task.source, **task.protocol()},
+            "limit": setting.limit,
+            "model": _model(setting.lm),
+            "packages": {name: metadata.version(name) for name in ("scratchpatch", "jax", "flax")},
+            "platform": jax.default_backend(),
+        }
+    )
+
+
+def _model(lm: LanguageModel) -> dict[str, Any]:
+    fields = config_lib.flat(lm.config)
+    named = ("patching.", "trigger.", "kernels.")
+    return {
+        "step": lm.step,
+        "fingerprint": lm.fingerprint(),
+        "window": lm.config.data.window,
+        "dtype": lm.config.training.dtype,
+        **{name: value for name, value in fields.items() if name.startswith(named)},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """What `evaluate` has returned, {"tasks": [...]}, as lines: each task's label, and its results below."""
+    blocks = []
+    for answer in result["tasks"]:
+        lines = output.as_table(answer["results"]).splitlines()
+        blocks.append("\n".join([output.escaped(answer["task"]), *(f"  {line}" for line in lines)]))
+    return "\n".join(blocks)

@@ -1,0 +1,159 @@
+"""Tasks that are made of items, each of which is asked and graded by itself."""
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import logging
+
+from scratchpatch import json_files
+from scratchpatch.errors import UserError
+from scratchpatch.inference import results
+from scratchpatch.progress import Progress
+from scratchpatch.tasks import requests as requests_lib
+from scratchpatch.tasks.requests import Answer, Request
+from scratchpatch.tasks.task import Setting, Task, file_name
+
+# Requests that are answered together, and stored when all are: enough to fill rows of several lengths.
+_REQUESTS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """requests: what is asked of the model. data: what the task needs to grade the answers."""
+
+    requests: tuple[Request, ...]
+    data: Any = None
+
+    @property
+    def byte_count(self) -> int:
+        return sum(request.byte_count for request in self.requests)
+
+
+class ItemTask(Task):
+    """A task that asks the model about items, in any order, and makes its numbers of their grades."""
+
+    @abc.abstractmethod
+    def items(self) -> Sequence[Item]:
+        """All items, in an order that does not change. Raises UserError where there is none, or one that cannot be
+        read, by file and line.
+        """
+
+    @abc.abstractmethod
+    def grade(self, item: Item, answers: list[Answer]) -> dict[str, Any]:
+        """What is stored of one item, in the types of JSON. It depends on nothing but its arguments."""
+
+    @abc.abstractmethod
+    def summary(self, grades: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
+        """The task's numbers, of the grades in the order of `items`."""
+
+    def run(self, setting: Setting) -> dict[str, Any]:
+        items = spaced(self.items(), setting.limit)
+        with _store(self, setting) as store:
+            left = [number for number in range(1, len(items) + 1) if number not in store.grades]
+            # Items of like length share rows of one length. The longest come first, so that the time left is never
+            # better than it looks, and memory that does not suffice shows at once.
+            left.sort(key=lambda number: (-items[number - 1].byte_count, number))
+            with Progress(len(items), len(items) - len(left), self.label, "items") as progress:
+                for numbers in _chunks(left, items):
+                    asked = [request for number in numbers for request in items[number - 1].requests]
+                    answers = iter(requests_lib.answer(setting.lm, asked, progress))
+                    store.add(
+                        (number, self.grade(items[number - 1], [next(answers) for _ in items[number - 1].requests]))
+                        for number in numbers
+                    )
+                    progress.advance(len(numbers), 0)
+            store.finish()
+        return {"items": len(items), **self.summary([store.grades[n] for n in sorted(store.grades)], setting)}
+
+
+def spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+    """At most `limit` items, evenly spaced over all, the first among them: so that every part of a file has its share,
+    and the same items come each time.
+    """
+    if limit is None or limit >= len(items):
+        return items
+    return [items[k * len(items) // limit] for k in range(limit)]
+
+
+def _chunks(numbers: list[int], items: Sequence[Item]) -> Iterator[list[int]]:
+    """The numbers, in order, in parts whose items have about `_REQUESTS` requests together."""
+    chunk, size = [], 0
+    for number in numbers:
+        chunk.append(number)
+        size += len(items[number - 1].requests)
+        if size >= _REQUESTS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+class _Memory:
+    """Grades by the number of their item, from 1, which are lost with the process."""
+
+    def __init__(self):
+        self.grades: dict[int, dict[str, Any]] = {}
+
+    def add(self, rows) -> None:
+        self.grades |= dict(rows)
+
+    def finish(self) -> None:
+        pass
+
+
+class _Disk(_Memory):
+    """Grades that are stored as they come."""
+
+    def __init__(self, file: results.Results):
+        super().__init__()
+        self._file = file
+        self.grades = {number: file.row(number) for number in file.done}
+
+    def add(self, rows) -> None:
+        rows = list(rows)
+        super().add(rows)
+        self._file.add(rows)
+
+    def finish(self) -> None:
+        self._file.finish()
+
+
+@contextlib.contextmanager
+def _store(task: ItemTask, setting: Setting) -> Iterator[_Memory]:
+    """Grades that are there, and a place for more: FOLDER/LABEL-DIGEST.jsonl, in which the digest stands for the
+    weights, the protocol and the limit.
+    """
+    if setting.folder is None:
+        yield _Memory()
+        return
+    limit = "none" if setting.limit is None else str(setting.limit)
+    made_of = {
+        "weights": setting.lm.fingerprint(),
+        "protocol": json_files.seal(task.protocol()),
+        "limit": limit,
+    }
+    path = setting.folder / f"{file_name(task.label)}-{json_files.seal(made_of)[:12]}.jsonl"
+    if results.finished(path, made_of):
+        logging.info("%s: answered before, in %s; remove that file to ask again", task.label, path)
+        memory = _Memory()
+        memory.add(enumerate(results.rows(path), start=1))
+        yield memory
+        return
+    try:
+        setting.folder.mkdir(parents=True, exist_ok=True)
+        file = results.Results(path, made_of)
+    except OSError as error:
+        reason = "answers are lost if this evaluation is stopped"
+        logging.warning("%s cannot be written (%s): %s", path, error.strerror, reason)
+        yield _Memory()
+        return
+    with file:
+        yield _Disk(file)
+
+
+def no_items(source: str) -> UserError:
+    """The error of a source in which no item is."""
+    return UserError(f"{source} has no items: wanted one JSON object on each line")
