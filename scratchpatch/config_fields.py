@@ -194,8 +194,8 @@ FIELDS = (
     Field("model.entropy_model.norm_eps", 1e-6, "", _between(0.0, 1.0), "As model.norm_eps."),
     Field("model.benefit.width", 0, "", _between(0, 1 << 16), "Hidden width of a head that learns, while the model "
         "trains, what a scratchpad at each byte would save (trigger.kind = learned); 0: none."),
-    Field("model.benefit.table", False, "", _ANY, "Learn, while the model trains, what a fresh context saves after each "
-        "pair of bytes (trigger.kind = score)."),
+    Field("model.benefit.table", False, "", _ANY,
+        "Learn, while the model trains, what a fresh context saves after each pair of bytes (trigger.kind = score)."),
     Field("model.benefit.horizon", 4, "bytes", _between(1, 256),
         "Bytes after a scratchpad over which what it saves is counted, at most to the patch's end."),
     Field("model.benefit.share", 0.125, "", _SHARE, "Share of the rows on which it is measured, by two forward passes "

@@ -49,8 +49,10 @@ FIELDS = {
 
 def config(fields=None):
     """A checked tiny config; `fields` maps dotted names to values."""
-    made = config_lib.default()
-    for name, value in {**FIELDS, **(fields or {})}.items():
+    made, fields = config_lib.default(), fields or {}
+    # What a trigger reads, a model must have.
+    needs = {"learned": {"model.benefit.width": 8}, "score": {"model.benefit.table": True}}
+    for name, value in {**FIELDS, **needs.get(fields.get("trigger.kind"), {}), **fields}.items():
         config_lib.set_field(made, name, value)
     config_lib.check(made)
     return made

@@ -167,8 +167,8 @@ def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) 
 class _Text:
     """Rows that decisions are made on.
 
-    tokens_RL, entropy_RL, benefit_RLM: see `entropies.Answers`. counts_RL: positions that these rows answer for. is_byte_RL: those
-    of text, neither BOS nor PAD. source, split: where the rows come from.
+    tokens_RL, entropy_RL, benefit_RLM: see `entropies.Answers`. counts_RL: positions that these rows answer for.
+    is_byte_RL: those of text, neither BOS nor PAD. source, split: where the rows come from.
     """
 
     tokens_RL: np.ndarray

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
+from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import decoding, sampling, utf8, windows

@@ -118,7 +118,8 @@ def learn(model, output, targets_BL) -> tuple[jax.Array, dict[str, jax.Array]]:
         zeros_2K = jnp.zeros((2, predictors.PAIRS), jnp.float32)
         total["benefit_pairs"] = zeros_2K.at[:, pair_RL].add(both_2RL)
     for name, x_RL in predicted.items():
-        total |= {f"{name}_sum": add(x_RL), f"{name}_squares": add(x_RL**2), f"{name}_products": add(x_RL * measured_RL)}
+        total |= {f"{name}_sum": add(x_RL), f"{name}_squares": add(x_RL**2)}
+        total[f"{name}_products"] = add(x_RL * measured_RL)
     return error, total
 
 

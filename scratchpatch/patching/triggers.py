@@ -63,8 +63,8 @@ def step(trigger, tail: Rows, patch_bytes_B, eligible_B, signals: Signals, stand
 
 def _rule(trigger, rows: Rows, patch_bytes_BL, signals: Signals):
     """What the trigger says of each byte, from the byte, at most `scores.LOOK_BACK` before it and the open patch's
-    length: a mask, bool [B, L], or a score to hold against the threshold, float32 [B, L] (entropies in nats, benefits as
-    `scores.benefit` has them); the other is None. The oracle's benefit was measured on bytes that follow.
+    length: a mask, bool [B, L], or a score to hold against the threshold, float32 [B, L] (entropies in nats, benefits
+    as `scores.benefit` has them); the other is None. The oracle's benefit was measured on bytes that follow.
 
     Sources: entropy (a threshold on the entropy), stride, whitespace: Scratchpad Patching (arXiv 2605.09630, app. E.2);
     marks: the answer-start trigger of arXiv 2610.11790; the others are ours.

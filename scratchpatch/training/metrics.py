@@ -176,8 +176,8 @@ class Measures:
     def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
         """What the step with this index, which took so long, measured. end_of_document_nats: mean over ends, NaN where
         no document ends. scratchpad_benefit_nats: the mean that a scratchpad would save; benefit_correlation_*: of what
-        predicts it with what was measured. Rates are per position, suppressed ones counts. flops_per_second counts useful FLOPs; mfu is
-        its share of the chips' dense bf16 peak.
+        predicts it with what was measured. Rates are per position, suppressed ones counts. flops_per_second counts
+        useful FLOPs; mfu is its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:

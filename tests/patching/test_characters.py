@@ -1,4 +1,4 @@
-"""Whole characters: against the beginnings of all characters there are, on many scripts and on bytes that are no text."""
+"""Whole characters: against the beginnings of all that there are, on many scripts and on bytes that are no text."""
 
 import functools
 
