@@ -17,6 +17,7 @@ _FLAGS = {
     "batch_rows": (32, "rows of 512 bytes in a step"),
     "slice_bytes": (4_000_000, "training bytes of each corpus"),
     "dtype": ("float32", "training.dtype"),
+    "limit": (0, "seconds after its start at which a run stops training and is measured as it is; 0: never"),
 }
 
 
@@ -29,7 +30,8 @@ def main() -> int:
         streams_for(get_config(VARIANTS[0], text), split)
     flags.output.mkdir(parents=True, exist_ok=True)
     results = flags.output.resolve() / "results.jsonl"
-    sizes = [str(size) for size in (flags.steps, flags.batch_rows, flags.eval_bytes // (3 * 512))]
+    numbers = flags.steps, flags.batch_rows, flags.eval_bytes // (3 * 512), flags.limit
+    sizes = [str(number) for number in numbers]
     runs = []
     for seed in flags.seeds:
         for variant in VARIANTS:

@@ -21,8 +21,8 @@ _TENTH = 10
 
 
 def write(folder: Path, slice_bytes: int) -> None:
-    """FOLDER/CORPUS.SPLIT.jsonl of each corpus and split, at most about `slice_bytes` of each; those that are there
-    stay.
+    """FOLDER/CORPUS.SPLIT.jsonl of each corpus and split, at most about `slice_bytes` of each, and of a validation
+    split an eighth of that; those that are there stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation"):
@@ -31,7 +31,8 @@ def write(folder: Path, slice_bytes: int) -> None:
             path = folder / f"{corpus}.{split}.jsonl"
             if path.exists():
                 continue
-            unfinished, left = path.with_suffix(".unfinished"), slice_bytes
+            left = slice_bytes if split == "train" else slice_bytes // 8
+            unfinished = path.with_suffix(".unfinished")
             with unfinished.open("w") as file:
                 for text in texts:
                     # A book is longer than a slice.

@@ -1,11 +1,12 @@
 """Train one variant of the trigger study with one seed, and measure every trigger on its weights.
 
-    .venv/bin/python -m experiments.triggers.worker VARIANT SEED FOLDER TEXTS RESULTS STEPS ROWS EVAL_ROWS DTYPE
+    .venv/bin/python -m experiments.triggers.worker VARIANT SEED FOLDER TEXTS RESULTS STEPS ROWS EVAL_ROWS LIMIT DTYPE
 
 One line is added to RESULTS, which several workers share.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -30,42 +31,43 @@ from scratchpatch.training.step import Trainer
 _LAST = 100
 
 
-def trained(config):
-    """(weights, sums of the last steps added up, seconds of the steps)."""
+def trained(config, until: float):
+    """(weights, steps done, sums of the last steps added up, seconds of the steps); no step begins after `until`."""
     trainer = Trainer(config, mesh_lib.make(config, jax.devices()[:1]))
     state, step = trainer.init(), trainer.compile()
     logging.info("compiled")
     began, last = time.monotonic(), []
     for index, rows_BM in Batches(config).iterate():
-        if index == config.training.steps:
+        if index == config.training.steps or time.monotonic() > until:
             break
         settings = trainer.place_settings(optimizer.settings(config, index))
         state, sums = step(state, trainer.place(rows_BM), settings)
-        if index >= config.training.steps - _LAST:
-            last.append(sums)
+        last = [*last[-_LAST + 1 :], sums]
         if index % 50 == 0:
             logging.info("step %d, %.3f nats", index, float(sums["nats"] / sums["bytes"]))
     last = jax.device_get(last)
     total = {name: float(np.sum([sums[name] for sums in last], dtype=np.float64)) for name in last[0]}
-    return weights_lib.select(state), total, time.monotonic() - began
+    return weights_lib.select(state), index, total, time.monotonic() - began
 
 
-def main(variant, seed, folder, text, results, steps, batch_rows, eval_rows, dtype) -> None:
+def main(variant, seed, folder, text, results, steps, batch_rows, eval_rows, limit, dtype) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     logging.set_verbosity(logging.INFO)
     began = time.monotonic()
     config = get_config(variant, text)
     config.seed, config.training.steps, config.training.batch_rows = seed, steps, batch_rows
     config.training.dtype = dtype
     config_lib.check(config)
-    weights, total, seconds = trained(config)
+    weights, done, total, seconds = trained(config, began + limit if limit else math.inf)
     rows = [texts.rows(text / f"{corpus}.validation.jsonl", eval_rows, config.data.window) for corpus in CORPORA]
     tokens_RM, computed_RL = (np.concatenate([each[i] for each in rows]) for i in range(2))
     corpora_R = np.repeat(CORPORA, eval_rows)
     measured = Measured(config, weights, tokens_RM)
     positions = total["positions"]
     result = {
-        "variant": variant, "seed": seed, "steps": steps, "dtype": dtype, "device": jax.devices()[0].device_kind,
-        "training_bytes": steps * batch_rows * config.data.window,
+        "variant": variant, "seed": seed, "steps": done, "of_steps": steps,
+        "dtype": dtype, "device": jax.devices()[0].device_kind,
+        "training_bytes": done * batch_rows * config.data.window,
         "parameters": sum(x.size for x in jax.tree.leaves(weights["params"])),
         "own": measured.numbers(measured.signals["own"], corpora_R, computed_RL),
         "fixed": {k: measured.numbers(measured.scratchpads(k), corpora_R, computed_RL) for k in KINDS},
