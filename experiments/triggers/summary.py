@@ -81,8 +81,8 @@ def page(study: Study) -> str:
         "",
         f"Every trigger on the models that were trained with `{NEUTRAL}`, its threshold set so that it fires at 3/16 "
         "of the bytes of this text. The oracles read the bytes that follow, and are bounds, not models: one fires "
-        "where a scratchpad saves most over the next 4 bytes of the patch, one where a fresh context saves most of the next "
-        "byte.",
+        "where a scratchpad saves most over the next 4 bytes of the patch, one where a fresh context saves most of "
+        "the next byte.",
         "",
         *_table(study, [(kind, NEUTRAL, kind) for kind in NAMES]),
         "",
