@@ -42,6 +42,12 @@ def jump(entropy, n: int) -> float:
     return -math.inf if n == 0 else float(np.float32(entropy[n]) - np.float32(entropy[n - 1]))
 
 
+def benefit(entropy, n: int, first: int) -> float:
+    """What `tiny.benefits` makes up for a byte of the patch that begins at `first`, as a score."""
+    age = min((n - first + 1).bit_length() - 1, 6)
+    return float(np.exp((np.float32(entropy[n]) - 2) * np.float32(1 + age / 8) / 2))
+
+
 def after(tokens, n, marks):
     """Whether the bytes up to n, BOS and PAD being none, end with a mark."""
     text = "".join(chr(t) for t in tokens[: n + 1])
@@ -169,8 +175,10 @@ class Document:
             self.suppressed_commits += request and not commit
 
             eligible = valid and not commit
-            if t.kind.startswith("entropy"):
-                read = float(entropy[n]) if t.kind == "entropy" else jump(entropy, n)
+            if t.kind in config_lib.SCORED:
+                read = {"entropy": lambda n: float(entropy[n]), "entropy_jump": lambda n: jump(entropy, n)}.get(
+                    t.kind, lambda n, first=patch_start: benefit(entropy, n, first)
+                )(n)
                 wish = self.trigger.fire(n, read, eligible and not pauses, valid)
             else:
                 asks = eligible and {

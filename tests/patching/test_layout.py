@@ -95,7 +95,7 @@ def compiled(fields):
 
 def decide(fields, tokens_BL, entropy_BL, patching=1.335, trigger=1.5):
     thresholds = layout.Thresholds(jnp.float32(patching), jnp.float32(trigger))
-    packed, signals = tiny.rows(tokens_BL), Signals(jnp.asarray(entropy_BL))
+    packed, signals = tiny.rows(tokens_BL), Signals(jnp.asarray(entropy_BL), tiny.benefits(entropy_BL))
     if fields in CONTROLLED + WHOLE:  # a scan: compile it once
         return compiled(tuple(fields.items()))(packed, signals, thresholds)
     return layout.decide(tiny.config(fields), packed, signals, thresholds)
