@@ -146,6 +146,16 @@ def as_table(values: dict[str, Any]) -> str:
     return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in rows)
 
 
+def as_columns(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """One line per object, all of which have the same fields, below a line with the names of these."""
+    fields = list(next(iter(rows.values()))) if rows else []
+    cells = [[escaped(row), *(_cell(plain(value[field])) for field in fields)] for row, value in rows.items()]
+    lines = [[escaped(name), *map(escaped, fields)], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
 def _rows(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, dict):

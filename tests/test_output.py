@@ -76,3 +76,12 @@ def test_only_our_own_information_is_logged():
     assert output._is_logged(record(ours, logging.INFO))
     assert not output._is_logged(record("/site-packages/orbax/checkpointer.py", logging.INFO))
     assert output._is_logged(record("/site-packages/orbax/checkpointer.py", logging.WARNING))
+
+
+def test_columns_have_a_line_per_object():
+    rows = {"eng": {"bpb": 1.23456789, "name": "x\x1b"}, "longer": {"bpb": None, "name": "y"}}
+    assert output.as_columns("group", rows).splitlines() == [
+        "group   bpb      name",
+        "eng     1.23457  x\\x1b",
+        "longer  -        y",
+    ]

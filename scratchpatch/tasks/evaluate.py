@@ -62,9 +62,23 @@ def _model(lm: LanguageModel) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """What `evaluate` has returned, {"tasks": [...]}, as lines: each task's label, and its results below."""
+    """What `evaluate` has returned, {"tasks": [...]}, as lines: each task's label, and its results below. Objects that
+    have the same fields, such as the groups of a task, are the rows of one table.
+    """
     blocks = []
     for answer in result["tasks"]:
-        lines = output.as_table(answer["results"]).splitlines()
-        blocks.append("\n".join([output.escaped(answer["task"]), *(f"  {line}" for line in lines)]))
-    return "\n".join(blocks)
+        alike = {name: value for name, value in answer["results"].items() if _are_alike(value)}
+        alone = {name: value for name, value in answer["results"].items() if name not in alike}
+        lines = output.as_table(alone).splitlines()
+        for name, rows in alike.items():
+            lines += ["", *output.as_columns(name, rows).splitlines()]
+        blocks.append("\n".join([output.escaped(answer["task"]), *(f"  {line}".rstrip() for line in lines)]))
+    return "\n\n".join(blocks)
+
+
+def _are_alike(value: Any) -> bool:
+    """Whether an object holds several objects of the same fields, none of which is an object."""
+    rows = list(value.values()) if isinstance(value, dict) else []
+    if len(rows) < 2 or not all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
+        return False
+    return not any(isinstance(cell, dict) for row in rows for cell in row.values())

@@ -3,7 +3,8 @@
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import logging
@@ -45,28 +46,46 @@ class ItemTask(Task):
     def grade(self, item: Item, answers: list[Answer]) -> dict[str, Any]:
         """What is stored of one item, in the types of JSON. It depends on nothing but its arguments."""
 
+    def grades(self, items: Sequence[Item], answers: Sequence[list[Answer]]) -> list[dict[str, Any]]:
+        """What `grade` makes of several items; a task that can grade them side by side does."""
+        return [self.grade(item, own) for item, own in zip(items, answers, strict=True)]
+
     @abc.abstractmethod
     def summary(self, grades: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
         """The task's numbers, of the grades in the order of `items`."""
 
     def run(self, setting: Setting) -> dict[str, Any]:
         items = spaced(self.items(), setting.limit)
-        with _store(self, setting) as store:
-            left = [number for number in range(1, len(items) + 1) if number not in store.grades]
-            # Items of like length share rows of one length. The longest come first, so that the time left is never
-            # better than it looks, and memory that does not suffice shows at once.
-            left.sort(key=lambda number: (-items[number - 1].byte_count, number))
-            with Progress(len(items), len(items) - len(left), self.label, "items") as progress:
-                for numbers in _chunks(left, items):
-                    asked = [request for number in numbers for request in items[number - 1].requests]
-                    answers = iter(requests_lib.answer(setting.lm, asked, progress))
-                    store.add(
-                        (number, self.grade(items[number - 1], [next(answers) for _ in items[number - 1].requests]))
-                        for number in numbers
-                    )
-                    progress.advance(len(numbers), 0)
-            store.finish()
-        return {"items": len(items), **self.summary([store.grades[n] for n in sorted(store.grades)], setting)}
+        grades = ask(self.label, self.protocol(), items, self.grades, setting)
+        return {"items": len(items), **self.summary(grades, setting)}
+
+
+def ask(
+    label: str,
+    protocol: dict[str, Any],
+    items: Sequence[Item],
+    graded: Callable[[Sequence[Item], Sequence[list[Answer]]], list[dict[str, Any]]],
+    setting: Setting,
+) -> list[dict[str, Any]]:
+    """The grades of items, in their order. Grades that are stored in the setting's folder, under the same label,
+    protocol, weights and limit, are not asked for again.
+
+    graded: what makes the grades of some items of their answers, see `ItemTask.grades`.
+    """
+    with _store(label, protocol, setting) as store:
+        left = [number for number in range(1, len(items) + 1) if number not in store.grades]
+        # Items of like length share rows of one length. The longest come first, so that the time left is never better
+        # than it looks, and memory that does not suffice shows at once.
+        left.sort(key=lambda number: (-items[number - 1].byte_count, number))
+        with Progress(len(items), len(items) - len(left), label, "items") as progress:
+            for numbers in _chunks(left, items):
+                asked = [request for number in numbers for request in items[number - 1].requests]
+                answers = iter(requests_lib.answer(setting.lm, asked, progress))
+                own = [[next(answers) for _ in items[number - 1].requests] for number in numbers]
+                store.add(zip(numbers, graded([items[number - 1] for number in numbers], own), strict=True))
+                progress.advance(len(numbers), 0)
+        store.finish()
+    return [store.grades[number] for number in sorted(store.grades)]
 
 
 def spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -76,6 +95,15 @@ def spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     if limit is None or limit >= len(items):
         return items
     return [items[k * len(items) // limit] for k in range(limit)]
+
+
+def checksum(items: Sequence[Item]) -> str:
+    """Of all that is asked, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for item in items:
+        for request in item.requests:
+            digest.update(f"{request!r}\n".encode())
+    return digest.hexdigest()
 
 
 def _chunks(numbers: list[int], items: Sequence[Item]) -> Iterator[list[int]]:
@@ -122,7 +150,7 @@ class _Disk(_Memory):
 
 
 @contextlib.contextmanager
-def _store(task: ItemTask, setting: Setting) -> Iterator[_Memory]:
+def _store(label: str, protocol: dict[str, Any], setting: Setting) -> Iterator[_Memory]:
     """Grades that are there, and a place for more: FOLDER/LABEL-DIGEST.jsonl, in which the digest stands for the
     weights, the protocol and the limit.
     """
@@ -132,12 +160,12 @@ def _store(task: ItemTask, setting: Setting) -> Iterator[_Memory]:
     limit = "none" if setting.limit is None else str(setting.limit)
     made_of = {
         "weights": setting.lm.fingerprint(),
-        "protocol": json_files.seal(task.protocol()),
+        "protocol": json_files.seal(protocol),
         "limit": limit,
     }
-    path = setting.folder / f"{file_name(task.label)}-{json_files.seal(made_of)[:12]}.jsonl"
+    path = setting.folder / f"{file_name(label)}-{json_files.seal(made_of)[:12]}.jsonl"
     if results.finished(path, made_of):
-        logging.info("%s: answered before, in %s; remove that file to ask again", task.label, path)
+        logging.info("%s: answered before, in %s; remove that file to ask again", label, path)
         memory = _Memory()
         memory.add(enumerate(results.rows(path), start=1))
         yield memory

@@ -8,10 +8,20 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from scratchpatch import output
 from scratchpatch.errors import UserError
+from scratchpatch.tasks.bpb import BitsPerByte
+from scratchpatch.tasks.choice import Choice
+from scratchpatch.tasks.code import Code
+from scratchpatch.tasks.computed import Computed
+from scratchpatch.tasks.cute import Cute
+from scratchpatch.tasks.harness import Harness
+from scratchpatch.tasks.noise import Noise
 from scratchpatch.tasks.task import Task
+from scratchpatch.tasks.utf8 import Utf8
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in ()}
+_ALL = (BitsPerByte, Choice, Code, Computed, Cute, Harness, Noise, Utf8)
+TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
 
 
 def parse(specs: str | Iterable[str], options: Iterable[str] = ()) -> list[Task]:
@@ -48,16 +58,21 @@ def listing() -> str:
     """All tasks: what each measures, and its options with their defaults."""
     blocks = []
     for name, task in sorted(TASKS.items()):
-        options = [f"    --option {name}.{field}={default}" for field, default in fields(task).items()]
+        options = [f"    --option {name}.{field}={_written(default)}" for field, default in fields(task).items()]
         text = inspect.cleandoc(task.__doc__ or "")
         blocks.append("\n".join([name, *(f"  {line}".rstrip() for line in text.splitlines()), *options]))
     return "\n\n".join(blocks)
 
 
+def _written(value: Any) -> str:
+    """A default as an option has it."""
+    return output.escaped("+".join(map(str, value)) if isinstance(value, tuple) else str(value))
+
+
 def _task(part: str, values: dict[str, str]) -> Task:
     name, _, source = part.partition(":")
     kind, converted = TASKS[name], {}
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for field, text in values.items():
         _known(field, fields(kind), f"option of {name}")
         try:

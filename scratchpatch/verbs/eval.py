@@ -30,6 +30,8 @@ _FLAGS = (
     verb.text("task", "NAME[:SOURCE],...: measure these tasks; list: tell which there are, and their options."),
     verb.repeated("option", "NAME.FIELD=VALUE: an option of a task, such as choice.shots=5"),
     verb.integer("limit", "Ask only so many items of each task, evenly spaced; none: all."),
+    verb.switch("unsafe_execution", "Run programs of the task code without namespaces, where the machine has none: "
+        "they can then do what you can."),
     verb.folder("results", "Folder of the tasks' answers and results; none: WORKDIR/evaluations."),
     verb.integer("devices", "Spread the weights over so many devices of this machine.", 1),
     verb.integer("compressor_bytes", "Let gzip, bzip2 and xz read so many bytes of the text, the same number from the "
@@ -69,7 +71,8 @@ def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> Non
     from scratchpatch.tasks import evaluate, names
     from scratchpatch.tasks.task import Setting
 
-    tasks = names.parse(values.task, values.option)
+    options = [*values.option, *["code.unsafe_execution=true"] * values.unsafe_execution]
+    tasks = names.parse(values.task, options)
     lm = load(workdir, values.step, values.devices)
     if values.override:
         lm = lm.override(dict(values.override))
@@ -83,8 +86,8 @@ def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> Non
 
 def _check(values: verb.Flags) -> None:
     verb.check_writable(values, "output")
-    alone = ("source", "max_bytes") if values.task else ("option", "limit", "results")
-    given = [flag for flag in alone if values[flag].value not in (None, [])]
+    alone = ("source", "max_bytes") if values.task else ("option", "limit", "results", "unsafe_execution")
+    given = [flag for flag in alone if values[flag].value not in (None, [], False)]
     if given and values.task:
         raise UserError(f"--{given[0]} is of bits per byte, not of tasks: name the text as --task=NAME:SOURCE")
     if given:

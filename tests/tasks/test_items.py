@@ -64,7 +64,7 @@ def test_another_protocol_or_limit_is_asked_anew(tmp_path, asked):
 
 
 def test_two_evaluations_of_the_same_do_not_mix(tmp_path):
-    with items._store(Letters(), Setting(language_model(), folder=tmp_path)):
+    with items._store("letters", Letters().protocol(), Setting(language_model(), folder=tmp_path)):
         with pytest.raises(UserError, match="is being written by another process"):
             run(tmp_path)
 
@@ -87,3 +87,9 @@ def test_results_have_the_protocol_to_repeat_them(tmp_path):
     stored = json.loads((tmp_path / "letters-y-step-7.json").read_text())
     assert stored == answer
     assert "letters:y" in evaluate.table({"tasks": [answer]})
+
+
+def test_objects_of_the_same_fields_are_rows_of_one_table():
+    groups = {"eng": {"bpb": 1.0}, "deu": {"bpb": 2.0}}
+    text = evaluate.table({"tasks": [{"task": "t", "results": {"items": 2, "groups": groups, "one": {"a": {"b": 1}}}}]})
+    assert text.splitlines() == ["t", "  items    2", "  one.a.b  1", "", "  groups  bpb", "  eng     1", "  deu     2"]

@@ -97,6 +97,7 @@ def test_bad_config_file_is_wrong_usage(capsys, tmp_path, name):
         (["eval", "--step=-1"], "--step=-1"),
         (["eval", "--max_bytes=0"], "--max_bytes=0"),
         (["eval", "--override", "trigger.treshold=1"], "nearest is 'trigger.threshold'"),
+        (["eval", "--unsafe_execution"], "--unsafe_execution is of tasks"),
         (["eval", "--output=no/such/folder/x.json"], "--output=no/such/folder/x.json"),
         (["inspect", "--text=x", "--html=no/such/folder/x.html"], "--html=no/such/folder/x.html"),
         (["calibrate"], "give one of --target_bytes_per_patch=6 and --target_scratchpads_per_byte=0.2"),
