@@ -198,8 +198,8 @@ FIELDS = (
         "Learn, while the model trains, what a fresh context saves after each pair of bytes (trigger.kind = score)."),
     Field("model.benefit.horizon", 4, "bytes", _between(1, 256),
         "Bytes after a scratchpad over which what it saves is counted, at most to the patch's end."),
-    Field("model.benefit.share", 0.125, "", _SHARE, "Share of the rows on which it is measured, by two forward passes "
-        "more; at least one row of each device."),
+    Field("model.benefit.share", 0.125, "", _between(1 / 1024, 1.0), "Share of the rows on which it is measured, by "
+        "two forward passes more; at least one row of a part."),
     Field("model.pooling.kind", "cross_attention", "", _one_of(*POOLINGS),
         "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query "
         "(several queries from the maximum; BLT)."),

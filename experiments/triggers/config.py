@@ -19,8 +19,8 @@ VARIANTS = ("none", "every", "entropy", "entropy_jump", "score", "learned", "str
 CORPORA = ("books", "code", "sums")
 
 
-def get_config(variant: str, texts: Path):
-    """The config of a variant; `texts` is the folder that `texts.write` has filled."""
+def get_config(variant: str = "learned", texts: Path = Path("runs/triggers/texts")):
+    """The config of a variant; `texts` is the folder that the study's `texts.write` has filled."""
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r}; wanted one of {', '.join(VARIANTS)}")
     config = config_lib.default()

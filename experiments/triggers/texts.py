@@ -1,21 +1,21 @@
 """The text of the study: a slice of books and of code, and all sums in words, as files of their own.
 
-A sum is a problem of gsm8k and its answer, one document: the bytes that must be computed are those between `=` and `>>`
-in its `<<48/2=24>>` and those after `####`. Legend: T tokens of a text, R rows, M = L + 1 tokens of a row.
+A sum is a problem of gsm8k and its answer, one document. Legend: T tokens of a text, R rows, M = L + 1 tokens of a row.
 """
 
 import gzip
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from experiments import corpora
+from scratchpatch.tasks import computed as computed_task
 from scratchpatch.vocabulary import BYTES
 
-_COMPUTED = re.compile(rb"<<[^<>]*=([^<>=]*)>>|#### ([^\n]*)")
+# Answers that must be computed: `<<48/2=24>>`, and those after `####`; not their copies.
+_COMPUTED = ("calculated", "final")
 # Of the problems every tenth validates.
 _TENTH = 10
 
@@ -70,9 +70,8 @@ def rows(path: Path, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     for line in path.read_text().splitlines():
         data = json.loads(line)["text"].encode()
         is_computed = np.zeros(len(data) + 1, bool)
-        for match in _COMPUTED.finditer(data):
-            first, stop = match.span(1 if match[1] is not None else 2)
-            is_computed[first + 1 : stop + 1] = True
+        for span in computed_task.spans(data):
+            is_computed[span.start + 1 : span.end + 1] = span.kind in _COMPUTED
         tokens.append(np.concatenate([[BYTES.bos], np.frombuffer(data, np.uint8)]))
         computed.append(is_computed)
         if sum(map(len, tokens)) > count * length:

@@ -10,6 +10,7 @@ Legend: B rows, R measured rows, L byte positions, H bytes that a benefit is cou
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from scratchpatch import sharding
 from scratchpatch.distributed import mesh as mesh_lib
@@ -88,25 +89,29 @@ def learn(model, output, targets_BL) -> tuple[jax.Array, dict[str, jax.Array]]:
       measured;
       benefit_pairs: float32 [2, K], how many were measured after each pair of bytes, and their nats.
     """
-    share = model.config.model.benefit.share
-    every = _stride(targets_BL.shape[0], share)
-    base, h_RLd = jax.tree.map(lambda x: jax.lax.stop_gradient(x[::every]), (output.layout, output.hidden_BLd))
-    rows, targets_RL = base.rows, targets_BL[::every]
+    index_R, counts_R = _sampled(targets_BL.shape[0], model.config.model.benefit.share)
+
+    def sampled(tree):
+        return jax.tree.map(lambda x: x[index_R], tree)
+
+    base, h_RLd = jax.lax.stop_gradient(sampled((output.layout, output.hidden_BLd)))
+    rows, targets_RL = base.rows, sampled(targets_BL)
     # Any phase will do, if it is the same wherever the row is computed.
     phase_R = jnp.where(rows.valid_BL, rows.tokens_BL, 0).sum(axis=1) % model.config.model.benefit.horizon
     measured_RL, known_RL = jax.lax.stop_gradient(model.measure(h_RLd, base, targets_RL, phase_R))
+    known_RL &= counts_R[:, None]
     total = {"benefit_count": known_RL.sum(dtype=jnp.float32)}
 
     def add(x_RL):
         return jnp.where(known_RL, x_RL, 0.0).sum()
 
     total |= {"benefit": add(measured_RL), "benefit_squares": add(measured_RL**2)}
-    entropy_RL = jax.lax.stop_gradient(output.entropy_BL[::every])
+    entropy_RL = jax.lax.stop_gradient(sampled(output.entropy_BL))
     predicted, error = {"entropy": entropy_RL}, jnp.float32(0)
     if model.benefit_head is not None:
         n_L = jnp.arange(targets_BL.shape[1], dtype=jnp.int32)
         age_RL = scores.age(n_L - base.patch_start_BL + 1)
-        own_RL = jnp.take_along_axis(output.predicted_BLM[::every], age_RL[..., None], axis=-1)[..., 0]
+        own_RL = jnp.take_along_axis(sampled(output.predicted_BLM), age_RL[..., None], axis=-1)[..., 0]
         error = add((own_RL - measured_RL) ** 2)
         predicted["learned"] = jax.lax.stop_gradient(own_RL)
     if model.dependence is not None:
@@ -149,8 +154,12 @@ def correlation(sums: dict[str, float], name: str) -> float:
     return covariance / (variances[0] * variances[1]) ** 0.5 if min(variances) > 0 else float("nan")
 
 
-def _stride(rows: int, share: float) -> int:
-    """Every how manieth row is measured: at least the share, and as many on each device."""
-    on_device = rows // mesh_lib.row_shares(sharding.spread_mesh())
-    most = max(int(1 / share), 1)
-    return max(n for n in range(1, min(most, on_device) + 1) if on_device % n == 0)
+def _sampled(rows: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows are measured: every n-th, the same on every mesh; and, to fill up the devices, some that do not count.
+
+    Returns:
+      index int [R]; counts bool [R].
+    """
+    index = np.arange(0, rows, max(int(1 / share), 1))
+    missing = -len(index) % mesh_lib.row_shares(sharding.spread_mesh())
+    return np.pad(index, (0, missing)), np.arange(len(index) + missing) < len(index)
