@@ -22,7 +22,7 @@ from scratchpatch.patching.scores import Signals
 SCORED = ("entropy", "entropy_jump", "score", "learned", "oracle")
 # As `oracle`, of the next byte alone.
 NEXT = "oracle_next"
-KINDS = ("none", "every", *SCORED, NEXT, "stride", "whitespace", "random")
+KINDS = ("none", "every", *SCORED, NEXT, "stride", "whitespace", "random", "marks")
 # Rows of one call.
 _ROWS = 64
 
@@ -110,7 +110,7 @@ class Measured:
             threshold = np.sort(score_RL[self.eligible_RL])[-wanted - 1]
             return self.eligible_RL & (score_RL > threshold)
         fields = {"trigger.kind": kind, "trigger.rate": RATE * 16 / 15, "trigger.stride": 4, "trigger.capacity": 0.0}
-        if kind == "whitespace":
+        if kind in ("whitespace", "marks"):
             fields["trigger.capacity"] = RATE
         config = config_lib.from_flat(config_lib.flat(self.config) | fields)
         rows = pack(jnp.asarray(self.tokens_RM[:, :-1]), config_lib.vocabulary(config))

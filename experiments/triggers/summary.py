@@ -24,6 +24,7 @@ NAMES = {
     "stride": "stride 4",
     "whitespace": "whitespace",
     "random": "random",
+    "marks": "marks (after `=`, `# `, `>>`)",
 }
 # The weights on which triggers are compared: those that saw scratchpads anywhere.
 NEUTRAL = "random"
@@ -67,7 +68,7 @@ def page(study: Study) -> str:
         "and code, in windows of 512 bytes without overlap; `computed` are the bytes of gsm8k's held-out problems that "
         "follow from others: results of `<<48/2=24>>`, and answers after `####`. Mean over seeds, ± half the spread; "
         "differences below 0.01 BPB, or of differing sign between seeds, are not called results. The rate is 3/16 "
-        "scratchpads per byte but for none and every.",
+        "scratchpads per byte but for none and every; marks fire where there are some.",
         "",
         "Everything here is written by `.venv/bin/python -m experiments.triggers.run`.",
         "",
