@@ -65,8 +65,8 @@ def flags(
     return parsed
 
 
-def run(jobs: Sequence[Job], workers: int, label: str) -> None:
-    """Run the jobs that have no result yet, in this order.
+def run(jobs: Sequence[Job], workers: int, label: str, pinned: bool = True) -> None:
+    """Run the jobs that have no result yet, in this order; pinned: each on a core of its own.
 
     Raises:
       RuntimeError: one failed; names its log.
@@ -74,7 +74,7 @@ def run(jobs: Sequence[Job], workers: int, label: str) -> None:
     missing = [job for job in jobs if not job.result.exists()]
     cores = queue.Queue()
     for core in range(workers):
-        cores.put(core % os.cpu_count())
+        cores.put(core % os.cpu_count() if pinned else None)
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
         Progress(total=len(jobs), first=len(jobs) - len(missing), label=label, unit="runs") as progress,
@@ -90,7 +90,7 @@ def _run_one(job: Job, cores: queue.Queue) -> str:
     try:
         with (job.folder / "log").open("a") as log:
             process = subprocess.Popen([sys.executable, "-m", job.module, *job.arguments], stdout=log, stderr=log)
-            if hasattr(os, "sched_setaffinity"):
+            if core is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, {core})
             if process.wait():
                 raise RuntimeError(f"{job.name} failed: see {job.folder / 'log'}")

@@ -27,17 +27,16 @@ KINDS = ("none", "every", *SCORED, NEXT, "stride", "whitespace", "random", "mark
 _ROWS = 64
 
 
-class Measured:
-    """A model's answers about some rows of text."""
+class Programs:
+    """Compiled once for all weights of a config.
 
-    def __init__(self, config, weights, tokens_RM: np.ndarray):
-        self.config, self.weights = config, weights
-        self.definition = weights_lib.abstract(config)[0]
-        self.chunks = [tokens_RM[i : i + _ROWS] for i in range(0, len(tokens_RM), _ROWS)]
-        self.tokens_RM = tokens_RM
-        self._signals, self._nats = jax.jit(self._read), jax.jit(self._score)
-        signals = [jax.device_get(self._signals(weights, chunk)) for chunk in self.chunks]
-        self.signals = {name: np.concatenate([part[name] for part in signals]) for name in signals[0]}
+    read: (weights, tokens_RM) -> what decisions read, arrays by name.
+    score: (weights, tokens_RM, scratchpad_RL) -> nats of each target, and whether it was the likeliest.
+    """
+
+    def __init__(self, config):
+        self.config, self.definition = config, weights_lib.abstract(config)[0]
+        self.read, self.score = jax.jit(self._read), jax.jit(self._score)
 
     @precision.of_config
     def _read(self, weights, tokens_RM):
@@ -75,6 +74,15 @@ class Measured:
         h_RLd, decided = output.hidden_BLd, dataclasses.replace(base, scratchpad_BL=scratchpad_RL, slots=given)
         logits_RLV = model.decoder(h_RLd, model.trunk(model.pooling(h_RLd, decided), decided), decided)
         return heads.nats(logits_RLV, targets_RL, base.rows.vocabulary), logits_RLV.argmax(-1) == targets_RL
+
+class Measured:
+    """A model's answers about some rows of text."""
+
+    def __init__(self, config, weights, tokens_RM: np.ndarray, programs: Programs):
+        self.config, self.weights, self.programs, self.tokens_RM = config, weights, programs, tokens_RM
+        self.chunks = [tokens_RM[i : i + _ROWS] for i in range(0, len(tokens_RM), _ROWS)]
+        signals = [jax.device_get(programs.read(weights, chunk)) for chunk in self.chunks]
+        self.signals = {name: np.concatenate([part[name] for part in signals]) for name in signals[0]}
 
     @functools.cached_property
     def eligible_RL(self) -> np.ndarray:
@@ -122,7 +130,7 @@ class Measured:
         parts, at = [], 0
         for chunk in self.chunks:
             some = scratchpad_RL[at : at + len(chunk)]
-            parts.append(jax.device_get(self._nats(self.weights, chunk, some)))
+            parts.append(jax.device_get(self.programs.score(self.weights, chunk, some)))
             at += len(chunk)
         return tuple(np.concatenate([part[i] for part in parts]) for i in range(2))
 

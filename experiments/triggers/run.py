@@ -17,7 +17,8 @@ _FLAGS = {
     "batch_rows": (32, "rows of 512 bytes in a step"),
     "slice_bytes": (4_000_000, "training bytes of each corpus"),
     "dtype": ("float32", "training.dtype"),
-    "limit": (0, "seconds after its start at which a run stops training and is measured as it is; 0: never"),
+    "limit": (0, "seconds after which a seed stops training and is measured as it is; 0: never"),
+    "pinned": (1, "each run on a core of its own; 0: where a GPU does the work"),
 }
 
 
@@ -32,13 +33,14 @@ def main() -> int:
     results = flags.output.resolve() / "results.jsonl"
     numbers = flags.steps, flags.batch_rows, flags.eval_bytes // (3 * 512), flags.limit
     sizes = [str(number) for number in numbers]
+    seeds = ",".join(map(str, flags.seeds))
     runs = []
-    for seed in flags.seeds:
-        for variant in VARIANTS:
-            folder = flags.workdir / f"{variant}-{seed}"
-            arguments = [variant, str(seed), str(folder), str(text), str(results), *sizes, flags.dtype]
-            runs.append(jobs.Job(f"{variant}, seed {seed}", folder, "experiments.triggers.worker", arguments))
-    jobs.run(runs, flags.workers, "triggers")
+    for variant in VARIANTS:
+        folder = flags.workdir / variant
+        # All seeds of a variant, one after the other: they share their compiled programs.
+        arguments = [variant, seeds, str(folder), str(text), str(results), *sizes, flags.dtype]
+        runs.append(jobs.Job(variant, folder, "experiments.triggers.worker", arguments))
+    jobs.run(runs, flags.workers, "triggers", bool(flags.pinned))
     summary.write(flags.output, results)
     print(flags.output / "README.md")
     return 0

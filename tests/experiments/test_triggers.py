@@ -8,7 +8,7 @@ import pytest
 
 from experiments.triggers import summary, texts
 from experiments.triggers.config import RATE, VARIANTS, get_config
-from experiments.triggers.measure import KINDS, Measured
+from experiments.triggers.measure import KINDS, Measured, Programs
 from scratchpatch import config as config_lib
 from tests import tiny
 from tests.tiny import BOS, PAD
@@ -56,7 +56,7 @@ def test_every_trigger_is_measured_on_one_model():
     fields |= {"model.trunk.layers": 1, "patching.patch_bytes": 9}
     config = tiny.config(fields)
     weights, tokens_RM = tiny.weights(config), tiny.batch(rows=4)
-    measured = Measured(config, weights, tokens_RM)
+    measured = Measured(config, weights, tokens_RM, Programs(config))
     corpora_R, computed_RL = np.repeat(["books", "code"], 2), np.zeros((4, tiny.WINDOW), bool)
     computed_RL[:, 5:9] = True
     found = {kind: measured.numbers(measured.scratchpads(kind), corpora_R, computed_RL) for kind in KINDS}
