@@ -38,7 +38,11 @@ class Field:
 
 ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
 PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
-TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every")
+# What a scratchpad is thought to save: guessed by a table or a head, or measured on the bytes that follow.
+BENEFIT_TRIGGERS = ("score", "learned", "oracle")
+TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every", *BENEFIT_TRIGGERS)
+# Kinds of either that hold a score against a threshold.
+SCORED = (*ENTROPY_PATCHIFIERS, *BENEFIT_TRIGGERS)
 POOLINGS = ("mean", "cross_attention", "last", "max_query")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
@@ -199,6 +203,14 @@ FIELDS = (
     Field("model.entropy_model.ffn_multiplier", 8 / 3, "", _between(0.25, 16), "As model.ffn_multiplier."),
     Field("model.entropy_model.rope_theta", 10000.0, "", _between(1.0, 1e12), "As model.rope_theta."),
     Field("model.entropy_model.norm_eps", 1e-6, "", _between(0.0, 1.0), "As model.norm_eps."),
+    Field("model.benefit.width", 0, "", _between(0, 1 << 16), "Hidden width of a head that learns, while the model "
+        "trains, what a scratchpad at each byte would save (trigger.kind = learned); 0: none."),
+    Field("model.benefit.table", False, "", _ANY,
+        "Learn, while the model trains, what a fresh context saves after each pair of bytes (trigger.kind = score)."),
+    Field("model.benefit.horizon", 4, "bytes", _between(1, 256),
+        "Bytes after a scratchpad over which what it saves is counted, at most to the patch's end."),
+    Field("model.benefit.share", 0.125, "", _between(1 / 1024, 1.0), "Share of the rows on which it is measured, by "
+        "two forward passes more; at least one row of a part."),
     Field("model.pooling.kind", "cross_attention", "", _one_of(*POOLINGS),
         "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query "
         "(several queries from the maximum; BLT)."),
@@ -237,9 +249,14 @@ FIELDS = (
     Field("patching.max_patch_bytes", 64, "bytes", _BYTES,
         "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads."),
     Field("patching.capacity", 0.0, "commits/byte", _SHARE, "Budget of commits; 0: what the kind needs."),
+    Field("patching.whole_characters", False, "", _ANY, "Patches end where a UTF-8 character is complete alone: an end "
+        "that is asked for inside one waits for its last byte."),
     Field("trigger.kind", "entropy", "", _one_of(*TRIGGERS), "Where scratchpads refresh the context inside a patch."),
-    Field("trigger.threshold", 1.5, "nats", _THRESHOLD,
-        "A scratchpad fires where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts."),
+    Field("trigger.threshold", 1.5, "nats", _THRESHOLD, "A scratchpad fires where the entropy (or its jump) exceeds "
+        "this; under score and learned exp(x / 2), x being deviations above the mean, and under oracle nats; with "
+        "gain > 0, where the controller starts."),
+    Field("trigger.dependence", 1.0, "", _between(-1e3, 1e3), "Under score, the weight of the table's benefit beside "
+        "the entropy, both in deviations from their means."),
     Field("trigger.stride", 4, "bytes", _BYTES, "Bytes of the open patch between scratchpads of the stride trigger."),
     Field("trigger.marks", ("=", "# ", ">>"), "", _marks, "Strings of at most 3 bytes after which the marks trigger "
         "fires: what announces a value that must be computed or looked up."),
@@ -247,6 +264,8 @@ FIELDS = (
     Field("trigger.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy triggers; 0: a fixed threshold."),
     Field("trigger.capacity", 0.0, "scratchpads/byte", _SHARE, "Budget of scratchpads; 0: what the kind needs."),
+    Field("trigger.whole_characters", False, "", _ANY, "Scratchpads fire where a UTF-8 character is complete alone: "
+        "one that is asked for inside a character waits for its last byte."),
     Field("training.steps", 1000, "steps", _STEPS,
         "Optimizer steps. When a run resumes, they may change; a finished run goes on with more.", later=True),
     Field("training.batch_rows", 8, "rows", _ROWS, "Rows of one optimizer step, over all devices."),

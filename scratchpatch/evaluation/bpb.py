@@ -84,7 +84,8 @@ def measure(
 
     bpb counts raw bytes; end_of_document_nats is the mean over ends of documents that another document follows. Rates
     are per position (bytes and BOS), since the trunk runs at a BOS too. flops_per_byte is that of documents as long as
-    the config's window (`flops.expected`). A model without a trunk has no lag, and its bpb_by_offset is empty.
+    the config's window (`flops.expected`). A model without a trunk has no lag, and its bpb_by_offset is empty. Where
+    causal is False, scratchpads stand where the bytes that follow say, and the numbers are those of no model.
     """
     streams, began = list(streams), time.monotonic()
     vocabulary = config_lib.vocabulary(lm.config)
@@ -123,4 +124,5 @@ def measure(
         "compressed_bytes": compressed_bytes,
         "seconds": time.monotonic() - began,
         "step": lm.step,
+        "causal": config_lib.is_causal(lm.config),
     }

@@ -45,6 +45,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
             return train(config, workdir, began, notices)
     began = time.monotonic() if began is None else began
     config_lib.check(config)
+    config_lib.require_causal(config, "train a model")
     config = anchored(config)
     tasks = TrainingTasks(config)
     # Before anything is written: what differs would show as a hang, or as other losses.

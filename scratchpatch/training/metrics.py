@@ -21,6 +21,7 @@ from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
 from scratchpatch.files import open_regular, replace_text
 from scratchpatch.json_files import Count, Malformed, parse, plain
+from scratchpatch.model import benefit
 from scratchpatch.training.appended import Appended
 from scratchpatch.training.tensorboard import EventFiles
 
@@ -179,8 +180,9 @@ class Measures:
 
     def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
         """What the step with this index, which took so long, measured. end_of_document_nats: mean over ends, NaN where
-        no document ends. Rates are per position, suppressed ones counts. flops_per_second counts useful FLOPs; mfu is
-        its share of the chips' dense bf16 peak.
+        no document ends. scratchpad_benefit_nats: the mean that a scratchpad would save; benefit_correlation_*: of what
+        predicts it with what was measured. Rates are per position, suppressed ones counts. flops_per_second counts
+        useful FLOPs; mfu is its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:
@@ -199,6 +201,11 @@ class Measures:
                 "trunk_calls_per_byte": commits + scratchpads, "scratchpads_per_byte": scratchpads,
                 "bytes_per_patch": 1 / commits if commits else math.inf, **{name: sums[name] for name in copied},
             }
+        if "benefit_count" in sums:
+            values["scratchpad_benefit_nats"] = sums["benefit"] / max(sums["benefit_count"], 1.0)
+            for name in benefit.PREDICTORS:
+                if f"{name}_sum" in sums:
+                    values[f"benefit_correlation_{name}"] = benefit.correlation(sums, name)
         if "head_nats" in sums:
             values["head_bpb"] = bits(sums["head_nats"])
         if seconds:
