@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import corpora
 from scratchpatch.errors import UserError
@@ -31,7 +32,9 @@ class Job:
         return self.folder / "result.json"
 
 
-def flags(name: str, description: str, page: Path) -> argparse.Namespace:
+def flags(
+    name: str, description: str, page: Path, steps: int = 1000, extra: dict[str, tuple[Any, str]] | None = None
+) -> argparse.Namespace:
     """The flags of a study, which goes on in the repository's folder. It reads the corpora: without them the program
     ends here, with one line and exit code 1.
 
@@ -39,11 +42,15 @@ def flags(name: str, description: str, page: Path) -> argparse.Namespace:
       name: of the study; its runs are in runs/NAME by default.
       description: the study's docstring.
       page: default folder of the page that it writes.
+      steps: default number of training steps.
+      extra: flags of this study alone, by name: their default, and what they mean.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1", help="seeds, each a pair of initialisation and data order")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps of 1024 bytes")
+    parser.add_argument("--steps", type=int, default=steps, help="training steps")
     parser.add_argument("--eval_bytes", type=int, default=150_000, help="validation bytes of a run")
+    for flag, (default, meaning) in (extra or {}).items():
+        parser.add_argument(f"--{flag}", type=type(default), default=default, help=meaning)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one core each")
     runs = Path("runs", name)
     parser.add_argument("--workdir", type=Path, default=runs, help="folder of the runs, in the repository")
@@ -58,8 +65,8 @@ def flags(name: str, description: str, page: Path) -> argparse.Namespace:
     return parsed
 
 
-def run(jobs: Sequence[Job], workers: int, label: str) -> None:
-    """Run the jobs that have no result yet, in this order.
+def run(jobs: Sequence[Job], workers: int, label: str, pinned: bool = True) -> None:
+    """Run the jobs that have no result yet, in this order; pinned: each on a core of its own.
 
     Raises:
       RuntimeError: one failed; names its log.
@@ -67,7 +74,7 @@ def run(jobs: Sequence[Job], workers: int, label: str) -> None:
     missing = [job for job in jobs if not job.result.exists()]
     cores = queue.Queue()
     for core in range(workers):
-        cores.put(core % os.cpu_count())
+        cores.put(core % os.cpu_count() if pinned else None)
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
         Progress(total=len(jobs), first=len(jobs) - len(missing), label=label, unit="runs") as progress,
@@ -83,7 +90,7 @@ def _run_one(job: Job, cores: queue.Queue) -> str:
     try:
         with (job.folder / "log").open("a") as log:
             process = subprocess.Popen([sys.executable, "-m", job.module, *job.arguments], stdout=log, stderr=log)
-            if hasattr(os, "sched_setaffinity"):
+            if core is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, {core})
             if process.wait():
                 raise RuntimeError(f"{job.name} failed: see {job.folder / 'log'}")

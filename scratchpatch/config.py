@@ -14,11 +14,13 @@ from typing import Any, NotRequired, TypedDict
 import ml_collections
 
 from scratchpatch import json_files, output, schema
-from scratchpatch.config_fields import BY_NAME, ENTROPY_PATCHIFIERS, FIELDS
+from scratchpatch.config_fields import BY_NAME, ENTROPY_PATCHIFIERS, FIELDS, SCORED
 from scratchpatch.errors import UserError
 from scratchpatch.vocabulary import BYTES, Vocabulary
 
 _MOST_STEP_BYTES = 1 << 31
+# Bytes of a UTF-8 character at most.
+LONGEST_CHARACTER = 4
 
 
 class Document(TypedDict):
@@ -164,11 +166,18 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{needs}: gradients of float32 activations are float32"
     for section in ("patching", "trigger"):
         s = config[section]
-        if s.kind in ENTROPY_PATCHIFIERS and s.gain > 0 and s.threshold <= 0:
+        if s.kind in SCORED and s.gain > 0 and s.threshold <= 0:
             yield f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)"
     if model.entropy_head.weight == 0 and model.entropy_model.layers == 0 and reads_entropy(config):
         missing = "leaves no entropy head, which the patchifier or trigger reads"
         yield f"model.entropy_head.weight = 0 {missing}: raise it, or name a model.entropy_model"
+    learns = model.benefit.width > 0 or model.benefit.table
+    if learns and model.entropy_head.weight == 0 and model.entropy_model.layers == 0 and not reads_entropy(config):
+        yield "model.benefit reads entropies, and model.entropy_head.weight = 0 leaves none: raise it"
+    if config.trigger.kind == "learned" and not model.benefit.width:
+        yield "trigger.kind = 'learned' reads a head that this model lacks: set model.benefit.width, such as 32"
+    if config.trigger.kind == "score" and not model.benefit.table:
+        yield "trigger.kind = 'score' reads a table that this model lacks: set model.benefit.table = True"
     if config.data.entropies and model.entropy_model.layers == 0:
         reads = "data.entropies = True reads what a separate entropy model computed"
         yield f"{reads}: name a model.entropy_model, or set it to False"
@@ -195,6 +204,8 @@ def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]
         yield f"{without} has no use for an entropy head: set model.entropy_head.weight = 0"
     if config.model.entropy_model.layers > 0:
         yield f"{without} makes no decisions that an entropy model could serve: set model.entropy_model.layers = 0"
+    if config.model.benefit.width > 0 or config.model.benefit.table:
+        yield f"{without} has no scratchpads whose benefit could be learnt: set model.benefit.width = 0, table = False"
     if config.model.decoder.injection != "add":
         yield f"{without} gives the decoder no context to attend to: set model.decoder.injection = 'add'"
 
@@ -209,7 +220,20 @@ def reads_entropy(config: ml_collections.ConfigDict) -> bool:
     if config.model.trunk.kind == "none":
         return False
     patches, scratchpads = config.patching.kind, config.trigger.kind
-    return patches in ENTROPY_PATCHIFIERS or patches != "byte" and scratchpads in ENTROPY_PATCHIFIERS
+    readers = (*ENTROPY_PATCHIFIERS, "score", "learned")
+    return patches in ENTROPY_PATCHIFIERS or patches != "byte" and scratchpads in readers
+
+
+def is_causal(config: ml_collections.ConfigDict) -> bool:
+    """Whether decisions depend on bytes read alone."""
+    return config.trigger.kind != "oracle"
+
+
+def require_causal(config: ml_collections.ConfigDict, doing: str) -> None:
+    """Raise UserError where decisions read the future; `doing`: what cannot be done then, such as 'train'."""
+    if not is_causal(config):
+        fix = "use 'learned' or 'entropy', and --override trigger.kind=oracle in eval alone"
+        raise UserError(f"trigger.kind = 'oracle' reads the bytes that follow, so it cannot {doing}: {fix}")
 
 
 def entropy_model(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -226,10 +250,9 @@ def entropy_model(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 
 def patch_limit(config: ml_collections.ConfigDict) -> int:
     """Bytes of a patch that pooling reads: its length, or the last so many of a longer one."""
-    kind = config.patching.kind
-    if kind == "byte":
-        return 1
-    return config.patching.patch_bytes if kind == "fixed" else config.patching.max_patch_bytes
+    patching = config.patching
+    limit = {"byte": 1, "fixed": patching.patch_bytes}.get(patching.kind, patching.max_patch_bytes)
+    return limit + (LONGEST_CHARACTER - 1 if patching.whole_characters else 0)
 
 
 def commit_capacity(config: ml_collections.ConfigDict) -> Fraction:

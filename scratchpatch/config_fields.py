@@ -38,7 +38,11 @@ class Field:
 
 ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
 PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
-TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every")
+# What a scratchpad is thought to save: guessed by a table or a head, or measured on the bytes that follow.
+BENEFIT_TRIGGERS = ("score", "learned", "oracle")
+TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every", *BENEFIT_TRIGGERS)
+# Kinds of either that hold a score against a threshold.
+SCORED = (*ENTROPY_PATCHIFIERS, *BENEFIT_TRIGGERS)
 POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
@@ -98,6 +102,17 @@ def _marks(value: tuple) -> str | None:
     for mark in value:
         if not isinstance(mark, str) or not 1 <= len(mark.encode(errors="surrogateescape")) <= LONGEST_MARK:
             return f"holds {output.short_repr(mark)}: wanted a string of 1 to {LONGEST_MARK} bytes"
+    return None
+
+
+def _texts(value: tuple) -> str | None:
+    if len(value) > _MOST_SOURCES:
+        return f"holds {len(value)} texts: at most {_MOST_SOURCES}"
+    for text in value:
+        if not isinstance(text, str):
+            return f"holds {output.short_repr(text)}: wanted texts, such as ('bpb:books/*.txt',)"
+        if problem := _path(text):
+            return f"holds {output.short_repr(text)}, which {problem}"
     return None
 
 
@@ -188,6 +203,14 @@ FIELDS = (
     Field("model.entropy_model.ffn_multiplier", 8 / 3, "", _between(0.25, 16), "As model.ffn_multiplier."),
     Field("model.entropy_model.rope_theta", 10000.0, "", _between(1.0, 1e12), "As model.rope_theta."),
     Field("model.entropy_model.norm_eps", 1e-6, "", _between(0.0, 1.0), "As model.norm_eps."),
+    Field("model.benefit.width", 0, "", _between(0, 1 << 16), "Hidden width of a head that learns, while the model "
+        "trains, what a scratchpad at each byte would save (trigger.kind = learned); 0: none."),
+    Field("model.benefit.table", False, "", _ANY,
+        "Learn, while the model trains, what a fresh context saves after each pair of bytes (trigger.kind = score)."),
+    Field("model.benefit.horizon", 4, "bytes", _between(1, 256),
+        "Bytes after a scratchpad over which what it saves is counted, at most to the patch's end."),
+    Field("model.benefit.share", 0.125, "", _between(1 / 1024, 1.0), "Share of the rows on which it is measured, by "
+        "two forward passes more; at least one row of a part."),
     Field("model.pooling.kind", "cross_attention", "", _one_of(*POOLINGS),
         "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query "
         "(several queries from the maximum; BLT), concat (one behind the other; MegaByte; its matrix grows with the "
@@ -227,9 +250,14 @@ FIELDS = (
     Field("patching.max_patch_bytes", 64, "bytes", _BYTES,
         "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads."),
     Field("patching.capacity", 0.0, "commits/byte", _SHARE, "Budget of commits; 0: what the kind needs."),
+    Field("patching.whole_characters", False, "", _ANY, "Patches end where a UTF-8 character is complete alone: an end "
+        "that is asked for inside one waits for its last byte."),
     Field("trigger.kind", "entropy", "", _one_of(*TRIGGERS), "Where scratchpads refresh the context inside a patch."),
-    Field("trigger.threshold", 1.5, "nats", _THRESHOLD,
-        "A scratchpad fires where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts."),
+    Field("trigger.threshold", 1.5, "nats", _THRESHOLD, "A scratchpad fires where the entropy (or its jump) exceeds "
+        "this; under score and learned exp(x / 2), x being deviations above the mean, and under oracle nats; with "
+        "gain > 0, where the controller starts."),
+    Field("trigger.dependence", 1.0, "", _between(-1e3, 1e3), "Under score, the weight of the table's benefit beside "
+        "the entropy, both in deviations from their means."),
     Field("trigger.stride", 4, "bytes", _BYTES, "Bytes of the open patch between scratchpads of the stride trigger."),
     Field("trigger.marks", ("=", "# ", ">>"), "", _marks, "Strings of at most 3 bytes after which the marks trigger "
         "fires: what announces a value that must be computed or looked up."),
@@ -237,6 +265,8 @@ FIELDS = (
     Field("trigger.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy triggers; 0: a fixed threshold."),
     Field("trigger.capacity", 0.0, "scratchpads/byte", _SHARE, "Budget of scratchpads; 0: what the kind needs."),
+    Field("trigger.whole_characters", False, "", _ANY, "Scratchpads fire where a UTF-8 character is complete alone: "
+        "one that is asked for inside a character waits for its last byte."),
     Field("training.steps", 1000, "steps", _STEPS,
         "Optimizer steps. When a run resumes, they may change; a finished run goes on with more.", later=True),
     Field("training.batch_rows", 8, "rows", _ROWS, "Rows of one optimizer step, over all devices."),
@@ -289,6 +319,15 @@ FIELDS = (
     Field("optimizer.weight_decay", 0.1, "", _between(0.0, 1e2),
         "Decay of matrices; norms and embeddings have none.", later=True),
     Field("optimizer.clip_norm", 1.0, "", _between(0.0, 1e9), "Largest global gradient norm; 0: no limit.", later=True),
+    Field("evaluation.tasks", (), "", _texts, "Tasks that are measured while training goes on, NAME[:SOURCE] each, as "
+        "--task of eval has them; `scratchpatch eval --task=list` tells which there are. One that fails is reported "
+        "once, and left out.", free=True),
+    Field("evaluation.options", (), "", _texts,
+        "Options of these tasks, NAME.FIELD=VALUE each, as --option of eval has them.", free=True),
+    Field("evaluation.every", 0, "steps", _STEPS,
+        "Steps between measurements of the tasks, the last step always among them; 0: never.", free=True),
+    Field("evaluation.limit", 200, "items", _STEPS,
+        "The most items of each task, evenly spaced over all that it has; 0: all.", free=True),
     Field("kernels.staircase", "auto", "", _one_of(*BACKENDS), "What computes the trunk's attention: auto (by "
         "platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU).", free=True),
     Field("kernels.window", "auto", "", _one_of(*BACKENDS),

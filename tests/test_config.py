@@ -324,6 +324,34 @@ def test_what_has_no_part_in_a_model_is_refused():
         config.check(changed(**TRUNKLESS, model__entropy_model__layers=2))
 
 
+def test_triggers_that_read_benefits_need_what_they_read():
+    with pytest.raises(UserError, match="'learned' reads a head that this model lacks: set model.benefit.width"):
+        config.check(changed(trigger__kind="learned"))
+    with pytest.raises(UserError, match="'score' reads a table that this model lacks: set model.benefit.table = True"):
+        config.check(changed(trigger__kind="score"))
+    for kind in ("score", "learned"):
+        c = changed(trigger__kind=kind, model__benefit__width=4, model__benefit__table=True)
+        config.check(c)
+        assert config.reads_entropy(c) and config.is_causal(c)
+        config.require_causal(c, "train a model")
+    with pytest.raises(UserError, match="model.benefit reads entropies, and model.entropy_head.weight = 0 leaves none"):
+        config.check(changed(model__benefit__width=4, trigger__kind="stride", model__entropy_head__weight=0.0))
+    with pytest.raises(UserError, match="no scratchpads whose benefit could be learnt"):
+        config.check(changed(**TRUNKLESS, model__benefit__table=True))
+    oracle = changed(trigger__kind="oracle")
+    config.check(oracle)
+    with pytest.raises(UserError, match="'oracle' reads the bytes that follow, so it cannot train a model: use 'lea"):
+        config.require_causal(oracle, "train a model")
+
+
+def test_patches_of_whole_characters_are_longer_by_three_bytes_at_most():
+    for kind, limit in (("byte", 1), ("fixed", 16), ("whitespace", 64)):
+        c = changed(patching__kind=kind)
+        assert config.patch_limit(c) == limit
+        c.patching.whole_characters = True
+        assert config.patch_limit(c) == limit + 3
+
+
 def test_who_reads_entropies_and_whose():
     stride = changed(trigger__kind="stride", model__entropy_head__weight=0.0)
     config.check(stride)

@@ -13,9 +13,10 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.model import loss as loss_lib, weights as weights_lib
+from scratchpatch.model.predictors import PAIRS
 from scratchpatch.patching import layout
 from scratchpatch.patching.rows import Rows, pack as pack_rows
-from scratchpatch.patching.scores import Signals
+from scratchpatch.patching.scores import AGES, Signals
 from scratchpatch.vocabulary import BYTES
 
 WINDOW = 72
@@ -49,8 +50,10 @@ FIELDS = {
 
 def config(fields=None):
     """A checked tiny config; `fields` maps dotted names to values."""
-    made = config_lib.default()
-    for name, value in {**FIELDS, **(fields or {})}.items():
+    made, fields = config_lib.default(), fields or {}
+    # What a trigger reads, a model must have.
+    needs = {"learned": {"model.benefit.width": 8}, "score": {"model.benefit.table": True}}
+    for name, value in {**FIELDS, **needs.get(fields.get("trigger.kind"), {}), **fields}.items():
         config_lib.set_field(made, name, value)
     config_lib.check(made)
     return made
@@ -133,6 +136,15 @@ def _weights(key: str):
     start = layout.initial_thresholds(made)
     if weights["thresholds"]:
         drawn["thresholds"] = {"patching_threshold": start.patching, "trigger_threshold": start.trigger}
+    if "statistics" in weights:
+        # Of a hundred measurements: means of 0 and 2, deviations of 1; of the pairs each a few.
+        drawn["statistics"] = jax.tree.map(lambda x: jnp.array([100.0, 0, 100], jnp.float32), weights["statistics"])
+        if "dependence" in drawn["statistics"]:
+            rng = np.random.default_rng(5)
+            count_K = rng.integers(0, 40, PAIRS).astype(np.float32)
+            nats_K = count_K * rng.normal(0.1, 0.2, PAIRS).astype(np.float32)
+            entropy = jnp.array([100.0, 200, 500], jnp.float32)
+            drawn["statistics"]["dependence"] = {"count": count_K, "nats": nats_K, "entropy": entropy}
     return drawn
 
 
@@ -165,10 +177,15 @@ def rows(tokens_BL) -> Rows:
     return pack_rows(jnp.asarray(tokens_BL), BYTES)
 
 
+def benefits(entropy_BL) -> jax.Array:
+    """Benefits that are made up from entropies, another one for each age of the context: float32 [B, L, M]."""
+    return (jnp.asarray(entropy_BL)[..., None] - 2) * (1 + jnp.arange(AGES, dtype=jnp.float32) / 8)
+
+
 def decide(made, tokens_BL, entropy_BL, **thresholds) -> layout.Layout:
     """The layout of a batch at the config's thresholds, or at others."""
     start = layout.initial_thresholds(made)
     patching = jnp.float32(thresholds.get("patching", start.patching))
     trigger = jnp.float32(thresholds.get("trigger", start.trigger))
-    signals = Signals(jnp.asarray(entropy_BL))
+    signals = Signals(jnp.asarray(entropy_BL), benefits(entropy_BL))
     return layout.decide(made, rows(tokens_BL), signals, layout.Thresholds(patching, trigger))

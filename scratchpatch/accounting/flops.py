@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from scratchpatch import config as config_lib
 from scratchpatch.kernels import attention
+from scratchpatch.model import predictors
 from scratchpatch.model.layers import ffn_width
+from scratchpatch.patching.scores import AGES
 
-TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "pooling", "trunk", "decoder")
+TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "benefit head", "pooling", "trunk", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ def trained(config, sums: dict[str, float]) -> float:
 
 
 def inference(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
-    """Useful forward FLOPs per byte by tier at inference: of entropies, those that decisions read."""
+    """Useful forward FLOPs per byte by tier at inference: of entropies and benefits, those that decisions read."""
     tiers = useful(config, commits_per_byte, scratchpads_per_byte, window)
     reads_entropy = config_lib.reads_entropy(config)
     # Decisions read the entropy model's entropies where there is one.
@@ -49,12 +51,15 @@ def inference(config, commits_per_byte: float, scratchpads_per_byte: float, wind
         tiers.pop("entropy head", None)
     if not reads_entropy:
         tiers.pop("entropy model", None)
+    if config.trigger.kind != "learned":
+        tiers.pop("benefit head", None)
     return tiers
 
 
 def training(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
     """Useful FLOPs per byte by tier of a train step: three forward passes' worth, recomputation not counted. The
-    entropy model is frozen: one forward pass, where decisions read it and its entropies are not stored already.
+    entropy model is frozen: one forward pass, where decisions read it and its entropies are not stored already. The
+    passes that measure what scratchpads save are not counted: they teach the benefit head, and serve nothing else.
     """
     return _of_training(config, useful(config, commits_per_byte, scratchpads_per_byte, window))
 
@@ -120,6 +125,8 @@ def _forward(config, work: Work) -> dict[str, float]:
     if e.layers > 0:
         entropy_layers = e.layers * _layer(e.d_byte, e.d_byte, e.ffn_multiplier, work.entropy_keys)
         tiers["entropy model"] = entropy_layers + 2 * e.d_byte * rows
+    if m.benefit.width > 0:
+        tiers["benefit head"] = 2 * m.benefit.width * (d + predictors.EXTRA + AGES)
     tiers["pooling"] = _pooling(config, slots, work.pool_keys)
     kv_width = big * (m.trunk.kv_heads or m.trunk.heads) // m.trunk.heads
     tiers["trunk"] = slots * m.trunk.layers * _layer(big, kv_width, m.ffn_multiplier, work.trunk_keys)

@@ -23,7 +23,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.kernels import attention
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
-from scratchpatch.patching import controller
+from scratchpatch.patching import controller, scores as scores_lib
 
 STAGES = ("encoder", "entropy head", "entropy model", "patchifier", "trigger", "pooling", "trunk", "decoder")
 # Those that gradients pass through, and those of them whose states are the slots'.
@@ -90,6 +90,7 @@ def audit(config, weights, seed: int = 0, build: Callable | None = None) -> Audi
     build: weights -> model; the config's own where None (a test plants leaks here). Raises UserError where no change of
     any byte changes any logit, so that nothing can be told.
     """
+    config_lib.require_causal(config, "pass the causality audit")
     build = build or functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
     # Weights may be spread over a mesh; the audited rows are few, and every device computes all of them.
     everywhere = mesh_lib.everywhere(mesh_lib.of(weights))
@@ -165,6 +166,8 @@ def _by_byte(config, output: Output) -> dict[str, list[np.ndarray]]:
         if output.entropy_BL is not None:
             says["entropy model" if config.model.entropy_model.layers else "entropy head"].append(output.entropy_BL)
         says["patchifier"].append(output.layout.commit_BL)
+        if output.benefit_BLM is not None:
+            says["trigger"].append(output.benefit_BLM)
         says["trigger"].append(output.layout.scratchpad_BL)
     return says
 
@@ -208,8 +211,12 @@ class Auditor:
         """
         if not config_lib.reads_entropy(self.config):
             return weights
-        entropy_RL = np.asarray(self.forward(weights, self.tokens).entropy_BL)
+        output = self.forward(weights, self.tokens)
+        entropy_RL = np.asarray(output.entropy_BL)
         scores = {"entropy": entropy_RL, "entropy_and_jump": entropy_RL, "entropy_jump": np.diff(entropy_RL)}
+        if output.benefit_BLM is not None:
+            youngest_RL = scores_lib.benefit(output.benefit_BLM, np.ones(entropy_RL.shape, np.int32))
+            scores[self.config.trigger.kind] = np.asarray(youngest_RL)
         thresholds = dict(weights["thresholds"])
         rates = {"patching": 1 / self.config.patching.patch_bytes, "trigger": self.config.trigger.rate}
         for section, rate in rates.items():

@@ -80,17 +80,18 @@ def measure(
 
     However long the streams are, a few rows of them are in memory at a time. The compressors read the first
     `compressor_bytes` of the streams, the same share of each, or nothing where it is 0; `compressed_bytes` of the
-    result says how many bytes there were.
+    result says how many bytes there were. label: of the progress that is shown; '': none is.
 
     bpb counts raw bytes; end_of_document_nats is the mean over ends of documents that another document follows. Rates
     are per position (bytes and BOS), since the trunk runs at a BOS too. flops_per_byte is that of documents as long as
-    the config's window (`flops.expected`). A model without a trunk has no lag, and its bpb_by_offset is empty.
+    the config's window (`flops.expected`). A model without a trunk has no lag, and its bpb_by_offset is empty. Where
+    causal is False, scratchpads stand where the bytes that follow say, and the numbers are those of no model.
     """
     streams, began = list(streams), time.monotonic()
     vocabulary = config_lib.vocabulary(lm.config)
     total = Tally(vocabulary)
-    size = sum(map(len, streams))
-    with Progress(total=size, label=label, unit="B", shown=processes.is_first()) as progress:
+    size, shown = sum(map(len, streams)), bool(label) and processes.is_first()
+    with Progress(total=size, label=label, unit="B", shown=shown) as progress:
         for stream in streams:
             for part in lm.positions(stream):
                 total.add(part)
@@ -123,4 +124,5 @@ def measure(
         "compressed_bytes": compressed_bytes,
         "seconds": time.monotonic() - began,
         "step": lm.step,
+        "causal": config_lib.is_causal(lm.config),
     }

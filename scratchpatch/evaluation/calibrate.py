@@ -34,8 +34,9 @@ from scratchpatch.patching.rows import pack
 from scratchpatch.patching.scores import Signals
 from scratchpatch.progress import Progress
 
-# Beyond every entropy and jump, in nats: they are at most the logarithm of the vocabulary's size.
-_BEYOND = 100.0
+# Beyond every entropy and jump, in nats, which are at most the logarithm of the vocabulary's size; and beyond every
+# benefit, see `patching.scores.benefit`.
+_BEYOND = 1e14
 # Positions that decisions are made on at once.
 _CHUNK = 1 << 18
 UNITS = {"patching": "bytes per patch", "trigger": "scratchpads per byte"}
@@ -160,7 +161,7 @@ def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) 
         fix = "calibrate a model with a trunk"
         raise UserError(f"model.trunk.kind = 'none' makes neither patches nor scratchpads: {fix}")
     kind = config[section].kind
-    if kind not in config_lib.ENTROPY_PATCHIFIERS:
+    if kind not in config_lib.SCORED:
         raise UserError(f"{section}.kind = {kind!r} has no threshold: {_INSTEAD[section][kind]}")
     if section == "trigger" and config.patching.kind == "byte":
         raise UserError("patching.kind = 'byte' leaves no byte inside a patch where a scratchpad could fire")
@@ -171,12 +172,13 @@ def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) 
 class _Text:
     """Rows that decisions are made on.
 
-    tokens_RL, entropy_RL: see `entropies.Answers`. counts_RL: positions that these rows answer for. is_byte_RL: those
-    of text, neither BOS nor PAD. source, split: where the rows come from.
+    tokens_RL, entropy_RL, benefit_RLM: see `entropies.Answers`. counts_RL: positions that these rows answer for.
+    is_byte_RL: those of text, neither BOS nor PAD. source, split: where the rows come from.
     """
 
     tokens_RL: np.ndarray
     entropy_RL: np.ndarray
+    benefit_RLM: np.ndarray | None
     counts_RL: np.ndarray
     is_byte_RL: np.ndarray
     source: str
@@ -236,6 +238,7 @@ def _sample(entropies: Entropies, config, streams: list[tuple[Any, float]], samp
     return _Text(
         tokens_RL=tokens_RL,
         entropy_RL=np.concatenate([some.entropy_RL for some in rows]),
+        benefit_RLM=None if rows[0].benefit_RLM is None else np.concatenate([some.benefit_RLM for some in rows]),
         counts_RL=counts_RL,
         is_byte_RL=tokens_RL < config_lib.vocabulary(config).bos,
         source=", ".join(dict.fromkeys(stream.spec for stream, _ in streams)),
@@ -250,11 +253,14 @@ def _counter(lm: LanguageModel, section: str, text: _Text) -> Callable[[float], 
     chunks = -(-rows // rows_at_once)
 
     def in_chunks(x_RL: np.ndarray, fill) -> jax.Array:
-        x_RL = np.pad(x_RL, ((0, chunks * rows_at_once - rows), (0, 0)), constant_values=fill)
-        return jnp.asarray(x_RL.reshape(chunks, rows_at_once, length))
+        """Also of arrays [R, L, ...]."""
+        missing = ((0, chunks * rows_at_once - rows), *((0, 0),) * (x_RL.ndim - 1))
+        x_RL = np.pad(x_RL, missing, constant_values=fill)
+        return jnp.asarray(x_RL.reshape(chunks, rows_at_once, *x_RL.shape[1:]))
 
     pad = config_lib.vocabulary(lm.config).pad
-    arrays = in_chunks(text.tokens_RL, pad), in_chunks(text.entropy_RL, 0.0), in_chunks(text.counts_RL, False)
+    signals = Signals(*(None if x is None else in_chunks(x, 0.0) for x in (text.entropy_RL, text.benefit_RLM)))
+    arrays = in_chunks(text.tokens_RL, pad), signals, in_chunks(text.counts_RL, False)
     weights = jax.device_get(lm.weights["thresholds"])
     own = layout.Thresholds(jnp.asarray(weights["patching_threshold"]), jnp.asarray(weights["trigger_threshold"]))
     config = weights_lib.without_thresholds(lm.config)
@@ -268,9 +274,9 @@ def _count(config, section: str, arrays, thresholds: layout.Thresholds):
     """Decisions of the section on chunks of rows [C, R, L], where they count."""
 
     def of_chunk(arrays):
-        tokens_RL, entropy_RL, counts_RL = arrays
+        tokens_RL, signals, counts_RL = arrays
         rows = pack(tokens_RL, config_lib.vocabulary(config))
-        decisions = layout.decide(config, rows, Signals(entropy_RL), thresholds)
+        decisions = layout.decide(config, rows, signals, thresholds)
         return ((decisions.commit_BL if section == "patching" else decisions.scratchpad_BL) & counts_RL).sum()
 
     return jax.lax.map(of_chunk, arrays).sum()

@@ -8,18 +8,13 @@ import numpy as np
 from scratchpatch import config as config_lib
 from scratchpatch.accounting.account import account
 from scratchpatch.checkpoints.run_text import agreed_streams
-from scratchpatch.evaluation import bpb, compressors
+from scratchpatch.evaluation import bpb, compressors, sweep
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.loading import load
 from scratchpatch.inference.windows import Head
 
-# Scratchpad rates of the sweep; the thresholds that give them come from the text's own entropies.
-_SWEEP_RATES = (0.03, 0.06, 0.12, 0.2, 0.3, 0.5)
 _SWEEP_BYTES = 65536
-_SWEEP_NUMBERS = ("bpb", "bytes", "trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte")
 _PASSAGE_BYTES = 1600
-# Thresholds that every entropy, or none, exceeds.
-_ALWAYS, _NEVER = -1.0, 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +59,11 @@ class Evaluation:
         if lm.config.trigger.kind != "none" and lm.config.patching.kind != "byte":
             plain = lm.override({"trigger.kind": "none"})
             without = bpb.measure(plain, self.streams, compressor_bytes=0, label="without scratchpads")
-        sweep = _sweep(lm, self.streams)
+        by_threshold = _sweep(lm, self.streams)
         return {
             "step": lm.step,
             "max_bytes": self.result["max_bytes"],
-            "results": {"validation": self.result, "without_scratchpads": without, "sweep": sweep},
+            "results": {"validation": self.result, "without_scratchpads": without, "sweep": by_threshold},
             "passage": _passage(lm, self.streams[0]),
             "account": account(lm.config),
         }
@@ -115,28 +110,12 @@ def measure(lm: LanguageModel, workdir, asked: Asked, compressor_bytes: int) -> 
 
 
 def _sweep(lm: LanguageModel, streams: list) -> list[dict[str, Any]]:
-    """BPB and cost on the first bytes of the streams, by threshold.
-
-    The model as trained comes first (threshold None). Where a trigger can read entropies, the entropy trigger follows
-    on the same weights, at thresholds that fall from one that lets no scratchpad fire to one that lets all fire.
+    """BPB and cost on the first bytes of the streams, by threshold of the trigger, see `evaluation.sweep`. The model as
+    trained comes first (threshold None).
     """
     beginnings = [Head(stream, _SWEEP_BYTES // len(streams)) for stream in streams]
-
-    def point(threshold: float | None, model: LanguageModel) -> dict[str, Any]:
-        result = bpb.measure(model, beginnings, compressor_bytes=0, label="sweep")
-        return {"threshold": threshold, **{name: result[name] for name in _SWEEP_NUMBERS}}
-
-    model = lm.config.model
-    no_entropies = model.entropy_head.weight == 0 and model.entropy_model.layers == 0
-    if no_entropies or model.trunk.kind == "none" or lm.config.patching.kind == "byte":
-        return [point(None, lm)]
-    entropic = lm.override({"trigger.kind": "entropy", "trigger.threshold": _NEVER})
-    inside_patches = [part.entropy[~part.commit] for head in beginnings for part in entropic.positions(head)]
-    entropy = np.concatenate(inside_patches)
-    share = len(entropy) / sum(map(len, beginnings))
-    quantiles = [np.quantile(entropy, 1 - rate / share) for rate in _SWEEP_RATES if rate < share]
-    thresholds = (_NEVER, *sorted(map(float, quantiles), reverse=True), _ALWAYS)
-    return [point(None, lm), *(point(t, entropic.override({"trigger.threshold": t})) for t in thresholds)]
+    models = sweep.models(lm, sweep.TRIGGER, beginnings) if sweep.TRIGGER in sweep.dials(lm) else ()
+    return [sweep.point(model, threshold, beginnings) for threshold, model in ((None, lm), *models)]
 
 
 def _passage(lm: LanguageModel, stream) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
+from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import decoding, sampling, utf8, windows
@@ -151,7 +152,7 @@ class Engine:
                 "for all rows at the start: use a model of LanguageModel.override(patching__threshold=...)"
             )
         kind = self.model.config.trigger.kind
-        if (options.scratchpad_threshold is not None or options.rate is not None) and not kind.startswith("entropy"):
+        if (options.scratchpad_threshold is not None or options.rate is not None) and kind not in config_lib.SCORED:
             name = "rate" if options.scratchpad_threshold is None else "scratchpad_threshold"
             raise UserError(
                 f"{name} = {getattr(options, name)}: trigger.kind = {kind!r} of this model asks no threshold; leave "

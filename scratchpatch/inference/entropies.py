@@ -1,4 +1,4 @@
-"""Entropies along a stream, and nothing else that the model could compute.
+"""Entropies along a stream, what triggers read beside them, and nothing else that the model could compute.
 
 The windows are those of `LanguageModel.positions`. Legend: R rows, L positions of a row.
 """
@@ -28,11 +28,13 @@ class Answers:
       windows: what each row reads, and the positions that it answers for.
       tokens_RL: int32, PAD beyond the stream's end.
       entropy_RL: float32, nats, of the byte after each position; of no meaning at PAD.
+      benefit_RLM: what the trigger reads of benefits, see `patching.scores.Signals`; None where it reads none.
     """
 
     windows: list[windows.Window]
     tokens_RL: np.ndarray
     entropy_RL: np.ndarray
+    benefit_RLM: np.ndarray | None = None
 
     def answered(self) -> np.ndarray:
         """float32 [positions]: the entropies that these windows answer for, in order."""
@@ -43,10 +45,11 @@ class Answers:
 @functools.lru_cache(maxsize=16)
 def _compile(definition, mesh):
     # Whatever the entropies do not need, the compiler leaves out.
-    def entropies(weights, tokens_RL):
-        return weights_lib.merge(definition, weights)(tokens_RL).entropy_BL
+    def run(weights, tokens_RL):
+        output = weights_lib.merge(definition, weights)(tokens_RL)
+        return output.entropy_BL, output.benefit_BLM
 
-    return mesh_lib.inside(mesh, jax.jit(entropies, out_shardings=mesh_lib.everywhere(mesh)))
+    return mesh_lib.inside(mesh, jax.jit(run, out_shardings=mesh_lib.everywhere(mesh)))
 
 
 class Entropies:
@@ -75,5 +78,5 @@ class Entropies:
             plan = [windows.window(k, len(stream), self.length) for k in chosen[i : i + self._batch]]
             tokens_RL = np.stack([stream.read(w.start, self.length) for w in plan])
             padded_RL = np.pad(tokens_RL, ((0, self._batch - len(plan)), (0, 0)), constant_values=self._pad)
-            entropy_RL = jax.device_get(self._run(self._weights, jax.device_put(padded_RL, self._rows)))
-            yield Answers(plan, tokens_RL, entropy_RL[: len(plan)])
+            signals = jax.device_get(self._run(self._weights, jax.device_put(padded_RL, self._rows)))
+            yield Answers(plan, tokens_RL, *(None if x is None else x[: len(plan)] for x in signals))

@@ -11,13 +11,15 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from scratchpatch import config as config_lib, precision
+from scratchpatch.model import benefit, predictors
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.heads import EntropyHead, entropy
 from scratchpatch.model.pooling import Pooling
+from scratchpatch.model.predictors import BenefitHead, Dependence
 from scratchpatch.model.trunk import Trunk
 from scratchpatch.patching import layout
-from scratchpatch.patching.rows import pack
+from scratchpatch.patching.rows import Rows, pack
 from scratchpatch.patching.scores import Signals
 
 
@@ -35,6 +37,8 @@ class Output:
       head_logits_BLV: the entropy head's, or None.
       entropy_BL: nats, that decisions read; of the logits themselves without a trunk; or None.
       layout: the decisions, and the rows that they are of.
+      predicted_BLM: nats that a scratchpad would save by the benefit head, for M ages of the context; None without one.
+      benefit_BLM: what decisions read of it, see `Signals`; None where they read none.
       hidden_BLd: the encoder's states.
       pooled_BND, trunk_BND: slot states before and after the trunk; None without one.
     """
@@ -44,8 +48,10 @@ class Output:
     entropy_BL: jax.Array | None
     layout: layout.Layout
     hidden_BLd: jax.Array
-    pooled_BND: jax.Array | None
-    trunk_BND: jax.Array | None
+    pooled_BND: jax.Array | None = None
+    trunk_BND: jax.Array | None = None
+    predicted_BLM: jax.Array | None = None
+    benefit_BLM: jax.Array | None = None
 
 
 class ByteLM(nnx.Module):
@@ -72,6 +78,16 @@ class ByteLM(nnx.Module):
         thresholds = layout.initial_thresholds(config)
         self.patching_threshold = Threshold(thresholds.patching)
         self.trigger_threshold = Threshold(thresholds.trigger)
+        learns, own = config.model.benefit.width > 0, nnx.Rngs(params=jax.random.fold_in(key, 1))
+        self.benefit_head = BenefitHead(config, own) if learns else None
+        self.dependence = Dependence() if config.model.benefit.table else None
+
+    @property
+    def measures(self) -> bool:
+        """Whether training measures what scratchpads save."""
+        return self.config.model.trunk.kind != "none" and (
+            self.benefit_head is not None or self.dependence is not None
+        )
 
     # Everything that runs a model runs it here: so training, evaluation and plans multiply alike.
     @precision.of_config
@@ -91,17 +107,43 @@ class ByteLM(nnx.Module):
             decisions = layout.without_trunk(rows)
             logits_BLV = self.decoder(h_BLd, None, decisions)
             own_BL = jax.lax.stop_gradient(entropy(logits_BLV))
-            return Output(logits_BLV, None, own_BL, decisions, h_BLd, None, None)
+            return Output(logits_BLV, None, own_BL, decisions, h_BLd)
         head_logits_BLV = None if self.entropy_head is None else self.entropy_head(h_BLd, rows)
         if entropy_BL is None and self.entropy_model is not None:
             entropy_BL = self.entropy_model(tokens_BL).entropy_BL
         elif entropy_BL is None and head_logits_BLV is not None:
             entropy_BL = jax.lax.stop_gradient(entropy(head_logits_BLV))
-        decisions = layout.decide(self.config, rows, Signals(entropy_BL), self.thresholds())
+        predicted_BLM = None
+        if self.benefit_head is not None:
+            predicted_BLM = self.benefit_head(h_BLd, entropy_BL, predictors.before(entropy_BL, rows))
+        benefit_BLM = self._benefit(h_BLd, rows, entropy_BL, predicted_BLM)
+        decisions = layout.decide(self.config, rows, Signals(entropy_BL, benefit_BLM), self.thresholds())
         pooled_BND = self.pooling(h_BLd, decisions)
         z_BND = self.trunk(pooled_BND, decisions)
         logits_BLV = self.decoder(h_BLd, z_BND, decisions)
-        return Output(logits_BLV, head_logits_BLV, entropy_BL, decisions, h_BLd, pooled_BND, z_BND)
+        return Output(
+            logits_BLV, head_logits_BLV, entropy_BL, decisions, h_BLd, pooled_BND, z_BND, predicted_BLM, benefit_BLM
+        )
+
+    def _benefit(self, h_BLd, rows: Rows, entropy_BL, predicted_BLM) -> jax.Array | None:
+        """What decisions read of benefits, see `Signals`."""
+        trigger = self.config.trigger
+        if trigger.kind == "learned":
+            return self.benefit_head.score(predicted_BLM)
+        if trigger.kind == "score":
+            before_BL = predictors.before(rows.tokens_BL, rows)
+            return self.dependence.score(trigger.dependence, entropy_BL, rows.tokens_BL, before_BL)[..., None]
+        if trigger.kind != "oracle":
+            return None
+        pad = rows.vocabulary.pad
+        targets_BL = jnp.pad(rows.tokens_BL[:, 1:], ((0, 0), (0, 1)), constant_values=pad)
+        plain = layout.without_scratchpads(self.config, rows, Signals(entropy_BL), self.thresholds())
+        return benefit.measure_all(self, h_BLd, plain, targets_BL)[..., None]
+
+    @precision.of_config
+    def measure(self, h_BLd, base: layout.Layout, targets_BL, phase_B):
+        """What scratchpads would save at every H-th byte: see `benefit.measure`."""
+        return benefit.measure(self, h_BLd, base, targets_BL, phase_B)
 
     def thresholds(self) -> layout.Thresholds:
         """The scalars at which documents start."""

@@ -13,6 +13,7 @@ from scratchpatch.model import layers
 from scratchpatch.model.stack import ByteTier
 from scratchpatch.patching.rows import Rows
 from scratchpatch.sharding import constrain
+from scratchpatch.vocabulary import Vocabulary
 
 
 class Logits(nnx.Module):
@@ -35,6 +36,14 @@ def entropy(logits_BLV: jax.Array) -> jax.Array:
     """Entropy of the next token in nats, float32 [B, L]."""
     log_p_BLV = jax.nn.log_softmax(logits_BLV, axis=-1)
     return -(jnp.exp(log_p_BLV) * log_p_BLV).sum(axis=-1)
+
+
+def nats(logits_BLV: jax.Array, targets_BL: jax.Array, vocabulary: Vocabulary) -> jax.Array:
+    """Negative log-likelihood of each target in nats, float32 [B, L]; 0 at PAD."""
+    top_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    safe_BL = jnp.minimum(targets_BL, vocabulary.bos)
+    hit_BL = jnp.take_along_axis(logits_BLV, safe_BL[..., None], axis=-1)[..., 0]
+    return jnp.where(targets_BL == vocabulary.pad, 0.0, top_BL - hit_BL)
 
 
 class EntropyHead(nnx.Module):

@@ -4,18 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from scratchpatch import config as config_lib
-from scratchpatch.model import weights as weights_lib
+from scratchpatch.model import benefit, weights as weights_lib
 from scratchpatch.model.byte_lm import Output
+from scratchpatch.model.heads import nats
 from scratchpatch.patching.layout import Layout
 from scratchpatch.vocabulary import Vocabulary
-
-
-def nats(logits_BLV: jax.Array, targets_BL: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-    """Negative log-likelihood of each target in nats, float32 [B, L]; 0 at PAD."""
-    top_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    safe_BL = jnp.minimum(targets_BL, vocabulary.bos)
-    hit_BL = jnp.take_along_axis(logits_BLV, safe_BL[..., None], axis=-1)[..., 0]
-    return jnp.where(targets_BL == vocabulary.pad, 0.0, top_BL - hit_BL)
 
 
 def count_targets(tokens_BM: jax.Array, vocabulary: Vocabulary) -> jax.Array:
@@ -95,6 +88,11 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
     output = model(tokens_BL, entropy_BL=entropy_BL)
     total = sums(model.config, output, targets_BL)
     value = total["nats"] + total["end_nats"]
+    if model.measures:
+        fixed = weights_lib.merge(definition, {"params": jax.lax.stop_gradient(params), **rest})
+        squared_error, measured = benefit.learn(fixed, output, targets_BL)
+        # Nats of other bytes are learnt as if they were squared nats of these: Adam undoes the scale.
+        value, total = value + squared_error, total | measured
     if output.head_logits_BLV is not None:
         value += head_weight * (total["head_nats"] + total["head_end_nats"])
     return value / targets, total

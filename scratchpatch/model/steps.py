@@ -14,6 +14,7 @@ from flax import nnx
 from scratchpatch import config as config_lib, precision, sharding
 from scratchpatch.kernels import attention
 from scratchpatch.kernels.attention import Kept
+from scratchpatch.model import predictors
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
@@ -22,6 +23,7 @@ from scratchpatch.model.pooling import PatchBytes, take
 from scratchpatch.patching import step as step_lib
 from scratchpatch.patching.layout import Thresholds
 from scratchpatch.patching.rows import Rows
+from scratchpatch.patching.scores import Signals
 
 # Slots that a chunk gives to the trunk at a time.
 _GROUP = 64
@@ -34,6 +36,7 @@ class Steps(nnx.Module):
     """
 
     def __init__(self, model: ByteLM):
+        config_lib.require_causal(model.config, "continue text byte by byte")
         self.config = model.config
         self.vocabulary = config_lib.vocabulary(model.config)
         self.trunkless = model.config.model.trunk.kind == "none"
@@ -49,6 +52,10 @@ class Steps(nnx.Module):
         self.head = None if head is None else head.logits
         self.head_layers = _layers(None if head is None else head.layers.stack)
         self.entropy_model = None if inner is None else Steps(inner)
+        fires = config_lib.scratchpad_capacity(model.config) > 0
+        trigger = model.config.trigger.kind if fires else "none"
+        self.benefit_head = model.benefit_head if trigger == "learned" else None
+        self.dependence = model.dependence if trigger == "score" else None
         self.pooling = model.pooling
         self.trunk_layers, self.trunk_norm = _layers(model.trunk.stack), model.trunk.norm
         self.patching_threshold, self.trigger_threshold = model.patching_threshold, model.trigger_threshold
@@ -62,7 +69,10 @@ class Steps(nnx.Module):
             places, width = min(tier.window, c.data.window), m.d_byte // tier.heads
             return tuple(Kept.empty(rows, tier.heads, places, width, dtype) for _ in range(depth))
 
-        g = max(m.encoder.ngrams, default=1) - 1 if m.encoder.ngrams else 0
+        g = max(m.encoder.ngrams, default=1) - 1
+        if c.trigger.kind == "score" and not self.trunkless:
+            # The table reads a pair of bytes.
+            g = max(g, 1)
         cache = Cache(
             position_B=zero_B,
             start_B=zero_B,
@@ -123,7 +133,17 @@ class Steps(nnx.Module):
         elif self.head is not None:
             x_BCd, later["head"] = place.through(self.head_layers, hidden_BCd, cache.head)
             entropy_BC = entropy(self.head(x_BCd))
-        later["patching"], decision = step_lib.scan(self.config, cache.patching, tokens_BC, entropy_BC)
+        benefit_BCM = None
+        if self.benefit_head is not None:
+            earlier_BC = jnp.concatenate([cache.patching.entropy_BK[:, -1:], entropy_BC[:, :-1]], axis=1)
+            before_BC = jnp.where(position_BC == start_BC, entropy_BC, earlier_BC)
+            benefit_BCM = self.benefit_head.score(self.benefit_head(hidden_BCd, entropy_BC, before_BC))
+        elif self.dependence is not None:
+            before_BC = predictors.before(tokens_BT, window)[:, g:]
+            weight = self.config.trigger.dependence
+            benefit_BCM = self.dependence.score(weight, entropy_BC, tokens_BC, before_BC)[..., None]
+        signals = Signals(entropy_BC, benefit_BCM)
+        later["patching"], decision = step_lib.scan(self.config, cache.patching, tokens_BC, signals)
 
         # A document that starts here sees none of the commits so far.
         commit_BC = decision.commit_B

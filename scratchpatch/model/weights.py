@@ -1,7 +1,8 @@
 """A model as a static definition and plain trees of arrays.
 
 `weights` is {'params': what gradients change, 'thresholds': what training carries along} and, where the model has an
-entropy model of its own, 'frozen': what nothing changes. Each is a nested dict of arrays.
+entropy model of its own, 'frozen': what nothing changes; where it learns what scratchpads save, 'statistics': running
+sums that training carries along. Each is a nested dict of arrays.
 """
 
 import contextlib
@@ -18,9 +19,10 @@ from scratchpatch import compilation_cache, config as config_lib, sharding
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.model.byte_lm import ByteLM, Threshold
+from scratchpatch.model.predictors import Statistic
 
 _SHOWN = 3  # arrays that a message names
-PARTS = ("params", "thresholds", "frozen")
+PARTS = ("params", "thresholds", "frozen", "statistics")
 
 
 def select(state: dict) -> dict:
@@ -34,8 +36,10 @@ def _is_frozen(path, _) -> bool:
 
 def _separate(model_or_state):
     """(definition, weights) as nnx states."""
-    definition, frozen, params, thresholds = nnx.split(model_or_state, _is_frozen, nnx.Param, Threshold)
-    return definition, {"params": params, "thresholds": thresholds} | ({"frozen": frozen} if len(frozen) else {})
+    definition, *states = nnx.split(model_or_state, _is_frozen, nnx.Param, Threshold, Statistic)
+    frozen, params, thresholds, statistics = states
+    some = {"frozen": frozen, "statistics": statistics}
+    return definition, {"params": params, "thresholds": thresholds} | {k: x for k, x in some.items() if len(x)}
 
 
 def split(model: ByteLM):

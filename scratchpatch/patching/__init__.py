@@ -2,6 +2,7 @@
 
     rows         documents packed in the rows of a batch
     scores       what decisions look at
+    characters   where UTF-8 characters are complete
     patchifiers  where patches end (commits)
     triggers     where scratchpads fire
     controller   a threshold that follows a target rate

@@ -58,33 +58,58 @@ def without_trunk(rows: Rows) -> Layout:
     return Layout(rows, none_BL, none_BL, rows.start_BL, zero_B, zero_B, slots, Thresholds(zero_BL, zero_BL))
 
 
+def with_scratchpads(config, base: Layout, scratchpad_BL: jax.Array | None) -> Layout:
+    """The same commits with other scratchpads (bool [B, L], none where a commit stands); None: without any.
+
+    Slots are made for one scratchpad in `model.benefit.horizon` positions of a row, as many as `benefit` asks for.
+    """
+    length, sequence = base.commit_BL.shape[1], max(config.mesh.sequence, 1)
+    most = 0 if scratchpad_BL is None else -(-length // config.model.benefit.horizon)
+    if scratchpad_BL is None:
+        scratchpad_BL = jnp.zeros_like(base.commit_BL)
+    commits, size = base.slots.commits, most + -most % sequence
+    slots = slots_lib.build(base.commit_BL, scratchpad_BL, base.patch_start_BL, base.rows, commits, size)
+    return dataclasses.replace(base, scratchpad_BL=scratchpad_BL, slots=slots)
+
+
+def without_scratchpads(config, rows: Rows, signals: Signals, thresholds: Thresholds) -> Layout:
+    """What `decide` decides but for scratchpads: there are none."""
+    request_BL, patching_BL = patchifiers.request(config.patching, rows, signals, thresholds.patching)
+    commit_BL = budget.grant(request_BL, rows, config_lib.commit_capacity(config))
+    none_BL, zero_B = jnp.zeros_like(commit_BL), jnp.zeros(commit_BL.shape[:1], jnp.int32)
+    patch_start_BL = slots_lib.patch_starts(commit_BL, rows)
+    commits, _ = config_lib.slots(config, rows.tokens_BL.shape[1])
+    return Layout(
+        rows=rows,
+        commit_BL=commit_BL,
+        scratchpad_BL=none_BL,
+        patch_start_BL=patch_start_BL,
+        suppressed_commits_B=(request_BL & ~commit_BL).sum(axis=1),
+        suppressed_scratchpads_B=zero_B,
+        slots=slots_lib.build(commit_BL, none_BL, patch_start_BL, rows, commits, 0),
+        thresholds=Thresholds(patching_BL, jnp.broadcast_to(thresholds.trigger, patching_BL.shape)),
+    )
+
+
 def decide(config, rows: Rows, signals: Signals, thresholds: Thresholds) -> Layout:
     """Patchifier, trigger, budgets and slots of a batch, whose documents start at these thresholds (scalars).
 
     Of the config, `patching` and `trigger` are read, and `mesh.sequence`, which divides the slots.
     """
-    request_BL, patching_BL = patchifiers.request(config.patching, rows, signals, thresholds.patching)
-    commit_BL = budget.grant(request_BL, rows, config_lib.commit_capacity(config))
-    patch_start_BL = slots_lib.patch_starts(commit_BL, rows)
-    capacity = config_lib.scratchpad_capacity(config)
-    if capacity:
-        eligible_BL = rows.valid_BL & ~commit_BL
-        wish_BL, trigger_BL = triggers.request(
-            config.trigger, rows, patch_start_BL, eligible_BL, signals, thresholds.trigger
-        )
-        scratchpad_BL = budget.grant(wish_BL, rows, capacity)
-    else:
+    base, capacity = without_scratchpads(config, rows, signals, thresholds), config_lib.scratchpad_capacity(config)
+    if not capacity:
         # No trigger, or none that could fire between byte-sized patches.
-        wish_BL = scratchpad_BL = jnp.zeros_like(commit_BL)
-        trigger_BL = jnp.broadcast_to(thresholds.trigger, patching_BL.shape)
+        return base
+    eligible_BL = rows.valid_BL & ~base.commit_BL
+    wish_BL, trigger_BL = triggers.request(
+        config.trigger, rows, base.patch_start_BL, eligible_BL, signals, thresholds.trigger
+    )
+    scratchpad_BL = budget.grant(wish_BL, rows, capacity)
     sizes = config_lib.slots(config, rows.tokens_BL.shape[1])
-    return Layout(
-        rows=rows,
-        commit_BL=commit_BL,
+    return dataclasses.replace(
+        base,
         scratchpad_BL=scratchpad_BL,
-        patch_start_BL=patch_start_BL,
-        suppressed_commits_B=(request_BL & ~commit_BL).sum(axis=1),
         suppressed_scratchpads_B=(wish_BL & ~scratchpad_BL).sum(axis=1),
-        slots=slots_lib.build(commit_BL, scratchpad_BL, patch_start_BL, rows, *sizes),
-        thresholds=Thresholds(patching_BL, trigger_BL),
+        slots=slots_lib.build(base.commit_BL, scratchpad_BL, base.patch_start_BL, rows, *sizes),
+        thresholds=Thresholds(base.thresholds.patching, trigger_BL),
     )

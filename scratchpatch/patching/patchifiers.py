@@ -6,7 +6,7 @@ Legend: B rows, L byte positions, K the last positions of rows that are read byt
 import jax
 import jax.numpy as jnp
 
-from scratchpatch.patching import controller, scores
+from scratchpatch.patching import characters, controller, scores
 from scratchpatch.patching.rows import Rows
 from scratchpatch.patching.scores import Signals
 
@@ -17,8 +17,9 @@ _REGULAR = ("byte", "fixed")
 def request(patching, rows: Rows, signals: Signals, threshold):
     """Where the patchifier asks for a commit, before the budget.
 
-    A decision at n depends on bytes <= n of its document. The open patch at the end of a document is not closed because
-    a BOS follows: that would tell the model that the document ends.
+    A decision at n depends on bytes <= n of its document. Under `whole_characters` a score decides where a character is
+    complete, and whatever else asks inside one waits for its last byte. The open patch at the end of a document is not
+    closed because a BOS follows: that would tell the model that the document ends.
 
     Args:
       threshold: float32 scalar, nats.
@@ -27,34 +28,42 @@ def request(patching, rows: Rows, signals: Signals, threshold):
     """
     asked_BL, score_BL = _rule(patching, rows, signals)
     threshold_BL = jnp.broadcast_to(threshold, rows.tokens_BL.shape)
+    inside_BL = characters.inside(rows) if patching.whole_characters else jnp.zeros_like(rows.valid_BL)
     if score_BL is not None:
-        gain, rate = patching.gain, 1 / patching.patch_bytes
-        fired_BL, threshold_BL = controller.fire(score_BL, rows.valid_BL, rows, threshold, gain, rate)
+        gain, rate, eligible_BL = patching.gain, 1 / patching.patch_bytes, rows.valid_BL & ~inside_BL
+        fired_BL, threshold_BL = controller.fire(score_BL, eligible_BL, rows, threshold, gain, rate)
         asked_BL |= fired_BL
     if patching.kind not in _REGULAR:
         asked_BL = chop(asked_BL, rows, patching.max_patch_bytes)
+    if patching.whole_characters:
+        asked_BL = characters.hold(asked_BL, inside_BL, rows)
     return rows.valid_BL & asked_BL, threshold_BL
 
 
-def step(patching, tail: Rows, signals: Signals, standing: controller.Standing, since_B):
+def step(patching, tail: Rows, signals: Signals, standing: controller.Standing, since_B, held_B):
     """What `request` decides, for one byte of each row, none of them PAD.
 
     Args:
       tail: the last bytes of each row, [B, K], see `rows.tail`.
       signals: of these bytes, [B, K].
-      standing, since_B: what this function returned for the byte before; at the row's start `controller.initial` and 0.
+      standing, since_B, held_B: what this function returned for the byte before; at the row's start
+        `controller.initial`, 0 and False.
     Returns:
-      request_B bool [B]; the new standing; since_B int32 [B], bytes since the patchifier last asked, chopping left out.
+      request_B bool [B]; the new standing; since_B int32 [B], bytes since the patchifier last asked, chopping and
+      waiting left out; held_B bool [B], whether a request waits for the end of a character.
     """
     asked_BK, score_BK = _rule(patching, tail, signals)
     asked_B, offset_B = asked_BK[:, -1], tail.offset_BL[:, -1]
+    inside_B = characters.inside(tail)[:, -1] if patching.whole_characters else jnp.zeros_like(held_B)
     if score_BK is not None:
-        valid_B = tail.valid_BL[:, -1]
-        fired_B, standing = controller.step(standing, score_BK[:, -1], valid_B, offset_B, tail.vocabulary)
+        eligible_B = tail.valid_BL[:, -1] & ~inside_B
+        fired_B, standing = controller.step(standing, score_BK[:, -1], eligible_B, offset_B, tail.vocabulary)
         asked_B |= fired_B
     if patching.kind not in _REGULAR:
         asked_B, since_B = chop_step(asked_B, since_B, offset_B, patching.max_patch_bytes)
-    return tail.valid_BL[:, -1] & asked_B, standing, since_B
+    if patching.whole_characters:
+        asked_B, held_B = characters.hold_step(asked_B, inside_B, held_B, offset_B)
+    return tail.valid_BL[:, -1] & asked_B, standing, since_B, held_B
 
 
 def _rule(patching, rows: Rows, signals: Signals):

@@ -11,18 +11,45 @@ import jax.numpy as jnp
 
 from scratchpatch.patching.rows import Rows
 
-LOOK_BACK = 2
+LOOK_BACK = 3
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Signals:
-    """What decisions may read of each byte: the entropy of the next one, float32, in nats; None where none reads it.
+    """What decisions may read of each byte; None where none reads it.
 
-    The arrays are [B, L], or [B] where one byte of each row is decided (see `step`).
+    The first axes of the arrays are [B, L], or [B] where one byte of each row is decided (see `step`).
+
+    Attributes:
+      entropy_BL: of the next byte, float32, nats.
+      benefit_BLM: what a scratchpad here is thought to save, float32; by M ages of the context, or one for all of them.
+        In deviations from the mean; of the `oracle` in nats.
     """
 
     entropy_BL: jax.Array | None = None
+    benefit_BLM: jax.Array | None = None
+
+
+# Bytes of the open patch, as ages of the context: 1, 2 to 3, 4 to 7, ..., 64 and more.
+AGES = 7
+
+
+def age(patch_bytes_BL: jax.Array) -> jax.Array:
+    """int32 [B, L]: the age of the context by the bytes of the open patch, this one included."""
+    return jnp.minimum(31 - jax.lax.clz(jnp.maximum(patch_bytes_BL, 1).astype(jnp.int32)), AGES - 1)
+
+
+def benefit(benefit_BLM: jax.Array, patch_bytes_BL: jax.Array) -> jax.Array:
+    """exp(x / 2) of the benefit x at the context's age, float32 [B, L].
+
+    A controller moves the logarithm of its threshold, so a score must be positive. Of x in deviations, 1 is the mean,
+    and the logarithms differ by about as much as those of entropies. The highest threshold of a controller is 3.4
+    deviations above the mean.
+    """
+    index_BL = jnp.minimum(age(patch_bytes_BL), benefit_BLM.shape[-1] - 1)
+    x_BL = jnp.take_along_axis(benefit_BLM, index_BL[..., None], axis=-1)[..., 0]
+    return jnp.exp(jnp.clip(x_BL, -60.0, 60.0) / 2)
 
 
 def entropy_jump(entropy_BL: jax.Array, rows: Rows) -> jax.Array:

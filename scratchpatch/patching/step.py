@@ -32,6 +32,7 @@ class State:
       entropy_BK: float32 [B, K - 1], nats, their entropies; None where no rule reads entropies.
       patch_bytes_B: int32, bytes of the open patch; 0 after a commit.
       since_B: int32, bytes since the patchifier last asked for a commit, chopping left out.
+      held_commit_B, held_scratchpad_B: bool, requests that wait for the end of a character.
       commit_slack_B, scratchpad_slack_B: int32, see `budget.step`.
       unbounded_B: bool, rows whose scratchpads no budget bounds.
       patching, trigger: where the controllers stand, and the thresholds at which the row's documents start.
@@ -42,6 +43,8 @@ class State:
     entropy_BK: jax.Array | None
     patch_bytes_B: jax.Array
     since_B: jax.Array
+    held_commit_B: jax.Array
+    held_scratchpad_B: jax.Array
     commit_slack_B: jax.Array
     scratchpad_slack_B: jax.Array
     unbounded_B: jax.Array
@@ -85,6 +88,8 @@ def initial(config, thresholds: Thresholds, batch: int) -> State:
         entropy_BK=zero_BK.astype(jnp.float32) if config_lib.reads_entropy(config) else None,
         patch_bytes_B=zero_B,
         since_B=zero_B,
+        held_commit_B=jnp.zeros((batch,), bool),
+        held_scratchpad_B=jnp.zeros((batch,), bool),
         commit_slack_B=zero_B,
         scratchpad_slack_B=zero_B,
         unbounded_B=jnp.zeros((batch,), bool),
@@ -128,16 +133,22 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
         entropy_BK = jnp.concatenate([state.entropy_BK, signals.entropy_BL[:, None]], axis=1)
     offset_B = jnp.where(token_B == vocabulary.bos, 0, state.offset_B)
     patch_bytes_B = jnp.where(offset_B == 0, 0, state.patch_bytes_B) + 1
-    recent, signals = tail(tokens_BK, offset_B, vocabulary), Signals(entropy_BK)
-    request_B, patching, since_B = patchifiers.step(config.patching, recent, signals, state.patching, state.since_B)
+    # Of benefits this byte's alone is read.
+    benefit_B1M = None if signals.benefit_BLM is None else signals.benefit_BLM[:, None]
+    recent, signals = tail(tokens_BK, offset_B, vocabulary), Signals(entropy_BK, benefit_B1M)
+    request_B, patching, since_B, held_commit_B = patchifiers.step(
+        config.patching, recent, signals, state.patching, state.since_B, state.held_commit_B
+    )
     commit_B, commit_slack_B = budget.step(
         state.commit_slack_B, request_B, offset_B, config_lib.commit_capacity(config)
     )
     valid_B = token_B != vocabulary.pad
     scratchpad_B, trigger, scratchpad_slack_B = jnp.zeros_like(commit_B), state.trigger, state.scratchpad_slack_B
+    held_scratchpad_B = state.held_scratchpad_B
     if capacity:
-        wish_B, trigger = triggers.step(
-            config.trigger, recent, patch_bytes_B, valid_B & ~commit_B, signals, state.trigger
+        eligible_B = valid_B & ~commit_B
+        wish_B, trigger, held_scratchpad_B = triggers.step(
+            config.trigger, recent, patch_bytes_B, eligible_B, signals, state.trigger, held_scratchpad_B
         )
         granted_B, scratchpad_slack_B = budget.step(scratchpad_slack_B, wish_B, offset_B, capacity)
         scratchpad_B = jnp.where(state.unbounded_B, wish_B, granted_B)
@@ -147,6 +158,8 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
         entropy_BK=None if entropy_BK is None else entropy_BK[:, 1:],
         patch_bytes_B=jnp.where(commit_B, 0, patch_bytes_B),
         since_B=since_B,
+        held_commit_B=held_commit_B,
+        held_scratchpad_B=held_scratchpad_B,
         commit_slack_B=commit_slack_B,
         scratchpad_slack_B=scratchpad_slack_B,
         unbounded_B=state.unbounded_B,
@@ -167,16 +180,16 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
     )
 
 
-def scan(config, state: State, tokens_BC: jax.Array, entropy_BC: jax.Array | None) -> tuple[State, Decision]:
+def scan(config, state: State, tokens_BC: jax.Array, signals: Signals) -> tuple[State, Decision]:
     """C steps: the state after them, and their decisions, [B, C].
 
     Args:
       tokens_BC: int32 [B, C], bytes, BOS and PAD.
-      entropy_BC: float32 [B, C], nats; None where no rule reads entropies.
+      signals: of these tokens, [B, C].
     """
 
     def one(state, x):
-        return step(config, state, x[0], Signals(x[1]))
+        return step(config, state, *x)
 
-    state, decisions = jax.lax.scan(one, state, (tokens_BC.T, None if entropy_BC is None else entropy_BC.T))
+    state, decisions = jax.lax.scan(one, state, jax.tree.map(lambda x: x.swapaxes(0, 1), (tokens_BC, signals)))
     return state, jax.tree.map(jnp.transpose, decisions)

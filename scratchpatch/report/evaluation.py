@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -12,6 +12,7 @@ from scratchpatch import output
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
+from scratchpatch.report import tasks
 from scratchpatch.report.page import write_report
 from scratchpatch.report.passage import Passage
 from scratchpatch.report.run_folder import evaluation_file, read_evaluation, report_file
@@ -32,6 +33,22 @@ def write_evaluation(workdir: str | os.PathLike, comparisons: dict, step_named: 
         replace_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
         with _failure_is_a_warning(report_file(workdir, suffix)):
             logging.info("report: %s", write_report(workdir, suffix=suffix))
+
+
+def write_tasks(folder: str | os.PathLike, answers: Sequence[dict], workdir: str | os.PathLike | None) -> None:
+    """Write the figures of what `tasks.evaluate` returned into a folder; and the page of a run anew, where it is one
+    (None: it is not). What cannot be written is a warning. Of several processes the first one writes.
+    """
+    if not processes.is_first():
+        return
+    for answer in answers:
+        for name, svg in tasks.files(answer).items():
+            path = Path(folder) / f"{name}.svg"
+            with _failure_is_a_warning(path):
+                replace_text(path, svg)
+    if workdir is not None:
+        with _failure_is_a_warning(report_file(workdir)):
+            logging.info("report: %s", write_report(workdir))
 
 
 @contextlib.contextmanager

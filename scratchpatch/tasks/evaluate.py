@@ -15,7 +15,8 @@ from scratchpatch.tasks.task import Setting, Task, file_name
 
 
 def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
-    """Each task's label, results, protocol and seconds, in the types of JSON; also as FOLDER/LABEL-step-STEP.json.
+    """Each task's label, results, protocol and seconds, in the types of JSON; also as
+    FOLDER/LABEL-DIGEST-step-STEP.json, in which the digest stands for the protocol.
 
     Of several processes, which all must call this alike, the first one writes. Raises UserError for the first task that
     cannot be used, or that another process reads otherwise, before any is run.
@@ -30,7 +31,7 @@ def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
         answer = {"task": task.label, "results": found, "protocol": about, "seconds": seconds}
         answers.append(answer)
         if setting.folder is not None and processes.is_first():
-            path = setting.folder / f"{file_name(task.label)}-step-{setting.lm.step}.json"
+            path = setting.folder / f"{file_name(task.label)}-{json_files.seal(about)[:8]}-step-{setting.lm.step}.json"
             try:
                 setting.folder.mkdir(parents=True, exist_ok=True)
                 files.replace_text(path, output.as_json(answer) + "\n")

@@ -79,8 +79,8 @@ def ask(
         # Items of like length share rows of one length. The longest come first, so that the time left is never better
         # than it looks, and memory that does not suffice shows at once.
         left.sort(key=lambda number: (-items[number - 1].byte_count, number))
-        done, shown = len(items) - len(left), processes.is_first()
-        with Progress(len(items), done, label, "items", shown=shown) as progress:
+        done, shown = len(items) - len(left), setting.shown and processes.is_first()
+        with Progress(len(items), done, label, "items", shown, setting.moved) as progress:
             for numbers in _chunks(left, items):
                 asked = [request for number in numbers for request in items[number - 1].requests]
                 answers = iter(requests_lib.answer(setting.lm, asked, progress))

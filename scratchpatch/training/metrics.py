@@ -1,7 +1,8 @@
 """What a run measures, step by step.
 
     workdir/metrics.jsonl    one JSON object per line: {"step": n, "bpb": ...} of training,
-                             {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite.
+                             {"step": n, "validation_bpb": ...} of a validation, {"step": n, "task/LABEL/NAME": ...}
+                             of tasks; null where a number is not finite.
                              A step that was skipped also has "skipped": true, "batch" (its index) and "reason"
     workdir/tensorboard/     the same numbers for TensorBoard, see `tensorboard`
 """
@@ -20,11 +21,14 @@ from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
 from scratchpatch.files import open_regular, replace_text
 from scratchpatch.json_files import Count, Malformed, parse, plain
+from scratchpatch.model import benefit
 from scratchpatch.training.appended import Appended
 from scratchpatch.training.tensorboard import EventFiles
 
 _FILE = "metrics.jsonl"
 _VALIDATION = "validation_bpb"
+# Begins the names of what tasks have measured.
+TASK = "task/"
 
 
 class _Line(TypedDict, total=False):
@@ -119,12 +123,14 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of training and those of validation, in the order written; None where a number was not finite. Raises
-    UserError where there is no metrics.jsonl, or a line of it is none of metrics.
+    """The lines of training, and those of validations and tasks, in the order written; None where a number was not
+    finite. Raises UserError where there is no metrics.jsonl, or a line of it is none of metrics.
     """
-    records = read_all(workdir)
-    training = [record for record in records if _VALIDATION not in record]
-    return training, [record for record in records if _VALIDATION in record]
+    training, beside = [], []
+    for record in read_all(workdir):
+        of_training = _VALIDATION not in record and not any(name.startswith(TASK) for name in record)
+        (training if of_training else beside).append(record)
+    return training, beside
 
 
 def read_all(workdir: str | Path) -> list[dict[str, Any]]:
@@ -174,8 +180,9 @@ class Measures:
 
     def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
         """What the step with this index, which took so long, measured. end_of_document_nats: mean over ends, NaN where
-        no document ends. Rates are per position, suppressed ones counts. flops_per_second counts useful FLOPs; mfu is
-        its share of the chips' dense bf16 peak.
+        no document ends. scratchpad_benefit_nats: the mean that a scratchpad would save; benefit_correlation_*: of what
+        predicts it with what was measured. Rates are per position, suppressed ones counts. flops_per_second counts
+        useful FLOPs; mfu is its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:
@@ -194,6 +201,11 @@ class Measures:
                 "trunk_calls_per_byte": commits + scratchpads, "scratchpads_per_byte": scratchpads,
                 "bytes_per_patch": 1 / commits if commits else math.inf, **{name: sums[name] for name in copied},
             }
+        if "benefit_count" in sums:
+            values["scratchpad_benefit_nats"] = sums["benefit"] / max(sums["benefit_count"], 1.0)
+            for name in benefit.PREDICTORS:
+                if f"{name}_sum" in sums:
+                    values[f"benefit_correlation_{name}"] = benefit.correlation(sums, name)
         if "head_nats" in sums:
             values["head_bpb"] = bits(sums["head_nats"])
         if seconds:

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import compilation_cache, config as config_lib, sharding
 from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.model import loss as loss_lib, weights as weights_lib
+from scratchpatch.model import benefit, loss as loss_lib, weights as weights_lib
 from scratchpatch.training import optimizer as optimizer_lib
 
 # A new document starts where documents lately ended: the carried threshold moves by this share of the way from where
@@ -174,13 +174,16 @@ class Trainer:
             "thresholds": {k: self._carried(k, old, ended[k], total["documents"]) for k, old in thresholds.items()},
             "optimizer": optimizer, "means": _moved(state["means"], loss, norm),
         }
+        if "statistics" in state:
+            new["statistics"] = benefit.carried(state["statistics"], total)
+            total.pop("benefit_pairs", None)
         state = jax.tree.map(lambda a, b: jnp.where(skipped == 0, a, b), new, state) | {"step": state["step"] + 1}
         return state, total | {"gradient_norm": norm, "targets": targets, "skipped": skipped} | ended
 
     def _carried(self, name: str, old, end, documents):
         """A threshold after the step: only a controller moves it, and only documents that were there."""
         section = self.config[name.removesuffix("_threshold")]
-        if section.gain == 0 or section.kind not in config_lib.ENTROPY_PATCHIFIERS:
+        if section.gain == 0 or section.kind not in config_lib.SCORED:
             return old
         return jnp.where(documents > 0, old + THRESHOLD_RATE * (end - old), old)
 

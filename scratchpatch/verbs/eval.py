@@ -9,7 +9,8 @@ The run's own validation split on the unchanged model also makes evaluation.json
 with --max_bytes, they are named after it (report_step_200.html) where the others tell of another step, or of more.
 The result is printed first: a folder that cannot be written is a warning. The run may be at work meanwhile.
 With --task, tasks are measured instead; --task=list tells them and their options. Answers are stored as they come in
-WORKDIR/evaluations, so the same command goes on after a stop, and each result has the protocol to repeat it.
+WORKDIR/evaluations, so the same command goes on after a stop, and each result has the protocol to repeat it; figures
+lie beside them, and report.html shows those of the newest step.
 --follow appends a line per checkpoint to evaluations/follow.jsonl below the run (of other text, or with overrides, to a
 file of their own there), prints it, and leaves out steps that have one. It ends after the run's last step.
 --distributed and --mesh spread weights and rows over the devices of several processes, of which the first one answers.
@@ -82,7 +83,9 @@ def _measure_bits_per_byte(workdir: str, values: verb.Flags, answer: verb.Answer
 
 
 def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> None:
+    from scratchpatch.evaluation.scores import FOLDER
     from scratchpatch.inference.loading import load
+    from scratchpatch.report.evaluation import write_tasks
     from scratchpatch.tasks import evaluate, names
     from scratchpatch.tasks.task import Setting
 
@@ -91,19 +94,23 @@ def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> Non
     lm = load(workdir, values.step, **joining.place(values))
     if values.override:
         lm = lm.override(dict(values.override))
-    folder = Path(values.results or Path(workdir) / "evaluations")
+    own = Path(workdir) / FOLDER
+    folder = Path(values.results or own)
     found = evaluate.evaluate(tasks, Setting(lm, Path(workdir), values.split, folder, values.limit))
     result = {"tasks": found}
     answer.show(result, values, evaluate.table)
     if values.output:
         answer.file(values.output, output.as_json(result) + "\n")
+    is_a_run = folder == own and (Path(workdir) / "checkpoints").is_dir()
+    write_tasks(folder, found, workdir if is_a_run else None)
 
 
 def _follow(workdir: str, values: verb.Flags, answer: verb.Answer) -> int:
     try:
         with joining.interrupted_by(signal.SIGTERM, signal.SIGHUP), joining.joined(values, answer):
             from scratchpatch.evaluation.evaluate import Asked
-            from scratchpatch.evaluation.follow import follow, text
+            from scratchpatch.evaluation.follow import follow
+            from scratchpatch.evaluation.scores import text
 
             asked = Asked(values.source, values.split, values.max_bytes, dict(values.override))
             for line in follow(workdir, asked, values.poll_seconds, **joining.place(values)):
@@ -115,6 +122,8 @@ def _follow(workdir: str, values: verb.Flags, answer: verb.Answer) -> int:
 
 
 def _check(values: verb.Flags) -> None:
+    if not values.workdir and values.task != "list":
+        raise UserError("eval needs --workdir=DIR; --task=list alone needs none")
     joining.check(values)
     verb.check_writable(values, "output")
     for flag in ("step", "output", "task") if values.follow else ("poll_seconds", "stopped_code"):
@@ -130,4 +139,4 @@ def _check(values: verb.Flags) -> None:
         raise UserError(f"--{given[0]} is of tasks: name them with --task, or leave it out")
 
 
-VERB = verb.Verb("eval", __doc__, _run, _FLAGS, _check, required=("workdir",))
+VERB = verb.Verb("eval", __doc__, _run, _FLAGS, _check)

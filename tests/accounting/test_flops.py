@@ -7,6 +7,7 @@ import pytest
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops
+from scratchpatch.accounting.parameters import parameters
 from scratchpatch.model import loss, stack, weights as weights_lib
 from scratchpatch.vocabulary import BYTES as VOCABULARY
 from tests import tiny
@@ -67,6 +68,18 @@ def xla_flops(config):
     with stack.unrolled():
         compiled = jax.jit(logits).lower(weights, tokens_BL).compile()
     return compiled.cost_analysis()["flops"] / config.data.window
+
+
+def test_a_benefit_head_counts_where_it_is_read():
+    head = {"model.benefit.width": 24}
+    # The state, the entropy, its jump and a constant; a number for each of 7 ages.
+    wanted = 2 * 24 * (256 + 3 + 7)
+    for kind, at_inference in (("learned", wanted), ("entropy", None)):
+        config = wide_config(kind, head)
+        assert flops.inference(config, 1 / 16, 0.25, 256).get("benefit head") == at_inference
+        assert flops.training(config, 1 / 16, 0.25, 256)["benefit head"] == 3 * wanted
+    assert parameters(wide_config("learned", head))["benefit head"] == 256 + 24 * (256 + 3 + 7)
+    assert "benefit head" not in flops.training(wide_config(), 1 / 16, 0.25, 256)
 
 
 BYTE_PATCHES = {"patching.kind": "byte", "trigger.kind": "none"}

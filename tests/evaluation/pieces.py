@@ -12,6 +12,7 @@ import zlib
 import jax
 import numpy as np
 
+from scratchpatch import config_fields
 from scratchpatch.evaluation import audit
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import ByteLM
@@ -54,6 +55,9 @@ READS = {
         "trigger.capacity",
         "trigger.gain",
     ),
+    # What triggers read of benefits, and the head that it comes from.
+    "benefit_head": ("trigger.kind",),
+    "_benefit": ("trigger.kind",),
     "pooling": ("model.pooling.kind", "model.pooling.last_state", "model.cross_residual", "patching.kind"),
     "trunk": ("model.trunk.final_norm",),
     "decoder": ("model.decoder.layers", "model.decoder.injection", "model.cross_residual"),
@@ -64,6 +68,10 @@ def pieces_of(config, fields: dict) -> dict[str, tuple]:
     """The pieces of a config's model, each with those (name, value) of the fields that it depends on."""
     m = config.model
     lacks = {"entropy_head": m.entropy_head.weight == 0, "entropy_model": m.entropy_model.layers == 0}
+    lacks |= {
+        "benefit_head": m.benefit.width == 0,
+        "_benefit": config.trigger.kind not in config_fields.BENEFIT_TRIGGERS,
+    }
     reads = {name: names for name, names in READS.items() if not lacks.get(name)}
     if m.trunk.kind == "none":
         reads = {"encoder": READS["encoder"], "decoder": ("model.decoder.layers", *TRUNKLESS)}
@@ -132,7 +140,8 @@ class Model:
             for name, own in pieces_of(self.config, fields).items()
         }
         self._decide = pieces.pop("decide", None)
-        self._pieces = {"entropy_head": None, "entropy_model": None} | pieces
+        nothing = {"entropy_head": None, "entropy_model": None, "benefit_head": None, "_benefit": lambda *_: None}
+        self._pieces = nothing | pieces
         start = layout.initial_thresholds(self.config)
         self.weights = {"thresholds": {"patching_threshold": start.patching, "trigger_threshold": start.trigger}}
 

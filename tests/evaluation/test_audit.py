@@ -37,6 +37,8 @@ from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
+# The oracle has a test of its own.
+TRIGGERS = tuple(kind for kind in config_fields.TRIGGERS if kind != "oracle")
 POOLINGS = tuple(itertools.product(config_fields.POOLINGS, (False, True)))
 DECODERS = (("add", 0), ("add", 1), ("cross_attention", 1))
 ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARATE}
@@ -71,7 +73,7 @@ def fields_of(pooling, decoder, encoder_layers: int) -> dict:
 @pytest.mark.parametrize("kind", config_fields.PATCHIFIERS)
 def test_every_pair_of_options_passes(kind):
     for patchifier, trigger, *others in covering(
-        2, config_fields.PATCHIFIERS, config_fields.TRIGGERS, POOLINGS, DECODERS, (0, 1)
+        2, config_fields.PATCHIFIERS, TRIGGERS, POOLINGS, DECODERS, (0, 1)
     ):
         if patchifier != kind:
             continue
@@ -83,7 +85,7 @@ def test_every_pair_of_options_passes(kind):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_of_every_pair_of_options_pass(decoder):
-    layouts = itertools.cycle(zip(itertools.cycle(config_fields.PATCHIFIERS[1:]), config_fields.TRIGGERS[1:]))
+    layouts = itertools.cycle(zip(itertools.cycle(config_fields.PATCHIFIERS[1:]), TRIGGERS[1:]))
     encoder_layers = itertools.cycle((0, 1) if decoder == DECODERS[0] else (1, 0))
     for pooling in POOLINGS:
         fields = decisions(*next(layouts)) | fields_of(pooling, decoder, next(encoder_layers))
@@ -121,6 +123,15 @@ def test_models_without_a_trunk_pass(layers):
         report = report_of(Model(fields), gradients=True)
         assert report.ok, f"{fields}: {report.text()}"
         assert report.checked == {"prefixes": 23, "documents": 24, "rows": 8, "gradients": 6}
+
+
+def test_the_oracle_is_refused_because_it_leaks():
+    fields = decisions("fixed", "oracle") | {"model.benefit.horizon": 2}
+    report = report_of(Model(fields))
+    assert {finding.check for finding in report.findings} == {"suffix"}
+    assert report.findings[0].stage == "trigger"
+    with pytest.raises(UserError, match="reads the bytes that follow, so it cannot pass the causality audit: use"):
+        audit.audit_config(tiny.config(fields))
 
 
 WHOLE = {
@@ -176,6 +187,12 @@ WHOLE = {
         "model.entropy_model.d_byte": 16,
         "model.entropy_model.heads": 2,
         "model.entropy_model.window": 12,
+    },
+    "learned, whole characters": {
+        "training.dtype": "bfloat16",
+        "patching.whole_characters": True,
+        "trigger.kind": "learned",
+        "trigger.whole_characters": True,
     },
     "no trunk": TRUNKLESS | {"model.encoder.ngrams": (3, 4), "model.encoder.ngram_rows": 50, "training.remat": "dots"},
 }

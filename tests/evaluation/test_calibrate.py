@@ -127,6 +127,19 @@ def test_scratchpads_fire_as_often_as_wanted_beside_patches_under_a_controller(w
     assert result["sample"]["rate"] == pytest.approx(train["scratchpads_per_byte"], rel=3e-3)
 
 
+def test_triggers_that_read_benefits_fire_as_often_as_wanted(tmp_path):
+    """On one model that has a head and a table; the oracle measures, and says in its result that it is none."""
+    fields = {"model.benefit.width": 4, "model.benefit.table": True, "patching.kind": "fixed"}
+    _, workdir = runs.untrained(tmp_path, runs.SHALLOW | fields)
+    for kind in ("score", "learned", "oracle"):
+        result = calibrate(workdir, scratchpads_per_byte=0.2, sample_bytes=WHOLE, overrides={"trigger.kind": kind})
+        # The text repeats itself, and so do the scores of a model that knows nothing.
+        assert result["sample"]["rate"] == pytest.approx(0.2, abs=0.02)
+        train = evaluate(workdir, split="train", overrides=result["settings"]).result
+        assert result["sample"]["rate"] == pytest.approx(train["scratchpads_per_byte"], rel=0.02)
+        assert train["causal"] == (kind != "oracle")
+
+
 def test_a_model_without_a_trigger_gets_one(workdirs):
     _, workdir = workdirs["entropy model"]
     with pytest.raises(UserError, match="trigger.kind = 'none' has no threshold: --override trigger.kind=entropy"):
@@ -186,7 +199,7 @@ def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
 
 
 def test_every_kind_without_a_threshold_has_advice():
-    with_threshold = set(config_fields.ENTROPY_PATCHIFIERS)
+    with_threshold = set(config_fields.SCORED)
     assert set(calibrate_lib._INSTEAD["patching"]) == set(config_fields.PATCHIFIERS) - with_threshold
     assert set(calibrate_lib._INSTEAD["trigger"]) == set(config_fields.TRIGGERS) - with_threshold
 

@@ -101,7 +101,7 @@ def lane_result(seed, accuracy, learned=None, rate=1e-3, pairs=6, distance=0):
         "seconds": 20.0,
         "device": "cpu",
         "date": "2026-01-02",
-        "curve": [[25, 0.1, 3.3], [50, accuracy, 0.5]],
+        "curve": [[25 * n, accuracy * n / 8, 0.5] for n in range(1, 9)],
     }
 
 

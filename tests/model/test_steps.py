@@ -63,6 +63,14 @@ MODELS = {
         "model.pooling.last_state": True,
         "model.decoder.layers": 0,
     },
+    "learned, whole characters": {
+        "patching.whole_characters": True,
+        "patching.kind": "whitespace",
+        "trigger.kind": "learned",
+        "trigger.threshold": 1.1,
+        "trigger.whole_characters": True,
+    },
+    "score": {"trigger.kind": "score", "trigger.threshold": 1.1, "trigger.gain": 0.02},
     "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
     "no trunk": TRUNKLESS,
 }

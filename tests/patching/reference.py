@@ -42,6 +42,12 @@ def jump(entropy, n: int) -> float:
     return -math.inf if n == 0 else float(np.float32(entropy[n]) - np.float32(entropy[n - 1]))
 
 
+def benefit(entropy, n: int, first: int) -> float:
+    """What `tiny.benefits` makes up for a byte of the patch that begins at `first`, as a score."""
+    age = min((n - first + 1).bit_length() - 1, 6)
+    return float(np.exp((np.float32(entropy[n]) - 2) * np.float32(1 + age / 8) / 2))
+
+
 def after(tokens, n, marks):
     """Whether the bytes up to n, BOS and PAD being none, end with a mark."""
     text = "".join(chr(t) for t in tokens[: n + 1])
@@ -56,6 +62,22 @@ def chance(tokens, n: int) -> float:
         x = ((x ^ (x >> 13)) * 0xC2B2AE35) % 2**32
         x ^= x >> 16
     return (x >> 8) / 2**24
+
+
+# The proper beginnings of all characters of several bytes: the last byte of a character has 64 values.
+_CHARACTERS = (chr(c).encode() for c in range(0x80, 0x110000, 0x40) if not 0xD800 <= c < 0xE000)
+BEGINNINGS = {character[:size] for character in _CHARACTERS for size in range(1, len(character))}
+
+
+def inside(tokens, n: int) -> bool:
+    """Whether a document's bytes up to n end in the beginning of a character, but for one that breaks another off."""
+
+    def is_open(n: int) -> bool:
+        ends = (tokens[n - size : n + 1] for size in range(min(n + 1, 3)))
+        return any(max(end) <= 0xFF and bytes(end) in BEGINNINGS for end in ends)
+
+    breaks = n > 0 and is_open(n - 1) and bytes([tokens[n] % 256]) in BEGINNINGS
+    return is_open(n) and not breaks
 
 
 class Controller:
@@ -124,6 +146,7 @@ class Document:
         self.commit, self.scratchpad = [], []
         self.patching_thresholds, self.trigger_thresholds = [], []
         self.suppressed_commits = self.suppressed_scratchpads = 0
+        held_commit = held_scratchpad = False
         asked, patch_start = -1, 0  # last byte that the patchifier asked for, before chopping; first of the patch
         for n, token in enumerate(tokens):
             valid = token != PAD
@@ -137,23 +160,28 @@ class Document:
                 "entropy_and_jump": lambda n: float(entropy[n]),
             }[p.kind](n)
             variable = p.kind not in ("byte", "fixed")
+            open_ = inside(tokens, n) if p.whole_characters or t.whole_characters else False
+            waits, pauses = p.whole_characters and open_, t.whole_characters and open_
             if p.kind.startswith("entropy"):
-                asks = self.patching.fire(n, score, valid and may_ask(p, entropy, n), valid)
+                asks = self.patching.fire(n, score, valid and may_ask(p, entropy, n) and not waits, valid)
             else:
                 asks = valid and score
             asks = asks or (variable and valid and opens(p, tokens, n))
             chopped = variable and valid and (n - asked) % p.max_patch_bytes == 0
             asked = n if asks else asked
-            request = asks or chopped
+            wanted = asks or chopped or held_commit and valid
+            request, held_commit = wanted and not waits, wanted and waits
             commit = commits.grant(n, request)
             self.suppressed_commits += request and not commit
 
             eligible = valid and not commit
-            if t.kind.startswith("entropy"):
-                read = float(entropy[n]) if t.kind == "entropy" else jump(entropy, n)
-                wish = self.trigger.fire(n, read, eligible, valid)
+            if t.kind in config_lib.SCORED:
+                read = {"entropy": lambda n: float(entropy[n]), "entropy_jump": lambda n: jump(entropy, n)}.get(
+                    t.kind, lambda n, first=patch_start: benefit(entropy, n, first)
+                )(n)
+                wish = self.trigger.fire(n, read, eligible and not pauses, valid)
             else:
-                wish = eligible and {
+                asks = eligible and {
                     "none": lambda n, first: False,
                     "every": lambda n, first: True,
                     "stride": lambda n, first: (n - first + 1) % t.stride == 0,
@@ -161,6 +189,8 @@ class Document:
                     "random": lambda n, first: chance(tokens, n) < np.float32(t.rate),
                     "marks": lambda n, first: after(tokens, n, t.marks),
                 }[t.kind](n, patch_start)
+                wanted = asks or held_scratchpad
+                wish, held_scratchpad = wanted and not pauses and eligible, wanted and pauses
             scratchpad = scratchpads.grant(n, wish)
             self.suppressed_scratchpads += wish and not scratchpad
             patch_start = n + 1 if commit else patch_start

@@ -72,6 +72,39 @@ MORE = [
         "trigger.kind": "random",
         "trigger.rate": 0.4,
     },
+    # What waits for the end of a character.
+    {
+        "patching.kind": "fixed",
+        "patching.whole_characters": True,
+        "trigger.kind": "stride",
+        "trigger.whole_characters": True,
+    },
+    {
+        "patching.kind": "entropy",
+        "patching.whole_characters": True,
+        "trigger.kind": "entropy_jump",
+        "trigger.gain": 0.02,
+        "trigger.whole_characters": True,
+    },
+    {
+        "patching.kind": "byte",
+        "patching.whole_characters": True,
+        "trigger.kind": "none",
+    },
+    {
+        "patching.kind": "whitespace",
+        "trigger.kind": "random",
+        "trigger.rate": 0.4,
+        "trigger.whole_characters": True,
+    },
+    {
+        "patching.kind": "random",
+        "patching.whole_characters": True,
+        "patching.capacity": 0.2,
+        "trigger.kind": "every",
+        "trigger.capacity": 0.4,
+        "trigger.whole_characters": True,
+    },
 ]
 MOVING = MORE[1]
 
@@ -89,15 +122,17 @@ def programs(items):
     config = tiny.config(dict(items))
 
     def whole(tokens_L, entropy_L, patching, trigger):
-        packed, signals = tiny.rows(tokens_L[None]), Signals(entropy_L[None])
+        packed, signals = tiny.rows(tokens_L[None]), Signals(entropy_L[None], tiny.benefits(entropy_L[None]))
         decided = layout.decide(config, packed, signals, layout.Thresholds(patching, trigger))
         first_L, offset_L = decided.patch_start_BL[0], packed.offset_BL[0]
         patch_bytes_L = jnp.arange(tokens_L.shape[0]) - first_L + 1
         masks = decided.commit_BL[0], decided.scratchpad_BL[0]
         return *masks, offset_L, patch_bytes_L, decided.thresholds.patching[0], decided.thresholds.trigger[0]
 
-    scan = jax.jit(lambda state, tokens_BC, entropy_BC: step_lib.scan(config, state, tokens_BC, entropy_BC))
-    return jax.jit(jax.vmap(whole)), scan
+    def scan(state, tokens_BC, entropy_BC):
+        return step_lib.scan(config, state, tokens_BC, Signals(entropy_BC, tiny.benefits(entropy_BC)))
+
+    return jax.jit(jax.vmap(whole)), jax.jit(scan)
 
 
 def initial(fields, patching_B, trigger_B):
@@ -263,7 +298,7 @@ def test_what_reads_no_entropies_needs_none():
     state = initial(fields, 1.0, 1.0)
     assert state.entropy_BK is None
     tokens_BC = jnp.asarray([[BOS, *b"ab c", PAD]] * ROWS, jnp.int32)
-    state, decisions = step_lib.scan(tiny.config(fields), state, tokens_BC, None)
+    state, decisions = step_lib.scan(tiny.config(fields), state, tokens_BC, Signals())
     assert decisions.commit_B[0].tolist() == [False, False, False, True, False, False]
     assert decisions.scratchpad_B[0].tolist() == [True, True, True, False, True, False]
     assert decisions.offset_B[0].tolist() == [0, 1, 2, 3, 4, 5]

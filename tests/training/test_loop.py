@@ -214,6 +214,13 @@ def test_a_model_that_leaks_is_not_trained_unless_the_user_insists(tmp_path, mon
     assert len(lines) == 4 and all(line["causality"] == "INVALID" for line in lines)
 
 
+def test_what_reads_the_future_is_not_trained(tmp_path):
+    config = runs.config(tmp_path, {"trigger.kind": "oracle"})
+    with pytest.raises(UserError, match="trigger.kind = 'oracle' reads the bytes that follow, so it cannot train"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_signal_before_the_first_step_ends_it_with_a_line_and_frees_the_workdir(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", logger="absl")
     monkeypatch.setattr(Trainer, "compile", lambda self: None)

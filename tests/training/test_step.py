@@ -352,3 +352,37 @@ def test_state_can_be_described_without_computing_it():
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), shapes, state0())
     moments = jax.tree.leaves(shapes["optimizer"])
     assert len(moments) > 2 * len(jax.tree.leaves(weights.abstract(made.trainer.config)[1]["params"]))
+
+
+LEARNS = {"model.benefit.width": 4, "model.benefit.table": True, "trigger.kind": "learned", "trigger.gain": 0.02}
+LEARNS |= {"model.encoder.layers": 0, "model.decoder.layers": 0, "model.benefit.share": 0.5}
+
+
+def test_a_step_measures_what_scratchpads_save_and_carries_the_sums():
+    made = run(*LEARNS.items())
+    state = made.trainer.init()
+    before = jax.device_get(state["params"]["benefit_head"])
+    state, sums = made.advance(state)
+    sums, got = jax.device_get(sums), jax.device_get(state["statistics"])
+    assert "benefit_pairs" not in sums and sums["benefit_count"] > 20
+    # Half of the rows, and of these a quarter of the positions that can be scratchpads.
+    assert sums["benefit_count"] < sums["positions"] / 2 / 4 + 8
+    moments = got["benefit_head"]["moments"]
+    wanted = [sums[name] for name in ("benefit_count", "learned_sum", "learned_squares")]
+    np.testing.assert_allclose(moments, wanted, rtol=1e-6)
+    table = got["dependence"]
+    assert table["count"].sum() == sums["benefit_count"]
+    assert table["nats"].sum() == pytest.approx(float(sums["benefit"]), rel=1e-4, abs=1e-4)
+    assert (table["count"] > 0).sum() > 10
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, jax.device_get(state["params"]["benefit_head"]))
+    assert min(jax.tree.leaves(moved)) > 0
+    _, again = made.advance(state, 1)
+    assert np.isfinite([float(x) for x in jax.device_get(again).values()]).all()
+
+
+def test_what_is_measured_does_not_depend_on_the_mesh():
+    """Three of eight rows are measured: on four devices one more, which does not count."""
+    one, spread = (Run(LEARNS | {"mesh.data": n, "mesh.fsdp": n, "model.benefit.share": 0.33}) for n in (1, 2))
+    weights = jax.device_get(one.trainer.init())
+    states = [made.advance(jax.device_put(weights, made.trainer.shardings))[0] for made in (one, spread)]
+    close(*(jax.device_get(state["statistics"]) for state in states), 1e-4)

@@ -1,0 +1,173 @@
+"""The trigger study as a page, from the lines that its workers wrote.
+
+    .venv/bin/python -m experiments.triggers.summary RESULTS FOLDER
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from experiments.results import Results, markdown, mean_and_each, within_noise
+from experiments.triggers.config import VARIANTS
+
+NAMES = {
+    "none": "none",
+    "every": "every byte",
+    "entropy": "entropy",
+    "entropy_jump": "entropy_jump",
+    "score": "score (entropy + table)",
+    "learned": "learned (head)",
+    "oracle": "*oracle, 4 bytes ahead*",
+    "oracle_next": "*oracle, next byte*",
+    "stride": "stride 4",
+    "whitespace": "whitespace",
+    "random": "random",
+    "marks": "marks (after `=`, `# `, `>>`)",
+}
+# The weights on which triggers are compared: those that saw scratchpads anywhere.
+NEUTRAL = "random"
+
+
+class Study(Results):
+    """Results by variant and seed, of the seeds that every variant has."""
+
+    def __init__(self, lines: list[dict]):
+        results = {(line["variant"], line["seed"]): line for line in lines}
+        whole = {seed for _, seed in results if all((variant, seed) in results for variant in VARIANTS)}
+        if not whole:
+            raise SystemExit("triggers: no seed has results of every variant yet")
+        super().__init__({run: line for run, line in results.items() if run[1] in whole})
+
+    def of(self, variant: str, key: str, kind: str | None = None) -> np.ndarray:
+        """One number per seed: of the trigger that the model trained with, or of another kind on its weights."""
+        rows = [self.results[variant, seed] for seed in self.seeds]
+        return np.array([(row["fixed"][kind] if kind else row["own"])[key] for row in rows])
+
+    def correlation(self, variant: str, kind: str) -> np.ndarray:
+        """With the benefit that is measured on held-out text."""
+        return np.array([self.results[variant, seed]["correlations"][kind] for seed in self.seeds])
+
+
+def write(folder: Path, results: Path) -> None:
+    """README.md in `folder`, from the lines of results.jsonl."""
+    study = Study([json.loads(line) for line in results.read_text().splitlines()])
+    (folder / "README.md").write_text(page(study))
+
+
+def page(study: Study) -> str:
+    """The page's Markdown."""
+    first = study.of_first_seed("none")
+    lines = [
+        "# Which trigger: where shall scratchpads stand?",
+        "",
+        f"Models of {first['parameters'] / 1e6:.1f}M parameters, patches of 16 bytes, local windows of 16 bytes, "
+        f"{first['training_bytes'] / 1e6:.1f} MB of training bytes (books, Python code and gsm8k, a third each), "
+        f"{first['dtype']}, on {first['device']}; {len(study.seeds)} seeds, paired. BPB is the mean of held-out books "
+        "and code, in windows of 512 bytes without overlap; `computed` are the bytes of gsm8k's held-out problems that "
+        "follow from others: results of `<<48/2=24>>`, and answers after `####`. Mean over seeds, ± half the spread; "
+        "differences below 0.01 BPB, or of differing sign between seeds, are not called results. The rate is 3/16 "
+        "scratchpads per byte but for none and every; marks fire where there are some.",
+        "",
+        "Everything here is written by `.venv/bin/python -m experiments.triggers.run`.",
+        "",
+        "## Trained with the trigger",
+        "",
+        *_table(study, [(variant, variant, None) for variant in VARIANTS]),
+        "",
+        *_differences(study),
+        "",
+        "## On the same weights",
+        "",
+        f"Every trigger on the models that were trained with `{NEUTRAL}`, its threshold set so that it fires at 3/16 "
+        "of the bytes of this text. The oracles read the bytes that follow, and are bounds, not models: one fires "
+        "where a scratchpad saves most over the next 4 bytes of the patch, one where a fresh context saves most of "
+        "the next byte.",
+        "",
+        *_table(study, [(kind, NEUTRAL, kind) for kind in NAMES]),
+        "",
+        *_fixed(study),
+        "",
+        "## What predicts a scratchpad's benefit",
+        "",
+        "Correlation with the nats that a scratchpad saves over the next 4 bytes, on held-out text, where one may "
+        "stand.",
+        "",
+        *_correlations(study),
+        "",
+        *_carried(study),
+    ]
+    return markdown(lines)
+
+
+def _table(study: Study, rows: list[tuple[str, str, str | None]]) -> list[str]:
+    lines = [
+        "| trigger | BPB | books | code | gsm8k | computed, BPB | computed, accuracy | scratchpads/byte |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, variant, kind in rows:
+        def of(key, variant=variant, kind=kind):
+            return study.of(variant, key, kind)
+
+        accuracy = of("computed_accuracy") * 100
+        lines.append(
+            f"| {NAMES[name]} | {of('bpb').mean():.4f} ± {np.ptp(of('bpb')) / 2:.4f} "
+            f"| {of('books').mean():.3f} | {of('code').mean():.3f} | {of('sums').mean():.3f} "
+            f"| {of('computed_bpb').mean():.3f} ± {np.ptp(of('computed_bpb')) / 2:.3f} "
+            f"| {accuracy.mean():.1f}% ± {np.ptp(accuracy) / 2:.1f} | {of('scratchpads_per_byte').mean():.3f} |"
+        )
+    return lines
+
+
+def _verdict(difference: np.ndarray) -> str:
+    word = "within noise" if within_noise(difference) else "worse" if difference.mean() > 0 else "better"
+    return f"{mean_and_each(difference)}: {word}"
+
+
+def _differences(study: Study) -> list[str]:
+    lines = ["Against the model trained with entropy, BPB and BPB of computed bytes (below zero: better):", ""]
+    for variant in VARIANTS:
+        if variant != "entropy":
+            bpb, computed = (study.of(variant, key) - study.of("entropy", key) for key in ("bpb", "computed_bpb"))
+            lines.append(f"- {NAMES[variant]}: BPB {_verdict(bpb)}; computed {_verdict(computed)}.")
+    return lines
+
+
+def _fixed(study: Study) -> list[str]:
+    none, every = (study.of(NEUTRAL, "bpb", kind) for kind in ("none", "every"))
+    lines = [f"Scratchpads at every byte against none: {_verdict(every - none)}. What a rate of 3/16 keeps of that:"]
+    lines.append("")
+    for kind in NAMES:
+        if kind not in ("none", "every"):
+            share = (none - study.of(NEUTRAL, "bpb", kind)) / (none - every)
+            against = study.of(NEUTRAL, "bpb", kind) - study.of(NEUTRAL, "bpb", "entropy")
+            each = ", ".join(f"{100 * x:.0f}%" for x in share)
+            tail = "" if kind == "entropy" else f"; BPB against entropy {_verdict(against)}"
+            lines.append(f"- {NAMES[kind]}: {100 * share.mean():.0f}% ({each}){tail}.")
+    return lines
+
+
+def _correlations(study: Study) -> list[str]:
+    kinds = ("entropy", "entropy_jump", "score", "learned")
+    lines = ["| weights | " + " | ".join(kinds) + " | benefit, nats |", "|---|" + "---|" * (len(kinds) + 1)]
+    for variant in VARIANTS:
+        numbers = [study.correlation(variant, kind) for kind in kinds]
+        cells = " | ".join(f"{x.mean():.3f} ± {np.ptp(x) / 2:.3f}" for x in numbers)
+        mean, deviation = (study.correlation(variant, f"benefit_{name}").mean() for name in ("mean", "deviation"))
+        lines.append(f"| {NAMES[variant]} | {cells} | {mean:.4f} (deviation {deviation:.3f}) |")
+    return lines
+
+
+def _carried(study: Study) -> list[str]:
+    """Whether models miss the scratchpads that they were trained with."""
+    lines = ["BPB that the trained weights lose without their scratchpads:", ""]
+    for variant in VARIANTS:
+        if variant != "none":
+            lost = study.of(variant, "bpb", "none") - study.of(variant, "bpb")
+            lines.append(f"- {NAMES[variant]}: {mean_and_each(lost)}.")
+    return lines
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[2]), Path(sys.argv[1]))
