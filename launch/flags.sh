@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the launchers share; sourced by them. Flags are --NAME=VALUE (or --NAME alone: yes), before or after the verb;
-# what follows -- goes to scratchpatch train.
+# what follows -- goes to scratchpatch.
 
 # A failure inside $(...) ends the script too.
 shopt -s inherit_errexit
@@ -9,7 +9,7 @@ shopt -s inherit_errexit
 declare -A flags
 # What read_flags has read.
 verb=""
-train=()
+given=()
 
 script="$(basename "$0" .sh)"
 
@@ -29,7 +29,7 @@ fail() {
 # The comment at the top of the launcher.
 help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"; }
 
-# read_flags VERBS ARGUMENT...: fills verb, flags and train.
+# read_flags VERBS ARGUMENT...: fills verb, flags and given.
 read_flags() {
     local verbs="$1" argument name
     shift
@@ -42,7 +42,7 @@ read_flags() {
                 exit 0
                 ;;
             --)
-                train=("$@")
+                given=("$@")
                 break
                 ;;
             --*)
@@ -60,7 +60,7 @@ read_flags() {
                 ;;
             *)
                 [[ -z "$verb" ]] ||
-                    refuse "'$argument' is not a flag: write --NAME=VALUE, and the flags of scratchpatch train after --"
+                    refuse "'$argument' is not a flag: write --NAME=VALUE, and the flags of scratchpatch after --"
                 verb="$argument"
                 ;;
         esac
@@ -78,24 +78,39 @@ check() {
 # Where all hosts mount the file system that they share.
 mount=/mnt/scratchpatch
 
-# What is given to scratchpatch train: a config, and a folder that all hosts see.
-check_train() {
-    local argument config="" workdir=""
-    for argument in "${train[@]}"; do
+# What scratchpatch runs: filled by check_given.
+command=()
+
+# check_given VERB: what is given to this verb of scratchpatch: a config to train, and a folder that all hosts see.
+check_given() {
+    local argument config="" workdir="" prompts="" out="" stops=no
+    [[ "$1" != train ]] || stops=yes
+    for argument in "${given[@]}"; do
         case "$argument" in
             --config=*) config="${argument#*=}" ;;
             --workdir=*) workdir="${argument#*=}" ;;
+            --prompts=*) prompts="${argument#*=}" ;;
+            --out=*) out="${argument#*=}" ;;
             --distributed=* | --stopped_code=*) refuse "$argument: this script sets it, leave it out" ;;
+            --follow) stops=yes ;;
             --*) ;;
-            *) refuse "'$argument' after --: wanted a flag of scratchpatch train, --NAME=VALUE" ;;
+            *) refuse "'$argument' after --: wanted a flag of scratchpatch $1, --NAME=VALUE" ;;
         esac
         [[ "$argument" != *$'\n'* ]] || refuse "a line break in ${argument%%=*}: put it into the config file"
     done
-    [[ -n "$config" ]] ||
+    [[ "$1" != train || -n "$config" ]] ||
         refuse "$verb needs --config=FILE after --: a file of this repository, such as experiments/scale/sp_1b.py"
     [[ -n "$workdir" ]] || refuse "$verb needs --workdir=$mount/NAME after --: the run's folder"
     [[ "$workdir" == "$mount"/?* ]] ||
         refuse "--workdir=$workdir: wanted a folder below $mount, which all hosts share and no preemption takes away"
+    if [[ "$1" == generate ]]; then
+        [[ "$prompts" == "$mount"/?* && "$out" == "$mount"/?* ]] ||
+            refuse "$verb needs --prompts=FILE and --out=FILE below $mount after --: all hosts read the one, and the" \
+                "first one writes the other"
+    fi
+    command=("$1" "${given[@]}" --distributed=auto)
+    # The others end as SIGTERM ends any program.
+    [[ "$stops" == no ]] || command+=(--stopped_code=75)
 }
 
 # A command as it can be typed.

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Training on Kubernetes (GKE): a JobSet of one job per slice, in a Kueue queue; see launch/gke_jobset.yaml.
-#   bash launch/gke.sh VERB FLAGS [-- TRAIN_FLAGS]
+# Training and evaluation on Kubernetes (GKE): a JobSet of one job per slice, in a Kueue queue; see
+# launch/gke_jobset.yaml.
+#   bash launch/gke.sh VERB FLAGS [-- SCRATCHPATCH_FLAGS]
 # Verbs:
 #   submit   make the JobSet; it starts when the queue has room, and after a preemption goes on from the newest
 #            checkpoint
+#   eval, generate, calibrate
+#            make a JobSet for the verb of scratchpatch with that name: it spreads weights and rows over all chips, and
+#            the first pod prints the answer
 #   status   the JobSet, its place in the queue, and every pod with its exit code
 #   logs     the last lines of every pod
 #   delete   remove it; submitted again, the same run goes on
@@ -34,7 +38,7 @@ source "$root/launch/flags.sh"
 
 flags=([name]="" [namespace]=default [queue]="" [image]="" [accelerator]="" [topology]="" [hosts]="" [chips_per_host]=""
     [slices]=1 [spot]=no [volume_claim]="" [max_restarts]=10 [lines]=20 [dry_run]=no)
-read_flags "submit status logs delete" "$@"
+read_flags "submit eval generate calibrate status logs delete" "$@"
 
 # Pods are named NAME-slice-SLICE-POD-xxxxx: 63 letters in all.
 check name '[a-z]([-a-z0-9]{0,35}[a-z0-9])?' "at most 37 small letters, digits and -, such as sp1b"
@@ -98,11 +102,11 @@ manifest() {
         [NODE_SELECTOR]="{$selector}"
         [CHIPS]="{\"$kind\": ${flags[chips_per_host]}}"
         [VOLUME_CLAIM]="${flags[volume_claim]}"
-        [ARGS]="$(as_list "${train[@]}" --distributed=auto --stopped_code=75)"
+        [ARGS]="$(as_list "${command[@]}")"
     )
     text="$(grep -v '^#' "$root/launch/gke_jobset.yaml")"
     local key
-    # The train flags last: what they hold is replaced by nothing.
+    # The flags of scratchpatch last: what they hold is replaced by nothing.
     for key in NAME NAMESPACE QUEUE IMAGE MAX_RESTARTS SLICES HOSTS NODE_SELECTOR CHIPS VOLUME_CLAIM ARGS; do
         text="${text//"\${$key}"/"${values[$key]}"}"
     done
@@ -125,7 +129,7 @@ submit() {
         check hosts '[1-9][0-9]{0,4}' "the number of nodes"
         [[ -z "${flags[topology]}" ]] || refuse "--topology=${flags[topology]}: only TPUs have one; GPUs: --hosts=N"
     fi
-    check_train
+    if [[ "$verb" == submit ]]; then check_given train; else check_given "$verb"; fi
     local text
     text="$(manifest)"
     if [[ "${flags[dry_run]}" == yes ]]; then
@@ -160,7 +164,7 @@ status() {
 }
 
 case "$verb" in
-    submit) submit ;;
+    submit | eval | generate | calibrate) submit ;;
     status)
         check queue '[a-z0-9]([-a-z0-9]*[a-z0-9])?' "a Kueue LocalQueue of the namespace"
         status

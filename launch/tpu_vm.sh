@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Training on TPU VMs: a queued resource of one or several slices, and the same run on all of their workers.
-#   bash launch/tpu_vm.sh VERB FLAGS [-- TRAIN_FLAGS]
+# Training and evaluation on TPU VMs: a queued resource of one or several slices, and the same run on all of their
+# workers.
+#   bash launch/tpu_vm.sh VERB FLAGS [-- SCRATCHPATCH_FLAGS]
 # Verbs:
 #   create   ask for the resource and wait until it is there
 #   copy     copy this repository (what git does not ignore) to every worker, unless a run is at work there
 #   run      prepare every worker, start training there, and follow it; a run that is at work is only followed
 #   resume   all of that, as far as it is needed: a preempted resource is made anew, and the same train command goes on
 #            from the newest checkpoint
+#   eval, generate, calibrate
+#            as resume, but for the verb of scratchpatch with that name: it spreads weights and rows over all chips, and
+#            worker 0 of slice 0 prints the answer
 #   status   the resource's state and a line of every worker
 #   logs     the last lines of every worker
 #   delete   give the resource back; what is not below /mnt/scratchpatch is gone, and what a run has not saved
@@ -36,7 +40,7 @@ PREEMPTED=75
 
 flags=([name]="" [zone]="" [project]="" [accelerator]="" [runtime_version]="" [slices]=1 [spot]=no [nfs]="" [lines]=20
     [poll_seconds]=30 [dry_run]=no)
-read_flags "create copy run resume status logs delete" "$@"
+read_flags "create copy run resume eval generate calibrate status logs delete" "$@"
 
 check name '[a-z]([-a-z0-9]{0,40}[a-z0-9])?' "small letters, digits and -, such as sp1b"
 check zone '[a-z]+-[a-z]+[0-9]+-[a-z]' "a zone such as us-east5-a"
@@ -44,15 +48,18 @@ check slices '[1-9][0-9]{0,3}' "a number from 1"
 check lines '[1-9][0-9]*' "a number from 1"
 check poll_seconds '[0-9]+' "seconds"
 [[ -z "${flags[project]}" ]] || check project '[a-z][-a-z0-9:.]*' "a project id"
-case "$verb" in create | resume)
+case "$verb" in create | resume | eval | generate | calibrate)
     [[ "${flags[accelerator]}" != *7x* ]] ||
         refuse "--accelerator=${flags[accelerator]}: TPU7x is on GKE alone: use launch/gke.sh"
     check accelerator '(v4|v5litepod|v5p|v6e)-[1-9][0-9]*' "v4-N, v5litepod-N, v5p-N or v6e-N"
     ;;
 esac
-case "$verb" in run | resume)
+case "$verb" in run | resume | eval | generate | calibrate)
     check nfs '[^:/ ]+:/[^ ]*' "an NFS export HOST:/EXPORT that the workers reach: the workdir is on it"
-    check_train
+    case "$verb" in
+        run | resume) check_given train ;;
+        *) check_given "$verb" ;;
+    esac
     ;;
 esac
 if [[ -z "${flags[runtime_version]}" ]]; then
@@ -179,9 +186,9 @@ work() {
     local i code=0 waiting=()
     for i in "${!nodes[@]}"; do
         if [[ "${flags[dry_run]}" == yes ]]; then
-            train_on "$i"
+            work_on "$i"
         else
-            (train_on "$i" | tee "$scratch/slice.$i") &
+            (work_on "$i" | tee "$scratch/slice.$i") &
             waiting+=("$!")
         fi
     done
@@ -191,7 +198,11 @@ work() {
     ((code == 0)) || explain "$code"
 }
 
-train_on() { on "${nodes[$1]}" "bash scratchpatch/launch/tpu_worker.sh run $1 ${flags[nfs]} $(shown "${train[@]}")"; }
+work_on() { on "${nodes[$1]}" "bash scratchpatch/launch/tpu_worker.sh run $1 ${flags[nfs]} $(shown "${command[@]}")"; }
+
+# The verb that goes on after a preemption.
+again="$verb"
+[[ "$verb" != run ]] || again=resume
 
 # After a failure: which workers failed and how, or that the resource is gone.
 explain() {
@@ -205,16 +216,16 @@ explain() {
     done < <(grep -hE '^\[[0-9]+\.[^]]+\] ended with [0-9]+$' "$scratch"/slice.* | sort -u)
     now="$(state)"
     if [[ "$now" != ACTIVE ]]; then
-        say "$name is $now: it was preempted; 'resume' makes it anew and goes on from the newest checkpoint"
+        say "$name is $now: it was preempted; '${again}' makes it anew and goes on"
         exit "$PREEMPTED"
     fi
     ((failed == 0)) || exit 1
     if grep -qhE "\] ended with $PREEMPTED\$" "$scratch"/slice.*; then
-        say "stopped by SIGTERM and saved; 'resume' goes on from there"
+        say "stopped by SIGTERM and saved; '${again}' goes on from there"
         exit "$PREEMPTED"
     fi
     if grep -q . "$scratch"/slice.*; then
-        say "the connection is lost, gcloud ended with $1; training goes on: 'resume' follows it again"
+        say "the connection is lost, gcloud ended with $1; the workers go on: the same command follows them again"
         exit "$PREEMPTED"
     fi
     fail "gcloud ended with $1 before a worker said anything (its own words are above)"
@@ -235,7 +246,7 @@ case "$verb" in
     create) create ;;
     copy) copy ;;
     run) work ;;
-    resume)
+    resume | eval | generate | calibrate)
         ensure
         copy
         work

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # One worker of a TPU slice, on its own VM: launch/tpu_vm.sh calls it there.
-#   bash launch/tpu_worker.sh run SLICE HOST:/EXPORT TRAIN_FLAG...
+#   bash launch/tpu_worker.sh run SLICE HOST:/EXPORT VERB FLAG...
 #                                                        prepare, start and follow; the exit code is the run's
 #   bash launch/tpu_worker.sh prepare HOST:/EXPORT       Python, packages, and the shared files at /mnt/scratchpatch
-#   bash launch/tpu_worker.sh start TRAIN_FLAG...        train in the background; at work already: leave it
-#   bash launch/tpu_worker.sh follow SLICE               print the log until training ends
+#   bash launch/tpu_worker.sh start VERB FLAG...         run scratchpatch in the background; at work already: leave it
+#   bash launch/tpu_worker.sh follow SLICE               print the log until it ends
 #   bash launch/tpu_worker.sh status SLICE               one line: not started, running, or its exit code
 #   bash launch/tpu_worker.sh logs SLICE LINES           the end of the log
-# Training goes on when the connection that started it is lost. ~/.scratchpatch has its command, pid, log and code.
+# The work goes on when the connection that started it is lost. ~/.scratchpatch has its command, pid, log and code.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 state="$HOME/.scratchpatch"
@@ -80,8 +80,7 @@ start() {
     PYTHONUNBUFFERED=1 setsid bash -c 'trap : TERM; cd "$1"; state="$2"; shift 2
         "$@" >"$state/log" 2>&1; code=$?
         echo "$code" >"$state/code.tmp"; mv "$state/code.tmp" "$state/code"' \
-        scratchpatch "$root" "$state" .venv/bin/python -m scratchpatch train "$@" --distributed=auto --stopped_code=75 \
-        </dev/null >/dev/null 2>&1 &
+        scratchpatch "$root" "$state" .venv/bin/python -m scratchpatch "$@" </dev/null >/dev/null 2>&1 &
     echo "$!" >"$state/pid"
     touch "$state/log"
 }

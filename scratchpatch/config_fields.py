@@ -105,6 +105,17 @@ def _marks(value: tuple) -> str | None:
     return None
 
 
+def _texts(value: tuple) -> str | None:
+    if len(value) > _MOST_SOURCES:
+        return f"holds {len(value)} texts: at most {_MOST_SOURCES}"
+    for text in value:
+        if not isinstance(text, str):
+            return f"holds {output.short_repr(text)}: wanted texts, such as ('bpb:books/*.txt',)"
+        if problem := _path(text):
+            return f"holds {output.short_repr(text)}, which {problem}"
+    return None
+
+
 def _is_weight(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
@@ -307,6 +318,15 @@ FIELDS = (
     Field("optimizer.weight_decay", 0.1, "", _between(0.0, 1e2),
         "Decay of matrices; norms and embeddings have none.", later=True),
     Field("optimizer.clip_norm", 1.0, "", _between(0.0, 1e9), "Largest global gradient norm; 0: no limit.", later=True),
+    Field("evaluation.tasks", (), "", _texts, "Tasks that are measured while training goes on, NAME[:SOURCE] each, as "
+        "--task of eval has them; `scratchpatch eval --task=list` tells which there are. One that fails is reported "
+        "once, and left out.", free=True),
+    Field("evaluation.options", (), "", _texts,
+        "Options of these tasks, NAME.FIELD=VALUE each, as --option of eval has them.", free=True),
+    Field("evaluation.every", 0, "steps", _STEPS,
+        "Steps between measurements of the tasks, the last step always among them; 0: never.", free=True),
+    Field("evaluation.limit", 200, "items", _STEPS,
+        "The most items of each task, evenly spaced over all that it has; 0: all.", free=True),
     Field("kernels.staircase", "auto", "", _one_of(*BACKENDS), "What computes the trunk's attention: auto (by "
         "platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU).", free=True),
     Field("kernels.window", "auto", "", _one_of(*BACKENDS),

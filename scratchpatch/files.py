@@ -116,6 +116,20 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         replace_text(Path(os.path.realpath(path)), text)
 
 
+def whole_lines(file: int) -> None:
+    """Cut a file, open for reading and writing, behind its last newline. Raises OSError."""
+    size = end = os.fstat(file).st_size
+    while end:
+        begin = max(end - _CHUNK_BYTES, 0)
+        newline = os.pread(file, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
+            break
+        end = begin
+    if end < size:
+        os.ftruncate(file, end)
+
+
 def sweep(path: Path) -> None:
     """Remove what killed writers of this file have left beside it: FILE.*.tmp."""
     with contextlib.suppress(OSError):

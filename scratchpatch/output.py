@@ -85,6 +85,16 @@ def to_anywhere() -> Iterator[None]:
             stream.reconfigure(errors=before)
 
 
+def alone(stream):
+    """A stream of text that goes where this one went, to which libraries in C now give what standard error gets."""
+    if isinstance(stream, _Terminal):
+        return _Terminal(alone(stream._stream))
+    stream.flush()
+    own = os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors=stream.errors)
+    os.dup2(sys.stderr.fileno(), stream.fileno())
+    return own
+
+
 def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

@@ -6,6 +6,7 @@ import collections
 import math
 import sys
 import time
+from collections.abc import Callable
 
 from absl import logging
 from tqdm import tqdm
@@ -22,12 +23,16 @@ class Progress:
 
     On a terminal a bar on standard error; elsewhere log lines: the first at once, then one every ten seconds or every
     twentieth of the work, whichever is rarer. Use it as a context manager; leaving it logs a summary. unit: "B" where
-    units are bytes. shown: False says nothing: of several processes one is enough.
+    units are bytes. shown: False says nothing: of several processes one is enough. moved: called by each `advance`;
+    what it raises is raised there.
     """
 
-    def __init__(self, total: int, first: int = 0, label: str = "training", unit: str = "steps", shown: bool = True):
+    def __init__(
+        self, total: int, first: int = 0, label: str = "training", unit: str = "steps", shown: bool = True,
+        moved: Callable[[], None] = lambda: None,
+    ):
         self._total, self._first, self._done = total, first, first
-        self._label, self._unit, self._shown = label, unit, shown
+        self._label, self._unit, self._shown, self._moved = label, unit, shown, moved
         self._bytes, self._start = 0, time.monotonic()
         self._bpb: float | None = None
         self._samples: collections.deque[tuple[float, int, int]] = collections.deque()
@@ -46,6 +51,8 @@ class Progress:
     def __exit__(self, *exception) -> None:
         if self._bar is not None:
             self._bar.close()
+        if not self._shown:
+            return
         seconds = time.monotonic() - self._start
         rate = f", {_speed(self._bytes / seconds)}" if self._bytes and seconds else ""
         state = "done" if self._done >= self._total else "stopped"
@@ -53,6 +60,7 @@ class Progress:
 
     def advance(self, units: int, byte_count: int, bpb: float | None = None) -> None:
         """Count `units` as done, `byte_count` bytes among them; `bpb`: their loss in bits per byte, or None."""
+        self._moved()
         self._done += units
         self._bytes += byte_count
         self._bpb = self._bpb if bpb is None else bpb
@@ -68,7 +76,7 @@ class Progress:
             self._bar.update(units)
             return
         far_enough = self._done - self._line_done >= _LINE_SHARE * (self._total - self._first)
-        if far_enough and now - self._line_time >= _LINE_SECONDS:
+        if self._shown and far_enough and now - self._line_time >= _LINE_SECONDS:
             self._line_time, self._line_done = now, self._done
             logging.info("%s: %s%s", self._label, self._position(), measures)
 

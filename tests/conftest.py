@@ -47,7 +47,10 @@ def pytest_addoption(parser):
 
 
 # What starts processes, and waits for them: at the end of a run one worker would wait for it alone.
-_LONGEST = ("test_generate.py", "test_processes.py", "test_end_to_end.py", "test_fuzz.py", "test_resume.py")
+_LONGEST = (
+    *("test_generate.py", "test_processes.py", "test_end_to_end.py", "test_fuzz.py", "test_resume.py"),
+    "test_harness.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import numpy as np
 
@@ -85,3 +87,14 @@ def test_columns_have_a_line_per_object():
         "eng     1.23457  x\\x1b",
         "longer  -        y",
     ]
+
+
+def test_an_answer_is_alone_where_libraries_in_c_write_too():
+    program = (
+        "import os, sys; from scratchpatch import output\n"
+        "with output.to_anywhere():\n"
+        "    own = output.alone(sys.stdout)\n"
+        "    os.write(1, b'chatter'); print('the answer \\udcff', file=own, flush=True)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert (ended.stdout, ended.stderr) == (b"the answer \xff\n", b"chatter")

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.blt import published
-from scratchpatch import compilation_cache
+from scratchpatch import compilation_cache, timing
 from scratchpatch.accounting import flops
-from scratchpatch.bench import results
 from scratchpatch.model import stack, weights as weights_lib
 
 MODELS = ("8B", "1B", "small")
@@ -94,7 +93,7 @@ def bytes_per_second(seconds: float) -> dict[int, float]:
         forward = jax.jit(lambda w, t: weights_lib.merge(definition, w)(t).logits_BLV)
         return lambda: forward(weights, tokens_BL).block_until_ready()
 
-    times = results.take_turns({str(p): call(p) for p in SIZES}, seconds)
+    times = timing.take_turns({str(p): call(p) for p in SIZES}, seconds)
     return {p: _ROWS * _WINDOW / times.median(str(p)) for p in SIZES}
 
 

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from absl import logging
 
-from scratchpatch import config as config_lib
+from scratchpatch import config as config_lib, timing
 from scratchpatch.accounting import kv_cache
 from scratchpatch.bench import results
 from scratchpatch.bench.decoders import Continuation, Recomputation, local, model, prompts
-from scratchpatch.bench.results import Result, Times, at_least, at_most
+from scratchpatch.bench.results import Result, at_least, at_most
 from scratchpatch.bench.train import byte_level
 from scratchpatch.inference.engine import Engine
+from scratchpatch.timing import Times
 
 _TITLE = "decoding with caches: greedy, random weights"
 # The paper's rates: a commit at every 16th byte, and 3/16 of the bytes refresh the context.
@@ -118,7 +119,7 @@ def _turns(sides: dict, seconds: float) -> tuple[Times, dict]:
             # Without trunk calls no row waits, and a byte takes as long behind any prompt.
             path_names[name] = id(side.engine), side.new
             paths.setdefault(path_names[name], Continuation(engine, 0, side.new))
-    times, numbers = results.turns(sides | paths, seconds), {}
+    times, numbers = timing.turns(sides | paths, seconds), {}
     for name, side in sides.items():
         if isinstance(side, Continuation):
             share = _ratio(times, path_names[name], name)

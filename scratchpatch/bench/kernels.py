@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scratchpatch import config as config_lib, config_fields
-from scratchpatch.bench import results
+from scratchpatch import config as config_lib, config_fields, timing
 from scratchpatch.bench.results import Result
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import attention, xla
@@ -49,7 +48,7 @@ def _side_by_side(sides: dict, arrays) -> tuple[dict, list[str]]:
             continue
         memory[name] = compiled.memory_analysis().temp_size_in_bytes
         calls[name] = lambda compiled=compiled: jax.block_until_ready(compiled(*arrays))
-    times = results.take_turns(calls, _SECONDS)
+    times = timing.take_turns(calls, _SECONDS)
     measured = {}
     for name in calls:
         measured[name] = {"milliseconds": times.median(name) * 1e3, "temporary_megabytes": memory[name] / 1e6}

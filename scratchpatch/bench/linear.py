@@ -4,8 +4,7 @@ import dataclasses
 import math
 import re
 
-from scratchpatch import config as config_lib
-from scratchpatch.bench import results
+from scratchpatch import config as config_lib, timing
 from scratchpatch.bench.results import Result, at_most
 from scratchpatch.bench.train import Subject
 
@@ -19,7 +18,7 @@ def measure(config) -> Result:
     """Bytes/s and compiled memory per byte of both, and the largest arrays in the compiled steps."""
     subjects = {f"window {window}": Subject(at_window(config, window, _STEP_BYTES)) for window in (_SHORT, _LONG)}
     short, long = subjects
-    times = results.take_turns(subjects, _SECONDS)
+    times = timing.take_turns(subjects, _SECONDS)
     numbers, all_squares = {}, []
     for name, subject in subjects.items():
         slots, in_program = sum(config_lib.slots(subject.config)), arrays(subject.compiled.as_text())

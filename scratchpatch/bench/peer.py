@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 
-from scratchpatch import config as config_lib
-from scratchpatch.bench import results
+from scratchpatch import config as config_lib, timing
 from scratchpatch.bench.results import Result, at_least, at_most
 from scratchpatch.bench.train import Subject
 from scratchpatch.data.batches import Batches
@@ -32,7 +31,7 @@ def measure(config) -> Result:
         parts = {"blt": 1} | ({"blt in parts": accumulation} if accumulation > 1 else {})
         steps = {side: blt.Blt(ours, patch_bytes, subject.parameters, batch, count) for side, count in parts.items()}
         steps, parts = {"ours": subject} | steps, {"ours": accumulation} | parts
-        times, memory = results.take_turns(steps, _SECONDS), {}
+        times, memory = timing.take_turns(steps, _SECONDS), {}
         for side, step in steps.items():
             arguments = None if side == "ours" else [patch_bytes, subject.parameters, parts[side]]
             memory[side] = peak_memory(side, ours, arguments)

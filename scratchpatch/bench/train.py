@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
-from scratchpatch import config as config_lib
+from scratchpatch import config as config_lib, timing
 from scratchpatch.accounting import flops
-from scratchpatch.bench import results
 from scratchpatch.bench.results import Result
 from scratchpatch.data.batches import Batches
 from scratchpatch.distributed import mesh as mesh_lib
@@ -26,7 +25,7 @@ def measure(config) -> Result:
     """Bytes/s, FLOPs per byte, compile time and memory of both."""
     with nothing_cached():
         subjects = {"config": Subject(config), "byte-level": Subject(byte_level(config))}
-    times = results.take_turns(subjects, _SECONDS)
+    times = timing.take_turns(subjects, _SECONDS)
     return Result(
         "the train step against the byte-level model with the same trunk",
         {name: _numbers(subject, times.median(name)) for name, subject in subjects.items()},

@@ -8,6 +8,7 @@ Text that has changed is refused wherever a run's own splits are read: its batch
 out may be what the run trained on. A run may go on with other weights in data.sources, see `history`.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -19,6 +20,7 @@ from scratchpatch.checkpoints import history
 from scratchpatch.checkpoints.history import History
 from scratchpatch.data import mixture, sources
 from scratchpatch.data.stream import Stream
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
 
@@ -75,6 +77,29 @@ def own_streams(workdir: str | Path, config, split: str, overrides: dict[str, An
     if split == "validation" and _VALIDATION in stored:
         _compare(workdir, stored, _VALIDATION, streams, fix)
     return streams
+
+
+def agreed_streams(
+    workdir: str | Path, config, source: str | None, split: str, overrides: dict[str, Any] | None = None
+) -> Streams:
+    """(stream, weight) of what `split` holds of a source, a SPEC, or of the run's own (see `own_streams`) where that is
+    None: the same text in all processes, which must all ask. Raises UserError as `own_streams` does, in all of them,
+    and where the text of one differs.
+    """
+
+    def streams() -> Streams:
+        if source is None:
+            return own_streams(workdir, config, split, overrides)
+        return [(mixture.evaluation_stream(config, source, split), 1.0)]
+
+    opened = processes.together(streams)
+    agree(f"the text of {split}", opened)
+    return opened
+
+
+def agree(name: str, streams: Streams) -> None:
+    """Raise UserError, which calls the streams by this name, unless their text is the same in all processes."""
+    processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})
 
 
 def weights(workdir: Path, now: list[float], step: int) -> Weights:

@@ -6,7 +6,7 @@ The axes, outermost first, are `slice` (TPU slices, joined by the slow network b
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -58,23 +58,41 @@ def make(config, devices: Sequence | None = None) -> Mesh:
     return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def over(config, devices: int) -> Mesh:
-    """The mesh on which a trained model is used: its parameters spread over so many devices of this process. Raises
-    UserError where there are fewer.
+def over(config, devices: int | None = None, axes: Mapping[str, int] | None = None) -> Mesh | None:
+    """The mesh on which a trained model is used; None: one device. Of several processes all devices take part.
+
+    Args:
+      devices: how many; None: what the axes want, and without axes one device, or those of all processes.
+      axes: axis to size, 1 where it is not named; one may be -1, the devices that the others leave. None: parameters
+        are spread over the devices of each TPU slice (fsdp).
+    Raises:
+      UserError: there are fewer devices, the axes want another number of them, or a process would be left out.
     """
-    here = jax.local_devices()
-    if devices > len(here):
-        raise UserError(f"{devices} devices were asked for; there are {len(here)}")
-    fields = {f"mesh.{axis}": 1 for axis in AXES}
-    fields |= {"mesh.fsdp": devices, "training.batch_rows": devices, "training.accumulation": 1}
-    return make(config_lib.from_flat(config_lib.flat(config) | fields), here[:devices])
+    everyone, several = jax.devices(), jax.process_count() > 1
+    if axes is None:
+        axes, wanted = {"slice": _slices(everyone) if several else 1, "fsdp": -1}, len(everyone) if several else 1
+    else:
+        wanted = len(everyone) if -1 in axes.values() else math.prod(axes.values())
+    count = wanted if devices is None else devices
+    if count > len(everyone):
+        raise UserError(f"{count} devices were asked for; there are {len(everyone)}")
+    if several and count < len(everyone):
+        raise UserError(f"{count} devices were asked for, but {jax.process_count()} processes use all {len(everyone)}")
+    sizes = {f"mesh.{axis}": axes.get(axis, 1) for axis in AXES}
+    config = config_lib.from_flat(
+        config_lib.flat(config) | sizes | {"training.batch_rows": count, "training.accumulation": 1}
+    )
+    made = make(config, everyone[:count])
+    if made.size != count:
+        raise UserError(f"{count} devices were asked for, and the axes of the mesh have {made.size}: leave one out")
+    return made if count > 1 else None
 
 
 def _arrange(shape: tuple[int, ...], devices: list) -> np.ndarray:
     """Devices in the mesh's shape, neighbours on the wires where the hardware has such."""
     if devices[0].platform != "tpu":
         return np.array(devices).reshape(shape)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = _slices(devices)
     if shape[0] != slices:
         raise UserError(
             f"mesh.slice = {shape[0]}, but these devices are {slices} TPU slices: set mesh.slice={slices} "
@@ -85,6 +103,10 @@ def _arrange(shape: tuple[int, ...], devices: list) -> np.ndarray:
         return mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)[None]
     across = (slices, *(1 for _ in inside))
     return mesh_utils.create_hybrid_device_mesh((1, *inside), across, devices, allow_split_physical_axes=True)
+
+
+def _slices(devices: list) -> int:
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def settled(config, mesh: Mesh | AbstractMesh):

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import contextvars
 import hashlib
 import json
 import os
@@ -40,16 +41,22 @@ _AHEAD_STEPS = 4
 _DIGEST_BYTES = 16
 # Set by a failure that ends this process: then none of its threads waits for another process.
 _leaving = threading.Event()
+# See `alone`.
+_alone = contextvars.ContextVar("this process does it alone", default=False)
 # Name to how many answers of that name were asked for: the same in every process.
 _rounds: collections.Counter[str] = collections.Counter()
 
 
-def start(distributed: str) -> None:
-    """Join the other processes of the run (see `rendezvous`). Call it before anything asks JAX for devices. Raises
-    UserError where nothing is found, with what was looked for, or the coordinator does not answer.
+def start(distributed: str, tells_preemption: bool = True) -> None:
+    """Join the other processes of the run (see `rendezvous`). Call it before anything asks JAX for devices.
+
+    tells_preemption: JAX takes SIGTERM for itself, and tells all processes where to stop (see `training.notices`);
+      False: SIGTERM stays what it is. Raises UserError where nothing is found, with what was looked for, or the
+      coordinator does not answer.
     """
     if distributed == "none":
         return
+    jax.config.update("jax_enable_preemption_service", tells_preemption)
     auto = distributed == "auto"
     named = rendezvous.of_jobset(os.environ) if auto else rendezvous.parse(distributed)
     # This is for CPUs; other devices have collectives of their own.
@@ -77,12 +84,29 @@ def start(distributed: str) -> None:
 
 def is_first() -> bool:
     """Whether this is the process that logs, and that writes what the run needs once."""
-    return jax.process_index() == 0
+    return _alone.get() or jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What this process does inside, on devices of its own, it does without the others: it is the first one, and
+    nobody is asked, told or waited for. For what one process does for all in `first`.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def _several() -> bool:
+    """Whether other processes take part in what this one does now."""
+    return jax.process_count() > 1 and not _alone.get()
 
 
 def agree(what: dict[str, str]) -> None:
     """Raise UserError in every process unless these texts (by names for the message) are the same in all of them."""
-    if jax.process_count() == 1:
+    if not _several():
         return
     digests = [hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest() for text in what.values()]
     mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(what), _DIGEST_BYTES)
@@ -101,7 +125,7 @@ def first(decide: Callable[[], T], name: str = "first") -> T:
     by one of its threads. A UserError of `decide` is raised in every process. Whatever else `decide` raises goes on in
     the first process; in the others it is a UserError that says what it was, or a KeyboardInterrupt as it is.
     """
-    if jax.process_count() == 1:
+    if not _several():
         return decide()
     key = _key(name)
     return _tell(key, decide) if is_first() else _answer(key, 0)
@@ -111,7 +135,7 @@ def gather(find: Callable[[], T], name: str) -> list[T]:
     """What each process finds, by process, in the first one; in the others nothing, and they do not wait. See `first`;
     an error of any process's `find` is raised there and in the first one.
     """
-    if jax.process_count() == 1:
+    if not _several():
         return [find()]
     key = _key(name)
     mine = _tell(f"{key}/{jax.process_index()}", find)
@@ -122,7 +146,7 @@ def gather(find: Callable[[], T], name: str) -> list[T]:
 
 def together(do: Callable[[], T], name: str = "together") -> T:
     """What this process's `do` gives, once all processes have done it; see `first` for `name` and errors."""
-    if jax.process_count() == 1:
+    if not _several():
         return do()
     results: list[T] = []
 

@@ -11,7 +11,7 @@ Legend: R rows, L byte positions, N slots, D trunk width, d byte width.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +76,12 @@ class AuditReport:
         return {"ok": self.ok} | dataclasses.asdict(self)
 
 
-def audit_config(config) -> AuditReport:
-    """Audit a config's model with random weights."""
+def audit_config(config, devices: int | None = None, mesh: Mapping[str, int] | None = None) -> AuditReport:
+    """Audit a config's model with random weights, which lie where `distributed.mesh.over` says. All processes must call
+    this.
+    """
     config_lib.check(config)
-    return audit(config, weights_lib.random(config, config.seed))
+    return audit(config, weights_lib.random(config, config.seed, mesh_lib.over(config, devices, mesh)))
 
 
 def audit(config, weights, seed: int = 0, build: Callable | None = None) -> AuditReport:

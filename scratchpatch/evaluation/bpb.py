@@ -9,6 +9,7 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import flops, kv_cache
+from scratchpatch.distributed import processes
 from scratchpatch.evaluation import compressors
 from scratchpatch.inference.language_model import LanguageModel, Positions
 from scratchpatch.progress import Progress
@@ -79,7 +80,7 @@ def measure(
 
     However long the streams are, a few rows of them are in memory at a time. The compressors read the first
     `compressor_bytes` of the streams, the same share of each, or nothing where it is 0; `compressed_bytes` of the
-    result says how many bytes there were.
+    result says how many bytes there were. label: of the progress that is shown; '': none is.
 
     bpb counts raw bytes; end_of_document_nats is the mean over ends of documents that another document follows. Rates
     are per position (bytes and BOS), since the trunk runs at a BOS too. flops_per_byte is that of documents as long as
@@ -89,7 +90,8 @@ def measure(
     streams, began = list(streams), time.monotonic()
     vocabulary = config_lib.vocabulary(lm.config)
     total = Tally(vocabulary)
-    with Progress(total=sum(map(len, streams)), label=label, unit="B") as progress:
+    size, shown = sum(map(len, streams)), bool(label) and processes.is_first()
+    with Progress(total=size, label=label, unit="B", shown=shown) as progress:
         for stream in streams:
             for part in lm.positions(stream):
                 total.add(part)

@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
-from scratchpatch.checkpoints.run_text import own_streams
-from scratchpatch.data.mixture import evaluation_stream
+from scratchpatch.checkpoints import run_text
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.inference.entropies import Entropies
@@ -68,8 +68,10 @@ def calibrate(
     sample_bytes: int = 1 << 18,
     step: int | None = None,
     overrides: dict[str, Any] | None = None,
+    devices: int | None = None,
+    mesh: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Find the threshold of the patchifier, or of the trigger, that gives a rate.
+    """Find the threshold of the patchifier, or of the trigger, that gives a rate. All processes must call this.
 
     The budget and the controller of the section that is calibrated are off, as they are where `LanguageModel.override`
     is given a threshold. Rates count positions, a document's BOS among them, as `bpb.measure` does.
@@ -80,7 +82,7 @@ def calibrate(
       source: SPEC of the text; the run's own, by weight, where None.
       split: which documents of it the sample comes from.
       sample_bytes: about how many bytes; also of the held-out text.
-      step, overrides: see `load` and `LanguageModel.override`.
+      step, devices, mesh: see `load`. overrides: see `LanguageModel.override`.
     Returns:
       field, threshold (nats), target, unit, granularity (the rates on both sides of where the target is crossed),
       sample and held_out (bytes, rate, source, split), settings (overrides under which the rate holds).
@@ -90,31 +92,34 @@ def calibrate(
     section = "patching" if scratchpads_per_byte is None else "trigger"
     target = bytes_per_patch if scratchpads_per_byte is None else scratchpads_per_byte
     field, overrides = f"{section}.threshold", overrides or {}
-    lm = _without_budget(load(workdir, step), section, overrides)
+    lm = _without_budget(load(workdir, step, devices, mesh), section, overrides)
 
     def streams_of(split: str) -> list[tuple[Any, float]]:
-        if source is None:
-            return own_streams(workdir, lm.config, split, overrides)
-        return [(evaluation_stream(lm.config, source, split), 1.0)]
+        return run_text.agreed_streams(workdir, lm.config, source, split, overrides)
 
     validates = source is None and bool(lm.config.data.validation_sources)
     sample, held_out = _sample_and_held_out(lm, streams_of, split, validates, sample_bytes)
-    count = _counter(lm, section, sample)
-    threshold, granularity = search(section, count, sample.positions, target, lm.config)
 
-    def measured(text: _Text, decisions: int) -> dict[str, Any]:
-        return text.about | {"rate": _rate(section, decisions, text.positions)}
+    def found() -> dict[str, Any]:
+        count = _counter(lm, section, sample)
+        threshold, granularity = search(section, count, sample.positions, target, lm.config)
 
-    return {
-        "field": field,
-        "threshold": threshold,
-        "target": target,
-        "unit": UNITS[section],
-        "granularity": granularity,
-        "sample": measured(sample, count(threshold)),
-        "held_out": measured(held_out, _counter(lm, section, held_out)(threshold)),
-        "settings": overrides | {field: threshold},
-    }
+        def measured(text: _Text, decisions: int) -> dict[str, Any]:
+            return text.about | {"rate": _rate(section, decisions, text.positions)}
+
+        return {
+            "field": field,
+            "threshold": threshold,
+            "target": target,
+            "unit": UNITS[section],
+            "granularity": granularity,
+            "sample": measured(sample, count(threshold)),
+            "held_out": measured(held_out, _counter(lm, section, held_out)(threshold)),
+            "settings": overrides | {field: threshold},
+        }
+
+    # Decisions are made on one device.
+    return processes.first(found)
 
 
 def table(result: dict[str, Any], workdir: str) -> str:
@@ -220,7 +225,8 @@ def _sample(entropies: Entropies, config, streams: list[tuple[Any, float]], samp
         spread = np.linspace(0, available - 1, min(wanted, available)).round().astype(int)
         chosen.append(np.unique(spread).tolist())
     rows = []
-    with Progress(total=sum(map(len, chosen)), label="entropies", unit="windows") as progress:
+    total = sum(map(len, chosen))
+    with Progress(total, label="entropies", unit="windows", shown=processes.is_first()) as progress:
         for (stream, _), indices in zip(streams, chosen, strict=True):
             for some in entropies.along(stream, indices):
                 rows.append(some)
@@ -255,7 +261,7 @@ def _counter(lm: LanguageModel, section: str, text: _Text) -> Callable[[float], 
     pad = config_lib.vocabulary(lm.config).pad
     signals = Signals(*(None if x is None else in_chunks(x, 0.0) for x in (text.entropy_RL, text.benefit_RLM)))
     arrays = in_chunks(text.tokens_RL, pad), signals, in_chunks(text.counts_RL, False)
-    weights = lm.weights["thresholds"]
+    weights = jax.device_get(lm.weights["thresholds"])
     own = layout.Thresholds(jnp.asarray(weights["patching_threshold"]), jnp.asarray(weights["trigger_threshold"]))
     config = weights_lib.without_thresholds(lm.config)
     return lambda threshold: int(

@@ -7,20 +7,31 @@ import numpy as np
 
 from scratchpatch import config as config_lib
 from scratchpatch.accounting.account import account
-from scratchpatch.checkpoints.run_text import own_streams
-from scratchpatch.data.mixture import evaluation_stream
-from scratchpatch.evaluation import bpb, compressors
+from scratchpatch.checkpoints.run_text import agreed_streams
+from scratchpatch.evaluation import bpb, compressors, sweep
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.loading import load
 from scratchpatch.inference.windows import Head
 
-# Scratchpad rates of the sweep; the thresholds that give them come from the text's own entropies.
-_SWEEP_RATES = (0.03, 0.06, 0.12, 0.2, 0.3, 0.5)
 _SWEEP_BYTES = 65536
-_SWEEP_NUMBERS = ("bpb", "bytes", "trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte")
 _PASSAGE_BYTES = 1600
-# Thresholds that every entropy, or none, exceeds.
-_ALWAYS, _NEVER = -1.0, 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a model is measured on, and with which changes.
+
+    Attributes:
+      source: SPEC of the documents; the run's own where None, which must be what it trained and validated on.
+      split: which of its documents.
+      max_bytes: read the first so many bytes of each source; all where None.
+      overrides: see `LanguageModel.override`.
+    """
+
+    source: str | None = None
+    split: str = "validation"
+    max_bytes: int | None = None
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Evaluation:
     for_the_page: bool
 
     def comparisons(self) -> dict[str, Any]:
-        """What the run's page shows. The text is read again several times for it.
+        """What the run's page shows. The text is read again several times for it. All processes must call this.
 
         Returns:
           step, max_bytes; results: validation (the result), without_scratchpads (on the same weights; None where the
@@ -48,11 +59,11 @@ class Evaluation:
         if lm.config.trigger.kind != "none" and lm.config.patching.kind != "byte":
             plain = lm.override({"trigger.kind": "none"})
             without = bpb.measure(plain, self.streams, compressor_bytes=0, label="without scratchpads")
-        sweep = _sweep(lm, self.streams)
+        by_threshold = _sweep(lm, self.streams)
         return {
             "step": lm.step,
             "max_bytes": self.result["max_bytes"],
-            "results": {"validation": self.result, "without_scratchpads": without, "sweep": sweep},
+            "results": {"validation": self.result, "without_scratchpads": without, "sweep": by_threshold},
             "passage": _passage(lm, self.streams[0]),
             "account": account(lm.config),
         }
@@ -65,60 +76,46 @@ def evaluate(
     overrides=None,
     step=None,
     max_bytes=None,
-    devices=1,
+    devices=None,
+    mesh=None,
     compressor_bytes=compressors.BYTES,
 ) -> Evaluation:
-    """Measure a run's checkpoint on text.
+    """Measure a run's checkpoint on text. All processes must call this.
 
     Args:
-      source: SPEC of the documents; the run's own where None, which must be what it trained and validated on.
-      overrides: see `LanguageModel.override`.
-      step, devices: see `load`.
-      max_bytes: read the first so many bytes of each source; all where None.
+      source, split, overrides, max_bytes: see `Asked`.
+      step, devices, mesh: see `load`.
       compressor_bytes: of the text that gzip, bzip2 and xz read; 0: they are left out.
     Raises:
       UserError: no such checkpoint, text that cannot be read, or overrides that need other parameters.
     """
-    lm = load(workdir, step, devices)
-    if overrides:
-        lm = lm.override(overrides)
-    if source is None:
-        streams = [stream for stream, _ in own_streams(workdir, lm.config, split, overrides)]
-    else:
-        streams = [evaluation_stream(lm.config, source, split)]
+    asked = Asked(source, split, max_bytes, overrides or {})
+    return measure(load(workdir, step, devices, mesh), workdir, asked, compressor_bytes)
+
+
+def measure(lm: LanguageModel, workdir, asked: Asked, compressor_bytes: int) -> Evaluation:
+    """Measure a model of a run on text; see `evaluate`."""
+    if asked.overrides:
+        lm = lm.override(asked.overrides)
+    streams = agreed_streams(workdir, lm.config, asked.source, asked.split, asked.overrides)
+    streams = [stream for stream, _ in streams]
     for stream in streams:
         stream.watch()
-    specs = ", ".join(stream.spec for stream in streams)
-    about = {"source": specs, "split": split, "max_bytes": max_bytes, "overrides": overrides or {}}
-    if max_bytes is not None:
-        streams = [Head(stream, max_bytes + 1) for stream in streams]
+    about = dataclasses.asdict(asked) | {"source": ", ".join(stream.spec for stream in streams)}
+    if asked.max_bytes is not None:
+        streams = [Head(stream, asked.max_bytes + 1) for stream in streams]
     result = bpb.measure(lm, streams, compressor_bytes) | about
-    return Evaluation(lm, streams, result, source is None and split == "validation" and not overrides)
+    for_the_page = asked.source is None and asked.split == "validation" and not asked.overrides
+    return Evaluation(lm, streams, result, for_the_page)
 
 
 def _sweep(lm: LanguageModel, streams: list) -> list[dict[str, Any]]:
-    """BPB and cost on the first bytes of the streams, by threshold.
-
-    The model as trained comes first (threshold None). Where a trigger can read entropies, the entropy trigger follows
-    on the same weights, at thresholds that fall from one that lets no scratchpad fire to one that lets all fire.
+    """BPB and cost on the first bytes of the streams, by threshold of the trigger, see `evaluation.sweep`. The model as
+    trained comes first (threshold None).
     """
     beginnings = [Head(stream, _SWEEP_BYTES // len(streams)) for stream in streams]
-
-    def point(threshold: float | None, model: LanguageModel) -> dict[str, Any]:
-        result = bpb.measure(model, beginnings, compressor_bytes=0, label="sweep")
-        return {"threshold": threshold, **{name: result[name] for name in _SWEEP_NUMBERS}}
-
-    model = lm.config.model
-    no_entropies = model.entropy_head.weight == 0 and model.entropy_model.layers == 0
-    if no_entropies or model.trunk.kind == "none" or lm.config.patching.kind == "byte":
-        return [point(None, lm)]
-    entropic = lm.override({"trigger.kind": "entropy", "trigger.threshold": _NEVER})
-    inside_patches = [part.entropy[~part.commit] for head in beginnings for part in entropic.positions(head)]
-    entropy = np.concatenate(inside_patches)
-    share = len(entropy) / sum(map(len, beginnings))
-    quantiles = [np.quantile(entropy, 1 - rate / share) for rate in _SWEEP_RATES if rate < share]
-    thresholds = (_NEVER, *sorted(map(float, quantiles), reverse=True), _ALWAYS)
-    return [point(None, lm), *(point(t, entropic.override({"trigger.threshold": t})) for t in thresholds)]
+    models = sweep.models(lm, sweep.TRIGGER, beginnings) if sweep.TRIGGER in sweep.dials(lm) else ()
+    return [sweep.point(model, threshold, beginnings) for threshold, model in ((None, lm), *models)]
 
 
 def _passage(lm: LanguageModel, stream) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from scratchpatch import config as config_lib
+from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import windows
 from scratchpatch.model import weights as weights_lib
 
@@ -42,26 +43,34 @@ class Answers:
 
 
 @functools.lru_cache(maxsize=16)
-def _compile(definition):
+def _compile(definition, mesh):
     # Whatever the entropies do not need, the compiler leaves out.
     def run(weights, tokens_RL):
         output = weights_lib.merge(definition, weights)(tokens_RL)
         return output.entropy_BL, output.benefit_BLM
 
-    return jax.jit(run)
+    return mesh_lib.inside(mesh, jax.jit(run, out_shardings=mesh_lib.everywhere(mesh)))
 
 
 class Entropies:
-    """Entropies of a model's entropy model, of its head or, without a trunk, its own. Local devices share the rows."""
+    """Entropies of a model's entropy model, of its head or, without a trunk, its own.
+
+    Weights that are spread over a mesh stay where they are: its devices share the rows, and all its processes must ask
+    the same. Others are copied to all devices of this process, which share the rows.
+    """
 
     def __init__(self, config, weights):
         self.length, self._pad = config.data.window, config_lib.vocabulary(config).pad
-        self._run = _compile(weights_lib.abstract(config)[0])
-        devices = jax.local_devices()
-        mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
-        self._weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))
-        self._rows = NamedSharding(mesh, PartitionSpec("rows"))
-        self._batch = max(_TOKENS_PER_CALL // self.length, 1) * len(devices)
+        if mesh := mesh_lib.of(weights):
+            config, shares = mesh_lib.settled(config, mesh), mesh_lib.row_shares(mesh)
+            self._weights, self._rows = weights, mesh_lib.everywhere(mesh)
+        else:
+            devices = jax.local_devices()
+            copies, shares = jax.make_mesh((len(devices),), ("rows",), (AxisType.Auto,), devices=devices), len(devices)
+            self._weights = jax.device_put(weights, NamedSharding(copies, PartitionSpec()))
+            self._rows = NamedSharding(copies, PartitionSpec("rows"))
+        self._run = _compile(weights_lib.abstract(config)[0], mesh)
+        self._batch = max(_TOKENS_PER_CALL // self.length, 1) * shares
 
     def along(self, stream, chosen: Sequence[int]) -> Iterator[Answers]:
         """The entropies of the chosen windows (see `windows.window`) of a stream, some at a time, in order."""

@@ -184,14 +184,17 @@ class LanguageModel:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of what its answers depend on: weights, and config fields of the model. It is the same
-        wherever the model lies, and takes about as long as reading the weights.
+        wherever the model lies, and takes about as long as reading the weights. All processes of its mesh must ask.
         """
         named = ("model.", "patching.", "trigger.", "kernels.", "data.window", "training.dtype")
         fields = {name: value for name, value in config_lib.flat(self.config).items() if name.startswith(named)}
         digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8)
+        everywhere = mesh_lib.everywhere(mesh_lib.of(self.weights))
+        whole = jax.jit(lambda x: x, out_shardings=everywhere) if everywhere else lambda x: x
         for path, leaf in jax.tree.leaves_with_path(self.weights):
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-            digest.update(np.asarray(jax.device_get(leaf)).tobytes())
+            # One array at a time is whole in memory.
+            digest.update(np.asarray(jax.device_get(whole(leaf))).tobytes())
         return digest.hexdigest()
 
     def positions(self, stream) -> Iterator[Positions]:

@@ -4,7 +4,7 @@ Weights are found before they are read, so that each device reads its own share 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +87,22 @@ def init(config, seed: int = 0) -> LanguageModel:
     return LanguageModel(config, weights_lib.random(config, seed))
 
 
-def load(workdir: str | Path, step: int | None = None, devices: int = 1) -> LanguageModel:
+def load(
+    workdir: str | Path, step: int | None = None, devices: int | None = None, mesh: Mapping[str, int] | None = None
+) -> LanguageModel:
     """The model of a run's checkpoint, the newest whole one or that of `step`; or of an exported folder.
 
     A run that is at work there may go on: where it removes a checkpoint while it is read, the next newer one is read.
-    The weights are spread over `devices` devices, each of which reads its share.
+    The weights are spread over so many devices, or over the axes of a mesh, each of which reads its share: see
+    `distributed.mesh.over`. Several processes spread them over the devices of all, and all must call this.
 
     Raises:
       UserError: no run, no checkpoint, none that is whole; weights that are not finite, or that devices cannot share.
     """
     trained = find(workdir, step)
     abstract = trained.abstract
-    if devices > 1:
-        placed = weights_lib.shardings(trained.config, mesh_lib.over(trained.config, devices))
+    if (over := mesh_lib.over(trained.config, devices, mesh)) is not None:
+        placed = weights_lib.shardings(trained.config, over)
         abstract = jax.tree.map(lambda x, sharding: x.update(sharding=sharding), abstract, placed)
     # The weights may come from a newer step than was found, so the step is known afterwards.
     weights = trained.read(abstract)

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -19,9 +18,7 @@ import msgspec
 
 from scratchpatch import files, json_files
 from scratchpatch.errors import UserError
-from scratchpatch.inference import results
 from scratchpatch.inference.options import Options
-from scratchpatch.progress import Progress
 
 # The most bytes of one line.
 _LONGEST_LINE = 1 << 26
@@ -224,48 +221,6 @@ def result(prompt: Prompt, made: list, finish: str) -> dict[str, Any]:
         "commits": sum(byte.commit for byte in made),
         "scratchpads": sum(byte.scratchpad for byte in made),
         **({"logprobs": [_logprobs(byte) for byte in made]} if prompt.options.logprobs else {}),
-    }
-
-
-def continue_file(engine, path: str, out: Path, survey: Survey, defaults: Options, made_of: dict[str, str]) -> dict:
-    """Continue the prompts of a file that `results.Results` has not yet, and finish the file of results.
-
-    Args:
-      defaults: see `read`; without a patch_threshold, which is the engine's model's.
-      made_of: see `results.Results`.
-    Returns:
-      rows; written, those of this call; and of this call bytes (of which stop strings may take some back), what `speed`
-      says, trunk_calls_per_byte and rows_per_trunk_call.
-
-    Raises UserError, before anything is written, where a line turns a dial that the model lacks; and see `Results`.
-    """
-    if survey.dialled is not None:
-        number, options = survey.dialled
-        try:
-            check(options, engine.check)
-        except UserError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
-    began, moments = time.monotonic(), []
-    with results.Results(out, made_of) as rows:
-        before = rows.done
-        left = (prompt for prompt in read(path, defaults) if prompt.number not in before)
-        with Progress(survey.count, len(before), label="generating", unit="rows") as progress:
-            for ended, byte_count in continued(engine, left):
-                rows.add(ended)
-                progress.advance(len(ended), byte_count)
-                moments = moments or [(time.monotonic(), engine.work.bytes)]
-        if len(rows.done) != survey.count:
-            raise UserError(f"{path} was changed while it was read: start again, with another --out")
-        rows.finish()
-    work = engine.work
-    moments.append((time.monotonic(), work.bytes))
-    return {
-        "rows": survey.count,
-        "written": survey.count - len(before),
-        "bytes": work.bytes,
-        **speed(began, moments),
-        "trunk_calls_per_byte": work.slots / max(work.bytes, 1),
-        "rows_per_trunk_call": work.slots / max(work.trunk_calls, 1),
     }
 
 

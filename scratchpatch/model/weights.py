@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
@@ -57,9 +58,13 @@ def init(config, seed: int | jax.Array):
     return split(ByteLM(config, rngs=nnx.Rngs(params=jax.random.key(seed))))[1]
 
 
-def random(config, seed: int):
-    """`init`, compiled, on the first device."""
-    return jax.jit(functools.partial(init, config), compiler_options=compilation_cache.quick())(jnp.uint32(seed))
+def random(config, seed: int, mesh=None):
+    """`init`, compiled, on the first device, or spread over a mesh."""
+    places = None if mesh is None else shardings(config, mesh)
+    program = jax.jit(
+        functools.partial(init, config), out_shardings=places, compiler_options=compilation_cache.quick()
+    )
+    return program(np.uint32(seed))
 
 
 def abstract(config):
@@ -107,7 +112,8 @@ def redefine(config, weights, named=()):
     thresholds = dict(weights["thresholds"])
     for section in ("patching", "trigger"):
         if f"{section}.threshold" in named:
-            thresholds[f"{section}_threshold"] = jnp.float32(config[section].threshold)
+            # A number of the host is taken wherever the other weights lie.
+            thresholds[f"{section}_threshold"] = np.float32(config[section].threshold)
     return definition, {**weights, "thresholds": thresholds}
 
 

@@ -3,14 +3,16 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import logging
 
 from scratchpatch import output
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
+from scratchpatch.report import tasks
 from scratchpatch.report.page import write_report
 from scratchpatch.report.passage import Passage
 from scratchpatch.report.run_folder import evaluation_file, read_evaluation, report_file
@@ -19,8 +21,11 @@ from scratchpatch.report.run_folder import evaluation_file, read_evaluation, rep
 def write_evaluation(workdir: str | os.PathLike, comparisons: dict, step_named: bool) -> None:
     """Write evaluation.json (`evaluate.Evaluation.comparisons`), and report.html anew. Both get names of their own
     where those that are there tell of another step than the one that the user named, or of more of the text. What
-    cannot be written is a warning. Of two evaluations at once the last one's files stay.
+    cannot be written is a warning. Of two evaluations at once the last one's files stay. Of several processes the first
+    one writes.
     """
+    if not processes.is_first():
+        return
     suffix = _suffix(read_evaluation(workdir), comparisons["step"], step_named, comparisons["max_bytes"])
     document = output.plain(comparisons | {"passage": Passage(**comparisons["passage"]).to_json()})
     path = evaluation_file(workdir, suffix)
@@ -28,6 +33,22 @@ def write_evaluation(workdir: str | os.PathLike, comparisons: dict, step_named: 
         replace_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
         with _failure_is_a_warning(report_file(workdir, suffix)):
             logging.info("report: %s", write_report(workdir, suffix=suffix))
+
+
+def write_tasks(folder: str | os.PathLike, answers: Sequence[dict], workdir: str | os.PathLike | None) -> None:
+    """Write the figures of what `tasks.evaluate` returned into a folder; and the page of a run anew, where it is one
+    (None: it is not). What cannot be written is a warning. Of several processes the first one writes.
+    """
+    if not processes.is_first():
+        return
+    for answer in answers:
+        for name, svg in tasks.files(answer).items():
+            path = Path(folder) / f"{name}.svg"
+            with _failure_is_a_warning(path):
+                replace_text(path, svg)
+    if workdir is not None:
+        with _failure_is_a_warning(report_file(workdir)):
+            logging.info("report: %s", write_report(workdir))
 
 
 @contextlib.contextmanager

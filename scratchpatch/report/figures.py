@@ -9,7 +9,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +104,40 @@ def compute_quality(
         axes.margins(x=0.08, y=0.18)
 
     return _svg(name, draw, f"Bits per byte against {x_label}")
+
+
+def by_step(series: Sequence[Series], y_label: str, name: str) -> str:
+    """What is measured now and then, against the step."""
+
+    def draw(axes):
+        for index, one in enumerate(_drawable(series)):
+            _plot(axes, index, one, linewidth=1.2)
+        axes.set_xlabel("step")
+        axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
+        axes.xaxis.set_major_locator(_ticks())
+
+    return _svg(name, draw, f"{y_label} against training steps")
+
+
+def ranked(values: Mapping[str, float], y_label: str, name: str, marked: Sequence[str] = ()) -> str:
+    """A bar for each name, the highest first. Names that are `marked`, and those at both ends, are written."""
+    order = sorted((each for each in values if _is_number(values[each])), key=lambda each: (-values[each], each))
+
+    def draw(axes):
+        axes.bar(range(len(order)), [values[each] for each in order], width=1.0, color=PALETTE[0], linewidth=0)
+        written = {each for each in (*order[:1], *order[-1:], *marked) if each in order}
+        for height, each in enumerate(sorted(written, key=order.index)):
+            at = order.index(each)
+            align = "left" if at < len(order) / 3 else "right" if at > len(order) * 2 / 3 else "center"
+            axes.bar([at], [values[each]], width=1.0, color=PALETTE[1], linewidth=0)
+            # Neighbours are written at two heights.
+            above = (0, 3 + 10 * (height % 2))
+            axes.annotate(each, (at, values[each]), above, textcoords="offset points", fontsize=8.5, ha=align)
+        axes.set_xticks([])
+        axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
+        axes.margins(x=0.01, y=0.12)
+
+    return _svg(name, draw, f"{y_label}, by name")
 
 
 def _plot(axes, index: int, one: Series, **style) -> None:

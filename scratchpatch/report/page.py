@@ -4,15 +4,14 @@ What is missing is named on the page together with the command that makes it.
 """
 
 import html
-import math
 import os
 from pathlib import Path
 
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import sweep
 from scratchpatch.files import replace_text
-from scratchpatch.output import quantity
-from scratchpatch.report import figures, passage
+from scratchpatch.report import elements, figures, passage, tasks
 from scratchpatch.report.figures import Series
 from scratchpatch.report.run_folder import RunFolder, command, report_file
 from scratchpatch.training import goodput
@@ -76,8 +75,9 @@ def body(run: RunFolder, other: RunFolder | None = None) -> str:
         _heading(run, other), _tiles(run),
         '<div class="grid">', *curves, "</div>",
         "<h2>Numbers</h2>", _numbers(run, other),
+        *_tasks(run),
         "<h2>A passage of held-out text</h2>",
-        passage.to_html(shown) if shown else _missing("passage", command("eval", run.path)),
+        passage.to_html(shown) if shown else elements.missing("passage", command("eval", run.path)),
         _changes(run), "<h2>Config</h2>", _config(run), "<h2>Commands</h2>", _commands(run),
     ]
     return "\n".join(sections)
@@ -111,7 +111,7 @@ def _where(what: str, run: RunFolder) -> str:
 
 def _tiles(run: RunFolder) -> str:
     tiles = [
-        f'<div class="tile"><b>{_number(numbers[key], form)}</b><span>{label}</span></div>'
+        f'<div class="tile"><b>{elements.number(numbers[key], form)}</b><span>{label}</span></div>'
         for _, numbers in _compared(run, None)[:1]
         for label, key, form in NUMBERS
         if key not in ONLY_IN_TABLE and numbers.get(key) is not None
@@ -122,13 +122,14 @@ def _tiles(run: RunFolder) -> str:
 def _loss(run: RunFolder) -> str:
     training = [run.curve("bpb", "training"), run.curve("head_bpb", "training, entropy head")]
     validation = [run.curve("validation_bpb", "validation")]
+    validation.append(run.curve("bpb", "validation, each checkpoint in full", followed=True))
     training, validation = ([one for one in series if one.x] for series in (training, validation))
     if not training and not validation:
-        return _figure("Loss", "", _missing("metrics", command("train", run.path, "--config=FILE")))
+        return elements.figure("Loss", "", elements.missing("metrics", command("train", run.path, "--config=FILE")))
     note = "Training and held-out bits per byte."
     if any(len(one.x) > figures.BINS for one in training):
         note += f" Training curves are means over {figures.BINS} bins of steps."
-    return _figure("Loss", note, figures.loss_curves(training, validation, run.bytes_per_step()))
+    return elements.figure("Loss", note, figures.loss_curves(training, validation, run.bytes_per_step()))
 
 
 def _lag(run: RunFolder, other: RunFolder | None) -> str:
@@ -141,18 +142,19 @@ def _lag(run: RunFolder, other: RunFolder | None) -> str:
         if any(value is not None for value in drawn):
             curves.append(Series(label, range(len(drawn)), drawn))
     if not curves:
-        return _figure("Patch lag", "", _missing("BPB by offset inside the patch", command("eval", run.path)))
+        missing = elements.missing("BPB by offset inside the patch", command("eval", run.path))
+        return elements.figure("Patch lag", "", missing)
     note = (
         "BPB by the bytes read since the last commit: the age of the trunk's context where no scratchpad refreshes it."
         f" Offsets with less than {RARE:.1%} of the bytes are not drawn."
     )
-    return _figure("Patch lag", note, figures.patch_lag(curves))
+    return elements.figure("Patch lag", note, figures.patch_lag(curves))
 
 
 def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str:
     title, points = label[0].upper() + label[1:], run.result("sweep") or []
     if not points:
-        return _figure(title, "", _missing(f"BPB against {label}", command("eval", run.path)))
+        return elements.figure(title, "", elements.missing(f"BPB against {label}", command("eval", run.path)))
     moved = [point for point in points if point.get("threshold") is not None]
     series = [_costs("entropy trigger, by threshold in nats", key, moved)]
     for name, one in [("this run", run)] + ([(f"baseline {other.name}", other)] if other else []):
@@ -160,38 +162,38 @@ def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str
     note = f"BPB against {label}" + (", on the same weights: the threshold moves after training." if moved else ".")
     size, whole = points[0].get("bytes"), run.result("validation").get("bytes")
     note += f" Measured on {_show(size)} of the {_show(whole)} bytes." if size and size != whole else ""
-    return _figure(title, note, figures.compute_quality(series, label, key.replace("_", "-")))
+    return elements.figure(title, note, figures.compute_quality(series, label, key.replace("_", "-")))
 
 
 def _costs(label: str, key: str, points: list[dict]) -> Series:
-    notes = [_threshold(point.get("threshold")) for point in points]
+    notes = [sweep.label(sweep.TRIGGER, point.get("threshold")) for point in points]
     return Series(label, [point.get(key) for point in points], [point.get("bpb") for point in points], notes)
-
-
-def _threshold(nats: float | None) -> str:
-    """The name of a sweep's point: '' as trained; what a threshold does that every entropy, or none, exceeds."""
-    if nats is None:
-        return ""
-    if nats < 0:
-        return "every byte"
-    return f"{nats:.3g}" if nats < math.log(config_lib.vocabulary(config_lib.default()).size) else "none"
 
 
 def _numbers(run: RunFolder, other: RunFolder | None) -> str:
     columns = _compared(run, other)
     if not columns:
-        return _missing("evaluation", command("eval", run.path))
+        return elements.missing("evaluation", command("eval", run.path))
     head = "".join(f'<th class="v">{html.escape(label)}</th>' for label, _ in columns)
     rows = ""
     for label, key, form in NUMBERS:
-        values = "".join(f'<td class="v">{_number(numbers.get(key), form)}</td>' for _, numbers in columns)
+        values = "".join(f'<td class="v">{elements.number(numbers.get(key), form)}</td>' for _, numbers in columns)
         rows += f"<tr><td>{label}</td>{values}</tr>"
-    return _scrolled(f"<tr><th></th>{head}</tr>{rows}")
+    return elements.scrolled(f"<tr><th></th>{head}</tr>{rows}")
+
+
+def _tasks(run: RunFolder) -> list[str]:
+    """What tasks have measured, in training and after it; nothing where none has."""
+    drawn = [*tasks.curves(run.metrics), *(each for answer in run.tasks for each in tasks.drawn(answer))]
+    sections = ["<h2>Tasks</h2>"] if drawn or run.tasks else []
+    sections += [tasks.table(run.tasks, run.config)] if run.tasks else []
+    sections += ['<div class="grid">', *drawn, "</div>"] if drawn else []
+    return sections + [tasks.groups(answer) for answer in run.tasks]
 
 
 def _config(run: RunFolder) -> str:
     if not run.config:
-        return _missing("config.json", command("train", run.path, "--config=FILE"))
+        return elements.missing("config.json", command("train", run.path, "--config=FILE"))
     default = config_lib.flat(config_lib.default())
     changed = [name for name in run.config if run.config[name] != default[name]]
     rows = ""
@@ -200,7 +202,7 @@ def _config(run: RunFolder) -> str:
         value = html.escape(repr(run.config[name]))
         rows += f'<tr{mark}><td><code>{name}</code></td><td class="w"><code>{value}</code></td></tr>'
     summary = f"{len(run.config)} fields, {len(changed)} of them unlike the default (first, in bold)"
-    return f"<details><summary>{summary}</summary>{_scrolled(rows)}</details>"
+    return f"<details><summary>{summary}</summary>{elements.scrolled(rows)}</details>"
 
 
 def _changes(run: RunFolder) -> str:
@@ -209,12 +211,13 @@ def _changes(run: RunFolder) -> str:
     for step, lines in run.changes:
         change = html.escape("; ".join(lines))
         rows += f'<tr><td class="v">from step {step:,} on</td><td class="w"><code>{change}</code></td></tr>'
-    return f"<h2>Changes while it ran</h2>{_scrolled(rows)}" if rows else ""
+    return f"<h2>Changes while it ran</h2>{elements.scrolled(rows)}" if rows else ""
 
 
 def _commands(run: RunFolder) -> str:
     lines = (
         command("train", run.path, "--config=FILE"), command("eval", run.path, "--split=test", "--json"),
+        command("eval", run.path, "--task=compute"),
         command("eval", run.path, "--override", "trigger.kind=none"), command("report", run.path, "--baseline=DIR"),
         command("inspect", run.path, "--text=FILE", "--html=OUT"),
         command("generate", run.path, "--prompt=TEXT", "--max_bytes=200"),
@@ -237,24 +240,6 @@ def _shared(run: RunFolder) -> dict:
         # Of no bytes there is nothing to say.
         "compressed_bytes": result.get("compressed_bytes") or None,
     }
-
-
-def _figure(title: str, note: str, content: str) -> str:
-    return f"<figure>{content}<figcaption><b>{title}</b> {html.escape(note)}</figcaption></figure>"
-
-
-def _scrolled(rows: str) -> str:
-    return f'<div class="scroll"><table>{rows}</table></div>'
-
-
-def _missing(what: str, how: str) -> str:
-    return f'<div class="missing">No {html.escape(what)} yet: <code>{html.escape(how)}</code> makes it.</div>'
-
-
-def _number(value, form: str | None) -> str:
-    if not isinstance(value, (int, float)):
-        return "–"
-    return form.format(value) if form else quantity(value)
 
 
 def _show(value) -> str:

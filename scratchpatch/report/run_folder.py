@@ -6,6 +6,7 @@ What is absent is empty, never an error; what is there and cannot be read is nam
 import contextlib
 import math
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -16,6 +17,7 @@ from absl import logging
 from scratchpatch import config as config_lib, json_files, schema
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation import scores
 from scratchpatch.json_files import Count
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
@@ -26,6 +28,8 @@ from scratchpatch.training.metrics import read_metrics
 _Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)] | None
 _RATES = ("trunk_calls_per_byte", "scratchpads_per_byte", "flops_per_byte", "kv_bytes_per_byte")
 _NUMBERS = (*_RATES, "bpb", "end_of_document_nats", "entropy_head_bpb", "bytes_per_patch")
+# The end of the name of a file that has what a task measured.
+_ANSWER = re.compile(r"-step-([0-9]{1,10})\.json$")
 _COUNTS = ("bytes", "documents", "compressed_bytes", "step", "max_bytes")
 
 
@@ -55,12 +59,22 @@ _Evaluation = _object(
 )
 
 
+class Answer(TypedDict):
+    """What `tasks.evaluate` wrote of one task."""
+
+    task: str
+    results: dict[str, Any]
+    protocol: dict[str, Any]
+    seconds: _Number
+
+
 class RunFolder:
     """What config.json, settings.json, data.json, metrics.jsonl, goodput.jsonl and evaluation.json of one run say.
     config: dotted field name to value. changes: (step, lines 'name: old -> new') of what held from a step on. metrics:
-    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. Raises
-    UserError where the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer version wrote the
-    config.
+    one dict per line, those of training first. evaluation: what `report.evaluation` wrote under this suffix. followed:
+    what `eval --follow` wrote, by step. tasks: what tasks have measured at the newest step at which any did, by their
+    names. Raises UserError where the folder does not exist, a line of metrics.jsonl is none of metrics, or a newer
+    version wrote the config.
     """
 
     def __init__(self, workdir: str | os.PathLike, suffix: str = ""):
@@ -74,6 +88,8 @@ class RunFolder:
         self.metrics = training + validation
         self.goodput = goodput.account(self.path)
         self.evaluation = read_evaluation(workdir, suffix)
+        self.tasks = self._tasks()
+        self.followed = self._followed()
 
     def _config(self) -> dict[str, Any]:
         """Those of the stored fields that this version has."""
@@ -90,6 +106,15 @@ class RunFolder:
             return {}
         return values
 
+    def _tasks(self) -> list[Answer]:
+        found: dict[int, list[Path]] = {}
+        with contextlib.suppress(OSError):
+            for path in (self.path / scores.FOLDER).iterdir():
+                if of_step := _ANSWER.search(path.name):
+                    found.setdefault(int(of_step[1]), []).append(path)
+        answers = [_read(path, Answer) for path in sorted(found[max(found)])] if found else []
+        return [answer for answer in answers if answer]
+
     def _changes(self) -> list[tuple[int, list[str]]]:
         """Of the settings and of the sources' weights; what cannot be read counts as no change."""
         changes = []
@@ -99,6 +124,13 @@ class RunFolder:
             weights = [(step, {"weights of data.sources": each}) for step, each in run_text.read(self.path)["weights"]]
             changes += settings.described(weights)
         return sorted(changes, key=lambda change: change[0])
+
+    def _followed(self) -> list[dict[str, Any]]:
+        try:
+            return sorted(scores.read(self.path / scores.FOLDER / scores.FILE), key=lambda line: line["step"])
+        except UserError as error:
+            logging.warning("%s; the file counts as missing", error)
+            return []
 
     def result(self, name: str) -> Any:
         """One entry of the evaluation's results; {} where there is none."""
@@ -111,9 +143,9 @@ class RunFolder:
         except (KeyError, ValueError):
             return None
 
-    def curve(self, key: str, label: str) -> Series:
-        """A metric against the step; lines that lack it are left out."""
-        lines = [line for line in self.metrics if line.get(key) is not None]
+    def curve(self, key: str, label: str, followed: bool = False) -> Series:
+        """A metric, or a number of `followed`, against the step; lines that lack it are left out."""
+        lines = [line for line in (self.followed if followed else self.metrics) if line.get(key) is not None]
         return Series(label, [line["step"] for line in lines], [line[key] for line in lines])
 
     def bytes_per_step(self) -> int:

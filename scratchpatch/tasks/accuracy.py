@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from scratchpatch import output
+from scratchpatch.tasks.ratios import ratio
 
 
 def of(grades: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def of(grades: Sequence[dict[str, Any]]) -> dict[str, Any]:
     right = {name: np.array([each[name] for each in chosen], float) for name in chosen[0]}
     nats = [grade["nats"][grade["gold"]] for grade in grades]
     numbers = {
-        "accuracy": {name: {"mean": hits_N.mean(), "stderr": standard_error(hits_N)} for name, hits_N in right.items()},
+        "accuracy": {name: dict(zip(("mean", "stderr"), ratio(hits_N), strict=True)) for name, hits_N in right.items()},
         "chance": None if "greedy" in right else np.mean([1 / len(grade["nats"]) for grade in grades]),
         "right_answer_bpb": math.fsum(nats) / math.log(2) / sum(grade["scored_bytes"] for grade in grades),
         "right_answer_nats": math.fsum(nats) / len(nats),
@@ -52,9 +53,3 @@ def hits(grade: dict[str, Any]) -> dict[str, bool]:
         "unconditional": nats - np.array(grade["unconditional_nats"]),
     }
     return {name: int(score.argmin()) == grade["gold"] for name, score in scores.items()}
-
-
-def standard_error(values_N: Sequence[float]) -> float:
-    """Of the mean of independent values; NaN of fewer than two."""
-    values_N = np.asarray(values_N, float)
-    return float(values_N.std(ddof=1) / math.sqrt(len(values_N))) if len(values_N) > 1 else math.nan

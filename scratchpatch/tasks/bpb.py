@@ -12,6 +12,7 @@ import numpy as np
 from scratchpatch.errors import UserError
 from scratchpatch.tasks import texts
 from scratchpatch.tasks.items import Item, ItemTask
+from scratchpatch.tasks.ratios import ratio
 from scratchpatch.tasks.requests import Passage
 from scratchpatch.tasks.task import Setting
 
@@ -185,20 +186,6 @@ class _Group:
 
     def _per_sentence(self, index: int) -> float | None:
         return _over(self._taken()[:, index].sum(), self._columns["sentences"].sum())
-
-
-def ratio(above_N: np.ndarray, below_N: np.ndarray) -> tuple[float | None, float | None]:
-    """The sum of the one over the sum of the other, and its standard error over the N pairs (None of less than two), by
-    the usual linearisation of a ratio (W. G. Cochran, Sampling Techniques, section 6.3).
-    """
-    count, total = len(above_N), float(below_N.sum())
-    if not total:
-        return None, None
-    value = float(above_N.sum()) / total
-    if count < 2:
-        return value, None
-    residuals_N = above_N - value * below_N
-    return value, math.sqrt(float(residuals_N @ residuals_N) * count / (count - 1)) / total
 
 
 def _over(above: float | None, below: float | None) -> float | None:

@@ -90,12 +90,15 @@ class Choice(ItemTask):
         """Of the file. Raises UserError."""
         if not self.source:
             raise UserError(f"{self.name} needs a file: write --task={self.name}:FILE")
-        made = questions.read(self.source)
+        return self._read(self.source)
+
+    def _read(self, path: str) -> list[Question]:
+        made = questions.read(path)
         if self.form == "multiple_choice":
             for question in made:
                 if not 2 <= len(question.answers) <= len(string.ascii_uppercase):
                     what = f"{len(question.answers)} answers cannot be listed by letters"
-                    raise UserError(f"{self.source}, line {question.line}: {what}: use {self.name}.form=cloze")
+                    raise UserError(f"{path}, line {question.line}: {what}: use {self.name}.form=cloze")
         return made
 
     def sheet(self, question: Question, clean: Question) -> "Sheet":
@@ -148,7 +151,7 @@ class Choice(ItemTask):
                 f"{self.name}.shots={self.shots} needs {self.name}.shots_from=FILE to draw examples from; FILE may be "
                 f"{self.source} itself, for a question is never among its own examples"
             )
-        return questions.read(self.shots_from)
+        return self._read(self.shots_from)
 
     @functools.cached_property
     def _pool_count(self) -> dict[tuple[str, ...], int]:

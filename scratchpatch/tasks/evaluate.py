@@ -8,17 +8,21 @@ from typing import Any
 import jax
 from absl import logging
 
-from scratchpatch import config as config_lib, files, output
+from scratchpatch import config as config_lib, files, json_files, output
+from scratchpatch.distributed import processes
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.tasks.task import Setting, Task, file_name
 
 
 def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
-    """Each task's label, results, protocol and seconds, in the types of JSON; also as FOLDER/LABEL-step-STEP.json.
+    """Each task's label, results, protocol and seconds, in the types of JSON; also as
+    FOLDER/LABEL-DIGEST-step-STEP.json, in which the digest stands for the protocol.
 
-    Raises UserError for the first task that cannot be used, before any is run.
+    Of several processes, which all must call this alike, the first one writes. Raises UserError for the first task that
+    cannot be used, or that another process reads otherwise, before any is run.
     """
     protocols = [protocol(task, setting) for task in tasks]
+    processes.agree({task.label: json_files.seal(about) for task, about in zip(tasks, protocols, strict=True)})
     answers = []
     for task, about in zip(tasks, protocols, strict=True):
         began = time.monotonic()
@@ -26,8 +30,8 @@ def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
         seconds = time.monotonic() - began
         answer = {"task": task.label, "results": found, "protocol": about, "seconds": seconds}
         answers.append(answer)
-        if setting.folder is not None:
-            path = setting.folder / f"{file_name(task.label)}-step-{setting.lm.step}.json"
+        if setting.folder is not None and processes.is_first():
+            path = setting.folder / f"{file_name(task.label)}-{json_files.seal(about)[:8]}-step-{setting.lm.step}.json"
             try:
                 setting.folder.mkdir(parents=True, exist_ok=True)
                 files.replace_text(path, output.as_json(answer) + "\n")
@@ -38,9 +42,10 @@ def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
 
 def protocol(task: Task, setting: Setting) -> dict[str, Any]:
     """What one must know to repeat the numbers: of the task, the model, and the packages."""
+    of_task = processes.together(task.protocol)
     return output.plain(
         {
-            "task": {"name": task.name, "source": task.source, **task.protocol()},
+            "task": {"name": task.name, "source": task.source, **of_task},
             "limit": setting.limit,
             "model": _model(setting.lm),
             "packages": {name: metadata.version(name) for name in ("scratchpatch", "jax", "flax")},

@@ -1,6 +1,5 @@
 """Tasks of lm-evaluation-harness."""
 
-import collections
 import dataclasses
 import functools
 import os
@@ -52,6 +51,8 @@ class Harness(Task):
     def protocol(self) -> dict[str, Any]:
         if not all(self._names):
             raise UserError(f"harness needs the names of tasks, not {self.source!r}: write --task=harness:arc_easy")
+        if self.include and not os.path.isdir(self.include):
+            raise UserError(f"harness.include = {self.include} is no folder")
         return {
             "include": self.include,
             "shots": self.shots,
@@ -61,24 +62,22 @@ class Harness(Task):
             "bootstrap": _DRAWS,
             "prefix": "BOS",
             "rolling_stride": "half a window",
-            "versions": {name: task.VERSION for name, task in self._loaded["tasks"].items()},
+            "versions": {name: task.VERSION for name, task in self._loaded.items()},
             "lm_eval": metadata.version("lm_eval"),
         }
 
     def run(self, setting: Setting) -> dict[str, Any]:
-        harness = self._package
+        tasks = self._loaded
+        from lm_eval import simple_evaluate
+
         from scratchpatch.tasks.lm_eval import ScratchpatchLM
 
-        tasks = self._loaded["tasks"]
         model = ScratchpatchLM(
             space=self.space, bytes_per_token=self.bytes_per_token, seed=self.seed, setting=setting, label=self.label
         )
         samples = {name: _spaced(len(task.eval_docs), setting.limit) for name, task in tasks.items()}
-        # The bootstrap would fork this process, whose threads hold locks.
-        before = os.environ.get("DISABLE_MULTIPROC")
-        os.environ["DISABLE_MULTIPROC"] = "1"
         try:
-            found = harness.simple_evaluate(
+            found = simple_evaluate(
                 model=model,
                 tasks=self._names,
                 task_manager=self._manager,
@@ -91,12 +90,9 @@ class Harness(Task):
                 fewshot_random_seed=self.seed,
             )
         except (ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{self.label}: lm_eval says: {first_line(error)}") from error
-        finally:
-            if before is None:
-                del os.environ["DISABLE_MULTIPROC"]
-            else:
-                os.environ["DISABLE_MULTIPROC"] = before
+            # What a task's own code raises where its data is not as it wants it.
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"{self.label}: {reason}, says lm_eval: compare the task's file with its data") from error
         return {
             "metrics": {name: _metrics(values) for name, values in found["results"].items()},
             "items": {name: len({sample["doc_id"] for sample in rows}) for name, rows in found["samples"].items()},
@@ -105,26 +101,22 @@ class Harness(Task):
         }
 
     @functools.cached_property
-    def _package(self) -> Any:
-        return need("lm_eval", "lm_eval", "the task harness")
-
-    @functools.cached_property
     def _manager(self) -> Any:
-        need("lm_eval", "lm_eval", "the task harness")
         from lm_eval.tasks import TaskManager
 
-        if self.include and not os.path.isdir(self.include):
-            raise UserError(f"harness.include = {self.include} is no folder")
-        return TaskManager(include_path=self.include or None)
+        # The harness's own tasks are thousands of files, which files of tasks do not need.
+        by_name = any(Path(name).suffix not in (".yaml", ".yml") for name in self._names)
+        return TaskManager(include_path=self.include or None, include_defaults=by_name)
 
     @functools.cached_property
     def _loaded(self) -> dict[str, Any]:
         """The harness's tasks, by name. Raises UserError for one that it does not know, or whose data it cannot read.
         """
-        loaded: dict[str, Any] = collections.defaultdict(dict)
+        need("lm_eval", "lm_eval", "the task harness")
+        loaded: dict[str, Any] = {}
         for name in self._names:
             try:
-                loaded["tasks"] |= self._manager.load([name])["tasks"]
+                loaded |= self._manager.load([name])["tasks"]
             except KeyError as error:
                 raise UserError(
                     f"harness: lm_eval knows no task {name!r} ({first_line(error)}): name another, or its file, or "

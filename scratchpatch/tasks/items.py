@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from scratchpatch import json_files
+from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.inference import results
 from scratchpatch.progress import Progress
@@ -68,7 +69,8 @@ def ask(
     setting: Setting,
 ) -> list[dict[str, Any]]:
     """The grades of items, in their order. Grades that are stored in the setting's folder, under the same label,
-    protocol, weights and limit, are not asked for again.
+    protocol, weights and limit, are not asked for again. Of several processes, which all must call this alike, the
+    first one grades and stores, and tells the others.
 
     graded: what makes the grades of some items of their answers, see `ItemTask.grades`.
     """
@@ -77,14 +79,17 @@ def ask(
         # Items of like length share rows of one length. The longest come first, so that the time left is never better
         # than it looks, and memory that does not suffice shows at once.
         left.sort(key=lambda number: (-items[number - 1].byte_count, number))
-        with Progress(len(items), len(items) - len(left), label, "items") as progress:
+        done, shown = len(items) - len(left), setting.shown and processes.is_first()
+        with Progress(len(items), done, label, "items", shown, setting.moved) as progress:
             for numbers in _chunks(left, items):
                 asked = [request for number in numbers for request in items[number - 1].requests]
                 answers = iter(requests_lib.answer(setting.lm, asked, progress))
                 own = [[next(answers) for _ in items[number - 1].requests] for number in numbers]
-                store.add(zip(numbers, graded([items[number - 1] for number in numbers], own), strict=True))
+                some = [items[number - 1] for number in numbers]
+                grades = processes.first(lambda some=some, own=own: graded(some, own), "grades")
+                store.add(zip(numbers, grades, strict=True))
                 progress.advance(len(numbers), 0)
-        store.finish()
+        processes.first(store.finish, "stored")
     return [store.grades[number] for number in sorted(store.grades)]
 
 
@@ -152,7 +157,8 @@ class _Disk(_Memory):
 @contextlib.contextmanager
 def _store(label: str, protocol: dict[str, Any], setting: Setting) -> Iterator[_Memory]:
     """Grades that are there, and a place for more: FOLDER/LABEL-DIGEST.jsonl, in which the digest stands for the
-    weights, the protocol and the limit.
+    weights, the protocol and the limit. Of several processes the first one has the file, and tells what is in it; the
+    others have a place in memory.
     """
     if setting.folder is None:
         yield _Memory()
@@ -163,6 +169,26 @@ def _store(label: str, protocol: dict[str, Any], setting: Setting) -> Iterator[_
         "protocol": json_files.seal(protocol),
         "limit": limit,
     }
+    with contextlib.ExitStack() as closed:
+        stores: list[_Memory] = []
+
+        def there() -> list[int]:
+            stores.append(closed.enter_context(_file(label, made_of, setting)))
+            return sorted(stores[0].grades)
+
+        numbers = processes.first(there, "stored")
+        store = stores[0] if stores else _Memory()
+        for begin in range(0, len(numbers), _REQUESTS):
+            part = numbers[begin : begin + _REQUESTS]
+            grades = processes.first(lambda part=part: [store.grades[number] for number in part], "stored")
+            if not stores:
+                store.add(zip(part, grades, strict=True))
+        yield store
+
+
+@contextlib.contextmanager
+def _file(label: str, made_of: dict[str, str], setting: Setting) -> Iterator[_Memory]:
+    """The place of `_store` in its file, or in memory where that is finished or cannot be written."""
     path = setting.folder / f"{file_name(label)}-{json_files.seal(made_of)[:12]}.jsonl"
     if results.finished(path, made_of):
         logging.info("%s: answered before, in %s; remove that file to ask again", label, path)

@@ -11,6 +11,7 @@ A program that has imported this module passes `model="scratchpatch"` to `lm_eva
 import collections
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +55,7 @@ class ScratchpatchLM(LM):
         self,
         workdir: str | None = None,
         step: int | None = None,
-        devices: int = 1,
+        devices: int | None = None,
         space: Space = "as_given",
         bytes_per_token: int = 4,
         seed: int = 0,
@@ -74,7 +75,8 @@ class ScratchpatchLM(LM):
           bytes_per_token: how many bytes a task's limits of tokens stand for.
           seed: of the first of several samples of a prompt; the next has the next number.
           setting: a model, and where its answers are stored as they come. label: what they are called.
-          batch_size, max_batch_size, device: of the harness's command line; they change nothing.
+          batch_size, max_batch_size, device: what the harness's command line gives all models; they change nothing, and
+            JAX takes the fastest devices that it finds.
           fields: of the config to override, such as `trigger.threshold=1.0`.
         """
         super().__init__()
@@ -82,8 +84,8 @@ class ScratchpatchLM(LM):
             raise UserError(f"space = {space!r} must be as_given or prompt_end")
         if not isinstance(bytes_per_token, int) or bytes_per_token < 1:
             raise UserError(f"bytes_per_token = {bytes_per_token!r} must be a whole number of at least 1, such as 4")
-        if device is not None:
-            logging.warning("device = %s is not used: JAX takes the fastest it finds (JAX_PLATFORMS)", device)
+        # The harness's bootstrap would fork this process, whose threads hold locks.
+        os.environ["DISABLE_MULTIPROC"] = "1"
         if setting is None:
             if workdir is None:
                 raise UserError("the model scratchpatch needs --model_args workdir=DIR")

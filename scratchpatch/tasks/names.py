@@ -13,6 +13,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.tasks.bpb import BitsPerByte
 from scratchpatch.tasks.choice import Choice
 from scratchpatch.tasks.code import Code
+from scratchpatch.tasks.compute import Compute
 from scratchpatch.tasks.computed import Computed
 from scratchpatch.tasks.cute import Cute
 from scratchpatch.tasks.harness import Harness
@@ -20,7 +21,7 @@ from scratchpatch.tasks.noise import Noise
 from scratchpatch.tasks.task import Task
 from scratchpatch.tasks.utf8 import Utf8
 
-_ALL = (BitsPerByte, Choice, Code, Computed, Cute, Harness, Noise, Utf8)
+_ALL = (BitsPerByte, Choice, Code, Compute, Computed, Cute, Harness, Noise, Utf8)
 TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
 
 

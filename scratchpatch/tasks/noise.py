@@ -13,6 +13,7 @@ from scratchpatch.tasks import accuracy, choice, noises, texts
 from scratchpatch.tasks.choice import Choice
 from scratchpatch.tasks.items import Item, checksum
 from scratchpatch.tasks.questions import Question
+from scratchpatch.tasks.ratios import ratio
 from scratchpatch.tasks.requests import Answer, Likelihood
 from scratchpatch.tasks.task import Setting
 
@@ -145,7 +146,7 @@ def _bpb(nats_N: np.ndarray, bytes_N: np.ndarray) -> tuple[float, np.ndarray]:
     return value, value + (bits_N - value * bytes_N) / bytes_N.mean()
 
 
-def _compared(values: dict[str, tuple[float, np.ndarray]]) -> dict[str, dict[str, float]]:
+def _compared(values: dict[str, tuple[float, np.ndarray]]) -> dict[str, dict[str, float | None]]:
     """Of each variant its value and what it is less the clean one, with standard errors; and the mean of all noise.
 
     values: of each variant its value, and the items' shares [N], of which it is the mean.
@@ -156,9 +157,9 @@ def _compared(values: dict[str, tuple[float, np.ndarray]]) -> dict[str, dict[str
     return {
         name: {
             "value": float(value),
-            "stderr": accuracy.standard_error(shares_N),
+            "stderr": ratio(shares_N)[1],
             "gap": float(value - clean),
-            "gap_stderr": accuracy.standard_error(shares_N - clean_N),
+            "gap_stderr": ratio(shares_N - clean_N)[1],
         }
         for name, (value, shares_N) in (values | mean).items()
     }

@@ -89,7 +89,7 @@ def _question(row: dict[str, Any], number: int) -> Question:
             text.encode()
         except UnicodeEncodeError:
             raise UserError("it holds half of a surrogate pair, which is no text") from None
-    asks = made.asks or any(line.startswith("Question:") for line in prompt.splitlines())
+    asks = made.asks or not made.ending and any(line.startswith("Question:") for line in prompt.splitlines())
     return dataclasses.replace(made, prompt=prompt, answers=answers, asks=asks)
 
 

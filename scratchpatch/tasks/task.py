@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ class Setting:
       split: of the run's own text, for tasks that read it.
       folder: where results are stored as they come, so that an evaluation that was killed goes on; None: nowhere.
       limit: the most items of a task, evenly spaced over all that it has; None: all.
+      shown: whether progress is told, on a terminal or in the log.
+      moved: called as the work goes on; what it raises ends the task.
     """
 
     lm: LanguageModel
@@ -25,6 +28,8 @@ class Setting:
     split: str = "validation"
     folder: Path | None = None
     limit: int | None = None
+    shown: bool = True
+    moved: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)

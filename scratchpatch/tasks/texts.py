@@ -36,8 +36,7 @@ def read(source: str, by: str) -> list[Text]:
     Raises:
       UserError: no such source, one without documents, or a record that lacks a field, by file and line.
     """
-    spec = _spec(source)
-    parsed = sources.parse(spec)
+    parsed = sources.parse(spec(source))
     documents = [(document.name, b"".join(document.pieces)) for document in _documents(parsed)]
     if not documents:
         raise UserError(f"{source} holds no documents: name another file")
@@ -75,7 +74,7 @@ def _continues(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
 
-def _spec(source: str) -> str:
+def spec(source: str) -> str:
     """The SPEC of a source that may be the path or glob of files alone."""
     if not source:
         raise UserError("this task reads text: name it, such as --task=NAME:FILE or --task=NAME:text:books/*.txt")

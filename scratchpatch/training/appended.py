@@ -14,9 +14,10 @@ from pathlib import Path
 
 from absl import logging
 
+from scratchpatch import files
+
 # Seconds before another try, and the most pieces that wait for one; the oldest are dropped.
 _AGAIN, _MOST = 5.0, 10_000
-_CHUNK_BYTES = 1 << 16
 
 
 class Appended:
@@ -79,7 +80,7 @@ class Appended:
         if self._whole is not None:
             self._cut(self._whole)
         elif self._begin is None:
-            whole_lines(self._file)
+            files.whole_lines(self._file)
         if self._begin and os.fstat(self._file).st_size == 0:
             self._put(self._begin)
 
@@ -107,17 +108,3 @@ class Appended:
             # Some file systems tell of a full disk only here.
             with contextlib.suppress(OSError):
                 os.close(file)
-
-
-def whole_lines(file: int) -> None:
-    """Cut a file, open for reading and writing, behind its last newline. Raises OSError."""
-    size = end = os.fstat(file).st_size
-    while end:
-        begin = max(end - _CHUNK_BYTES, 0)
-        newline = os.pread(file, end - begin, begin).rfind(b"\n")
-        if newline >= 0:
-            end = begin + newline + 1
-            break
-        end = begin
-    if end < size:
-        os.ftruncate(file, end)

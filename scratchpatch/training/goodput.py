@@ -10,6 +10,7 @@ The first line of a start has "began", the last one of a run that ended by itsel
     checkpoint    the loop waiting for a checkpoint; what is written in the background is free
     data          the loop waiting for a batch
     validation    validations
+    tasks         tasks of evaluation.tasks, in runs that have any
     restart       what deaths cost: from the last line before one to the first step of the next start, and the time
                   of steps that had to be done again
 
@@ -132,7 +133,7 @@ def of_run(workdir: str | Path) -> dict[str, float]:
 
 def text(seconds: dict[str, float]) -> str:
     """An account in one line: goodput 87%: 1204 s productive; start 31, compile 22, ..."""
-    lost = ", ".join(f"{kind} {seconds[kind]:.0f}" for kind in _LOST)
+    lost = ", ".join(f"{kind} {value:.0f}" for kind, value in seconds.items() if kind != "productive")
     return f"goodput {share(seconds):.0%}: {seconds['productive']:.0f} s productive; {lost}"
 
 

@@ -1,7 +1,6 @@
 """The training loop: start or resume, dispatch step N, read the sums of step N - 1."""
 
 import contextlib
-import json
 import math
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from scratchpatch.training.goodput import Goodput
 from scratchpatch.training.metrics import Measures, MetricsWriter
 from scratchpatch.training.notices import Notices, Stopped
 from scratchpatch.training.step import SKIPPED, Trainer
+from scratchpatch.training.tasks import Abandoned, TrainingTasks
 
 # Weights of so many bytes are copied to one device; see `_Run._ask`.
 _COPIED_BYTES = 1 << 30
@@ -47,6 +47,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     config_lib.check(config)
     config_lib.require_causal(config, "train a model")
     config = anchored(config)
+    tasks = TrainingTasks(config)
     # Before anything is written: what differs would show as a hang, or as other losses.
     versions = {"package version": scratchpatch.__version__, "JAX version": jax.__version__}
     processes.agree({f.name: repr(config_lib.get(config, f.name)) for f in config_lib.FIELDS} | versions)
@@ -54,7 +55,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     notices.joined(jax.process_count() > 1)
     try:
         with start_lib.owned_workdir(config, Path(workdir)):
-            run = _Run(config, Path(workdir), mesh, began, notices)
+            run = _Run(config, Path(workdir), mesh, began, notices, tasks)
             # A checkpoint that failed has made room for the lines that wait.
             with contextlib.closing(run.metrics):
                 finished = run.run()
@@ -67,15 +68,15 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
 
 
 class _Run:
-    def __init__(self, config, workdir: Path, mesh, began: float, notices: Notices):
-        self.config, self.workdir, self.notices = config, workdir, notices
+    def __init__(self, config, workdir: Path, mesh, began: float, notices: Notices, tasks: TrainingTasks):
+        self.config, self.workdir, self.notices, self.tasks = config, workdir, notices, tasks
         self.trainer = Trainer(config, mesh)
         accumulation = mesh_lib.parts(config, mesh)
         self.batches = processes.together(lambda: Batches(config, "train", self.trainer.rows_here, accumulation))
-        _agree_on("data", self.batches.streams)
+        run_text.agree("data", self.batches.streams)
         processes.first(lambda: run_text.guard_training(workdir, self.batches.streams))
         validation = processes.together(lambda: streams_for(config, "validation"))
-        _agree_on("validation data", validation)
+        run_text.agree("validation data", validation)
         share = max(config.training.eval_bytes // len(validation), 2)
         self.validation = [Head(stream, share) for stream, _ in validation]
         processes.first(lambda: run_text.guard(workdir, self.batches.streams, validation))
@@ -178,8 +179,8 @@ class _Run:
             done = index + 1
             intervals = (training.checkpoint_every, training.eval_every)
             saving, validating = (done == training.steps or every > 0 and done % every == 0 for every in intervals)
-            asked = self.notices.save_at(done)
-            if saving or asked or validating:
+            asked, asking = self.notices.save_at(done), self.tasks.due(done, last=done == training.steps)
+            if saving or asked or validating or asking:
                 self._record(*pending, progress)
                 pending, scores = None, {}
                 self.goodput.mark(done)
@@ -191,6 +192,10 @@ class _Run:
                 if asked or saving and (self.bad_in_a_row == 0 or done == training.steps):
                     with self.goodput.spent("checkpoint"):
                         self.checkpoints.save(done, state, scores)
+                # The checkpoint is written in the background meanwhile.
+                if asking:
+                    with self.goodput.spent("tasks"):
+                        self._measure_tasks(state, done)
                 self._clock = time.monotonic()
                 self.notices.watchdog.moved()
         if pending is not None:
@@ -223,14 +228,35 @@ class _Run:
         return scores
 
     def _validation(self, weights, done: int) -> tuple[float, int]:
-        model = self.model
-        self.model = model.with_weights(weights, done) if model else LanguageModel(self.config, weights, done)
+        model = self._model_of(weights, done)
         tally = bpb.Tally(config_lib.vocabulary(self.config))
         for stream in self.validation:
-            for positions in self.model.positions(stream):
+            for positions in model.positions(stream):
                 tally.add(positions)
                 self.notices.watchdog.moved()
         return tally.bpb if tally.bpb is not None else math.nan, int(tally.sums["bytes"])
+
+    def _measure_tasks(self, state, done: int) -> None:
+        by_all = jax.process_count() > 1 and not self._is_small(weights_lib.select(state))
+
+        def moved() -> None:
+            self.notices.watchdog.moved()
+            # Where all measure, the others wait in the middle of the task.
+            if self.notices.stopped_by and not by_all:
+                raise Abandoned
+
+        def measure(weights) -> dict[str, float | int]:
+            # The caches of its engines fill memory, and go with it.
+            model = self._model_of(weights, done).with_weights(weights, done)
+            return self.tasks.measure(model, self.workdir, moved)
+
+        if numbers := self._ask(state, measure):
+            self.metrics.write(done, numbers | self.invalid)
+
+    def _model_of(self, weights, done: int) -> LanguageModel:
+        """The model at this step of its training."""
+        self.model = self.model.with_weights(weights, done) if self.model else LanguageModel(self.config, weights, done)
+        return self.model
 
     def _describe(self, state) -> None:
         logging.info("\n%s", account.text(account.account(self.config)))
@@ -241,11 +267,20 @@ class _Run:
         all, from a copy: the others would compile the same programs.
         """
         weights = weights_lib.select(state)
-        if jax.process_count() == 1 or sum(x.nbytes for x in jax.tree.leaves(weights)) > _COPIED_BYTES:
+        if jax.process_count() == 1 or not self._is_small(weights):
             return question(weights)
         whole = jax.jit(lambda x: x, out_shardings=mesh_lib.everywhere(self.trainer.mesh))(weights)
         copy = jax.tree.map(lambda x: x.addressable_data(0), whole)
-        return processes.first(lambda: question(copy))
+
+        def answer():
+            with processes.alone():
+                return question(copy)
+
+        return processes.first(answer)
+
+    @staticmethod
+    def _is_small(weights) -> bool:
+        return sum(x.nbytes for x in jax.tree.leaves(weights)) <= _COPIED_BYTES
 
     def _passes_audit(self, weights) -> bool:
         report = audit.audit(self.config, weights)
@@ -253,7 +288,3 @@ class _Run:
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
         return report.ok
-
-
-def _agree_on(name: str, streams) -> None:
-    processes.agree({name: json.dumps([(stream.spec, stream.checksum) for stream, _ in streams])})

@@ -1,7 +1,8 @@
 """What a run measures, step by step.
 
     workdir/metrics.jsonl    one JSON object per line: {"step": n, "bpb": ...} of training,
-                             {"step": n, "validation_bpb": ...} of a validation; null where a number is not finite.
+                             {"step": n, "validation_bpb": ...} of a validation, {"step": n, "task/LABEL/NAME": ...}
+                             of tasks; null where a number is not finite.
                              A step that was skipped also has "skipped": true, "batch" (its index) and "reason"
     workdir/tensorboard/     the same numbers for TensorBoard, see `tensorboard`
 """
@@ -26,6 +27,8 @@ from scratchpatch.training.tensorboard import EventFiles
 
 _FILE = "metrics.jsonl"
 _VALIDATION = "validation_bpb"
+# Begins the names of what tasks have measured.
+TASK = "task/"
 
 
 class _Line(TypedDict, total=False):
@@ -120,12 +123,14 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of training and those of validation, in the order written; None where a number was not finite. Raises
-    UserError where there is no metrics.jsonl, or a line of it is none of metrics.
+    """The lines of training, and those of validations and tasks, in the order written; None where a number was not
+    finite. Raises UserError where there is no metrics.jsonl, or a line of it is none of metrics.
     """
-    records = read_all(workdir)
-    training = [record for record in records if _VALIDATION not in record]
-    return training, [record for record in records if _VALIDATION in record]
+    training, beside = [], []
+    for record in read_all(workdir):
+        of_training = _VALIDATION not in record and not any(name.startswith(TASK) for name in record)
+        (training if of_training else beside).append(record)
+    return training, beside
 
 
 def read_all(workdir: str | Path) -> list[dict[str, Any]]:

@@ -9,19 +9,20 @@ examples:
   scratchpatch audit --config=experiments/quickstart.py --config.patching.kind=entropy --json
 """
 
-from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
-from scratchpatch.verbs import verb
+from scratchpatch.verbs import joining, verb
 
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
-    compilation_cache.enable()
-    from scratchpatch.evaluation.audit import audit_config
+    with joining.joined(values, answer):
+        from scratchpatch.evaluation.audit import audit_config
 
-    report = audit_config(values.config)
-    answer.show(report.as_dict(), values, lambda _: report.text())
+        report = audit_config(values.config, **joining.place(values))
+        answer.show(report.as_dict(), values, lambda _: report.text())
     if not report.ok:
         raise UserError("the causality audit failed: the model sees bytes that it must predict")
 
 
-VERB = verb.Verb("audit", __doc__, _run, (verb.JSON,), config=True, required=("config",))
+VERB = verb.Verb(
+    "audit", __doc__, _run, (verb.JSON, *joining.FLAGS), joining.check, config=True, required=("config",)
+)

@@ -15,9 +15,8 @@ examples:
 
 import math
 
-from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
-from scratchpatch.verbs import verb
+from scratchpatch.verbs import joining, verb
 
 _FLAGS = (
     verb.WORKDIR, verb.JSON, verb.OVERRIDE, verb.STEP, verb.SOURCE, verb.split("train"),
@@ -25,10 +24,12 @@ _FLAGS = (
     verb.number("target_scratchpads_per_byte", "Rate at which trigger.threshold shall let scratchpads fire."),
     verb.integer("sample_bytes", "Bytes of the sample, about, and of the held-out text; memory grows with them, and "
         "not with the text.", 1 << 18),
+    *joining.FLAGS,
 )
 
 
 def _check(values: verb.Flags) -> None:
+    joining.check(values)
     patch, rate = values.target_bytes_per_patch, values.target_scratchpads_per_byte
     if (patch is None) == (rate is None):
         raise UserError("give one of --target_bytes_per_patch=6 and --target_scratchpads_per_byte=0.2")
@@ -40,14 +41,15 @@ def _check(values: verb.Flags) -> None:
 
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
     workdir = verb.existing(values, "workdir")
-    compilation_cache.enable()
-    from scratchpatch.evaluation.calibrate import calibrate, table
+    with joining.joined(values, answer):
+        from scratchpatch.evaluation.calibrate import calibrate, table
 
-    result = calibrate(
-        workdir, values.target_bytes_per_patch, values.target_scratchpads_per_byte, source=values.source,
-        split=values.split, sample_bytes=values.sample_bytes, step=values.step, overrides=dict(values.override),
-    )
-    answer.show(result, values, lambda result: table(result, workdir))
+        result = calibrate(
+            workdir, values.target_bytes_per_patch, values.target_scratchpads_per_byte, source=values.source,
+            split=values.split, sample_bytes=values.sample_bytes, step=values.step, overrides=dict(values.override),
+            **joining.place(values),
+        )
+        answer.show(result, values, lambda result: table(result, workdir))
 
 
 VERB = verb.Verb("calibrate", __doc__, _run, _FLAGS, _check, required=("workdir",))

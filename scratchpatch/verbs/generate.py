@@ -14,7 +14,7 @@ carried over, and options of its own, by the names of the flags from max_bytes t
 the first line has --seed, the next one --seed + 1, and so on. --out has one line for each, in order: id, text (or
 text_base64 where it is no UTF-8), finish (stop or length), bytes, seed, commits, scratchpads, logprobs. Rows that have
 ended wait in OUT.partial, and the same command after a stop, however it came, goes on (name a --step where the run is
-still at work). No byte depends on --rows, on --share or on the other lines.
+still at work). No byte depends on --rows, on --share, on the other lines or on the devices.
 
 examples:
   scratchpatch generate --workdir=runs/quickstart --prompt='def main(' --max_bytes=200
@@ -30,11 +30,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
 from scratchpatch.inference import prompts as prompts_lib, results
 from scratchpatch.inference.options import MOST_LOGPROBS, Options
-from scratchpatch.verbs import verb
+from scratchpatch.verbs import joining, verb
 
 _OPTIONS = (
     verb.integer("max_bytes", "Most bytes to generate.", 256, lower_bound=0),
@@ -64,10 +63,12 @@ _FLAGS = (
     verb.switch("raw", "Write the bytes to a terminal as they are, too."),
     verb.switch("stats", "Say on standard error how fast it was and how often the trunk ran, also where that is no "
         "terminal."),
+    *joining.FLAGS,
 )
 
 
 def _check(values: verb.Flags) -> None:
+    joining.check(values)
     given = [flag for flag in ("prompt", "prompt_file", "prompts") if values[flag].value is not None]
     if len(given) != 1:
         raise UserError("give one of --prompt=TEXT and --prompt_file=FILE, or --prompts=FILE with --out=FILE")
@@ -100,30 +101,37 @@ def _options(values: verb.Flags) -> Options:
     )
 
 
+def _of_rows(values: verb.Flags) -> Options:
+    """Of the options, those that may differ from row to row."""
+    return dataclasses.replace(_options(values), patch_threshold=None)
+
+
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
     workdir = verb.existing(values, "workdir")
-    if values.prompts is not None:
-        path = verb.existing(values, "prompts", os.path.isfile)
-        survey = prompts_lib.survey(path, dataclasses.replace(_options(values), patch_threshold=None))
-    else:
-        file = None if values.prompt_file is None else verb.existing(values, "prompt_file", os.path.isfile)
-        prompt = os.fsencode(values.prompt) if file is None else Path(file).read_bytes()
-    compilation_cache.enable()
-    from scratchpatch.inference.loading import load
+    for flag in ("prompts", "prompt_file"):
+        if values[flag].value is not None:
+            verb.existing(values, flag, os.path.isfile)
+    survey = None
+    if values.prompts is not None and values.distributed == "none":
+        # A file that cannot be used is said before JAX is loaded.
+        survey = prompts_lib.survey(values.prompts, _of_rows(values))
+    with joining.joined(values, answer):
+        from scratchpatch.inference.loading import load
 
-    model, row = load(workdir, values.step), _options(values)
-    if row.patch_threshold is not None:
-        # It is a matter of the model, not of a row.
-        model = model.override({"patching.threshold": row.patch_threshold})
-        row = dataclasses.replace(row, patch_threshold=None)
-    if values.prompts is not None:
-        _continue_file(model, path, survey, row, values, answer)
-    elif values.json:
-        steps = prompts_lib.continued(model.engine(1), [prompts_lib.Prompt(1, prompt, row)])
-        ((_, result),) = [row for ended, _ in steps for row in ended]
-        answer.show(result, values, str)
-    else:
-        _show(model, prompt, row, values, answer)
+        model, row = load(workdir, values.step, **joining.place(values)), _of_rows(values)
+        if values.patch_threshold is not None:
+            # It is a matter of the model, not of a row.
+            model = model.override({"patching.threshold": values.patch_threshold})
+        if values.prompts is not None:
+            _continue_file(model, survey, row, values, answer)
+            return
+        prompt = os.fsencode(values.prompt) if values.prompt_file is None else Path(values.prompt_file).read_bytes()
+        if values.json:
+            steps = prompts_lib.continued(model.engine(1), [prompts_lib.Prompt(1, prompt, row)])
+            ((_, result),) = [row for ended, _ in steps for row in ended]
+            answer.show(result, values, str)
+        else:
+            _show(model, prompt, row, values, answer)
 
 
 def _show(model, prompt: bytes, row: Options, values: verb.Flags, answer: verb.Answer) -> None:
@@ -144,7 +152,7 @@ def _show(model, prompt: bytes, row: Options, values: verb.Flags, answer: verb.A
         if made and shown is not None:
             answer.piece(shown.end() + "\n")
     moments.append((time.monotonic(), model.engine(1).work.bytes))
-    if values.stats or sys.stderr.isatty():
+    if not answer.muted and (values.stats or sys.stderr.isatty()):
         print(_stats(began, moments, made), file=sys.stderr)
 
 
@@ -162,16 +170,19 @@ def _speed(speed: dict[str, float]) -> str:
     return "{seconds:.2f} s, the first after {seconds_to_first:.2f} s, {bytes_per_second:.0f} bytes/s".format(**speed)
 
 
-def _continue_file(model, path: str, survey, row: Options, values: verb.Flags, answer: verb.Answer) -> None:
+def _continue_file(model, survey, row: Options, values: verb.Flags, answer: verb.Answer) -> None:
+    from scratchpatch.distributed import processes
+    from scratchpatch.inference import continuation
     from scratchpatch.inference.engine import Engine
 
-    out = Path(os.path.realpath(values.out))
+    path, out = values.prompts, Path(os.path.realpath(values.out))
+    survey = survey or continuation.survey(path, row)
     made_of = prompts_lib.made_of(model, survey, _options(values))
-    if results.finished(out, made_of):
+    if processes.first(lambda: results.finished(out, made_of)):
         answer.show({"rows": survey.count, "written": 0}, values, lambda _: f"{out} is finished: {survey.count} rows")
         return
     engine = Engine(model, min(values.rows, survey.count), values.share)
-    answer.show(prompts_lib.continue_file(engine, path, out, survey, row, made_of), values, _totals)
+    answer.show(continuation.continue_file(engine, path, out, survey, row, made_of), values, _totals)
 
 
 def _totals(result: dict[str, Any]) -> str:

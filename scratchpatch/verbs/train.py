@@ -22,23 +22,20 @@ from pathlib import Path
 
 from absl import logging
 
-from scratchpatch import compilation_cache
-from scratchpatch.distributed import heartbeat, rendezvous
 from scratchpatch.errors import UserError
 from scratchpatch.training.notices import Notices, Stopped
-from scratchpatch.verbs import verb
+from scratchpatch.verbs import joining, verb
 
 _FLAGS = (
     verb.WORKDIR,
-    verb.text("distributed", "none: one process. auto: as the cluster tells (TPU slice, SLURM, Kubernetes JobSet; see "
-        "launch/README.md). HOST:PORT,PROCESS,PROCESSES: named, the first process listens there.", "none"),
+    joining.DISTRIBUTED,
     verb.integer("stopped_code", "Exit code of a run that SIGTERM, SIGINT or SIGHUP stopped before its last step. "
         "Schedulers that must start it again want another than 0.", 0, lower_bound=0, upper_bound=125),
 )
 
 
 def _check(values: verb.Flags) -> None:
-    rendezvous.parse(values.distributed)
+    joining.check(values)
     if "://" in values.workdir:
         raise UserError(f"--workdir={values.workdir}: wanted a folder; a run renames folders, appends to files and "
             "locks them, which a bucket does not do: mount a file system that all hosts share (NFS, Filestore; see "
@@ -49,14 +46,10 @@ def _run(values: verb.Flags, answer: verb.Answer) -> int:
     began, finished = time.monotonic(), False
     with Notices(several=values.distributed != "none") as notices:
         try:
-            heartbeat.start()
-            compilation_cache.enable()
-            from scratchpatch.distributed import processes
+            with joining.joined(values, answer, saves=True):
+                from scratchpatch.distributed import processes
+                from scratchpatch.training.loop import train
 
-            processes.start(values.distributed)
-            from scratchpatch.training.loop import train
-
-            with processes.last_words():
                 finished = train(values.config, values.workdir, began, notices)
                 page = Path(values.workdir) / "report.html"
                 # The page is missing where the run was killed after its last checkpoint.

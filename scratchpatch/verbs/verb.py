@@ -29,8 +29,19 @@ class Answer:
     def __init__(self):
         self.stream = sys.stdout
         self._failure: OSError | UserError | None = None
+        self.muted = False
+
+    def mute(self) -> None:
+        """Give nothing from here on: another process answers for all."""
+        self.muted = True
+
+    def alone(self) -> None:
+        """From here on nothing else of this process reaches standard output, libraries in C included."""
+        self.stream = output.alone(self.stream)
 
     def line(self, text: str) -> None:
+        if self.muted:
+            return
         try:
             print(text, file=self.stream, flush=True)
         except BrokenPipeError as error:
@@ -42,6 +53,8 @@ class Answer:
         """Give a part of a result that comes part by part, without a line's end; bytes go out as they are. Unlike the
         others, this raises where it fails, for there is no use in going on.
         """
+        if self.muted:
+            return
         try:
             if isinstance(data, str):
                 print(data, end="", file=self.stream, flush=True)
@@ -59,6 +72,8 @@ class Answer:
         self.line(output.as_json(result) if values.json else table(result))
 
     def file(self, path: str, text: str) -> None:
+        if self.muted:
+            return
         try:
             files.write_text(path, text)
         except OSError as error:
@@ -120,11 +135,13 @@ number = partial(_flag, flags.DEFINE_float)
 integer = partial(_flag, flags.DEFINE_integer, lower_bound=1)
 choice = partial(_flag, flags.DEFINE_enum)
 switch = partial(_flag, flags.DEFINE_bool, default=False)
+# A flag whose value its `parser`, a `config_flags.Parser`, makes.
+parsed = partial(_flag, flags.DEFINE, serializer=_SERIALIZER)
 # A flag that may be given several times.
 repeated = partial(_flag, flags.DEFINE_multi, default=[], parser=flags.ArgumentParser(), serializer=_SERIALIZER)
 # A file that is read or written, and a folder of checkpoints, shards or arrays; `~` means the home folder.
-file = partial(_flag, flags.DEFINE, parser=Parser(places.expanded), serializer=_SERIALIZER)
-folder = partial(_flag, flags.DEFINE, parser=Parser(_storable), serializer=_SERIALIZER)
+file = partial(parsed, parser=Parser(places.expanded))
+folder = partial(parsed, parser=Parser(_storable))
 
 WORKDIR = folder("workdir", "Folder of the run.")
 JSON = switch("json", "Print one JSON object as the last line of standard output, and nothing else there.")

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from scratchpatch import config as config_lib
+from scratchpatch import config as config_lib, timing
 from scratchpatch.accounting import kv_cache
 from scratchpatch.accounting.parameters import parameters
-from scratchpatch.bench import decode, decoders, results
+from scratchpatch.bench import decode, decoders
 from scratchpatch.bench.decoders import Continuation, Recomputation
-from scratchpatch.bench.results import Result
+from scratchpatch.bench.results import Result, at_least
 from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.options import Options
 from tests import runs
@@ -43,7 +43,7 @@ def engine(config):
 
 @pytest.fixture(autouse=True)
 def one_turn(monkeypatch):
-    monkeypatch.setattr(results, "_FEWEST_TURNS", 1)
+    monkeypatch.setattr(timing, "_FEWEST_TURNS", 1)
 
 
 def test_a_continuation_counts_what_it_did(engine, config):
@@ -117,7 +117,7 @@ def test_without_torch_the_peer_says_what_to_install(config, monkeypatch):
 
 def test_parts_come_together(config, monkeypatch):
     for name in ("_recomputing", "_peer", "_byte_level", "_many", "_shares", "_long"):
-        part = Result("", {name: {"rows": 1}}, (results.at_least(name, 2.0, 1.0),), (f"a note of {name}",))
+        part = Result("", {name: {"rows": 1}}, (at_least(name, 2.0, 1.0),), (f"a note of {name}",))
         monkeypatch.setattr(decode, name, lambda *_, part=part: part)
     measured = decode.measure(config).as_dict()
     assert set(measured["numbers"]) == {"_recomputing", "_peer", "_byte_level", "_many", "_shares", "_long"}

@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
-from scratchpatch import config as config_lib
-from scratchpatch.bench import results, train
+from scratchpatch import config as config_lib, timing
+from scratchpatch.bench import train
 from tests import runs
 
 
 def test_both_sides_are_measured_on_the_same_bytes(tiny, monkeypatch):
     monkeypatch.setattr(train, "_SECONDS", 0.0)
-    monkeypatch.setattr(results, "_FEWEST_TURNS", 1)
+    monkeypatch.setattr(timing, "_FEWEST_TURNS", 1)
     measured = train.measure(config_lib.from_flat(config_lib.flat(tiny) | runs.SHALLOW)).as_dict()
     ours, byte_level = measured["numbers"]["config"], measured["numbers"]["byte-level"]
     assert ours["bytes_per_step"] == byte_level["bytes_per_step"] == 256

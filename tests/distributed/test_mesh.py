@@ -124,3 +124,36 @@ def test_processes_read_the_rows_that_their_devices_hold(sizes):
     placed = placed_rows.devices_indices_map(batch.shape)
     seen = np.concatenate([np.arange(8)[placed[device][1]] for device in made.devices.flat])
     assert sorted(set(seen.tolist())) == list(range(8)) and len(seen) == 8 * sizes.get("sequence", 1)
+
+
+@pytest.mark.parametrize(
+    "devices, axes, wanted",
+    [
+        (None, None, None),
+        (1, None, None),
+        (4, None, {"fsdp": 4}),
+        (None, {"fsdp": 2, "tensor": 2}, {"fsdp": 2, "tensor": 2}),
+        (None, {"fsdp": 2, "data": -1}, {"fsdp": 2, "data": 4}),
+        (4, {"data": -1}, {"data": 4}),
+        (2, {"fsdp": 2}, {"fsdp": 2}),
+    ],
+)
+def test_a_trained_model_is_used_on_so_many_devices_or_on_named_axes(devices, axes, wanted):
+    made = mesh.over(tiny.config(), devices, axes)
+    assert (made and {axis: size for axis, size in made.shape.items() if size > 1}) == wanted
+
+
+@pytest.mark.parametrize(
+    "devices, axes, words",
+    [
+        (9, None, "9 devices were asked for; there are 8"),
+        (None, {"data": 3, "fsdp": 3}, "9 devices were asked for; there are 8"),
+        (4, {"fsdp": 2}, "4 devices were asked for, and the axes of the mesh have 2: leave one out"),
+        (2, {"fsdp": 4}, "mesh.fsdp=4 wants 4 devices; there are 2"),
+        (None, {"fsdp": 3, "data": -1}, "mesh.fsdp=3 = 3 does not divide 8 devices"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_named(devices, axes, words):
+    with pytest.raises(UserError) as caught:
+        mesh.over(tiny.config(), devices, axes)
+    assert words in str(caught.value)

@@ -34,6 +34,13 @@ def questions():
     yield lambda: processes.together(lambda: 1 / (1 - ME))
     yield lambda: [processes.gather(lambda: [ME], "a"), processes.gather(lambda: ME * 10, "a")]
     yield lambda: processes.gather(lambda: 1 / (1 - ME), "a")
+    yield lambda: processes.first(alone)
+    yield lambda: processes.first(lambda: "after")
+
+def alone():
+    with processes.alone():
+        processes.agree({"what": "mine"})
+        return [processes.first(lambda: ME), processes.together(lambda: ME), processes.gather(lambda: ME, "a")]
 
 processes.start(f"127.0.0.1:{PORT},{ME},2")
 for ask in questions():
@@ -108,6 +115,11 @@ def test_the_first_one_gathers_what_each_has(answers):
     assert answers[8] == ("found [[[0], [1]], [0, 10]]", "found [[], []]")
     assert answers[9][0].startswith("UserError process 1 failed: ZeroDivisionError")
     assert answers[9][1].startswith("ZeroDivisionError")
+
+
+def test_what_one_does_alone_asks_nobody(answers):
+    """And the others, who did not do it, still count questions alike."""
+    assert answers[10:12] == [("found [0, 0, [0]]",) * 2, ("found after",) * 2]
 
 
 @pytest.mark.parametrize("failing", (0, 1))

@@ -259,6 +259,19 @@ def test_a_dry_run_prints_every_process(supervise):
         assert line.endswith(f">> runs/x.process-{i}.log")
 
 
+def test_a_trained_run_is_used_beside_the_one_that_trains(supervise, tmp_path):
+    """Its processes have logs of their own, and the workdir's supervisor is not asked."""
+    arguments = ["--processes=2", "--verb=eval", "--restarts=0", "--", f"--workdir={tmp_path}/run", "--split=all"]
+    _, out, said = supervise("--dry_run", *arguments)
+    assert f"-m scratchpatch eval --workdir={tmp_path}/run --split=all --distributed=127.0.0.1:0,0,2" in out, said
+    assert out.splitlines()[1].endswith(f">> {tmp_path}/run.eval.process-1.log")
+    with lock.hold(tmp_path / "run" / "supervisor", "supervisor"):
+        # There is nothing to evaluate.
+        (tmp_path / "run" / "model.safetensors").touch()
+        code, _, said = supervise(*arguments)
+    assert code == 1 and "supervise: process" in said and "in use" not in said
+
+
 def test_a_tilde_means_home_where_the_logs_go(supervise):
     _, out, said = supervise("--processes=1", "--dry_run", "--", "--config=x.py", "--workdir=~/run")
     assert out.endswith(f">> {os.path.expanduser('~')}/run.process-0.log\n"), said
@@ -270,7 +283,8 @@ def test_a_tilde_means_home_where_the_logs_go(supervise):
         (["--processes=0", "--", "--workdir=x"], "0: wanted a number above 0"),
         (["--processes=2", "--devices_per_process=many", "--", "--workdir=x"], "many: wanted a number above 0"),
         (["--processes=2", "--silence=0", "--", "--workdir=x"], "0: wanted seconds, above 0"),
-        (["--processes=2"], "TRAIN_FLAG"),
+        (["--processes=2"], "FLAG"),
+        (["--processes=2", "--verb=serve", "--", "--workdir=x"], "invalid choice: 'serve'"),
         (["--processes=2", "--", "--config=x"], "--workdir=DIR is missing"),
     ],
 )

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from scratchpatch.errors import UserError
-from scratchpatch.inference import prompts
+from scratchpatch.inference import continuation, prompts
 from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.options import Options
 from tests.inference.models import language_model, some_bytes
@@ -119,7 +119,7 @@ def test_a_dial_that_the_model_lacks_is_named_before_anything_is_written(tmp_pat
     engine = Engine(language_model().override({"trigger.kind": "none"}), rows=3)
     seen = prompts.survey(path, DEFAULTS)
     with pytest.raises(UserError, match=r"line 2: threshold = 1.0: trigger.kind = 'none' of this model asks no thresh"):
-        prompts.continue_file(engine, path, tmp_path / "out.jsonl", seen, DEFAULTS, {})
+        continuation.continue_file(engine, path, tmp_path / "out.jsonl", seen, DEFAULTS, {})
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -52,7 +52,7 @@ esac
 _PYTHON = r"""
 case "$*" in
 --version) echo "Python 3.12.0" ;;
-"-m scratchpatch train"*)
+"-m scratchpatch "*)
     printf '%s\n' "$@" >>"$HOME/trained${SLURM_PROCID:+.$SLURM_PROCID}"
     [[ ! -f "$HOME/train" ]] || exec bash "$HOME/train"
     echo "training from random weights" ;;

@@ -90,9 +90,19 @@ def test_the_manifest_is_a_jobset_of_what_was_asked(stubs, flags, hosts, chips, 
     assert labels == {f"cloud.google.com/{name}": value for name, value in selector.items()}
     # Kubernetes makes $$( a $( and leaves the rest.
     args = [arg.replace("$$(", "$(") for arg in container(made)["args"]]
-    assert args == [*TRAIN[1:], "--distributed=auto", "--stopped_code=75"]
+    assert args == ["train", *TRAIN[1:], "--distributed=auto", "--stopped_code=75"]
     assert [at.process for at in processes(made)] == list(range(2 * hosts))
     assert {(at.coordinator, at.processes) for at in processes(made)} == {("sp1b-slice-0-0.sp1b:8476", 2 * hosts)}
+
+
+def test_a_trained_run_is_used_by_a_jobset_of_its_own(stubs):
+    flags = ["--workdir=/mnt/scratchpatch/sp1b", "--follow"]
+    ended = stubs.run("gke.sh", "eval", *TPU, "--", *flags)
+    assert ended.returncode == 0, ended.stderr
+    made = yaml.safe_load((stubs.folder / "manifest").read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(made)
+    assert container(made)["command"] == ["/scratchpatch/.venv/bin/python", "-m", "scratchpatch"]
+    assert container(made)["args"] == ["eval", *flags, "--distributed=auto", "--stopped_code=75"]
 
 
 def test_a_preemption_restarts_for_nothing_and_a_crash_is_counted(made):
@@ -178,7 +188,7 @@ def test_logs_and_delete(stubs):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["start"], "no verb 'start'; verbs: submit status logs delete"),
+        (["start"], "no verb 'start'; verbs: submit eval generate calibrate status logs delete"),
         (["submit", *TPU, "--name=SP", *TRAIN], "--name=SP: wanted at most 37 small letters"),
         (["submit", *TPU, "--queue=", *TRAIN], "submit needs --queue=QUEUE: a Kueue LocalQueue"),
         (["submit", *TPU, "--topology=4x", *TRAIN], "--topology=4x: wanted AxB or AxBxC chips"),

@@ -13,10 +13,10 @@ def test_the_commands_are_as_the_launchers_take_them(tmp_path):
     """In dry runs: each array of a launcher's flags gets --dry_run."""
     stubs = Stubs(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "launch" / "README.md").read_text(), re.DOTALL)
-    ours = re.compile(rf"(\w+\+?=|until |)(.*launch/({'|'.join(LAUNCHERS)})|\(|experiments)")
+    ours = re.compile(rf"(\w+\+?=|until |)(.*launch/({'|'.join(LAUNCHERS)})|\(|experiments|--workdir)")
     lines = [line for block in blocks for line in block.splitlines() if ours.match(line)]
     assert (
-        sum("launch/tpu_vm.sh" in line for line in lines) == 3 and sum("launch/gke.sh" in line for line in lines) == 3
+        sum("launch/tpu_vm.sh" in line for line in lines) == 5 and sum("launch/gke.sh" in line for line in lines) == 4
     )
     text = re.sub(r"^(pod|job)=\(", r"\1=(--dry_run ", "\n".join(lines), flags=re.MULTILINE)
     ended = subprocess.run(

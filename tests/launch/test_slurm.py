@@ -60,6 +60,21 @@ def test_a_stopped_run_is_queued_again(stubs, root):
     assert ended.returncode == 0 and stubs.calls[-1] == "scontrol requeue 77"
 
 
+def test_a_trained_run_is_used_by_every_process(stubs, root):
+    ended = stubs.run("sbatch", "launch/slurm.sbatch", "--verb=eval", "--", "--workdir=/shared/x", cwd=root)
+    assert ended.returncode == 0, ended.stderr
+    for task in range(4):
+        wanted = ["-m", "scratchpatch", "eval", "--workdir=/shared/x", "--distributed=auto"]
+        assert (stubs.folder / f"trained.{task}").read_text().splitlines() == wanted
+
+
+@pytest.mark.parametrize("verb, code, last", [("generate", 0, "scontrol requeue 77"), ("eval", 143, "srun")])
+def test_what_goes_on_where_it_was_is_queued_again_after_sigterm(stubs, root, verb, code, last):
+    stubs.write("train", "kill -TERM $$")
+    ended = stubs.run("sbatch", "launch/slurm.sbatch", f"--verb={verb}", "--", "--workdir=/shared/x", cwd=root)
+    assert ended.returncode == code and stubs.calls[-1].startswith(last), ended.stderr
+
+
 def test_a_task_waits_for_its_process_when_it_is_told_to_stop(stubs, root):
     """SIGTERM reaches the shell of a task too."""
     stubs.write("train", "trap 'echo saved; exit 75' TERM; kill -TERM $PPID $$; exit 1")
@@ -85,6 +100,8 @@ def test_a_dry_run_prints_all_and_runs_nothing(stubs, root):
     "arguments, said",
     [
         (TRAIN, "this is no SLURM job: start it with sbatch"),
+        (["--verb=serve", *TRAIN], "--verb=serve: wanted train, eval, generate or calibrate"),
+        (["--verb=eval", "--"], "--workdir=DIR is missing after --"),
         (["--per=core", *TRAIN], "--per=core: wanted gpu or node"),
         (["--nodes=4", *TRAIN], "'--nodes=4' is no flag of this script"),
         (["--", "--config=a.py"], "--workdir=DIR is missing after --"),

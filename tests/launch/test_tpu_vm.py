@@ -51,7 +51,7 @@ def test_a_dry_run_prints_all_and_calls_nothing(stubs):
     for node in ("sp1b-0", "sp1b-1"):
         assert f"tpu-vm ssh {node} --zone=us-east5-a --worker=all" in ended.stdout
         assert f"scratchpatch.tar.gz {node}:scratchpatch.tar.gz" in ended.stdout
-    assert "launch/tpu_worker.sh run 1 10.0.0.2:/share --config=experiments/scale/sp_1b.py" in ended.stdout
+    assert "launch/tpu_worker.sh run 1 10.0.0.2:/share train --config=experiments/scale/sp_1b.py" in ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,40 @@ def test_every_worker_of_every_slice_trains_alike(tmp_path):
     assert "sp1b is ACTIVE" in ended.stdout and "[1.1] ended with 0: training from random weights" in ended.stdout
     ended = stubs.run("tpu_vm.sh", "logs", "--lines=1", *WHERE, "--slices=2")
     assert ended.stdout.count("training from random weights") == 4
+
+
+@pytest.mark.parametrize(
+    "verb, flags, added",
+    [
+        ("eval", ["--workdir=/mnt/scratchpatch/sp1b", "--json"], []),
+        ("eval", ["--workdir=/mnt/scratchpatch/sp1b", "--follow"], ["--stopped_code=75"]),
+        ("calibrate", ["--workdir=/mnt/scratchpatch/sp1b", "--target_bytes_per_patch=6"], []),
+        (
+            "generate",
+            ["--workdir=/mnt/scratchpatch/sp1b", "--prompts=/mnt/scratchpatch/p.jsonl", "--out=/mnt/scratchpatch/o"],
+            [],
+        ),
+    ],
+    ids=["eval", "follow", "calibrate", "generate"],
+)
+def test_a_trained_run_is_used_on_every_worker(stubs, verb, flags, added):
+    homes = stubs.node("sp1b")
+    ended = stubs.run("tpu_vm.sh", verb, *WHERE, "--", *flags)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    for home in homes:
+        assert (home / "trained").read_text().splitlines() == [
+            "-m", "scratchpatch", verb, *flags, "--distributed=auto", *added
+        ]
+    # The resource is looked at, and the repository copied, as for training.
+    assert verbs(stubs.calls)[0] == "queued-resources describe sp1b"
+    assert sum("tpu-vm scp" in call for call in stubs.calls) == 1
+
+
+def test_an_evaluation_whose_resource_is_preempted_names_the_command_that_goes_on(stubs):
+    stubs.node("sp1b")
+    stubs.write("unreachable", "sp1b")
+    ended = stubs.run("tpu_vm.sh", "eval", *WHERE, "--", "--workdir=/mnt/scratchpatch/sp1b")
+    assert ended.returncode == 75 and "it was preempted; 'eval' makes it anew and goes on" in ended.stderr
 
 
 def test_a_worker_that_fails_is_named_with_its_last_words(stubs):
@@ -165,7 +199,7 @@ def test_one_preempted_slice_is_a_preempted_resource(stubs):
 @pytest.mark.parametrize(
     "before, code, said",
     [
-        ("[0.1] at work", 75, "the connection is lost, gcloud ended with 255; training goes on"),
+        ("[0.1] at work", 75, "the connection is lost, gcloud ended with 255; the workers go on"),
         ("", 1, "before a worker said anything"),
     ],
 )
@@ -196,14 +230,14 @@ def test_training_outlives_its_connection_and_is_followed_again(stubs):
     def ask(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run([*worker, *arguments], env=env, capture_output=True, text=True, timeout=30, check=False)
 
-    line = [*worker, "run", "0", "10.0.0.2:/share", "--config=a b.py"]
+    line = [*worker, "run", "0", "10.0.0.2:/share", "train", "--config=a b.py"]
     lost = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert lost.stdout.readline().startswith("[0.0] setup: installing scratchpatch[tpu]")
     assert lost.stdout.readline() == "[0.0] at work\n"
     os.killpg(lost.pid, signal.SIGKILL)
     lost.wait()
     assert "[0.0] running since" in ask("status", "0").stdout
-    assert ask("start", "--config=c.py").returncode == 2
+    assert ask("start", "train", "--config=c.py").returncode == 2
     copied = stubs.run("tpu_vm.sh", "copy", *WHERE)
     assert copied.returncode == 0 and not (home / "scratchpatch" / "README.md").exists()
     again = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True)
@@ -239,6 +273,9 @@ def test_training_outlives_its_connection_and_is_followed_again(stubs):
         ),
         (["run", *WHERE, *TRAIN, "--distributed=none"], "--distributed=none: this script sets it"),
         (["run", *WHERE, *TRAIN, "steps=5"], "'steps=5' after --"),
+        (["eval", *WHERE, "--", "--json"], "eval needs --workdir=/mnt/scratchpatch/NAME"),
+        (["eval", *WHERE, "--", "--workdir=runs/x"], "--workdir=runs/x: wanted a folder below /mnt/scratchpatch"),
+        (["generate", *WHERE, "--", "--workdir=/mnt/scratchpatch/x"], "generate needs --prompts=FILE and --out=FILE"),
     ],
 )
 def test_wrong_usage_is_told_and_nothing_is_done(stubs, arguments, said):

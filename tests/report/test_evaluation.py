@@ -14,7 +14,7 @@ from scratchpatch.evaluation.evaluate import evaluate
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.report import evaluation as evaluation_lib, page
 from scratchpatch.report.evaluation import write_evaluation
-from tests import runs
+from tests import child, runs
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +156,16 @@ def test_a_standard_output_that_cannot_be_written_is_one_line(workdir, monkeypat
 )
 def test_what_an_evaluation_may_replace(present, step, step_named, max_bytes, suffix):
     assert evaluation_lib._suffix(present, step, step_named, max_bytes) == suffix
+
+
+def test_two_evaluations_at_once_both_answer_and_leave_whole_files(workdir, tmp_path):
+    program = "import sys; from scratchpatch import cli; sys.exit(cli.script())"
+    argv = ["eval", f"--workdir={workdir}", "--json"]
+    both = [child.Started(program, argv, tmp_path / f"{i}.log", 1) for i in range(2)]
+    ended = [one.end(240) for one in both]
+    assert [code for code, _ in ended] == [0, 0], ended
+    answers = [json.loads(next(line for line in said.splitlines() if line.startswith("{"))) for _, said in ended]
+    bits = json.loads((workdir / "evaluation.json").read_text())["results"]["validation"]["bpb"]
+    assert [answer["bpb"] for answer in answers] == [bits, bits]
+    assert (workdir / "report.html").read_text().rstrip().endswith("</html>")
+    assert not list(workdir.glob("*.tmp"))

@@ -184,3 +184,17 @@ def test_labels_are_escaped():
     svg = figures.patch_lag([Series(label, [0, 1], [1, 2])], y_label='<b>"')
     assert label in texts(svg)
     assert pages.loads(svg) == [] and tree(svg).get("aria-label").startswith('Patch lag: <b>"')
+
+
+def test_bars_stand_in_order_and_some_are_named():
+    values = {"low": 1.0, "high": 9.0, "middle": 4.0, "other": 5.0, "nothing": None}
+    svg = figures.ranked(values, "trunk calls", "calls", ["middle", "absent"])
+    assert tree(svg).get("id") == "calls" and svg == figures.ranked(values, "trunk calls", "calls", ["middle"])
+    assert [name for name in texts(svg) if name in values] == ["high", "middle", "low"]
+    assert pages.loads(svg) == []
+
+
+def test_what_is_measured_now_and_then_is_drawn_by_step():
+    svg = figures.by_step([Series("choice:x", [2, 4], [0.25, 0.5]), Series("none", [], [])], "accuracy", "task")
+    # Two markers, and that of the legend.
+    assert "choice:x" in texts(svg) and "none" not in texts(svg) and marks(svg) == 3

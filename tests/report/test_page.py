@@ -64,6 +64,14 @@ def test_steps_that_were_skipped_are_told(tmp_path):
     assert "not finite or a spike: 1 (batches 1)" in html
 
 
+def test_checkpoints_that_an_evaluator_measured_are_a_curve(tmp_path):
+    folder = write_run(tmp_path / "run", None, METRICS)
+    (folder / "evaluations").mkdir()
+    lines = "".join(json.dumps({"step": step, "bpb": 5.0}) + "\n" for step in (20, 10))
+    (folder / "evaluations" / "follow.jsonl").write_text(lines)
+    assert "validation, each checkpoint in full" in figure(read(write_report(folder)), "Loss")
+
+
 def figure(html: str, title: str) -> str:
     """The <figure> with this title."""
     (figure,) = [text for text in re.findall(r"<figure>.*?</figure>", html, re.S) if f"<b>{title}</b>" in text]

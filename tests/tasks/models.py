@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from scratchpatch.tasks.items import Item, ItemTask
 from scratchpatch.tasks.requests import Likelihood
-from tests.inference.models import language_model
+from tests.inference.models import WINDOW, language_model
 
-__all__ = ["Letters", "language_model"]
+__all__ = ["WINDOW", "Letters", "language_model"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from scratchpatch.tasks import accuracy
@@ -53,8 +52,3 @@ def test_texts_to_continue_are_right_where_greedy_decoding_writes_them():
     numbers = accuracy.of([grade(nats=(2.0,), greedy=True), grade(nats=(1.0,))])
     assert numbers["accuracy"] == {"greedy": {"mean": 0.5, "stderr": 0.5}}
     assert numbers["chance"] is None
-
-
-def test_one_value_has_no_standard_error():
-    assert math.isnan(accuracy.standard_error([1.0]))
-    assert accuracy.standard_error(np.arange(3)) == pytest.approx(1 / math.sqrt(3))

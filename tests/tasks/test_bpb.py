@@ -1,13 +1,13 @@
 """Bits per byte by group."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 
 from scratchpatch.errors import UserError
-from scratchpatch.tasks.bpb import BitsPerByte, ratio
+from scratchpatch.inference import windows
+from scratchpatch.tasks.bpb import BitsPerByte
 from scratchpatch.tasks.task import Setting
 from tests.tasks.models import language_model
 
@@ -52,18 +52,12 @@ def test_a_group_has_the_bits_of_its_documents(source):
 
 def test_slots_are_those_of_the_model(source):
     lm, group = language_model(), run(source, by="language")["groups"]["ell"]
-    parts = [part for part in lm.positions(_stream(lm, TEXTS["ell"]))]
+    parts = list(lm.positions(windows.Text(lm.tokens(TEXTS["ell"].encode()), lm.vocabulary)))
     commits, scratchpads = (sum(getattr(part, name).sum() for part in parts) for name in ("commit", "scratchpad"))
     positions = len(TEXTS["ell"].encode()) + 1
     assert group["bytes_per_patch"] == pytest.approx(positions / commits)
     assert group["trunk_calls_per_byte"] == pytest.approx((commits + scratchpads) / positions)
     assert group["trunk_calls_per_sentence"] == pytest.approx((commits + scratchpads) / 2)
-
-
-def _stream(lm, text):
-    from scratchpatch.inference.windows import Text
-
-    return Text(lm.tokens(text.encode()), lm.vocabulary)
 
 
 def test_lines_are_aligned_documents(source):
@@ -127,17 +121,3 @@ def test_the_protocol_tells_texts_apart(source, tmp_path):
     assert before == BitsPerByte(source, by="language").protocol()
     (tmp_path / "aligned.jsonl").write_text('{"language": "eng", "text": "other"}\n')
     assert BitsPerByte(source, by="language").protocol()["checksum"] != before["checksum"]
-
-
-def test_a_ratio_has_the_error_of_its_linearisation():
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(5, 50, 400).astype(float)
-    bits_of = sizes * 2 + rng.normal(0, 3, 400)
-    value, stderr = ratio(bits_of, sizes)
-    chosen = rng.integers(0, 400, (2000, 400))
-    resampled = bits_of[chosen].sum(1) / sizes[chosen].sum(1)
-    assert value == pytest.approx(bits_of.sum() / sizes.sum())
-    assert stderr == pytest.approx(resampled.std(), rel=0.1)
-    assert ratio(np.ones(1), np.ones(1)) == (1.0, None)
-    assert ratio(np.zeros(0), np.zeros(0)) == (None, None)
-    assert not math.isnan(ratio(np.zeros(3), np.ones(3))[1])

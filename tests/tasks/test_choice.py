@@ -4,10 +4,12 @@ import json
 import math
 
 import pytest
+from hypothesis import given, strategies as st
 
 from scratchpatch.errors import UserError
 from scratchpatch.tasks import choice, names
 from scratchpatch.tasks.choice import Choice
+from scratchpatch.tasks.questions import Question
 from scratchpatch.tasks.requests import Likelihood, Likely
 from scratchpatch.tasks.task import Setting
 from tests.tasks.models import language_model
@@ -46,6 +48,19 @@ def test_an_answer_continues_a_text_or_follows_answer(file):
 
 def test_the_space_may_end_the_prompt(file):
     assert asked(Choice(file(ATE)))[1::3] == [("She ate the ", "cake"), ("Answer: ", "cake")]
+
+
+@given(st.text("a \n:é", min_size=1), st.lists(st.text("b_ é", min_size=1), min_size=2, max_size=4), st.booleans())
+def test_the_space_moves_and_nothing_else(prompt, answers, asks):
+    answers = tuple(answer.strip() or "x" for answer in answers)
+    question = Question(prompt.rstrip() or "q", answers, 0, asks=asks)
+    for form in ("cloze", "multiple_choice"):
+        ends, begins = (Choice(form=form, space=s).sheet(question, question) for s in ("prompt_end", "answer_front"))
+        both = zip(ends.conditional + ends.unconditional, begins.conditional + begins.unconditional, strict=True)
+        for end, begin in both:
+            assert end.context + end.continuation == begin.context + begin.continuation
+            assert begin.continuation == b" " + end.continuation
+        assert ends.answers == begins.answers
 
 
 def test_letters_are_scored_where_the_answers_are_listed(file):
@@ -106,6 +121,9 @@ def test_files_that_cannot_be_asked(file):
         Choice(file({**ATE, "choices": ["x"] * 27}), form="multiple_choice").protocol()
     with pytest.raises(UserError, match="line 1: 1 answers cannot be listed"):
         Choice(file({"context": "a", "continuation": "b"}), form="multiple_choice").protocol()
+    shots = file({"context": "a", "continuation": "b"}, name="shots")
+    with pytest.raises(UserError, match="shots, line 1: 1 answers cannot be listed"):
+        Choice(file(ATE), form="multiple_choice", shots=1, shots_from=shots).protocol()
 
 
 def test_the_protocol_tells_apart_what_is_asked(file):

@@ -50,7 +50,7 @@ def generating(stand_in):
     def place(text):
         calls = []
 
-        def load(workdir, step):
+        def load(workdir, step, devices, mesh):
             def stream(prompt, **options):
                 calls.append((workdir, step, prompt, options))
                 for n, value in enumerate(text):

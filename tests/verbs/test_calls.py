@@ -6,6 +6,7 @@ import math
 import os
 import time
 import types
+from pathlib import Path
 
 import pytest
 from absl import logging
@@ -38,6 +39,7 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
         logging.warning("a warning")
         return types.SimpleNamespace(result={"bpb": 2.5, "bpb_by_offset": [1.0, float("nan")]}, for_the_page=False)
 
+    stand_in("scratchpatch.report.evaluation", write_evaluation=lambda *_, **__: None)
     calls = stand_in("scratchpatch.evaluation.evaluate", evaluate=evaluate)
     output = tmp_path / "out.json"
     argv = ["eval", f"--workdir={workdir}", "--json", "--override", "trigger.threshold=1"]
@@ -47,22 +49,44 @@ def test_eval_prints_one_json_object_and_nothing_else(capsys, stand_in, workdir,
     assert output.read_text() == out
     assert "chatter" in err and "a warning" in err
     overrides = {"trigger.threshold": 1.0, "trigger.kind": "none"}
-    asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None, "devices": 1}
+    asked = {"source": None, "split": "test", "overrides": overrides, "step": None, "max_bytes": None}
     ((arguments, named),) = calls
-    assert arguments == (workdir,) and named == asked | {"compressor_bytes": 1 << 24}
+    assert arguments == (workdir,) and named == asked | {"compressor_bytes": 1 << 24, "devices": None, "mesh": None}
 
 
 def test_eval_prints_a_table_without_json(capsys, stand_in, workdir):
     evaluation = types.SimpleNamespace(result={"bpb": 2.5, "split": "validation"}, for_the_page=False)
+    stand_in("scratchpatch.report.evaluation", write_evaluation=lambda *_, **__: None)
     stand_in("scratchpatch.evaluation.evaluate", evaluate=lambda *_, **__: evaluation)
     assert cli.main(["eval", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out == "bpb    2.5\nsplit  validation\n"
 
 
+@pytest.mark.parametrize(("flags", "page"), [([], True), (["--results=elsewhere"], False)])
+def test_tasks_are_measured_shown_and_told_to_the_page(capsys, stand_in, workdir, monkeypatch, flags, page):
+    (Path(workdir) / "checkpoints").mkdir()
+    stand_in("scratchpatch.inference.loading", load=lambda *_, **__: types.SimpleNamespace(step=3))
+    found = [{"task": "utf8", "results": {"valid_outputs": 0.5}, "protocol": {}, "seconds": 1.0}]
+    written = stand_in("scratchpatch.report.evaluation", write_tasks=lambda *_: None)
+    monkeypatch.setattr("scratchpatch.tasks.evaluate.evaluate", lambda tasks, setting: found)
+    assert cli.main(["eval", f"--workdir={workdir}", "--task=utf8", *flags]) == 0
+    assert capsys.readouterr().out == "utf8\n  valid_outputs  0.5\n"
+    folder = Path(workdir) / "evaluations" if page else Path("elsewhere")
+    assert written == [((folder, found, workdir if page else None), {})]
+
+
+def test_an_exported_folder_has_no_page_of_tasks(stand_in, workdir, monkeypatch):
+    stand_in("scratchpatch.inference.loading", load=lambda *_, **__: types.SimpleNamespace(step=3))
+    written = stand_in("scratchpatch.report.evaluation", write_tasks=lambda *_: None)
+    monkeypatch.setattr("scratchpatch.tasks.evaluate.evaluate", lambda tasks, setting: [])
+    assert cli.main(["eval", f"--workdir={workdir}", "--task=utf8"]) == 0
+    assert written[0][0][2] is None
+
+
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
 def test_audit_exits_with_its_verdict(capsys, stand_in, config_file, ok, code):
     report = types.SimpleNamespace(ok=ok, as_dict=lambda: {"ok": ok}, text=lambda: "the findings")
-    stand_in("scratchpatch.evaluation.audit", audit_config=lambda c: report)
+    stand_in("scratchpatch.evaluation.audit", audit_config=lambda c, devices, mesh: report)
     assert cli.main(["audit", f"--config={config_file}", "--json"]) == code
     out, err = capsys.readouterr()
     assert json.loads(out) == {"ok": ok}

@@ -66,7 +66,7 @@ def test_what_was_written_before_an_interruption_stays(capsys, monkeypatch, stan
 
     engine = types.SimpleNamespace(work=types.SimpleNamespace(bytes=4))
     model = types.SimpleNamespace(stream=stream, engine=lambda rows: engine)
-    stand_in("scratchpatch.inference.loading", load=lambda workdir, step: model)
+    stand_in("scratchpatch.inference.loading", load=lambda workdir, step, devices, mesh: model)
     for terminal, wanted in ((False, "sí".encode() + b"\xe2"), (True, "sí‹e2›\n".encode())):
         out = Stream(terminal=terminal)
         monkeypatch.setattr(sys, "stdout", out)
