@@ -3,8 +3,8 @@
 Purpose: models of 16-byte patches that differ in their trigger alone. All of them carry the head and the table that
 learn what a scratchpad saves, so that every trigger can also be tried on the weights of every model.
 The text is a slice of that of $SCRATCHPATCH_DATA (../README.md), with sums in words (gsm8k) beside books and code.
-Hardware: one H100 and 16 CPU cores; on CPUs with fewer --steps.
-Expected time: about 3 minutes for all variants on two seeds.
+Hardware: 2 CPU cores.
+Expected time: about 15 minutes for all variants on two seeds.
 Expected number: README.md beside this file has all numbers of the last run.
 Command, for everything:
     .venv/bin/python -m experiments.triggers.run
@@ -15,7 +15,9 @@ from pathlib import Path
 from scratchpatch import config as config_lib
 
 RATE = 3 / 16
-VARIANTS = ("none", "every", "entropy", "entropy_jump", "score", "learned", "stride", "whitespace", "random")
+WINDOW = 256
+# The first ones answer most.
+VARIANTS = ("random", "learned", "entropy", "none", "score", "every", "stride", "entropy_jump", "whitespace")
 CORPORA = ("books", "code", "sums")
 
 
@@ -26,15 +28,15 @@ def get_config(variant: str = "learned", texts: Path = Path("runs/triggers/texts
     config = config_lib.default()
     config.data.sources = tuple((f"jsonl:{texts}/{corpus}.train.jsonl", 1.0) for corpus in CORPORA)
     config.data.validation_sources = tuple((f"jsonl:{texts}/{corpus}.validation.jsonl", 1.0) for corpus in CORPORA)
-    config.data.window = 512
+    config.data.window = WINDOW
     config.data.cache_dir = str(texts / "cache")
-    config.model.d_byte = 128
+    config.model.d_byte = 64
     config.model.encoder.window = 16
     config.model.entropy_head.layers = 1
-    config.model.benefit.width = 64
+    config.model.benefit.width = 32
     config.model.benefit.table = True
-    config.model.trunk.layers = 4
-    config.model.trunk.d_model = 256
+    config.model.trunk.layers = 2
+    config.model.trunk.d_model = 128
     config.model.trunk.heads = 4
     config.model.decoder.layers = 1
     config.model.decoder.window = 16
@@ -46,10 +48,10 @@ def get_config(variant: str = "learned", texts: Path = Path("runs/triggers/texts
     config.trigger.stride = 4
     if variant == "whitespace":
         config.trigger.capacity = RATE
-    config.training.steps = 600
-    config.training.batch_rows = 32
+    config.training.steps = 1000
+    config.training.batch_rows = 4
     config.training.eval_every = 0
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 3e-3
     # Small shapes: nothing is gained by a kernel of their own, and compiling one takes its time.
     config.kernels.staircase = "xla"
     config.kernels.window = "xla"

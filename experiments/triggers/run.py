@@ -1,6 +1,6 @@
 """Run every variant of the trigger study on every seed, then write README.md beside this file.
 
-    .venv/bin/python -m experiments.triggers.run [--seeds=0,1] [--steps=600] [--workers=2]
+    .venv/bin/python -m experiments.triggers.run [--seeds=0,1] [--steps=1000] [--workers=2]
 
 Finished runs in --workdir are kept: the same command goes on after a stop.
 """
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from experiments import jobs
 from experiments.triggers import summary, texts
-from experiments.triggers.config import VARIANTS, get_config
+from experiments.triggers.config import VARIANTS, WINDOW, get_config
 from scratchpatch.data.mixture import streams_for
 
 _FLAGS = {
-    "batch_rows": (32, "rows of 512 bytes in a step"),
+    "batch_rows": (4, "rows of 256 bytes in a step"),
     "slice_bytes": (4_000_000, "training bytes of each corpus"),
     "dtype": ("float32", "training.dtype"),
     "limit": (0, "seconds after which a seed stops training and is measured as it is; 0: never"),
@@ -23,7 +23,7 @@ _FLAGS = {
 
 
 def main() -> int:
-    flags = jobs.flags("triggers", __doc__, Path(__file__).parent, steps=600, extra=_FLAGS)
+    flags = jobs.flags("triggers", __doc__, Path(__file__).parent, steps=1000, extra=_FLAGS)
     text = flags.workdir.resolve() / "texts"
     texts.write(text, flags.slice_bytes)
     for split in ("train", "validation"):
@@ -31,7 +31,7 @@ def main() -> int:
         streams_for(get_config(VARIANTS[0], text), split)
     flags.output.mkdir(parents=True, exist_ok=True)
     results = flags.output.resolve() / "results.jsonl"
-    numbers = flags.steps, flags.batch_rows, flags.eval_bytes // (3 * 512), flags.limit
+    numbers = flags.steps, flags.batch_rows, flags.eval_bytes // (3 * WINDOW), flags.limit
     sizes = [str(number) for number in numbers]
     seeds = ",".join(map(str, flags.seeds))
     runs = []
