@@ -21,7 +21,13 @@ _POOLED = {
     "max+last": "max_query + last_state",
     "concat": "concat",
 }
-_FIRED = {"none": "none", "entropy": "entropy, r=1/4", "stride": "every 4th byte", "every": "every byte"}
+_FIRED = {
+    "none": "none",
+    "entropy": "entropy, r=1/4",
+    "stride": "every 4th byte",
+    "keys": "each key",
+    "every": "every byte",
+}
 DEFAULT = "cross+last"
 # Documents and learning rate of the main table and of its comparisons.
 SHAPE, RATE = (6, 0), 1e-3
@@ -183,9 +189,17 @@ def _in_short(study: Study) -> list[str]:
         "- **Do sparse scratchpads show?** At p=8, default pooling: none "
         f"{study.told('p8_none_cross+last')}, every 4th byte {study.told('p8_stride_cross+last')}, by entropy "
         f"{study.told('p8_entropy_cross+last')}: not to be told apart, because they stand in the wrong places (below). "
-        "With `concat`: every 4th byte "
-        f"{study.told('p8_stride_concat')}, by entropy {study.told('p8_entropy_concat')}.",
+        f"With `concat`: every 4th byte {study.told('p8_stride_concat')}, by entropy "
+        f"{study.told('p8_entropy_concat')}; at keys alone, which the trigger `marks` is told, "
+        f"{study.told('p8_keys_concat')}, with {_calls(study, 'p8_keys_concat')} trunk calls a byte instead of 1.",
     ]
+
+
+def _calls(study: Study, *which) -> str:
+    """Of the trunk, a byte."""
+    results = study.of(*which)
+    rates = [result["commits_per_byte"] + result["scratchpads_per_byte"] for result in results]
+    return f"{np.mean(rates):.2f}" if results else "fewer"
 
 
 def _others(study: Study) -> list[str]:
@@ -212,13 +226,13 @@ def _table(study: Study, shape: tuple[int, int]) -> list[str]:
     ]
     for variant, _, rate in sorted((key for key in study.lanes if key[1] == shape), key=lambda k: (_order(k[0]), k[2])):
         results = study.of(variant, shape, rate)
-        calls = np.mean([result["commits_per_byte"] + result["scratchpads_per_byte"] for result in results])
         patch, trigger, pooling = ("byte-level", "", "") if variant == "byte" else variant.split("_")
         patch = f"p={patch[1:]}" if trigger else patch
         rows.append(
             f"| {patch} | {_FIRED.get(trigger, '')} | {_POOLED.get(pooling, '')} | {rate:g} "
             f"| {_each(results, 'accuracy', '.3f')} | {_each(results, 'bits', '.3f')} "
-            f"| {_learned(results)} | {results[0]['steps']:,} | {_fresh(results)} | {calls:.2f} "
+            f"| {_learned(results)} | {results[0]['steps']:,} | {_fresh(results)} "
+            f"| {_calls(study, variant, shape, rate)} "
             f"| {np.mean([result['kv_bytes_per_byte'] for result in results]):.0f} "
             f"| {'CPU' if results[0]['device'] == 'cpu' else 'GPU'} |"
         )
