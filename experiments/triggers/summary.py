@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.results import Results, markdown, mean_and_each, within_noise
-from experiments.triggers.config import VARIANTS
+from experiments.triggers.config import VARIANTS, WINDOW
 
 NAMES = {
     "none": "none",
@@ -31,14 +31,18 @@ NEUTRAL = "random"
 
 
 class Study(Results):
-    """Results by variant and seed, of the seeds that every variant has."""
+    """Results by variant and seed, of the variants that have every seed of the first one.
+
+    variants: those that are there; the one on whose weights all triggers are compared must be among them.
+    """
 
     def __init__(self, lines: list[dict]):
         results = {(line["variant"], line["seed"]): line for line in lines}
-        whole = {seed for _, seed in results if all((variant, seed) in results for variant in VARIANTS)}
-        if not whole:
-            raise SystemExit("triggers: no seed has results of every variant yet")
-        super().__init__({run: line for run, line in results.items() if run[1] in whole})
+        seeds = {seed for variant, seed in results if variant == NEUTRAL}
+        if not seeds:
+            raise SystemExit(f"triggers: there are no results of {NEUTRAL!r} yet")
+        self.variants = [name for name in VARIANTS if all((name, seed) in results for seed in seeds)]
+        super().__init__({run: line for run, line in results.items() if run[0] in self.variants and run[1] in seeds})
 
     def of(self, variant: str, key: str, kind: str | None = None) -> np.ndarray:
         """One number per seed: of the trigger that the model trained with, or of another kind on its weights."""
@@ -58,23 +62,23 @@ def write(folder: Path, results: Path) -> None:
 
 def page(study: Study) -> str:
     """The page's Markdown."""
-    first = study.of_first_seed("none")
+    first = study.of_first_seed(NEUTRAL)
     lines = [
         "# Which trigger: where shall scratchpads stand?",
         "",
         f"Models of {first['parameters'] / 1e6:.1f}M parameters, patches of 16 bytes, local windows of 16 bytes, "
         f"{first['training_bytes'] / 1e6:.1f} MB of training bytes (books, Python code and gsm8k, a third each), "
         f"{first['dtype']}, on {first['device']}; {len(study.seeds)} seeds, paired. BPB is the mean of held-out books "
-        "and code, in windows of 512 bytes without overlap; `computed` are the bytes of gsm8k's held-out problems that "
-        "follow from others: results of `<<48/2=24>>`, and answers after `####`. Mean over seeds, ± half the spread; "
-        "differences below 0.01 BPB, or of differing sign between seeds, are not called results. The rate is 3/16 "
-        "scratchpads per byte but for none and every; marks fire where there are some.",
+        f"and code, in windows of {WINDOW} bytes without overlap; `computed` are the bytes of gsm8k's held-out "
+        "problems that follow from others: results of `<<48/2=24>>`, and answers after `####`. Mean over seeds, ± half "
+        "the spread; differences below 0.01 BPB, or of differing sign between seeds, are not called results. The rate "
+        "is 3/16 scratchpads per byte but for none and every; marks fire where there are some.",
         "",
         "Everything here is written by `.venv/bin/python -m experiments.triggers.run`.",
         "",
         "## Trained with the trigger",
         "",
-        *_table(study, [(variant, variant, None) for variant in VARIANTS]),
+        *_table(study, [(variant, variant, None) for variant in study.variants]),
         "",
         *_differences(study),
         "",
@@ -126,10 +130,10 @@ def _verdict(difference: np.ndarray) -> str:
 
 
 def _differences(study: Study) -> list[str]:
-    lines = ["Against the model trained with entropy, BPB and BPB of computed bytes (below zero: better):", ""]
-    for variant in VARIANTS:
-        if variant != "entropy":
-            bpb, computed = (study.of(variant, key) - study.of("entropy", key) for key in ("bpb", "computed_bpb"))
+    lines = [f"Against the model trained with {NEUTRAL}, BPB and BPB of computed bytes (below zero: better):", ""]
+    for variant in study.variants:
+        if variant != NEUTRAL:
+            bpb, computed = (study.of(variant, key) - study.of(NEUTRAL, key) for key in ("bpb", "computed_bpb"))
             lines.append(f"- {NAMES[variant]}: BPB {_verdict(bpb)}; computed {_verdict(computed)}.")
     return lines
 
@@ -151,7 +155,7 @@ def _fixed(study: Study) -> list[str]:
 def _correlations(study: Study) -> list[str]:
     kinds = ("entropy", "entropy_jump", "score", "learned")
     lines = ["| weights | " + " | ".join(kinds) + " | benefit, nats |", "|---|" + "---|" * (len(kinds) + 1)]
-    for variant in VARIANTS:
+    for variant in study.variants:
         numbers = [study.correlation(variant, kind) for kind in kinds]
         cells = " | ".join(f"{x.mean():.3f} ± {np.ptp(x) / 2:.3f}" for x in numbers)
         mean, deviation = (study.correlation(variant, f"benefit_{name}").mean() for name in ("mean", "deviation"))
@@ -162,7 +166,7 @@ def _correlations(study: Study) -> list[str]:
 def _carried(study: Study) -> list[str]:
     """Whether models miss the scratchpads that they were trained with."""
     lines = ["BPB that the trained weights lose without their scratchpads:", ""]
-    for variant in VARIANTS:
+    for variant in study.variants:
         if variant != "none":
             lost = study.of(variant, "bpb", "none") - study.of(variant, "bpb")
             lines.append(f"- {NAMES[variant]}: {mean_and_each(lost)}.")

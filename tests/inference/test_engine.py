@@ -194,6 +194,8 @@ def test_options_that_cannot_be_used_are_refused(options, told):
 
 
 def test_a_dial_that_nothing_reads_is_refused():
+    with pytest.raises(UserError, match="'oracle' reads the bytes that follow, so it cannot continue text"):
+        Engine(language_model().override({"trigger.kind": "oracle"}), 1)
     lm = language_model().override({"trigger.kind": "stride"})
     with pytest.raises(UserError, match=r"rate = 0.5: trigger.kind = 'stride'.*no threshold"):
         lm.generate(b"ab", 3, rate=0.5)
