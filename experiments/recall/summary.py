@@ -74,13 +74,13 @@ class Study:
         for results in self.lanes.values():
             results.sort(key=lambda result: result["lane"]["seed"])
 
-    def of(self, variant: str, shape=SHAPE, rate: float = RATE) -> list[dict]:
+    def results(self, variant: str, shape=SHAPE, rate: float = RATE) -> list[dict]:
         """Results by seed; none of what was not trained."""
         return self.lanes.get((variant, shape, rate), [])
 
     def accuracy(self, variant: str, shape=SHAPE, rate: float = RATE) -> float | None:
         """Mean over seeds."""
-        results = self.of(variant, shape, rate)
+        results = self.results(variant, shape, rate)
         return float(np.mean([result["accuracy"] for result in results])) if results else None
 
     def told(self, variant: str, **which) -> str:
@@ -106,7 +106,7 @@ def write(folder: Path, files: Sequence[Path]) -> None:
 def _figure(study: Study) -> str:
     series = []
     for variant in _DRAWN:
-        for result in study.of(variant)[:1]:
+        for result in study.results(variant)[:1]:
             # Every 4th measurement, so that marks do not cover the curves.
             steps, accuracies, _ = zip(*result["curve"][3::4], strict=True)
             series.append(Series(name(variant), steps, accuracies))
@@ -166,7 +166,7 @@ def _machine(device: str, every: list[dict]) -> str:
 
 
 def _in_short(study: Study) -> list[str]:
-    steps = {variant: _learned(study.of(variant)) for variant in ("byte", "p3_every_cross+last", "p3_every_last")}
+    steps = {variant: _learned(study.results(variant)) for variant in ("byte", "p3_every_cross+last", "p3_every_last")}
     fast = {variant: study.told(variant, rate=3e-3) for variant in ("byte", "p3_every_cross+last", "p3_every_last")}
     return [
         "- **Do scratchpads show?** Plainly. Values right without scratchpads and with one at every byte, default "
@@ -197,7 +197,7 @@ def _in_short(study: Study) -> list[str]:
 
 def _calls(study: Study, *which) -> str:
     """Of the trunk, a byte."""
-    results = study.of(*which)
+    results = study.results(*which)
     rates = [result["commits_per_byte"] + result["scratchpads_per_byte"] for result in results]
     return f"{np.mean(rates):.2f}" if results else "fewer"
 
@@ -225,7 +225,7 @@ def _table(study: Study, shape: tuple[int, int]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for variant, _, rate in sorted((key for key in study.lanes if key[1] == shape), key=lambda k: (_order(k[0]), k[2])):
-        results = study.of(variant, shape, rate)
+        results = study.results(variant, shape, rate)
         patch, trigger, pooling = ("byte-level", "", "") if variant == "byte" else variant.split("_")
         patch = f"p={patch[1:]}" if trigger else patch
         rows.append(
