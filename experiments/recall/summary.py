@@ -57,7 +57,7 @@ _BEFORE = (
     "`last_state` beside it: 0.84 and 0.86 of the values, as `last` alone.",
     "",
     "The runs on the GPU that this page tells of had fewer steps at most where patches are small: 1,000 at byte-level, "
-    "1,200 at p=3, 2,000 at p=4. Runs on CPU cores have one seed.",
+    "1,200 at p=3, 2,000 at p=4. Runs on CPU cores have one seed, and 1,000 or 1,200 steps at most.",
 )
 
 
@@ -184,8 +184,8 @@ def _in_short(study: Study) -> list[str]:
         "- **What does pooling forget?** The second and third pair of a patch. At p=8 every way into one vector of a "
         f"byte's width ends alike (default {study.told('p8_every_cross+last')}, `last` {study.told('p8_every_last')}, "
         f"`max_query` {study.told('p8_every_max+last')}), and the bytes one behind the other "
-        f"(`pooling.kind = concat`) at {study.told('p8_every_concat')}; at p=16 {study.told('p16_every_cross+last')} "
-        f"and {study.told('p16_every_concat')}.",
+        f"(`pooling.kind = concat`) at {study.told('p8_every_concat')}. At p=16: "
+        f"{_at_equal_steps(study, 'p16_every')}.",
         "- **Do sparse scratchpads show?** At p=8, default pooling: none "
         f"{study.told('p8_none_cross+last')}, every 4th byte {study.told('p8_stride_cross+last')}, by entropy "
         f"{study.told('p8_entropy_cross+last')}: not to be told apart, because they stand in the wrong places (below). "
@@ -193,6 +193,16 @@ def _in_short(study: Study) -> list[str]:
         f"{study.told('p8_entropy_concat')}; at keys alone, which the trigger `marks` is told, "
         f"{study.told('p8_keys_concat')}, with {_calls(study, 'p8_keys_concat')} trunk calls a byte instead of 1.",
     ]
+
+
+def _at_equal_steps(study: Study, base: str) -> str:
+    """The default pooling and concat after as many steps as both have."""
+    pair = [study.results(f"{base}_{pooling}") for pooling in (DEFAULT, "concat")]
+    if not all(pair):
+        return "not measured"
+    steps = min(len(result["curve"]) for results in pair for result in results)
+    default, concat = (np.mean([result["curve"][steps - 1][1] for result in results]) for results in pair)
+    return f"after {pair[0][0]['curve'][steps - 1][0]:,} steps, the default {default:.2f} and `concat` {concat:.2f}"
 
 
 def _calls(study: Study, *which) -> str:
