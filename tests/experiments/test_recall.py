@@ -111,7 +111,7 @@ def test_the_page_has_the_numbers_of_each_seed_and_says_what_is_missing(tmp_path
     runs = {
         "p4_every_cross+last": [lane_result(1, 0.9, 50), lane_result(0, 0.7)],
         "p16_every_cross+last": [lane_result(0, 0.4)],
-        "p16_every_concat": [lane_result(0, 0.6) | {"curve": [[25, 0.2, 3.0], [50, 0.6, 1.0]]}],
+        "p16_every_concat": [lane_result(0, 0.6) | {"curve": [[25 * n, 0.15 * n, 1.0] for n in range(1, 5)]}],
         "p8_every_concat": [lane_result(0, 0.6), lane_result(0, 0.3, pairs=12)],
     }
     files = []
@@ -123,8 +123,7 @@ def test_the_page_has_the_numbers_of_each_seed_and_says_what_is_missing(tmp_path
     row = next(line for line in page.splitlines() if line.startswith("| p=4 | every byte"))
     assert "| 0.700, 0.900 |" in row and "| never and 50 |" in row and "| 0.25 | 0.75 | 492 | CPU |" in row
     assert "p=4: not measured and 0.80" in page.replace("\n", " ").replace("  ", " ")
-    # The default has 0.4 / 8 a measurement.
-    assert "after 50 steps, the default 0.10 and `concat` 0.60" in " ".join(page.split())
+    assert "after 100 steps, the default 0.20 and `concat` 0.60" in " ".join(page.split())
     assert "## 12 pairs" in page and "2026-01-02" in page and "not measured" in page
     svg = (tmp_path / "page" / "recall.svg").read_text()
     assert "p=4, every byte" in svg and "p=8, every byte, concat" in svg
