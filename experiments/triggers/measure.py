@@ -137,7 +137,9 @@ class Measured:
         return tuple(np.concatenate([part[i] for part in parts]) for i in range(2))
 
     def numbers(self, scratchpad_RL: np.ndarray, corpora_R: np.ndarray, computed_RL: np.ndarray) -> dict:
-        """BPB of books and code together, and of each corpus; BPB and accuracy of computed bytes; scratchpads per position."""
+        """BPB of books and code together (or of all), and of each corpus; BPB and accuracy of computed bytes; rate of
+        scratchpads per position.
+        """
         nats_RL, best_RL = self.nats(scratchpad_RL)
         vocabulary = config_lib.vocabulary(self.config)
         byte_RL = self.tokens_RM[:, 1:] < vocabulary.bos

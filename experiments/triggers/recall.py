@@ -2,10 +2,10 @@
 
     .venv/bin/python -m experiments.triggers.recall SEEDS RESULTS [STEPS]
 
-A model of 4-byte patches learns documents of pairs and questions with a scratchpad at every byte, which it needs: without
-them it is right in half of the values. Then every trigger is tried on its weights. What must be refreshed is the context
-at a key that was just asked, a third of the bytes, of which a quarter commits anyway; before a key nothing can be known.
-A line for each seed is added to RESULTS.
+A model of 4-byte patches learns documents of pairs and questions with a scratchpad at every byte, which it needs: one
+that is trained without them is right in half of the values. Then every trigger is tried on its weights. What must be
+refreshed is the context at a key that was just asked: a third of the bytes, of which a quarter commits anyway. Before a
+key nothing can be known. A line for each seed is added to RESULTS.
 """
 
 import json
@@ -62,11 +62,11 @@ def main(seeds: list[int], results: Path, steps: int) -> None:
         tokens_RM = lane.rows(window, HELD_OUT_ROWS, HELD_OUT)
         value_RL = np.broadcast_to(lane.answers(window), (HELD_OUT_ROWS, window))
         measured = Measured(config, weights, tokens_RM, programs)
-        found = {}
+        found, corpora_R = {}, np.repeat("values", HELD_OUT_ROWS)
         for rate in RATES:
             for kind in KINDS:
-                numbers = measured.numbers(measured.scratchpads(kind, rate), np.repeat("values", len(tokens_RM)), value_RL)
-                found.setdefault(kind, []).append(numbers)
+                scratchpad_RL = measured.scratchpads(kind, rate)
+                found.setdefault(kind, []).append(measured.numbers(scratchpad_RL, corpora_R, value_RL))
         result = {
             "recall": True, "seed": seed, "steps": steps, "rates": RATES, "fixed": found,
             "correlations": measured.correlations(), "seconds": time.monotonic() - began,

@@ -120,8 +120,8 @@ def _in_short(study: Study) -> list[str]:
         f"differ from it by {min(x.mean() for x in best.values()):+.4f} to {max(x.mean() for x in best.values()):+.4f} "
         "BPB.",
         f"- **How much could a trigger gain here?** Any of them, and scratchpads at every byte, change BPB against "
-        f"none by {min(x.mean() for x in all_of_them):+.4f} to {max(x.mean() for x in all_of_them):+.4f}; the oracle, with "
-        f"the future at hand, by {(oracle - none).mean():+.4f}.",
+        f"none by {min(x.mean() for x in all_of_them):+.4f} to {max(x.mean() for x in all_of_them):+.4f}; the oracle, "
+        f"with the future at hand, by {(oracle - none).mean():+.4f}.",
         "- **Can the benefit be predicted?** The correlation with what a scratchpad saves is "
         f"{learned.mean():.3f} for the learnt head, {score.mean():.3f} for entropy with the table and "
         f"{entropy.mean():.3f} for entropy alone.",
