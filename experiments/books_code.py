@@ -2,8 +2,8 @@
 
 Purpose: a model good enough that tasks say something, trained in minutes on one GPU.
 The text is that of $SCRATCHPATCH_DATA (README.md beside this file).
-Hardware: one H100 (5 minutes); 2 CPU cores need about a day.
-Expected number: README.md beside this file has that of the last run.
+Hardware: one GPU; an H100 that had other work, too, did its 1,201 steps, 79 MB, in a minute beside compiling.
+Expected number: the table of evaluations in the repository's README.md.
 Command, with the learning rate falling over the last fifth of the steps:
     scratchpatch train --config=experiments/books_code.py --workdir=runs/books_code
 """
@@ -36,7 +36,7 @@ def get_config():
     config.trigger.rate = 3 / 16
     config.trigger.gain = 0.01
     config.training.dtype = "bfloat16"
-    config.training.steps = 6000
+    config.training.steps = 1201
     config.training.batch_rows = 64
     config.training.eval_every = 500
     config.training.checkpoint_every = 500

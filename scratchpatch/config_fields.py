@@ -43,7 +43,7 @@ BENEFIT_TRIGGERS = ("score", "learned", "oracle")
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every", *BENEFIT_TRIGGERS)
 # Kinds of either that hold a score against a threshold.
 SCORED = (*ENTROPY_PATCHIFIERS, *BENEFIT_TRIGGERS)
-POOLINGS = ("mean", "cross_attention", "last", "max_query")
+POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat")
 BACKENDS = ("auto", "xla", "splash", "pallas")
 _DTYPES = ("float32", "bfloat16")
 # Bytes of a mark, and marks.
@@ -213,7 +213,8 @@ FIELDS = (
         "two forward passes more; at least one row of a part."),
     Field("model.pooling.kind", "cross_attention", "", _one_of(*POOLINGS),
         "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query "
-        "(several queries from the maximum; BLT)."),
+        "(several queries from the maximum; BLT), concat (one behind the other; MegaByte; its matrix grows with the "
+        "longest patch)."),
     Field("model.pooling.queries", 2, "queries", _VECTORS,
         "Queries of max_query pooling per slot (BLT's k); their results are joined."),
     Field("model.pooling.last_state", True, "", _ANY, "Add a projection of the slot's last byte state."),

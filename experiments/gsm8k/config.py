@@ -4,7 +4,7 @@ Purpose: arXiv 2610.11790 reports that a scratchpad right before an answer lets 
 answers of GSM8K that scratchpads at high entropies miss. These are models of that size on the same problems.
 The text is that of $SCRATCHPATCH_DATA (README.md beside this file).
 Hardware: a GPU; on 2 CPU cores 32,000 steps of all variants take days.
-Expected number: README.md beside this file has the numbers of the last run.
+Expected number: arXiv 2610.11790 has 38% of the final answers with a scratchpad at their start, and 6% without.
 Command, for everything:
     .venv/bin/python -m experiments.gsm8k.run
 """

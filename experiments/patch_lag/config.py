@@ -5,7 +5,7 @@ chosen in four ways, all of one trunk, at equal bytes. A rate of 3/16 makes
 p=16 with scratchpads and p=4 call the trunk exactly as often.
 The text is that of $SCRATCHPATCH_DATA (../README.md).
 Hardware: 2 CPU cores.
-Expected time: about 40 minutes for all 15 variants on two seeds.
+Expected time: about 45 minutes for all 17 variants on two seeds.
 Expected number: p=16 is 0.06 BPB above byte-level; README.md beside this file has all numbers of the last run.
 Command, for everything:
     .venv/bin/python -m experiments.patch_lag.run
@@ -19,12 +19,14 @@ from scratchpatch import config as config_lib
 CORPORA = ("en_books", "code")
 RATE = 3 / 16
 BASES = ("byte", "p4", "p8", "p16", "p16_entropy", "p16_stride", "p16_random", "p16_every")
+# Patches whose bytes stand one behind the other instead of being pooled.
+CONCAT = ("p16_entropy_concat", "p16_every_concat")
 # Of one byte, the pooled vector is the last state already.
-VARIANTS = tuple(name for base in BASES for name in ((base,) if base == "byte" else (base, f"{base}_last")))
+VARIANTS = (*(name for base in BASES for name in ((base,) if base == "byte" else (base, f"{base}_last"))), *CONCAT)
 
 
 def get_config(variant="p16_entropy_last"):
-    base = variant.removesuffix("_last")
+    base = variant.removesuffix("_last").removesuffix("_concat")
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r}; wanted one of {', '.join(VARIANTS)}")
     config = config_lib.default()
@@ -35,6 +37,8 @@ def get_config(variant="p16_entropy_last"):
     config.model.encoder.window = 16
     config.model.entropy_head.layers = 1
     config.model.pooling.last_state = variant.endswith("_last")
+    if variant in CONCAT:
+        config.model.pooling.kind = "concat"
     config.model.trunk.layers = 4
     config.model.trunk.d_model = 128
     config.model.trunk.heads = 4

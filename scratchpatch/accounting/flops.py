@@ -142,8 +142,12 @@ def _pooling(config, slots: float, keys: float) -> float:
     p, d, big = config.model.pooling, config.model.d_byte, config.model.trunk.d_model
     several = p.kind == "max_query"
     queries = p.queries if several else 1
-    # Queries that fill the trunk's width go there as they are.
-    flops = 0.0 if several and queries * d == big else slots * 2 * queries * d * big
+    if p.kind == "concat":
+        # Each byte of a slot's patch has a matrix of its own.
+        flops = keys * 2 * d * big
+    else:
+        # Queries that fill the trunk's width go there as they are.
+        flops = 0.0 if several and queries * d == big else slots * 2 * queries * d * big
     if p.last_state:
         flops += slots * 2 * d * big
     if several:

@@ -56,13 +56,15 @@ class PatchBytes:
 
 
 class Pooling(nnx.Module):
-    """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last` or `max_query`.
+    """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last`, `max_query` or `concat`.
 
     cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are
     our choice. max_query: BLT (arXiv 2412.09871, section 3.2.2): queries from the maximum of the states over the patch,
-    their results joined; the states themselves are not normalised first. last_state (ours): a projection of the slot's
-    last byte state is added, since a pooled vector forgets which byte it stands at. Of a patch longer than M bytes, the
-    last M are read.
+    their results joined; the states themselves are not normalised first. concat: MegaByte (arXiv 2305.07185, section
+    2.2) joins the embeddings of a patch's bytes; here it is their states, the slot's last byte first, and zeros for the
+    places that the patch does not have yet. Nothing is forgotten but by the projection, a matrix of M d x D: for
+    patches of bounded size. last_state (ours): a projection of the slot's last byte state is added, since a vector that
+    is pooled over the patch forgets which byte it stands at. Of a patch longer than M bytes, the last M are read.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):
@@ -77,7 +79,7 @@ class Pooling(nnx.Module):
             self.query_norm = layers.norm(d, config.model.norm_eps, dtype, rngs)
         # Patches of one byte are their last byte, but for the several queries of max_query.
         self.gathers = p.kind == "max_query" or p.kind != "last" and self.limit > 1
-        self.attends = self.gathers and p.kind != "mean"
+        self.attends = self.gathers and p.kind in ("cross_attention", "max_query")
         if self.attends:
             self.q = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.k = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
@@ -86,7 +88,8 @@ class Pooling(nnx.Module):
         # As BLT: queries that fill the trunk's width go there as they are.
         fills = p.kind == "max_query" and self.vectors * d == trunk
         names = ("width", "local_inner")
-        self.projection = None if fills else layers.linear(self.vectors * d, trunk, names, dtype, rngs)
+        joined = self.limit if p.kind == "concat" else self.vectors
+        self.projection = None if fills else layers.linear(joined * d, trunk, names, dtype, rngs)
         self.last = layers.linear(d, trunk, names, dtype, rngs) if p.last_state else None
 
     def __call__(self, h_BLd, layout: Layout) -> jax.Array:
@@ -118,8 +121,11 @@ class Pooling(nnx.Module):
         return PatchBytes(state_BLd, self.k(normed_BLd), self.v(normed_BLd))
 
     def combine(self, patch: PatchBytes, inside_BNM) -> jax.Array:
-        """One vector per slot from the bytes of its patch, or, of max_query, its k vectors joined."""
+        """One vector per slot from the bytes of its patch, or, of max_query, its k vectors joined, and of concat M."""
         inside_BNM1 = inside_BNM[..., None]
+        if self.kind == "concat":
+            state_BNMd = jnp.where(inside_BNM1, patch.state, 0)
+            return state_BNMd.reshape(*inside_BNM.shape[:2], -1)
         if self.kind == "max_query":
             lowest = jnp.finfo(patch.state.dtype).min
             most_BNd = jnp.where(inside_BNM1, patch.state, lowest).max(axis=2)

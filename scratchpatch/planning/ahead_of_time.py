@@ -26,9 +26,9 @@ from scratchpatch.planning.topology import Topology
 from scratchpatch.training.step import Trainer
 
 # XLA writes these files in this order.
-_PROGRAM = "*jit__advance*after_optimizations.txt"
-_ASSIGNMENT = "*jit__advance*after_optimizations-buffer-assignment.txt"
-_REPORT = "*jit__advance*after_optimizations-memory-usage-report.txt"
+_PROGRAM = "*jit_advance*after_optimizations.txt"
+_ASSIGNMENT = "*jit_advance*after_optimizations-buffer-assignment.txt"
+_REPORT = "*jit_advance*after_optimizations-memory-usage-report.txt"
 # Otherwise libtpu would look for a TPU and for other processes that use one.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2",

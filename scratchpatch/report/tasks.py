@@ -97,12 +97,18 @@ def curves(metrics: Sequence[dict[str, Any]]) -> list[str]:
             by_number.setdefault(chief, []).append(task)
     return [
         elements.figure(
-            f"{number.replace('/', ', ').replace('_', ' ').capitalize()}, in training",
+            f"{_words(number).capitalize()}, in training",
             "On a sample of each task, by step.",
-            figures.by_step([_curve(metrics, task, number) for task in tasks], number, f"task-{_slug(number)}"),
+            figures.by_step([_curve(metrics, task, number) for task in tasks], _words(number), f"task-{_slug(number)}"),
         )
         for number, tasks in by_number.items()
     ]
+
+
+def _words(number: str) -> str:
+    """The name of a number as people read it."""
+    words = number.replace("/", ", ").replace("_", " ").split(" ")
+    return " ".join("bits per byte" if word == "bpb" else word for word in words)
 
 
 def _curve(metrics: Sequence[dict[str, Any]], task: str, number: str) -> Series:

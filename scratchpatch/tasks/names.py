@@ -18,10 +18,11 @@ from scratchpatch.tasks.computed import Computed
 from scratchpatch.tasks.cute import Cute
 from scratchpatch.tasks.harness import Harness
 from scratchpatch.tasks.noise import Noise
+from scratchpatch.tasks.recall import Recall
 from scratchpatch.tasks.task import Task
 from scratchpatch.tasks.utf8 import Utf8
 
-_ALL = (BitsPerByte, Choice, Code, Compute, Computed, Cute, Harness, Noise, Utf8)
+_ALL = (BitsPerByte, Choice, Code, Compute, Computed, Cute, Harness, Noise, Recall, Utf8)
 TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
 
 

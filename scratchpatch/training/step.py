@@ -73,11 +73,11 @@ class Trainer:
         if config.data.entropies:
             entropies = jax.ShapeDtypeStruct((*rows, config.data.window), jnp.float32, sharding=placed_rows)
             self.batch = (self.batch, entropies)
-        self._step = jax.jit(self._advance, donate_argnums=0, out_shardings=(self.shardings, everywhere))
+        self._step = jax.jit(self.advance, donate_argnums=0, out_shardings=(self.shardings, everywhere))
 
     def abstract_state(self):
         """The state as ShapeDtypeStructs with shardings, to restore into."""
-        state = jax.eval_shape(self._initial, jax.ShapeDtypeStruct((), jnp.uint32))
+        state = jax.eval_shape(self.initial, jax.ShapeDtypeStruct((), jnp.uint32))
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings)
 
     def init(self, given=()):
@@ -85,7 +85,7 @@ class Trainer:
         wanted = {part: place for part, place in self.shardings.items() if part not in given}
 
         def parts(seed):
-            state = self._initial(seed)
+            state = self.initial(seed)
             return {part: state[part] for part in wanted}
 
         with jax.set_mesh(self.mesh):
@@ -133,12 +133,13 @@ class Trainer:
         """What a step is taken with (see `optimizer.settings`), on every device."""
         return jax.make_array_from_process_local_data(self.settings.sharding, settings, self.settings.shape)
 
-    def _initial(self, seed):
+    def initial(self, seed):
+        """The state before the first step, from a seed."""
         weights = weights_lib.init(self.config, seed)
         moments = optimizer_lib.init(weights["params"])
         return {**weights, "optimizer": moments, "means": _no_means(), "step": jnp.int32(0)}
 
-    def _advance(self, state, batch, settings):
+    def advance(self, state, batch, settings):
         """One optimizer step, or none where `_reason` skips it: then state['step'] alone goes on."""
         s = optimizer_lib.Settings(*settings)
         batch_ABM, entropy_ABL = batch if self.config.data.entropies else (batch, None)

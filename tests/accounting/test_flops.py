@@ -94,6 +94,8 @@ VARIANTS = {
     "byte-last": BYTE_PATCHES | {"model.pooling.kind": "last"},
     "every": {"trigger.kind": "every"},
     "max_query-3": MAX_QUERY | {"model.pooling.last_state": False, "model.pooling.queries": 3},
+    "concat": POOLED | {"model.pooling.kind": "concat", "model.pooling.last_state": False, "trigger.kind": "every"},
+    "byte-concat": BYTE_PATCHES | POOLED | {"model.pooling.kind": "concat"},
     # Two queries of 256 fill the trunk's 512, four do not.
     "byte-max_query-2": BYTE_PATCHES | MAX_QUERY | POOLED,
     "byte-max_query-4": BYTE_PATCHES | MAX_QUERY | POOLED | {"model.pooling.queries": 4},

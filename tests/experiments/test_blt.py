@@ -34,6 +34,7 @@ class Model:
             nats=np.array([1.0, 2.0, 3.0, 4.0, 5.0]) * np.log(2),
             head_nats=flat,
             targets=targets,
+            best=flat.astype(bool),
             entropy=np.array([0.1, 0.2, 0.3, 0.4, 0.5]),
             commit=np.array([True, False, True, False, True]),
             scratchpad=flat.astype(bool),

@@ -164,6 +164,9 @@ class Reference:
             pooled = (self.m.cross_residual * query + read(q, k, v, p.heads) @ _kernel(tree["o"])).reshape(-1)
         elif p.kind == "last" or self.config.patching.kind == "byte":
             pooled = h[end]
+        elif p.kind == "concat":
+            places = config_lib.patch_limit(self.config)
+            pooled = np.concatenate([*inside[::-1], *np.zeros((places - len(inside), h.shape[-1]))], axis=None)
         else:
             pooled = inside.mean(0)
             if p.kind == "cross_attention":

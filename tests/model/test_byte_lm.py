@@ -99,6 +99,15 @@ COMBINATIONS = {
         "model.encoder.ngram_rows": 50,
         **SEPARATE,
     },
+    "entropy-stride": {
+        "patching.kind": "entropy",
+        "trigger.kind": "stride",
+        "trigger.stride": 2,
+        "model.pooling.kind": "concat",
+        "model.pooling.last_state": False,
+        "model.encoder.layers": 0,
+        "model.decoder.layers": 0,
+    },
     "byte-none, max_query": {
         "patching.kind": "byte",
         "trigger.kind": "none",

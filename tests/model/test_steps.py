@@ -46,7 +46,12 @@ UNASKED = CROSS | {
 }
 MODELS = {
     "controllers": {"patching.kind": "entropy", "patching.gain": 0.02, "trigger.gain": 0.02},
-    "budgets that refuse": {"patching.kind": "whitespace", "patching.capacity": 0.1, "trigger.capacity": 0.2},
+    "budgets that refuse": {
+        "model.pooling.kind": "concat",
+        "patching.kind": "whitespace",
+        "patching.capacity": 0.1,
+        "trigger.capacity": 0.2,
+    },
     "BLT with an entropy model": BLT | HEADLESS | SEPARATE,
     "cross attention both ways": UNASKED,
     "jumps, every byte a slot, last state, no encoder, no decoder": {

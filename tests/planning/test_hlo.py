@@ -12,7 +12,7 @@ from tests import tiny
 
 MESH = {"slice": 1, "data": 2, "fsdp": 4, "tensor": 1, "sequence": 1}
 
-PROGRAM = """HloModule jit__advance, entry_computation_layout={...}
+PROGRAM = """HloModule jit_advance, entry_computation_layout={...}
 
 %all-reduce-scatter.1 (input.1: bf16[64,32]) -> bf16[16,32] {
   %input.1 = bf16[64,32]{1,0:T(8,128)(2,1)} parameter(0)
@@ -25,7 +25,7 @@ use_global_device_ids=true, to_apply=%add
   %p.1 = bf16[16,32]{1,0} parameter(0)
   ROOT %all-gather.1 = bf16[1,64,32]{2,1,0:T(8,128)(2,1)S(1)} all-gather(%p.1), channel_id=7, \
 replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}, frontend_attributes={chain_id="5"},\
- metadata={op_name="jit(_advance)/while/body/convert"}
+ metadata={op_name="jit(advance)/while/body/convert"}
 }
 
 %fused.2 (p.2: bf16[16,32]) -> bf16[64,32] {
@@ -76,7 +76,7 @@ def test_collectives_are_counted_as_often_as_loops_turn_and_once_per_chain():
 def test_a_collective_says_where_it_comes_from_and_what_it_carries():
     gather = next(c for c in hlo.collectives(PROGRAM, MESH) if c.kind == "all-gather")
     assert (gather.shapes, gather.types, gather.times) == (((64, 32),), ("bf16",), 20)
-    assert gather.operation == "jit(_advance)/while/body/convert"
+    assert gather.operation == "jit(advance)/while/body/convert"
     several = next(c for c in hlo.collectives(PROGRAM, MESH) if c.kind == "all-reduce")
     assert (several.shapes, several.types) == (((8,), ()), ("f32", "f32"))
 

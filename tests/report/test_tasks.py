@@ -72,7 +72,7 @@ def test_the_page_has_the_answers_of_the_newest_step(run):
         *("bpb:x", "2.543 ± 0.012", "by = language, limit = 40", "accuracy, raw, mean", "0.5 ± 0.01"),
         *("1 x cpu", "12.3"),
         *("Scoring: microseconds per byte", "Generation: microseconds per byte", "bpb:x: 3 groups, by language"),
-        *("deu<b>", "Accuracy, in training", "Bpb, in training", "Trunk calls per sentence"),
+        *("deu<b>", "Accuracy, in training", "Bits per byte, in training", "Trunk calls per sentence"),
     ):
         assert said in page.text, said
     assert "stale" not in page.text
