@@ -106,20 +106,22 @@ class Measured:
             return np.asarray(scores.entropy_jump(jnp.asarray(self.signals["entropy"]), rows))
         return np.asarray(scores.benefit(jnp.asarray(self.signals[kind]), jnp.asarray(self.signals["patch_bytes"])))
 
-    def scratchpads(self, kind: str) -> np.ndarray:
-        """bool [R, L]: where the kind fires, as often as RATE where it has a threshold."""
+    def scratchpads(self, kind: str, rate: float = RATE) -> np.ndarray:
+        """bool [R, L]: where the kind fires, as often as the rate says per position where it has a threshold."""
         if kind == "none":
             return np.zeros_like(self.eligible_RL)
         if kind == "every":
             return self.eligible_RL
         if kind in (*SCORED, NEXT):
             score_RL = self.scores(kind)
-            wanted = round(RATE * (self.tokens_RM[:, :-1] != config_lib.vocabulary(self.config).pad).sum())
+            wanted = round(rate * (self.tokens_RM[:, :-1] != config_lib.vocabulary(self.config).pad).sum())
             threshold = np.sort(score_RL[self.eligible_RL])[-wanted - 1]
             return self.eligible_RL & (score_RL > threshold)
-        fields = {"trigger.kind": kind, "trigger.rate": RATE * 16 / 15, "trigger.stride": 4, "trigger.capacity": 0.0}
+        positions = (self.tokens_RM[:, :-1] != config_lib.vocabulary(self.config).pad).sum()
+        drawn = min(rate * float(positions / self.eligible_RL.sum()), 1.0)
+        fields = {"trigger.kind": kind, "trigger.rate": drawn, "trigger.stride": 4, "trigger.capacity": 0.0}
         if kind in ("whitespace", "marks"):
-            fields["trigger.capacity"] = RATE
+            fields["trigger.capacity"] = rate
         config = config_lib.from_flat(config_lib.flat(self.config) | fields)
         rows = pack(jnp.asarray(self.tokens_RM[:, :-1]), config_lib.vocabulary(config))
         signals = Signals(jnp.asarray(self.signals["entropy"]))
@@ -135,7 +137,9 @@ class Measured:
         return tuple(np.concatenate([part[i] for part in parts]) for i in range(2))
 
     def numbers(self, scratchpad_RL: np.ndarray, corpora_R: np.ndarray, computed_RL: np.ndarray) -> dict:
-        """BPB of all text and of each corpus; BPB and accuracy of computed bytes; scratchpads per position."""
+        """BPB of books and code together (or of all), and of each corpus; BPB and accuracy of computed bytes; rate of
+        scratchpads per position.
+        """
         nats_RL, best_RL = self.nats(scratchpad_RL)
         vocabulary = config_lib.vocabulary(self.config)
         byte_RL = self.tokens_RM[:, 1:] < vocabulary.bos
@@ -145,7 +149,7 @@ class Measured:
 
         corpora = {name: bpb(byte_RL & (corpora_R == name)[:, None]) for name in np.unique(corpora_R)}
         return {
-            "bpb": float(np.mean([corpora["books"], corpora["code"]])),
+            "bpb": float(np.mean([corpora[name] for name in ("books", "code") if name in corpora] or [bpb(byte_RL)])),
             **{str(name): value for name, value in corpora.items()},
             "computed_bpb": bpb(byte_RL & computed_RL),
             "computed_accuracy": float(best_RL[byte_RL & computed_RL].mean()),

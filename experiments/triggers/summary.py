@@ -28,6 +28,7 @@ NAMES = {
 }
 # The weights on which triggers are compared: those that saw scratchpads anywhere.
 NEUTRAL = "random"
+CAUSAL = ("entropy_jump", "score", "learned", "stride", "whitespace", "random")
 
 
 class Study(Results):
@@ -76,6 +77,8 @@ def page(study: Study) -> str:
         "",
         "Everything here is written by `.venv/bin/python -m experiments.triggers.run`.",
         "",
+        *_in_short(study),
+        "",
         "## Trained with the trigger",
         "",
         *_table(study, [(variant, variant, None) for variant in study.variants]),
@@ -87,7 +90,7 @@ def page(study: Study) -> str:
         f"Every trigger on the models that were trained with `{NEUTRAL}`, its threshold set so that it fires at 3/16 "
         "of the bytes of this text. The oracles read the bytes that follow, and are bounds, not models: one fires "
         "where a scratchpad saves most over the next 4 bytes of the patch, one where a fresh context saves most of "
-        "the next byte.",
+        "the next byte. They also pick what chance gave, so no causal trigger can come up to them.",
         "",
         *_table(study, [(kind, NEUTRAL, kind) for kind in NAMES]),
         "",
@@ -103,6 +106,26 @@ def page(study: Study) -> str:
         *_carried(study),
     ]
     return markdown(lines)
+
+
+def _in_short(study: Study) -> list[str]:
+    """The three questions of the study, answered from its numbers."""
+    none, oracle = (study.of(NEUTRAL, "bpb", kind) for kind in ("none", "oracle"))
+    best = {kind: study.of(NEUTRAL, "bpb", kind) - study.of(NEUTRAL, "bpb", "entropy") for kind in CAUSAL}
+    better = [NAMES[kind] for kind, by_seed in best.items() if not within_noise(by_seed) and by_seed.mean() < 0]
+    all_of_them = [study.of(NEUTRAL, "bpb", kind) - none for kind in ("every", *CAUSAL)]
+    learned, score, entropy = (study.correlation(NEUTRAL, kind) for kind in ("learned", "score", "entropy"))
+    return [
+        f"- **Is any causal trigger better than entropy on the same weights?** {', '.join(better) or 'None is'}; they "
+        f"differ from it by {min(x.mean() for x in best.values()):+.4f} to {max(x.mean() for x in best.values()):+.4f} "
+        "BPB.",
+        f"- **How much could a trigger gain here?** Any of them, and scratchpads at every byte, change BPB against "
+        f"none by {min(x.mean() for x in all_of_them):+.4f} to {max(x.mean() for x in all_of_them):+.4f}; the oracle, "
+        f"with the future at hand, by {(oracle - none).mean():+.4f}.",
+        "- **Can the benefit be predicted?** The correlation with what a scratchpad saves is "
+        f"{learned.mean():.3f} for the learnt head, {score.mean():.3f} for entropy with the table and "
+        f"{entropy.mean():.3f} for entropy alone.",
+    ]
 
 
 def _table(study: Study, rows: list[tuple[str, str, str | None]]) -> list[str]:
@@ -139,16 +162,15 @@ def _differences(study: Study) -> list[str]:
 
 
 def _fixed(study: Study) -> list[str]:
-    none, every = (study.of(NEUTRAL, "bpb", kind) for kind in ("none", "every"))
-    lines = [f"Scratchpads at every byte against none: {_verdict(every - none)}. What a rate of 3/16 keeps of that:"]
-    lines.append("")
+    lines = ["BPB against none, and against the entropy trigger:", ""]
     for kind in NAMES:
-        if kind not in ("none", "every"):
-            share = (none - study.of(NEUTRAL, "bpb", kind)) / (none - every)
-            against = study.of(NEUTRAL, "bpb", kind) - study.of(NEUTRAL, "bpb", "entropy")
-            each = ", ".join(f"{100 * x:.0f}%" for x in share)
-            tail = "" if kind == "entropy" else f"; BPB against entropy {_verdict(against)}"
-            lines.append(f"- {NAMES[kind]}: {100 * share.mean():.0f}% ({each}){tail}.")
+        against = {
+            other: _verdict(study.of(NEUTRAL, "bpb", kind) - study.of(NEUTRAL, "bpb", other))
+            for other in ("none", "entropy")
+            if other != kind
+        }
+        said = "; ".join(f"against {other} {verdict}" for other, verdict in against.items())
+        lines.append(f"- {NAMES[kind]}: {said}.")
     return lines
 
 
