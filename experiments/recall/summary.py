@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.recall.config import PATCHES, POOLINGS, TRIGGERS
+from experiments.recall.grid import GRID
 from experiments.recall.training import LEARNED
 from experiments.results import markdown
 from scratchpatch.errors import UserError
@@ -54,6 +55,9 @@ _BEFORE = (
     "",
     "**p=16 with `concat`** was trained on two shared CPU cores, one seed, and stopped after 1,150 steps, with 0.60 of "
     "the values right; the default pooling had 0.62 and 0.59 then (seeds 0 and 1). So far it is no better there.",
+    "",
+    "**On text** `concat` is no safe gain: see the [patch-lag study](../patch_lag/README.md). It is an option, and the "
+    "default pooling stays.",
     "",
     "**Other poolings that were tried** on today's documents, p=8, a scratchpad at every byte, and are not in the "
     "package: the last byte as the query of an attention over states with a learnt vector for each place, and "
@@ -157,6 +161,7 @@ def page(study: Study) -> str:
         *_table(study, SHAPE),
         "",
         *_others(study),
+        *_missing(study),
         "## How it was found",
         "",
         *_BEFORE,
@@ -191,11 +196,34 @@ def _in_short(study: Study) -> list[str]:
         f"{_at_equal_steps(study, 'p16_every')}.",
         "- **Do sparse scratchpads show?** At p=8, default pooling: none "
         f"{study.told('p8_none_cross+last')}, every 4th byte {study.told('p8_stride_cross+last')}, by entropy "
-        f"{study.told('p8_entropy_cross+last')}: not to be told apart, because they stand in the wrong places (below). "
-        f"With `concat`: every 4th byte {study.told('p8_stride_concat')}, by entropy "
-        f"{study.told('p8_entropy_concat')}; at keys alone, which the trigger `marks` is told, "
-        f"{study.told('p8_keys_concat')}, with {_calls(study, 'p8_keys_concat')} trunk calls a byte instead of 1.",
+        f"{study.told('p8_entropy_cross+last')}: not to be told apart, because they stand in the wrong places (below)."
+        + _sparse_concat(study),
     ]
+
+
+def _sparse_concat(study: Study) -> str:
+    """What concat does with few scratchpads, of those that were trained."""
+    names = {
+        "p8_stride_concat": "every 4th byte",
+        "p8_entropy_concat": "by entropy",
+        "p8_keys_concat": "at keys alone, which the trigger `marks` is told,",
+    }
+    told = [
+        f"{words} {study.told(variant)} ({_calls(study, variant)} trunk calls a byte)"
+        for variant, words in names.items()
+        if study.results(variant)
+    ]
+    return f" With `concat`: {'; '.join(told)}." if told else ""
+
+
+def _missing(study: Study) -> list[str]:
+    """Cells that the page lacks."""
+    trained = {(variant, shape) for variant, shape, _ in study.lanes}
+    cells = [cell.name for cell in GRID if (cell.variant, (cell.pairs, cell.distance)) not in trained]
+    if not cells:
+        return []
+    listed = ", ".join(f"`{cell}`" for cell in cells)
+    return [f"Cells of the grid (VARIANT-PAIRS-DISTANCE) that were not trained so far: {listed}.", ""]
 
 
 def _at_equal_steps(study: Study, base: str) -> str:
@@ -211,8 +239,7 @@ def _at_equal_steps(study: Study, base: str) -> str:
 def _calls(study: Study, *which) -> str:
     """Of the trunk, a byte."""
     results = study.results(*which)
-    rates = [result["commits_per_byte"] + result["scratchpads_per_byte"] for result in results]
-    return f"{np.mean(rates):.2f}" if results else "fewer"
+    return f"{np.mean([result['commits_per_byte'] + result['scratchpads_per_byte'] for result in results]):.2f}"
 
 
 def _others(study: Study) -> list[str]:
