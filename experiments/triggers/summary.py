@@ -57,12 +57,14 @@ class Study(Results):
 
 def write(folder: Path, results: Path) -> None:
     """README.md in `folder`, from the lines of results.jsonl."""
-    study = Study([json.loads(line) for line in results.read_text().splitlines()])
-    (folder / "README.md").write_text(page(study))
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    study = Study([line for line in lines if "variant" in line])
+    recall = {line["seed"]: line for line in lines if line.get("recall")}
+    (folder / "README.md").write_text(page(study, [recall[seed] for seed in sorted(recall)]))
 
 
-def page(study: Study) -> str:
-    """The page's Markdown."""
+def page(study: Study, recall: list[dict]) -> str:
+    """The page's Markdown; recall: what `recall` measured, by seed."""
     first = study.of_first_seed(NEUTRAL)
     lines = [
         "# Which trigger: where shall scratchpads stand?",
@@ -96,6 +98,7 @@ def page(study: Study) -> str:
         "",
         *_fixed(study),
         "",
+        *(_recall(recall) if recall else []),
         "## What predicts a scratchpad's benefit",
         "",
         "Correlation with the nats that a scratchpad saves over the next 4 bytes, on held-out text, where one may "
@@ -172,6 +175,35 @@ def _fixed(study: Study) -> list[str]:
         said = "; ".join(f"against {other} {verdict}" for other, verdict in against.items())
         lines.append(f"- {NAMES[kind]}: {said}.")
     return lines
+
+
+def _recall(lines: list[dict]) -> list[str]:
+    """Triggers on models that must look values up."""
+    first = lines[0]
+    rates = [f"1/{round(1 / rate)}" for rate in first["rates"]]
+
+    def cell(kind: str, i: int) -> str:
+        return ", ".join(f"{line['fixed'][kind][i]['computed_accuracy']:.3f}" for line in lines)
+
+    kinds = ("entropy", "entropy_jump", "score", "learned")
+    correlations = {kind: [line["correlations"][kind] for line in lines] for kind in kinds}
+    said = ", ".join(f"{NAMES[kind]} {' and '.join(f'{x:.3f}' for x in by)}" for kind, by in correlations.items())
+    return [
+        "## Where scratchpads matter: values that must be looked up",
+        "",
+        "Documents of pairs and questions, and models of 4-byte patches that learnt them with a scratchpad at every "
+        f"byte ({first['steps']} steps of 16 rows of 256 bytes; see [recall](../recall/README.md)), written by "
+        "`.venv/bin/python -m experiments.triggers.recall`. Share of the values that are right, of each seed, by how "
+        "often each trigger may fire on the same weights. What must be refreshed is the context at a key that was just "
+        "asked, where no commit stands: a quarter of all bytes.",
+        "",
+        "| trigger | " + " | ".join(f"rate {rate}" for rate in rates) + " |",
+        "|---|" + "---|" * len(rates),
+        *(f"| {NAMES[kind]} | {' | '.join(cell(kind, i) for i in range(len(rates)))} |" for kind in first["fixed"]),
+        "",
+        f"Correlation with what a scratchpad saves over the next 4 bytes, of each seed: {said}.",
+        "",
+    ]
 
 
 def _correlations(study: Study) -> list[str]:
