@@ -114,5 +114,5 @@ def test_the_page_tells_noise_from_results(tmp_path):
     assert "| trigger | rate 1/8 | rate 1/4 |" in said
     assert "| learned (head) | 0.750, 0.750 | 0.875, 0.875 |" in said
     assert "stride 4: BPB" not in said.split("## On the same weights")[0]
-    assert "2 seeds" in said and "- learned (head): BPB -0.0550 (-0.0550, -0.0550): better;" in said
-    assert "- score (entropy + table): BPB +0.0010 (-0.0040, +0.0060): within noise" in said
+    assert "2 paired seeds" in said and "- learned (head): BPB -0.0550 (-0.0550, -0.0550): better;" in said
+    assert "- score (entropy + table): BPB +0.0010 (-0.0040, +0.0060): no result" in said
