@@ -13,7 +13,7 @@ from experiments.patch_lag import summary
 from experiments.patch_lag.config import VARIANTS
 
 # The slowest variants come first, so that no core waits at the end.
-_SLOWEST = ("byte", "p16_every", "p16_every_last")
+_SLOWEST = ("byte", "p16_every", "p16_every_last", "p16_every_concat")
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.patch_lag.config import BASES, VARIANTS
+from experiments.patch_lag.config import BASES, CONCAT, VARIANTS
 from experiments.results import NOISE, Results, markdown, mean_and_each, within_noise
 from scratchpatch.report import figures
 from scratchpatch.report.figures import Series
@@ -23,6 +23,8 @@ NAMES = {
 SPARSE = ("entropy", "stride", "random")
 TRIGGERS = (*SPARSE, "every")
 SUFFIXES = ("", "_last")
+# What the table says of last_state.
+_WORDS = {"": "without", "_last": "with", "_concat": "without, concat"}
 
 
 class Study(Results):
@@ -148,13 +150,14 @@ def _share_of_noise(differences: list[str]) -> str:
 def _rows(study: Study) -> list[str]:
     rows = []
     for base in BASES:
-        for variant in (base, f"{base}_last"):
+        for suffix, words in _WORDS.items():
+            variant = base + suffix
             if variant not in VARIANTS:
                 continue
             bpb = study.values(variant, "bpb")
             rows.append(
                 f"| {NAMES[base]} "
-                f"| {'the same' if base == 'byte' else 'with' if variant != base else 'without'} "
+                f"| {'the same' if base == 'byte' else words} "
                 f"| {bpb.mean():.4f} ± {np.ptp(bpb) / 2:.4f} "
                 f"| {study.mean(variant, 'books'):.3f} | {study.mean(variant, 'code'):.3f} "
                 f"| {study.mean(variant, 'trunk_calls_per_byte'):.3f} "
@@ -197,6 +200,7 @@ def _findings(study: Study) -> list[str]:
             lines.append(f"- entropy against {other}{_spelt(suffix)}: {difference}.")
     lines += ["", "**`last_state`**: with it against without.", ""]
     lines += [f"- {NAMES[base]}: {study.difference(base + '_last', base)}." for base in BASES if base != "byte"]
+    lines += ["", *concatenation(study)]
     lines += [
         "",
         "**The lag curve on the same weights**: BPB at the stale end of the patch (bytes 12-15) minus that at its "
@@ -213,6 +217,19 @@ def _findings(study: Study) -> list[str]:
                 f"scratchpads {_slope(study.curve(variant, 'without_scratchpads')):+.4f}, and "
                 f"{np.mean(study.cost_of_removal(variant)):+.4f} BPB worse over all."
             )
+    return lines
+
+
+def concatenation(study: Results) -> list[str]:
+    """What `pooling.kind = concat` does against the default pooling with `last_state`."""
+    lines = ["**`pooling.kind = concat`**: the bytes of a patch one behind the other, instead of pooled.", ""]
+    for variant in CONCAT:
+        base = variant.removesuffix("_concat")
+        more = study.of_first_seed(variant)["parameters"] - study.of_first_seed(f"{base}_last")["parameters"]
+        lines.append(
+            f"- {NAMES[base]}: against pooling with `last_state` {study.difference(variant, f'{base}_last')}; against "
+            f"byte-level {study.difference(variant, 'byte')}; {more:+,} parameters."
+        )
     return lines
 
 

@@ -14,7 +14,7 @@ Command, for everything:
 from scratchpatch import config as config_lib
 
 PATCHES = ("p3", "p4", "p8", "p16")
-TRIGGERS = ("none", "entropy", "stride", "every")
+TRIGGERS = ("none", "entropy", "stride", "keys", "every")
 # Name to (pooling.kind, pooling.last_state).
 POOLINGS = {
     "mean": ("mean", False),
@@ -61,10 +61,15 @@ def get_config(variant="p8_every_last"):
     kind, last_state = POOLINGS[pooling]
     config.model.pooling.kind = kind
     config.model.pooling.last_state = last_state
-    config.trigger.kind = trigger
+    config.trigger.kind = "marks" if trigger == "keys" else trigger
+    # Behind a key the context is asked for its value.
+    config.trigger.marks = tuple("abcdefghijklmnopqrstuvwxyz")
     config.trigger.rate = 0.25
     config.trigger.gain = 0.01
     config.trigger.stride = 4
+    if trigger == "keys":
+        # A third of the bytes are keys.
+        config.trigger.capacity = 0.4
     if trigger != "entropy":
         # Nothing else reads entropies: the other models do not pay for a head.
         config.model.entropy_head.weight = 0.0

@@ -37,6 +37,8 @@ GRID = (
     Cell("p8_stride_concat"),
     Cell("p8_entropy_cross+last"),
     Cell("p8_entropy_concat"),
+    Cell("p8_keys_cross+last"),
+    Cell("p8_keys_concat"),
     Cell("p8_every_cross+last"),
     Cell("p8_every_last"),
     Cell("p8_every_max+last"),

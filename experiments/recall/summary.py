@@ -21,7 +21,13 @@ _POOLED = {
     "max+last": "max_query + last_state",
     "concat": "concat",
 }
-_FIRED = {"none": "none", "entropy": "entropy, r=1/4", "stride": "every 4th byte", "every": "every byte"}
+_FIRED = {
+    "none": "none",
+    "entropy": "entropy, r=1/4",
+    "stride": "every 4th byte",
+    "keys": "each key",
+    "every": "every byte",
+}
 DEFAULT = "cross+last"
 # Documents and learning rate of the main table and of its comparisons.
 SHAPE, RATE = (6, 0), 1e-3
@@ -39,12 +45,19 @@ _BEFORE = (
     "is learnt. At p=8 no pooling learnt those documents in 1,500 steps at 1e-3, but for one seed of `concat` (34% of "
     "the values) and one without scratchpads (41%).",
     "",
+    "**Why entropy does not help.** In a run of 400 steps (p=8, entropy, default pooling, CPU) the entropy head gave "
+    "3.3 bits to the digit behind a question's key, and 4.7 bits to the key itself: it sees 8 bytes, and from those "
+    "any of 26 letters is harder to guess than any of 10 digits. So 61% of the bytes before a question's key had a "
+    "scratchpad, and of the keys themselves, behind which something is to be looked up, none: the context is refreshed "
+    "one byte too early, before the question is known. Bytes that must be looked up are not those that are hard to "
+    "guess nearby.",
+    "",
     "**Other poolings that were tried** on today's documents, p=8, a scratchpad at every byte, and are not in the "
     "package: the last byte as the query of an attention over states with a learnt vector for each place, and "
     "`last_state` beside it: 0.84 and 0.86 of the values, as `last` alone.",
     "",
     "The runs on the GPU that this page tells of had fewer steps at most where patches are small: 1,000 at byte-level, "
-    "1,200 at p=3, 2,000 at p=4. Runs on CPU cores have one seed.",
+    "1,200 at p=3, 2,000 at p=4. Runs on CPU cores have one seed, and 1,000 or 1,200 steps at most.",
 )
 
 
@@ -61,13 +74,13 @@ class Study:
         for results in self.lanes.values():
             results.sort(key=lambda result: result["lane"]["seed"])
 
-    def of(self, variant: str, shape=SHAPE, rate: float = RATE) -> list[dict]:
+    def results(self, variant: str, shape=SHAPE, rate: float = RATE) -> list[dict]:
         """Results by seed; none of what was not trained."""
         return self.lanes.get((variant, shape, rate), [])
 
     def accuracy(self, variant: str, shape=SHAPE, rate: float = RATE) -> float | None:
         """Mean over seeds."""
-        results = self.of(variant, shape, rate)
+        results = self.results(variant, shape, rate)
         return float(np.mean([result["accuracy"] for result in results])) if results else None
 
     def told(self, variant: str, **which) -> str:
@@ -93,7 +106,7 @@ def write(folder: Path, files: Sequence[Path]) -> None:
 def _figure(study: Study) -> str:
     series = []
     for variant in _DRAWN:
-        for result in study.of(variant)[:1]:
+        for result in study.results(variant)[:1]:
             # Every 4th measurement, so that marks do not cover the curves.
             steps, accuracies, _ = zip(*result["curve"][3::4], strict=True)
             series.append(Series(name(variant), steps, accuracies))
@@ -124,7 +137,8 @@ def page(study: Study) -> str:
         "3.32 bits. Models: one layer of width 64 on each side of a trunk of 2 layers of width 128, windows of 256 "
         "bytes, 16 rows a step, a constant learning rate. A run ends once 99% of the values are right in two "
         "measurements running, or after 2,500 steps. One number for each seed, of weights and of documents; measured "
-        "on 32 rows of other documents every 25 steps.",
+        "on 32 rows of other documents every 25 steps. `fresh keys`: the share of questions at whose key the trunk "
+        "runs, as a commit or as a scratchpad.",
         "",
         "Everything here is written by `.venv/bin/python -m experiments.recall.run`. "
         + f"Trained on: {', '.join(_machine(device, every) for device in devices)}; {' to '.join(dates)}."
@@ -152,7 +166,7 @@ def _machine(device: str, every: list[dict]) -> str:
 
 
 def _in_short(study: Study) -> list[str]:
-    steps = {variant: _learned(study.of(variant)) for variant in ("byte", "p3_every_cross+last", "p3_every_last")}
+    steps = {variant: _learned(study.results(variant)) for variant in ("byte", "p3_every_cross+last", "p3_every_last")}
     fast = {variant: study.told(variant, rate=3e-3) for variant in ("byte", "p3_every_cross+last", "p3_every_last")}
     return [
         "- **Do scratchpads show?** Plainly. Values right without scratchpads and with one at every byte, default "
@@ -161,7 +175,7 @@ def _in_short(study: Study) -> list[str]:
             f"p={patch}: {study.told(f'p{patch}_none_{DEFAULT}')} and {study.told(f'p{patch}_every_{DEFAULT}')}"
             for patch in (3, 4, 8, 16)
         )
-        + ". At p=3 a patch is a pair and needs none.",
+        + ". At p=3 each patch ends with a key: its commit refreshes the context where a scratchpad would.",
         "- **Does the default pooling hide them?** No: at p=3 with a scratchpad at every byte it is the fastest of "
         f"all, 90% after {steps['p3_every_cross+last']} steps (byte-level {steps['byte']}, `last` "
         f"{steps['p3_every_last']}), with a third of the byte-level model's cache. At a learning rate of 3e-3 the "
@@ -170,13 +184,32 @@ def _in_short(study: Study) -> list[str]:
         "- **What does pooling forget?** The second and third pair of a patch. At p=8 every way into one vector of a "
         f"byte's width ends alike (default {study.told('p8_every_cross+last')}, `last` {study.told('p8_every_last')}, "
         f"`max_query` {study.told('p8_every_max+last')}), and the bytes one behind the other "
-        f"(`pooling.kind = concat`) at {study.told('p8_every_concat')}; at p=16 {study.told('p16_every_cross+last')} "
-        f"and {study.told('p16_every_concat')}.",
+        f"(`pooling.kind = concat`) at {study.told('p8_every_concat')}. At p=16: "
+        f"{_at_equal_steps(study, 'p16_every')}.",
         "- **Do sparse scratchpads show?** At p=8, default pooling: none "
         f"{study.told('p8_none_cross+last')}, every 4th byte {study.told('p8_stride_cross+last')}, by entropy "
-        f"{study.told('p8_entropy_cross+last')}: not to be told apart. With `concat`: every 4th byte "
-        f"{study.told('p8_stride_concat')}, by entropy {study.told('p8_entropy_concat')}.",
+        f"{study.told('p8_entropy_cross+last')}: not to be told apart, because they stand in the wrong places (below). "
+        f"With `concat`: every 4th byte {study.told('p8_stride_concat')}, by entropy "
+        f"{study.told('p8_entropy_concat')}; at keys alone, which the trigger `marks` is told, "
+        f"{study.told('p8_keys_concat')}, with {_calls(study, 'p8_keys_concat')} trunk calls a byte instead of 1.",
     ]
+
+
+def _at_equal_steps(study: Study, base: str) -> str:
+    """The default pooling and concat after as many steps as both have."""
+    pair = [study.results(f"{base}_{pooling}") for pooling in (DEFAULT, "concat")]
+    if not all(pair):
+        return "not measured"
+    steps = min(len(result["curve"]) for results in pair for result in results)
+    default, concat = (np.mean([result["curve"][steps - 1][1] for result in results]) for results in pair)
+    return f"after {pair[0][0]['curve'][steps - 1][0]:,} steps, the default {default:.2f} and `concat` {concat:.2f}"
+
+
+def _calls(study: Study, *which) -> str:
+    """Of the trunk, a byte."""
+    results = study.results(*which)
+    rates = [result["commits_per_byte"] + result["scratchpads_per_byte"] for result in results]
+    return f"{np.mean(rates):.2f}" if results else "fewer"
 
 
 def _others(study: Study) -> list[str]:
@@ -198,18 +231,18 @@ def _order(variant: str) -> tuple:
 def _table(study: Study, shape: tuple[int, int]) -> list[str]:
     rows = [
         "| patch | scratchpads | pooling | learning rate | values right | bits per value | steps until 90% | steps "
-        "| trunk calls/byte | trunk KV bytes/byte | machine |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| fresh keys | trunk calls/byte | trunk KV bytes/byte | machine |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for variant, _, rate in sorted((key for key in study.lanes if key[1] == shape), key=lambda k: (_order(k[0]), k[2])):
-        results = study.of(variant, shape, rate)
-        calls = np.mean([result["commits_per_byte"] + result["scratchpads_per_byte"] for result in results])
+        results = study.results(variant, shape, rate)
         patch, trigger, pooling = ("byte-level", "", "") if variant == "byte" else variant.split("_")
         patch = f"p={patch[1:]}" if trigger else patch
         rows.append(
             f"| {patch} | {_FIRED.get(trigger, '')} | {_POOLED.get(pooling, '')} | {rate:g} "
             f"| {_each(results, 'accuracy', '.3f')} | {_each(results, 'bits', '.3f')} "
-            f"| {_learned(results)} | {results[0]['steps']:,} | {calls:.2f} "
+            f"| {_learned(results)} | {results[0]['steps']:,} | {_fresh(results)} "
+            f"| {_calls(study, variant, shape, rate)} "
             f"| {np.mean([result['kv_bytes_per_byte'] for result in results]):.0f} "
             f"| {'CPU' if results[0]['device'] == 'cpu' else 'GPU'} |"
         )
@@ -218,6 +251,12 @@ def _table(study: Study, shape: tuple[int, int]) -> list[str]:
 
 def _each(results: list[dict], key: str, style: str) -> str:
     return ", ".join(format(result[key], style) for result in results)
+
+
+def _fresh(results: list[dict]) -> str:
+    """The share of questions at whose key the trunk runs; nothing where it was not measured."""
+    shares = [result["fresh"] for result in results if "fresh" in result]
+    return f"{np.mean(shares):.2f}" if shares else ""
 
 
 def _learned(results: list[dict]) -> str:

@@ -9,7 +9,7 @@ Legend: S lanes, T steps of a program, D documents, B rows, M tokens of a row (i
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -82,12 +82,14 @@ class Trial:
             self._program = go_on.lower(self.state_S, *self._given(0), self._held_out, self._answers).compile()
         self.seconds_to_compile = time.monotonic() - began
 
-    def run(self) -> list[dict]:
+    def run(self, seen: Callable[[int, np.ndarray], None] = lambda step, accuracy_S: None) -> list[dict]:
         """Train until all lanes are DONE twice running, or for training.steps.
 
+        Args:
+          seen: called after each measurement, with the step and each lane's share of values right.
         Returns: of each lane 'curve', lists of (step, share of values right, bits per value); of the last measurement
-        'accuracy', 'bits', 'bpb', 'commits_per_byte', 'scratchpads_per_byte'; 'steps'; 'learned', the step of the first
-        measurement with LEARNED right, or None.
+        'accuracy', 'bits', 'fresh', 'bpb', 'commits_per_byte', 'scratchpads_per_byte' (see `_measure`); 'steps';
+        'learned', the step of the first measurement with LEARNED right, or None.
         """
         curves, done, began = [[] for _ in self.lanes], np.zeros(len(self.lanes), int), time.monotonic()
         for first in range(0, self.config.training.steps, EVERY):
@@ -95,6 +97,7 @@ class Trial:
             last = jax.device_get(measured)
             for s, curve in enumerate(curves):
                 curve.append((first + EVERY, float(last["accuracy"][s]), float(last["bits"][s])))
+            seen(first + EVERY, last["accuracy"])
             done = np.where(last["accuracy"] >= DONE, done + 1, 0)
             if (done >= 2).all():
                 break
@@ -132,15 +135,19 @@ class Trial:
         return state_S, jax.vmap(self._measure)(weights_lib.select(state_S), held_out_SBM, answers_SL)
 
     def _measure(self, weights, tokens_BM, answer_L) -> dict[str, jax.Array]:
-        """Scalars, of rows: the share of values that are likeliest, bits per value and per byte, and rates."""
+        """Scalars, of rows: the share of values that are likeliest, bits per value, the share of questions at whose key
+        the trunk runs, bits per byte, and rates.
+        """
         output = weights_lib.merge(self.trainer.definition, weights)(tokens_BM[:, :-1])
         targets_BL = tokens_BM[:, 1:]
         nats_BL = loss_lib.nats(output.logits_BLV, targets_BL, config_lib.vocabulary(self.config))
         right_BL = output.logits_BLV.argmax(axis=-1) == targets_BL
         total, count = loss_lib.sums(self.config, output, targets_BL), len(tokens_BM) * answer_L.sum()
+        fresh_BL = output.layout.commit_BL | output.layout.scratchpad_BL
         return {
             "accuracy": (right_BL & answer_L).sum() / count,
             "bits": jnp.where(answer_L, nats_BL, 0).sum() / count / math.log(2),
+            "fresh": (fresh_BL & answer_L).sum() / count,
             "bpb": total["nats"] / total["bytes"] / math.log(2),
             "commits_per_byte": total["commits"] / total["positions"],
             "scratchpads_per_byte": total["scratchpads"] / total["positions"],

@@ -28,7 +28,7 @@ def main(variant: str, steps: int, folder: Path, lanes: list[Lane]) -> None:
     config_lib.check(config)
     trial = Trial(config, lanes)
     with _turn(folder.parent / "turn"):
-        results = trial.run()
+        results = trial.run(lambda step, accuracy_S: print(step, *accuracy_S.round(3), flush=True))
     for result in results:
         commits, scratchpads = result["commits_per_byte"], result["scratchpads_per_byte"]
         result["flops_per_byte"] = flops.flops_per_byte(config, commits, scratchpads, config.data.window)

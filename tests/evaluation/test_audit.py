@@ -5,7 +5,7 @@ Covered, exactly:
   pooling (with and without last_state), decoder (injection, 0 or 1 layers) and encoder (0 or 1 layers). A stage sees of
   the others the arrays between them alone, and what decides is one stage of all patchifiers and triggers, so that a
   pair of options shows what two stages leak together. Not covered is what three options would leak together: every
-  triple takes six times as many models, the full product 2352;
+  triple takes six times as many models, the full product 4200;
 - forward checks, joined likewise, of BLT's options: with the entropy head, the entropy model and both every triple
   among patchifier of entropies, commit_bos, how often inputs are added, n-grams, the trunk's last norm and decoder
   injection, under max_query pooling; and of all models without a trunk;

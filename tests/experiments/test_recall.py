@@ -73,6 +73,7 @@ def test_lanes_train_as_each_would_alone(monkeypatch):
     results = trial.run()
     assert [[step for step, *_ in result["curve"]] for result in results] == [[2, 4]] * 2
     assert all(result["learned"] is None and result["steps"] == 4 for result in results)
+    assert all(result["fresh"] == 1 for result in results)
     assert all(result["commits_per_byte"] + result["scratchpads_per_byte"] == pytest.approx(1) for result in results)
 
     config.seed = 5
@@ -93,6 +94,7 @@ def lane_result(seed, accuracy, learned=None, rate=1e-3, pairs=6, distance=0):
         "lane": {"seed": seed, "pairs": pairs, "questions": 24, "distance": distance, "learning_rate": rate},
         "accuracy": accuracy,
         "bits": 0.5,
+        "fresh": 0.25,
         "steps": 1000,
         "learned": learned,
         "commits_per_byte": 0.25,
@@ -108,6 +110,8 @@ def lane_result(seed, accuracy, learned=None, rate=1e-3, pairs=6, distance=0):
 def test_the_page_has_the_numbers_of_each_seed_and_says_what_is_missing(tmp_path):
     runs = {
         "p4_every_cross+last": [lane_result(1, 0.9, 50), lane_result(0, 0.7)],
+        "p16_every_cross+last": [lane_result(0, 0.4)],
+        "p16_every_concat": [lane_result(0, 0.6) | {"curve": [[25, 0.2, 3.0], [50, 0.6, 1.0]]}],
         "p8_every_concat": [lane_result(0, 0.6), lane_result(0, 0.3, pairs=12)],
     }
     files = []
@@ -117,8 +121,10 @@ def test_the_page_has_the_numbers_of_each_seed_and_says_what_is_missing(tmp_path
     summary.write(tmp_path / "page", files)
     page = (tmp_path / "page" / "README.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("| p=4 | every byte"))
-    assert "| 0.700, 0.900 |" in row and "| never and 50 |" in row and "| 0.75 | 492 | CPU |" in row
+    assert "| 0.700, 0.900 |" in row and "| never and 50 |" in row and "| 0.25 | 0.75 | 492 | CPU |" in row
     assert "p=4: not measured and 0.80" in page.replace("\n", " ").replace("  ", " ")
+    # The default has 0.4 / 8 a measurement.
+    assert "after 50 steps, the default 0.10 and `concat` 0.60" in " ".join(page.split())
     assert "## 12 pairs" in page and "2026-01-02" in page and "not measured" in page
     svg = (tmp_path / "page" / "recall.svg").read_text()
     assert "p=4, every byte" in svg and "p=8, every byte, concat" in svg
