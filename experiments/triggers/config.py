@@ -4,7 +4,7 @@ Purpose: models of 16-byte patches that differ in their trigger alone. All of th
 learn what a scratchpad saves, so that every trigger can also be tried on the weights of every model.
 The text is a slice of that of $SCRATCHPATCH_DATA (../README.md), with sums in words (gsm8k) beside books and code.
 Hardware: 2 CPU cores.
-Expected time: about 15 minutes for all variants on two seeds.
+Expected time: about an hour for all variants on two seeds (an estimate: it has run in part alone).
 Expected number: README.md beside this file has all numbers of the last run.
 Command, for everything:
     .venv/bin/python -m experiments.triggers.run

@@ -57,19 +57,23 @@ class Study(Results):
 
 def write(folder: Path, results: Path) -> None:
     """README.md in `folder`, from the lines of results.jsonl."""
-    study = Study([json.loads(line) for line in results.read_text().splitlines()])
-    (folder / "README.md").write_text(page(study))
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    study = Study([line for line in lines if "variant" in line])
+    recall = {line["seed"]: line for line in lines if line.get("recall")}
+    (folder / "README.md").write_text(page(study, [recall[seed] for seed in sorted(recall)]))
 
 
-def page(study: Study) -> str:
-    """The page's Markdown."""
+def page(study: Study, recall: list[dict]) -> str:
+    """The page's Markdown; recall: what `recall` measured, by seed."""
     first = study.of_first_seed(NEUTRAL)
+    alone = "one seed, so that no difference is a result"
+    seeds = alone if len(study.seeds) == 1 else f"{len(study.seeds)} paired seeds"
     lines = [
         "# Which trigger: where shall scratchpads stand?",
         "",
         f"Models of {first['parameters'] / 1e6:.1f}M parameters, patches of 16 bytes, local windows of 16 bytes, "
         f"{first['training_bytes'] / 1e6:.1f} MB of training bytes (books, Python code and gsm8k, a third each), "
-        f"{first['dtype']}, on {first['device']}; {len(study.seeds)} seeds, paired. BPB is the mean of held-out books "
+        f"{first['dtype']}, on {first['device']}; {seeds}. BPB is the mean of held-out books "
         f"and code, in windows of {WINDOW} bytes without overlap; `computed` are the bytes of gsm8k's held-out "
         "problems that follow from others: results of `<<48/2=24>>`, and answers after `####`. Mean over seeds, ± half "
         "the spread; differences below 0.01 BPB, or of differing sign between seeds, are not called results. The rate "
@@ -96,6 +100,7 @@ def page(study: Study) -> str:
         "",
         *_fixed(study),
         "",
+        *(_recall(recall) if recall else []),
         "## What predicts a scratchpad's benefit",
         "",
         "Correlation with the nats that a scratchpad saves over the next 4 bytes, on held-out text, where one may "
@@ -112,11 +117,12 @@ def _in_short(study: Study) -> list[str]:
     """The three questions of the study, answered from its numbers."""
     none, oracle = (study.of(NEUTRAL, "bpb", kind) for kind in ("none", "oracle"))
     best = {kind: study.of(NEUTRAL, "bpb", kind) - study.of(NEUTRAL, "bpb", "entropy") for kind in CAUSAL}
-    better = [NAMES[kind] for kind, by_seed in best.items() if not within_noise(by_seed) and by_seed.mean() < 0]
+    none_is = "None is" if len(study.seeds) > 1 else "One seed cannot tell"
+    better = [NAMES[kind] for kind, by_seed in best.items() if _is_result(by_seed) and by_seed.mean() < 0]
     all_of_them = [study.of(NEUTRAL, "bpb", kind) - none for kind in ("every", *CAUSAL)]
     learned, score, entropy = (study.correlation(NEUTRAL, kind) for kind in ("learned", "score", "entropy"))
     return [
-        f"- **Is any causal trigger better than entropy on the same weights?** {', '.join(better) or 'None is'}; they "
+        f"- **Is any causal trigger better than entropy on the same weights?** {', '.join(better) or none_is}; they "
         f"differ from it by {min(x.mean() for x in best.values()):+.4f} to {max(x.mean() for x in best.values()):+.4f} "
         "BPB.",
         f"- **How much could a trigger gain here?** Any of them, and scratchpads at every byte, change BPB against "
@@ -147,12 +153,19 @@ def _table(study: Study, rows: list[tuple[str, str, str | None]]) -> list[str]:
     return lines
 
 
+def _is_result(difference: np.ndarray) -> bool:
+    """Whether the difference is large enough, and of one sign on two seeds or more."""
+    return len(difference) > 1 and not within_noise(difference)
+
+
 def _verdict(difference: np.ndarray) -> str:
-    word = "within noise" if within_noise(difference) else "worse" if difference.mean() > 0 else "better"
-    return f"{mean_and_each(difference)}: {word}"
+    word = "worse" if difference.mean() > 0 else "better"
+    return f"{mean_and_each(difference)}: {word if _is_result(difference) else 'no result'}"
 
 
 def _differences(study: Study) -> list[str]:
+    if study.variants == [NEUTRAL]:
+        return ["No other variant has been trained yet."]
     lines = [f"Against the model trained with {NEUTRAL}, BPB and BPB of computed bytes (below zero: better):", ""]
     for variant in study.variants:
         if variant != NEUTRAL:
@@ -172,6 +185,35 @@ def _fixed(study: Study) -> list[str]:
         said = "; ".join(f"against {other} {verdict}" for other, verdict in against.items())
         lines.append(f"- {NAMES[kind]}: {said}.")
     return lines
+
+
+def _recall(lines: list[dict]) -> list[str]:
+    """Triggers on models that must look values up."""
+    first = lines[0]
+    rates = [f"1/{round(1 / rate)}" for rate in first["rates"]]
+
+    def cell(kind: str, i: int) -> str:
+        return ", ".join(f"{line['fixed'][kind][i]['computed_accuracy']:.3f}" for line in lines)
+
+    kinds = ("entropy", "entropy_jump", "score", "learned")
+    correlations = {kind: [line["correlations"][kind] for line in lines] for kind in kinds}
+    said = ", ".join(f"{NAMES[kind]} {' and '.join(f'{x:.3f}' for x in by)}" for kind, by in correlations.items())
+    return [
+        "## Where scratchpads matter: values that must be looked up",
+        "",
+        "Documents of pairs and questions, and models of 4-byte patches that learnt them with a scratchpad at every "
+        f"byte ({first['steps']} steps of 16 rows of 256 bytes; see [recall](../recall/README.md)), written by "
+        "`.venv/bin/python -m experiments.triggers.recall`. Share of the values that are right, of each seed, by how "
+        "often each trigger may fire on the same weights. What must be refreshed is the context at a key that was just "
+        "asked, where no commit stands: a quarter of all bytes.",
+        "",
+        "| trigger | " + " | ".join(f"rate {rate}" for rate in rates) + " |",
+        "|---|" + "---|" * len(rates),
+        *(f"| {NAMES[kind]} | {' | '.join(cell(kind, i) for i in range(len(rates)))} |" for kind in first["fixed"]),
+        "",
+        f"Correlation with what a scratchpad saves over the next 4 bytes, of each seed: {said}.",
+        "",
+    ]
 
 
 def _correlations(study: Study) -> list[str]:

@@ -90,7 +90,6 @@ def test_the_page_tells_noise_from_results(tmp_path):
     for seed in (0, 1):
         for variant in VARIANTS:
             own = {"none": 2.1, "learned": 1.95, "score": 2.001 + 0.01 * seed}.get(variant, 2.005)
-            # The others are compared with the model of random scratchpads.
             lines.append({
                 "variant": variant, "seed": seed, "steps": 5, "dtype": "bfloat16", "device": "a chip",
                 "parameters": 4e6, "training_bytes": 8e6, "own": numbers(own),
@@ -98,13 +97,22 @@ def test_the_page_tells_noise_from_results(tmp_path):
                 "correlations": {k: float(rng.random()) for k in ("entropy", "entropy_jump", "score", "learned")}
                 | {"benefit_mean": 0.01, "benefit_deviation": 0.3},
             })
+    recall = {kind: [numbers(0.1)] * 2 for kind in ("none", "learned")}
+    recall |= {"learned": [numbers(0.1) | {"computed_accuracy": x} for x in (0.75, 0.875)]}
+    lines += [
+        {"recall": True, "seed": seed, "steps": 9, "rates": [0.125, 0.25], "fixed": recall}
+        | {"correlations": dict.fromkeys(("entropy", "entropy_jump", "score", "learned"), 0.25)}
+        for seed in (0, 1)
+    ]
     # A variant that lacks a seed is left out.
-    lines = [line for line in lines if (line["variant"], line["seed"]) != ("stride", 1)]
+    lines = [line for line in lines if (line.get("variant"), line["seed"]) != ("stride", 1)]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary.write(tmp_path, tmp_path / "results.jsonl")
     page = (tmp_path / "README.md").read_text()
     assert all(len(line) <= 120 or line.startswith("|") for line in page.splitlines())
     said = page.replace("\n  ", " ")
+    assert "| trigger | rate 1/8 | rate 1/4 |" in said
+    assert "| learned (head) | 0.750, 0.750 | 0.875, 0.875 |" in said
     assert "stride 4: BPB" not in said.split("## On the same weights")[0]
-    assert "2 seeds" in said and "- learned (head): BPB -0.0550 (-0.0550, -0.0550): better;" in said
-    assert "- score (entropy + table): BPB +0.0010 (-0.0040, +0.0060): within noise" in said
+    assert "2 paired seeds" in said and "- learned (head): BPB -0.0550 (-0.0550, -0.0550): better;" in said
+    assert "- score (entropy + table): BPB +0.0010 (-0.0040, +0.0060): no result" in said
