@@ -45,7 +45,7 @@ def alone():
 processes.start(f"127.0.0.1:{PORT},{ME},2")
 for ask in questions():
     try:
-        print("found", ask())
+        print("found", ask(), flush=True)
     except BaseException as error:
         print(type(error).__name__, error, flush=True)
 processes._GRACE_SECONDS = 0.5
