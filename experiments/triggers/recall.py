@@ -1,11 +1,11 @@
 """The same triggers where scratchpads matter: values that must be looked up (../recall/README.md).
 
-    .venv/bin/python -m experiments.triggers.recall SEEDS RESULTS [STEPS]
+    .venv/bin/python -m experiments.triggers.recall SEEDS FOLDER RESULTS
 
 A model of 4-byte patches learns documents of pairs and questions with a scratchpad at every byte, which it needs: one
 that is trained without them is right in half of the values. Then every trigger is tried on its weights. What must be
 refreshed is the context at a key that was just asked: a third of the bytes, of which a quarter commits anyway. Before a
-key nothing can be known. A line for each seed is added to RESULTS.
+key nothing can be known. A line for each seed is added to RESULTS, and all of them are left in FOLDER/result.json.
 """
 
 import json
@@ -22,12 +22,14 @@ from experiments.recall.training import HELD_OUT, HELD_OUT_ROWS, Lane
 from experiments.triggers.measure import Measured, Programs
 from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.files import replace_text
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import Trainer
 
 KINDS = ("none", "random", "entropy", "entropy_jump", "score", "learned", "oracle_next", "every")
 RATES = (1 / 16, 1 / 8, 1 / 4)
+STEPS = 450
 
 
 def config_of(steps: int):
@@ -43,9 +45,10 @@ def config_of(steps: int):
     return config
 
 
-def main(seeds: list[int], results: Path, steps: int) -> None:
+def main(seeds: list[int], folder: Path, results: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     logging.set_verbosity(logging.INFO)
-    config = config_of(steps)
+    config, steps, lines = config_of(STEPS), STEPS, []
     mesh = mesh_lib.make(config, jax.devices()[:1])
     step, programs, window = Trainer(config, mesh).compile(), Programs(config), config.data.window
     for seed in seeds:
@@ -71,10 +74,11 @@ def main(seeds: list[int], results: Path, steps: int) -> None:
             "recall": True, "seed": seed, "steps": steps, "rates": RATES, "fixed": found,
             "correlations": measured.correlations(), "seconds": time.monotonic() - began,
         }
+        lines.append(json.dumps(result) + "\n")
         with results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+            file.write(lines[-1])
+    replace_text(folder / "result.json", "".join(lines))
 
 
 if __name__ == "__main__":
-    names = [int(seed) for seed in sys.argv[1].split(",")]
-    main(names, Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else 500)
+    main([int(seed) for seed in sys.argv[1].split(",")], Path(sys.argv[2]), Path(sys.argv[3]))

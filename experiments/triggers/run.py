@@ -40,6 +40,8 @@ def main() -> int:
         # All seeds of a variant, one after the other: they share their compiled programs.
         arguments = [variant, seeds, str(folder), str(text), str(results), *sizes, flags.dtype]
         runs.append(jobs.Job(variant, folder, "experiments.triggers.worker", arguments))
+    folder = flags.workdir / "recall"
+    runs.append(jobs.Job("recall", folder, "experiments.triggers.recall", [seeds, str(folder), str(results)]))
     jobs.run(runs, flags.workers, "triggers", bool(flags.pinned))
     summary.write(flags.output, results)
     print(flags.output / "README.md")
