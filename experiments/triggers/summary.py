@@ -202,9 +202,9 @@ def _recall(lines: list[dict]) -> list[str]:
         "## Where scratchpads matter: values that must be looked up",
         "",
         "Documents of pairs and questions, and models of 4-byte patches that learnt them with a scratchpad at every "
-        f"byte ({first['steps']} steps of 16 rows of 256 bytes; see [recall](../recall/README.md)). Share of the values "
-        "that are right, of each seed, by how often each trigger may fire on the same weights. What must be refreshed "
-        "is the context at a key that was just asked, where no commit stands: a quarter of all bytes.",
+        f"byte ({first['steps']} steps of 16 rows of 256 bytes; see [recall](../recall/README.md)). Share of the "
+        "values that are right, of each seed, by how often each trigger may fire on the same weights. What must be "
+        "refreshed is the context at a key that was just asked, where no commit stands: a quarter of all bytes.",
         "",
         "| trigger | " + " | ".join(f"rate {rate}" for rate in rates) + " |",
         "|---|" + "---|" * len(rates),
