@@ -211,6 +211,7 @@ def test_a_tally_groups_by_the_offsets_it_is_given():
         nats=np.array([1.0, 2.0, 4.0, 8.0]),
         head_nats=np.ones(4),
         targets=np.array([97, BYTES.bos, 98, 99]),
+        best=np.zeros(4, bool),
         entropy=np.zeros(4),
         commit=np.array([False, True, False, False]),
         scratchpad=np.array([True, False, False, False]),
