@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -200,6 +200,21 @@ class Engine:
             ended += self._admit()
         jax.block_until_ready(self._board)
         return ended
+
+    def write(
+        self, prompts: Iterable[tuple[bytes, Options]], seen: Callable[[int], None] = lambda byte_count: None
+    ) -> list[bytes]:
+        """What continues each prompt, in their order, where nothing else is submitted; `seen` is told after each step
+        how many bytes were written. Raises UserError as `check` does.
+        """
+        made = {self.submit(prompt, options): b"" for prompt, options in prompts}
+        while not self.idle:
+            written = 0
+            for progress in self.step():
+                made[progress.ticket] += bytes(byte.value for byte in progress.bytes)
+                written += len(progress.bytes)
+            seen(written)
+        return list(made.values())
 
     def step(self) -> list[Progress]:
         """Some bytes for every row that runs: one call of the compiled loop."""

@@ -24,6 +24,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
 from scratchpatch.inference.engine import Byte, Engine
 from scratchpatch.inference.options import Options
+from scratchpatch.inference.windows import Window
 from scratchpatch.model import loss as loss_lib, weights as weights_lib
 
 # Tokens of one call of the compiled pass: enough to keep the cores busy.
@@ -58,6 +59,11 @@ class Positions:
     offset: np.ndarray
     since: np.ndarray
 
+    @classmethod
+    def joined(cls, parts: Sequence[dict[str, np.ndarray]]) -> Positions:
+        """Those of consecutive parts, each with an array by name."""
+        return cls(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
@@ -86,6 +92,7 @@ class LanguageModel:
         self.vocabulary = config_lib.vocabulary(config)
         self._positions = _compile(config, mesh_lib.of(weights))
         self._engines: dict[int, Engine] = {}
+        self._fingerprint: str | None = None
 
     def score(self, data: bytes) -> np.ndarray:
         """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
@@ -114,12 +121,7 @@ class LanguageModel:
             return bytes(byte.value for byte in self.stream(prompt, max_bytes, seed, **options))
         model, options = self._dialled(max_bytes, options)
         engine = model.engine(min(max(len(prompt), 1), _ROWS))
-        tickets = [engine.submit(each, dataclasses.replace(options, seed=seed + k)) for k, each in enumerate(prompt)]
-        made = {ticket: b"" for ticket in tickets}
-        while not engine.idle:
-            for progress in engine.step():
-                made[progress.ticket] += bytes(byte.value for byte in progress.bytes)
-        return list(made.values())
+        return engine.write((each, dataclasses.replace(options, seed=seed + k)) for k, each in enumerate(prompt))
 
     def stream(self, prompt: bytes = b"", max_bytes: int = 256, seed: int = 0, **options: Any) -> Iterator[Byte]:
         """The bytes of `generate` as they come, each with its log-probability and the decisions before it."""
@@ -179,13 +181,16 @@ class LanguageModel:
     def with_weights(self, weights: dict[str, Any], step: int) -> LanguageModel:
         """The same model at another moment of its training."""
         later = copy.copy(self)
-        later.weights, later.step, later._engines = weights, step, {}
+        later.weights, later.step, later._engines, later._fingerprint = weights, step, {}, None
         return later
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of what its answers depend on: weights, and config fields of the model. It is the same
-        wherever the model lies, and takes about as long as reading the weights. All processes of its mesh must ask.
+        wherever the model lies, and takes, once, about as long as reading the weights. All processes of its mesh must
+        ask.
         """
+        if self._fingerprint is not None:
+            return self._fingerprint
         named = ("model.", "patching.", "trigger.", "kernels.", "data.window", "training.dtype")
         fields = {name: value for name, value in config_lib.flat(self.config).items() if name.startswith(named)}
         digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8)
@@ -195,7 +200,8 @@ class LanguageModel:
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
             # One array at a time is whole in memory.
             digest.update(np.asarray(jax.device_get(whole(leaf))).tobytes())
-        return digest.hexdigest()
+        self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
     def positions(self, stream) -> Iterator[Positions]:
         """What the model says along a `data.stream.Stream`, `windows.Text` or `windows.Head`, part by part in order."""
@@ -203,12 +209,23 @@ class LanguageModel:
         batch = self.rows_per_call(length) if len(stream) > length else mesh_lib.row_shares(mesh_lib.of(self.weights))
         total = windows.count(len(stream), length)
         for i in range(0, total, batch):
-            part = [windows.window(k, len(stream), length) for k in range(i, min(i + batch, total))]
-            rows = np.stack([stream.read(w.start, length + 1) for w in part])
-            rows = np.pad(rows, ((0, batch - len(part)), (0, 0)), constant_values=self.vocabulary.pad)
-            answers = self.look(rows)
-            where = [(r, slice(w.first - w.start, w.first - w.start + w.count)) for r, w in enumerate(part)]
-            yield Positions(**{k: np.concatenate([v[r, s] for r, s in where]) for k, v in answers.items()})
+            part = [(stream, windows.window(k, len(stream), length)) for k in range(i, min(i + batch, total))]
+            yield Positions.joined(self.answers(part, length, batch))
+
+    def answers(self, part: Sequence[tuple[Any, Window]], length: int, size: int) -> list[dict[str, np.ndarray]]:
+        """What each window answers for, as the arrays of `Positions`, which are views of what one call gave.
+
+        Args:
+          part: at most `size` pairs of what has positions to read (see `positions`), and a window of it.
+          length: of all windows.
+          size: rows of the call; those that are left over are PAD.
+        """
+        rows = np.full((size, length + 1), self.vocabulary.pad, np.int32)
+        for row, (text, window) in zip(rows, part, strict=False):
+            row[:] = text.read(window.start, length + 1)
+        said = self.look(rows)
+        own = [slice(window.first - window.start, window.first - window.start + window.count) for _, window in part]
+        return [{name: array[r, where] for name, array in said.items()} for r, where in enumerate(own)]
 
     def look(self, tokens_RM: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays of `Positions`, each [R, L], of rows of L + 1 tokens. A number of rows or a length that is new

@@ -1,4 +1,4 @@
-"""Many documents scored side by side. Legend: R rows of a call, M tokens of a row: its positions and one more."""
+"""Many documents scored side by side."""
 
 import dataclasses
 import itertools
@@ -18,9 +18,6 @@ class _Document:
     text: windows.Text
     plan: list[windows.Window]
     parts: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
-
-    def positions(self) -> Positions:
-        return Positions(**{name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]})
 
 
 def positions(
@@ -52,14 +49,11 @@ def _score(
 ) -> Iterator[tuple[int, Positions]]:
     rows, size = iter(rows), lm.rows_per_call(length)
     while part := list(itertools.islice(rows, size)):
-        tokens_RM = np.full((size, length + 1), lm.vocabulary.pad, np.int32)
-        for r, (document, own) in enumerate(part):
-            tokens_RM[r] = document.text.read(own.start, length + 1)
-        answers = lm.look(tokens_RM)
-        for r, (document, own) in enumerate(part):
-            answered = slice(own.first - own.start, own.first - own.start + own.count)
-            document.parts.append({name: answer[r, answered].copy() for name, answer in answers.items()})
+        answers = lm.answers([(document.text, own) for document, own in part], length, size)
+        for (document, _), answer in zip(part, answers, strict=True):
+            # Copies: a document that is not at its end holds on to no whole call.
+            document.parts.append({name: array.copy() for name, array in answer.items()})
         seen(sum(own.count for _, own in part))
         for document, own in part:
             if own is document.plan[-1]:
-                yield document.index, document.positions()
+                yield document.index, Positions.joined(document.parts)

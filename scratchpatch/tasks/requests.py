@@ -120,13 +120,5 @@ def _generated(lm: LanguageModel, requests: Sequence[Generation], seen) -> list[
     if not requests:
         return []
     # A power of two, so that few engines are compiled.
-    rows = min(1 << (len(requests) - 1).bit_length(), _ROWS)
-    engine = lm.engine(rows)
-    made = {engine.submit(request.prompt, request.options): b"" for request in requests}
-    while not engine.idle:
-        written = 0
-        for part in engine.step():
-            made[part.ticket] += bytes(byte.value for byte in part.bytes)
-            written += len(part.bytes)
-        seen(written)
-    return list(made.values())
+    engine = lm.engine(min(1 << (len(requests) - 1).bit_length(), _ROWS))
+    return engine.write([(request.prompt, request.options) for request in requests], seen)
