@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.triggers.config import RATE
 from scratchpatch import config as config_lib, precision
-from scratchpatch.model import heads, predictors, weights as weights_lib
+from scratchpatch.model import benefit, heads, weights as weights_lib
 from scratchpatch.patching import layout, scores, slots
 from scratchpatch.patching.rows import pack
 from scratchpatch.patching.scores import Signals
@@ -44,12 +44,7 @@ class Programs:
         output = model(tokens_RL)
         base, rows = output.layout, output.layout.rows
         n_L = jnp.arange(tokens_RL.shape[1], dtype=jnp.int32)
-        benefit_RL = jnp.zeros(tokens_RL.shape)
-        for phase in range(self.config.model.benefit.horizon):
-            phase_R = jnp.full(tokens_RL.shape[:1], phase, jnp.int32)
-            some_RL, known_RL = model.measure(output.hidden_BLd, base, targets_RL, phase_R)
-            benefit_RL += jnp.where(known_RL, some_RL, 0.0)
-        before_RL = predictors.before(rows.tokens_BL, rows)
+        before_RL = rows.previous(rows.tokens_BL, rows.tokens_BL)
         weight = self.config.trigger.dependence
         return {
             "own": output.layout.scratchpad_BL,
@@ -58,7 +53,7 @@ class Programs:
             "entropy": output.entropy_BL,
             "learned": model.benefit_head.score(output.predicted_BLM),
             "score": model.dependence.score(weight, output.entropy_BL, rows.tokens_BL, before_RL)[..., None],
-            "oracle": benefit_RL[..., None],
+            "oracle": benefit.measure_all(model, output.hidden_BLd, base, targets_RL)[..., None],
         }
 
     @precision.of_config
@@ -74,6 +69,7 @@ class Programs:
         h_RLd, decided = output.hidden_BLd, dataclasses.replace(base, scratchpad_BL=scratchpad_RL, slots=given)
         logits_RLV = model.decoder(h_RLd, model.trunk(model.pooling(h_RLd, decided), decided), decided)
         return heads.nats(logits_RLV, targets_RL, base.rows.vocabulary), logits_RLV.argmax(-1) == targets_RL
+
 
 class Measured:
     """A model's answers about some rows of text."""
@@ -158,13 +154,13 @@ class Measured:
 
     def correlations(self) -> dict:
         """Of each score with the benefit over the horizon, where a scratchpad may stand."""
-        benefit = self.signals["oracle"][..., 0][self.eligible_RL]
+        saved = self.signals["oracle"][..., 0][self.eligible_RL]
         found = {}
         for kind in ("entropy", "entropy_jump", "score", "learned"):
             x = self.scores(kind)[self.eligible_RL] if "entropy" in kind else self._raw(kind)[self.eligible_RL]
             finite = np.isfinite(x)
-            found[kind] = float(np.corrcoef(x[finite], benefit[finite])[0, 1])
-        return found | {"benefit_mean": float(benefit.mean()), "benefit_deviation": float(benefit.std())}
+            found[kind] = float(np.corrcoef(x[finite], saved[finite])[0, 1])
+        return found | {"benefit_mean": float(saved.mean()), "benefit_deviation": float(saved.std())}
 
     def _raw(self, kind: str) -> np.ndarray:
         """The benefit that is thought of, before it is made positive."""

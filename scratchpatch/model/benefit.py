@@ -115,7 +115,7 @@ def learn(model, output, targets_BL) -> tuple[jax.Array, dict[str, jax.Array]]:
         error = add((own_RL - measured_RL) ** 2)
         predicted["learned"] = jax.lax.stop_gradient(own_RL)
     if model.dependence is not None:
-        before_RL = predictors.before(rows.tokens_BL, rows)
+        before_RL = rows.previous(rows.tokens_BL, rows.tokens_BL)
         weight = model.config.trigger.dependence
         predicted["score"] = model.dependence.score(weight, entropy_RL, rows.tokens_BL, before_RL)
         pair_RL = predictors.pair(rows.tokens_BL, before_RL)

@@ -11,7 +11,7 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from scratchpatch import config as config_lib, precision
-from scratchpatch.model import benefit, predictors
+from scratchpatch.model import benefit
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.heads import EntropyHead, entropy
@@ -115,7 +115,7 @@ class ByteLM(nnx.Module):
             entropy_BL = jax.lax.stop_gradient(entropy(head_logits_BLV))
         predicted_BLM = None
         if self.benefit_head is not None:
-            predicted_BLM = self.benefit_head(h_BLd, entropy_BL, predictors.before(entropy_BL, rows))
+            predicted_BLM = self.benefit_head(h_BLd, entropy_BL, rows.previous(entropy_BL, entropy_BL))
         benefit_BLM = self._benefit(h_BLd, rows, entropy_BL, predicted_BLM)
         decisions = layout.decide(self.config, rows, Signals(entropy_BL, benefit_BLM), self.thresholds())
         pooled_BND = self.pooling(h_BLd, decisions)
@@ -131,13 +131,13 @@ class ByteLM(nnx.Module):
         if trigger.kind == "learned":
             return self.benefit_head.score(predicted_BLM)
         if trigger.kind == "score":
-            before_BL = predictors.before(rows.tokens_BL, rows)
+            before_BL = rows.previous(rows.tokens_BL, rows.tokens_BL)
             return self.dependence.score(trigger.dependence, entropy_BL, rows.tokens_BL, before_BL)[..., None]
         if trigger.kind != "oracle":
             return None
         pad = rows.vocabulary.pad
         targets_BL = jnp.pad(rows.tokens_BL[:, 1:], ((0, 0), (0, 1)), constant_values=pad)
-        plain = layout.without_scratchpads(self.config, rows, Signals(entropy_BL), self.thresholds())
+        plain = layout.decide(self.config, rows, Signals(entropy_BL), self.thresholds(), scratchpads=False)
         return benefit.measure_all(self, h_BLd, plain, targets_BL)[..., None]
 
     @precision.of_config

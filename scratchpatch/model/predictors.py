@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch.model import layers
-from scratchpatch.patching.rows import Rows
 from scratchpatch.patching.scores import AGES
 
 # Beside the encoder's state the head reads the entropy, its jump, and a constant.
@@ -21,11 +20,6 @@ PRIOR = 16.0
 
 class Statistic(nnx.Variable):
     """Running sums over what was measured: carried by training, not learned by gradient."""
-
-
-def before(x_BL: jax.Array, rows: Rows) -> jax.Array:
-    """x at n - 1; at a document's start x itself."""
-    return jnp.where(rows.offset_BL == 0, x_BL, jnp.pad(x_BL[:, :-1], ((0, 0), (1, 0))))
 
 
 def standardised(x: jax.Array, moments_3: jax.Array) -> jax.Array:
@@ -58,7 +52,7 @@ class BenefitHead(nnx.Module):
         """float32 [B, L, M], nats.
 
         Args:
-          entropy_BL, before_BL: float32, nats, at each byte and at the one before it (see `before`).
+          entropy_BL, before_BL: float32, nats, at each byte and at the one before it (at a document's start the same).
         """
         entropy_BL, before_BL = jax.lax.stop_gradient((entropy_BL, before_BL))
         extra_BLe = jnp.stack([entropy_BL, entropy_BL - before_BL, jnp.ones_like(entropy_BL)], axis=-1)
@@ -86,7 +80,7 @@ class Dependence(nnx.Module):
         """float32 [B, L]: entropy + weight * dependence, both in deviations from their running means.
 
         Args:
-          token_BL, before_BL: int32, each token and the one before it (see `before`).
+          token_BL, before_BL: int32, each token and the one before it (at a document's start the same).
         """
         dependence_BL = jnp.take(self.deviations(), pair(token_BL, before_BL))
         return standardised(entropy_BL, self.entropy.get_value()) + weight * dependence_BL

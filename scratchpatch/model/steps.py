@@ -14,7 +14,6 @@ from flax import nnx
 from scratchpatch import config as config_lib, precision, sharding
 from scratchpatch.kernels import attention
 from scratchpatch.kernels.attention import Kept
-from scratchpatch.model import predictors
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
@@ -139,7 +138,7 @@ class Steps(nnx.Module):
             before_BC = jnp.where(position_BC == start_BC, entropy_BC, earlier_BC)
             benefit_BCM = self.benefit_head.score(self.benefit_head(hidden_BCd, entropy_BC, before_BC))
         elif self.dependence is not None:
-            before_BC = predictors.before(tokens_BT, window)[:, g:]
+            before_BC = window.previous(tokens_BT, tokens_BT)[:, g:]
             weight = self.config.trigger.dependence
             benefit_BCM = self.dependence.score(weight, entropy_BC, tokens_BC, before_BC)[..., None]
         signals = Signals(entropy_BC, benefit_BCM)

@@ -72,44 +72,34 @@ def with_scratchpads(config, base: Layout, scratchpad_BL: jax.Array | None) -> L
     return dataclasses.replace(base, scratchpad_BL=scratchpad_BL, slots=slots)
 
 
-def without_scratchpads(config, rows: Rows, signals: Signals, thresholds: Thresholds) -> Layout:
-    """What `decide` decides but for scratchpads: there are none."""
+def decide(config, rows: Rows, signals: Signals, thresholds: Thresholds, scratchpads: bool = True) -> Layout:
+    """Patchifier, trigger, budgets and slots of a batch, whose documents start at these thresholds (scalars).
+
+    Of the config, `patching` and `trigger` are read, and `mesh.sequence`, which divides the slots. scratchpads: False:
+    there are none, and nothing of the trigger is read.
+    """
     request_BL, patching_BL = patchifiers.request(config.patching, rows, signals, thresholds.patching)
     commit_BL = budget.grant(request_BL, rows, config_lib.commit_capacity(config))
-    none_BL, zero_B = jnp.zeros_like(commit_BL), jnp.zeros(commit_BL.shape[:1], jnp.int32)
     patch_start_BL = slots_lib.patch_starts(commit_BL, rows)
-    commits, _ = config_lib.slots(config, rows.tokens_BL.shape[1])
+    capacity = config_lib.scratchpad_capacity(config) if scratchpads else 0
+    if capacity:
+        eligible_BL = rows.valid_BL & ~commit_BL
+        wish_BL, trigger_BL = triggers.request(
+            config.trigger, rows, patch_start_BL, eligible_BL, signals, thresholds.trigger
+        )
+        scratchpad_BL = budget.grant(wish_BL, rows, capacity)
+    else:
+        # No trigger, or none that could fire between byte-sized patches.
+        wish_BL = scratchpad_BL = jnp.zeros_like(commit_BL)
+        trigger_BL = jnp.broadcast_to(thresholds.trigger, patching_BL.shape)
+    commits, most = config_lib.slots(config, rows.tokens_BL.shape[1])
     return Layout(
         rows=rows,
         commit_BL=commit_BL,
-        scratchpad_BL=none_BL,
+        scratchpad_BL=scratchpad_BL,
         patch_start_BL=patch_start_BL,
         suppressed_commits_B=(request_BL & ~commit_BL).sum(axis=1),
-        suppressed_scratchpads_B=zero_B,
-        slots=slots_lib.build(commit_BL, none_BL, patch_start_BL, rows, commits, 0),
-        thresholds=Thresholds(patching_BL, jnp.broadcast_to(thresholds.trigger, patching_BL.shape)),
-    )
-
-
-def decide(config, rows: Rows, signals: Signals, thresholds: Thresholds) -> Layout:
-    """Patchifier, trigger, budgets and slots of a batch, whose documents start at these thresholds (scalars).
-
-    Of the config, `patching` and `trigger` are read, and `mesh.sequence`, which divides the slots.
-    """
-    base, capacity = without_scratchpads(config, rows, signals, thresholds), config_lib.scratchpad_capacity(config)
-    if not capacity:
-        # No trigger, or none that could fire between byte-sized patches.
-        return base
-    eligible_BL = rows.valid_BL & ~base.commit_BL
-    wish_BL, trigger_BL = triggers.request(
-        config.trigger, rows, base.patch_start_BL, eligible_BL, signals, thresholds.trigger
-    )
-    scratchpad_BL = budget.grant(wish_BL, rows, capacity)
-    sizes = config_lib.slots(config, rows.tokens_BL.shape[1])
-    return dataclasses.replace(
-        base,
-        scratchpad_BL=scratchpad_BL,
         suppressed_scratchpads_B=(wish_BL & ~scratchpad_BL).sum(axis=1),
-        slots=slots_lib.build(base.commit_BL, scratchpad_BL, base.patch_start_BL, rows, *sizes),
-        thresholds=Thresholds(base.thresholds.patching, trigger_BL),
+        slots=slots_lib.build(commit_BL, scratchpad_BL, patch_start_BL, rows, commits, most if capacity else 0),
+        thresholds=Thresholds(patching_BL, trigger_BL),
     )

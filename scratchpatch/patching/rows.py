@@ -31,7 +31,7 @@ class Rows:
     vocabulary: Vocabulary = dataclasses.field(metadata={"static": True})
 
     def previous(self, x_BL: jax.Array, fill) -> jax.Array:
-        """x at n-1, and `fill` at the first position of a document."""
+        """x at n-1, and `fill`, a scalar or [B, L], at the first position of a document."""
         shifted_BL = jnp.pad(x_BL[:, :-1], ((0, 0), (1, 0)))
         return jnp.where(self.offset_BL == 0, jnp.asarray(fill, x_BL.dtype), shifted_BL)
 

@@ -25,7 +25,7 @@ BOTH = {"model.benefit.width": 8, "model.benefit.table": True, "model.benefit.sh
 
 def stale(config, tokens_BL):
     rows, start = tiny.rows(tokens_BL), layout_lib.initial_thresholds(config)
-    return layout_lib.without_scratchpads(config, rows, Signals(jnp.zeros(tokens_BL.shape)), start)
+    return layout_lib.decide(config, rows, Signals(jnp.zeros(tokens_BL.shape)), start, scratchpads=False)
 
 
 class Formula:
