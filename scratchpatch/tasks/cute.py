@@ -3,14 +3,13 @@
 import ast
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from scratchpatch import files
+from scratchpatch import files, json_files
 from scratchpatch.errors import UserError
 from scratchpatch.inference.options import Options
 from scratchpatch.output import short_repr
@@ -71,7 +70,7 @@ class Cute(ItemTask):
         return {
             "prompt": self.prompt,
             "prompts_checksum": checksum(self.items()),
-            "labels_checksum": _checksum(item.data for item in self.items()),
+            "labels_checksum": json_files.seal([item.data for item in self.items()]),
             "tasks": list(self._tasks),
             "shots": 4,
             "answer_prefix": _ANSWER if published else '"',
@@ -205,7 +204,3 @@ def quoted(text: bytes) -> str:
 
 def _comparable(task: str, text: str) -> str:
     return text.lower() if task.endswith("_word") else text
-
-
-def _checksum(rows) -> str:
-    return hashlib.blake2b("\n".join("\t".join(row) for row in rows).encode(), digest_size=16).hexdigest()

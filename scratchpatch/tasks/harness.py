@@ -12,6 +12,7 @@ import msgspec
 from scratchpatch import json_files
 from scratchpatch.data.extras import need
 from scratchpatch.errors import UserError, first_line
+from scratchpatch.tasks.items import spaced
 from scratchpatch.tasks.task import Setting, Task
 
 # Draws of the harness's bootstrap, for metrics whose standard error has no formula.
@@ -75,7 +76,7 @@ class Harness(Task):
         model = ScratchpatchLM(
             space=self.space, bytes_per_token=self.bytes_per_token, seed=self.seed, setting=setting, label=self.label
         )
-        samples = {name: _spaced(len(task.eval_docs), setting.limit) for name, task in tasks.items()}
+        samples = {name: list(spaced(range(len(task.eval_docs)), setting.limit)) for name, task in tasks.items()}
         try:
             found = simple_evaluate(
                 model=model,
@@ -125,11 +126,6 @@ class Harness(Task):
             except Exception as error:  # whatever a task file, or the library that reads its data, may raise
                 raise UserError(f"harness: the task {name!r} cannot be used: {first_line(error)}") from error
         return loaded
-
-
-def _spaced(count: int, limit: int | None) -> list[int]:
-    """Which documents of so many are asked: at most `limit`, evenly spaced, as in tasks of items."""
-    return list(range(count)) if limit is None or limit >= count else [k * count // limit for k in range(limit)]
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, Any]:

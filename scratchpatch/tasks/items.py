@@ -5,19 +5,19 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 
 from scratchpatch import json_files
 from scratchpatch.distributed import processes
-from scratchpatch.errors import UserError
 from scratchpatch.inference import results
 from scratchpatch.progress import Progress
 from scratchpatch.tasks import requests as requests_lib
 from scratchpatch.tasks.requests import Answer, Request
 from scratchpatch.tasks.task import Setting, Task, file_name
 
+T = TypeVar("T")
 # Requests that are answered together, and stored when all are: enough to fill rows of several lengths.
 _REQUESTS = 256
 
@@ -93,7 +93,7 @@ def ask(
     return [store.grades[number] for number in sorted(store.grades)]
 
 
-def spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+def spaced(items: Sequence[T], limit: int | None) -> Sequence[T]:
     """At most `limit` items, evenly spaced over all, the first among them: so that every part of a file has its share,
     and the same items come each time.
     """
@@ -206,8 +206,3 @@ def _file(label: str, made_of: dict[str, str], setting: Setting) -> Iterator[_Me
         return
     with file:
         yield _Disk(file)
-
-
-def no_items(source: str) -> UserError:
-    """The error of a source in which no item is."""
-    return UserError(f"{source} has no items: wanted one JSON object on each line")

@@ -10,6 +10,7 @@ import numpy as np
 from scratchpatch.errors import UserError
 from scratchpatch.tasks.items import Item, ItemTask
 from scratchpatch.tasks.pairs import CHANCE, Pairs
+from scratchpatch.tasks.ratios import ratio
 from scratchpatch.tasks.requests import Passage, Passed
 from scratchpatch.tasks.task import Setting
 
@@ -64,11 +65,10 @@ class Recall(ItemTask):
         last are the accuracies of the first and the last question of a document.
         """
         right_DQ = np.array([grade["right"] for grade in grades])
-        by_document_D = right_DQ.mean(axis=1)
-        error = by_document_D.std(ddof=1) / math.sqrt(len(grades)) if len(grades) > 1 else None
+        accuracy, error = ratio(right_DQ.mean(axis=1))
         byte_count = len(grades) * self._shape.length
         return {
-            "accuracy": by_document_D.mean(),
+            "accuracy": accuracy,
             "standard_error": error,
             "chance": CHANCE,
             "first": right_DQ[:, 0].mean(),

@@ -35,7 +35,7 @@ class Setting:
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
     """Subclasses are frozen dataclasses whose fields are the task's options, all with defaults; their docstrings are
-    what `scratchpatch eval --help` says of them.
+    what `scratchpatch eval --task=list` says of them.
 
     source: what `--task=NAME:SOURCE` names: a file, a glob, or a name that the task knows.
     """

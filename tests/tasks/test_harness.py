@@ -10,9 +10,9 @@ import pytest
 
 from scratchpatch.errors import UserError
 from scratchpatch.interop.export import export
-from scratchpatch.tasks import harness
 from scratchpatch.tasks.choice import Choice
 from scratchpatch.tasks.harness import Harness
+from scratchpatch.tasks.items import spaced
 from scratchpatch.tasks.task import Setting
 from tests.tasks.models import language_model
 
@@ -76,7 +76,8 @@ def test_the_protocol_names_the_version_of_each_task(task_file):
 def test_a_limit_is_spaced_and_examples_are_told(task_file):
     found = Harness(str(task_file)).run(Setting(language_model(), limit=2))
     assert found["items"] == {"local": 2}
-    assert harness._spaced(5, 2) == [0, 2] and harness._spaced(3, None) == harness._spaced(3, 9) == [0, 1, 2]
+    assert list(spaced(range(5), 2)) == [0, 2]
+    assert list(spaced(range(3), None)) == list(spaced(range(3), 9)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
