@@ -6,6 +6,41 @@ from hypothesis import strategies as st
 from tests import tiny
 
 ROWS, LENGTH = 3, 150  # two whole chunks of the controller and a part
+# Configs in which decisions wait for the end of a character.
+WHOLE_CHARACTERS = [
+    {
+        "patching.kind": "fixed",
+        "patching.whole_characters": True,
+        "trigger.kind": "stride",
+        "trigger.whole_characters": True,
+    },
+    {
+        "patching.kind": "entropy",
+        "patching.whole_characters": True,
+        "trigger.kind": "entropy_jump",
+        "trigger.gain": 0.02,
+        "trigger.whole_characters": True,
+    },
+    {
+        "patching.kind": "byte",
+        "patching.whole_characters": True,
+        "trigger.kind": "none",
+    },
+    {
+        "patching.kind": "whitespace",
+        "trigger.kind": "random",
+        "trigger.rate": 0.4,
+        "trigger.whole_characters": True,
+    },
+    {
+        "patching.kind": "random",
+        "patching.whole_characters": True,
+        "patching.capacity": 0.2,
+        "trigger.kind": "every",
+        "trigger.capacity": 0.4,
+        "trigger.whole_characters": True,
+    },
+]
 
 
 @st.composite

@@ -15,7 +15,7 @@ from scratchpatch.patching import layout
 from scratchpatch.patching.scores import Signals
 from tests import tiny
 from tests.patching import reference
-from tests.patching.strategies import LENGTH, ROWS, entropies, rows
+from tests.patching.strategies import LENGTH, ROWS, WHOLE_CHARACTERS, entropies, rows
 from tests.tiny import BOS, PAD
 
 PAIRS = [
@@ -32,40 +32,6 @@ CONTROLLED = [
         "patching.jump": -0.4,
         "patching.commit_bos": True,
         "patching.capacity": 1.0,
-    },
-]
-WHOLE = [
-    {
-        "patching.kind": "fixed",
-        "patching.whole_characters": True,
-        "trigger.kind": "stride",
-        "trigger.whole_characters": True,
-    },
-    {
-        "patching.kind": "entropy",
-        "patching.whole_characters": True,
-        "trigger.kind": "entropy_jump",
-        "trigger.gain": 0.02,
-        "trigger.whole_characters": True,
-    },
-    {
-        "patching.kind": "byte",
-        "patching.whole_characters": True,
-        "trigger.kind": "none",
-    },
-    {
-        "patching.kind": "whitespace",
-        "trigger.kind": "random",
-        "trigger.rate": 0.4,
-        "trigger.whole_characters": True,
-    },
-    {
-        "patching.kind": "random",
-        "patching.whole_characters": True,
-        "patching.capacity": 0.2,
-        "trigger.kind": "every",
-        "trigger.capacity": 0.4,
-        "trigger.whole_characters": True,
     },
 ]
 # BLT's rules at the beginning of a document.
@@ -96,7 +62,7 @@ def compiled(fields):
 def decide(fields, tokens_BL, entropy_BL, patching=1.335, trigger=1.5):
     thresholds = layout.Thresholds(jnp.float32(patching), jnp.float32(trigger))
     packed, signals = tiny.rows(tokens_BL), Signals(jnp.asarray(entropy_BL), tiny.benefits(entropy_BL))
-    if fields in CONTROLLED + WHOLE:  # a scan: compile it once
+    if fields in CONTROLLED + WHOLE_CHARACTERS:  # a scan: compile it once
         return compiled(tuple(fields.items()))(packed, signals, thresholds)
     return layout.decide(tiny.config(fields), packed, signals, thresholds)
 
@@ -104,7 +70,7 @@ def decide(fields, tokens_BL, entropy_BL, patching=1.335, trigger=1.5):
 thresholds = st.sampled_from((0.21, 0.83, 1.5, 3.7))
 
 
-@pytest.mark.parametrize("fields", PAIRS + OPENED + CONTROLLED + WHOLE, ids=name)
+@pytest.mark.parametrize("fields", PAIRS + OPENED + CONTROLLED + WHOLE_CHARACTERS, ids=name)
 @settings(max_examples=5)
 @given(tokens_BL=rows(), entropy_BL=entropies(), patching=thresholds, trigger=thresholds)
 def test_decisions_equal_a_loop_over_each_document(fields, tokens_BL, entropy_BL, patching, trigger):
@@ -127,7 +93,7 @@ def test_decisions_equal_a_loop_over_each_document(fields, tokens_BL, entropy_BL
             np.testing.assert_allclose(getattr(got.thresholds, section)[r], by_byte, rtol=1e-5)
 
 
-@pytest.mark.parametrize("fields", PAIRS + OPENED + CONTROLLED + WHOLE, ids=name)
+@pytest.mark.parametrize("fields", PAIRS + OPENED + CONTROLLED + WHOLE_CHARACTERS, ids=name)
 @settings(max_examples=3)
 @given(
     rows=st.tuples(rows(), rows()),

@@ -13,7 +13,7 @@ from scratchpatch import config_fields
 from scratchpatch.patching import layout, step as step_lib
 from scratchpatch.patching.scores import Signals
 from tests import tiny
-from tests.patching.strategies import ROWS, entropies, rows
+from tests.patching.strategies import ROWS, WHOLE_CHARACTERS, entropies, rows
 from tests.tiny import BOS, PAD
 
 LENGTH = 230  # three whole chunks of the controller and a part
@@ -72,39 +72,7 @@ MORE = [
         "trigger.kind": "random",
         "trigger.rate": 0.4,
     },
-    # What waits for the end of a character.
-    {
-        "patching.kind": "fixed",
-        "patching.whole_characters": True,
-        "trigger.kind": "stride",
-        "trigger.whole_characters": True,
-    },
-    {
-        "patching.kind": "entropy",
-        "patching.whole_characters": True,
-        "trigger.kind": "entropy_jump",
-        "trigger.gain": 0.02,
-        "trigger.whole_characters": True,
-    },
-    {
-        "patching.kind": "byte",
-        "patching.whole_characters": True,
-        "trigger.kind": "none",
-    },
-    {
-        "patching.kind": "whitespace",
-        "trigger.kind": "random",
-        "trigger.rate": 0.4,
-        "trigger.whole_characters": True,
-    },
-    {
-        "patching.kind": "random",
-        "patching.whole_characters": True,
-        "patching.capacity": 0.2,
-        "trigger.kind": "every",
-        "trigger.capacity": 0.4,
-        "trigger.whole_characters": True,
-    },
+    *WHOLE_CHARACTERS,
 ]
 MOVING = MORE[1]
 

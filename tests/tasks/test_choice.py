@@ -1,6 +1,5 @@
 """Multiple choice by likelihood."""
 
-import json
 import math
 
 import pytest
@@ -18,16 +17,6 @@ HOT = {"query": "Question: What is hot?", "choices": ["ice", "é"], "gold": 1}
 ATE = {"query": "She ate the", "choices": ["cup", "cake", "tin"], "gold": 1}
 SANG = {"query": "He sang a", "choices": ["song", "dog"], "gold": 0}
 THIN = {"sentence": "It broke as the _ was thin.", "option1": "cup", "option2": "table", "answer": "1"}
-
-
-@pytest.fixture
-def file(tmp_path):
-    def write(*rows, name="questions.jsonl"):
-        path = tmp_path / name
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        return str(path)
-
-    return write
 
 
 def asked(task, number=0):

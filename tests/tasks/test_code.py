@@ -1,7 +1,6 @@
 """Programs that a model completes: files of problems, pass@k, and what is run."""
 
 import itertools
-import json
 import math
 import os
 from pathlib import Path
@@ -34,16 +33,6 @@ PROBLEMS = (
     problem(2, "negate", "    return -x\n", "candidate(3) == -3"),
     problem(3, "root", "    import math\n\n    return math.isqrt(x)\n", "candidate(17) == 4"),
 )
-
-
-@pytest.fixture
-def file(tmp_path):
-    def write(*problems) -> str:
-        path = tmp_path / "tiny.jsonl"
-        path.write_text("".join(f"{json.dumps(each)}\n" for each in problems))
-        return str(path)
-
-    return write
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
@@ -128,7 +117,7 @@ def without(field: str) -> dict[str, str]:
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(file, problems, said):
-    with pytest.raises(UserError, match=f"tiny.jsonl.*{said}"):
+    with pytest.raises(UserError, match=f"lines.jsonl.*{said}"):
         Code(source=file(*problems), unsafe_execution=True).protocol()
 
 

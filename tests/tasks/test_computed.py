@@ -1,6 +1,5 @@
 """Bytes that must be computed: where they are, and what a model is said to know of them."""
 
-import json
 import math
 
 import numpy as np
@@ -102,16 +101,6 @@ def test_numbers_are_of_all_documents_together():
     assert numbers["other"]["standard_errors"]["bpb"] == pytest.approx(0.0)
 
 
-@pytest.fixture
-def file(tmp_path):
-    def write(*lines) -> str:
-        path = tmp_path / "worked.jsonl"
-        path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
-        return str(path)
-
-    return write
-
-
 def test_a_model_is_measured(file):
     """Longer than the window of 32, and as `LanguageModel.score` has it."""
     source = file({"question": "How many?", "answer": ANSWER.decode()}, {"text": "x <<1+1=2>>2\n#### 2"})
@@ -143,7 +132,7 @@ def test_a_model_is_measured(file):
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(file, lines, said):
-    with pytest.raises(UserError, match=f"worked.jsonl.*{said}"):
+    with pytest.raises(UserError, match=f"lines.jsonl.*{said}"):
         Computed(source=file(*lines)).protocol()
 
 
