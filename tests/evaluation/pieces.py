@@ -149,7 +149,12 @@ class Model:
         values = weights["thresholds"]
         thresholds = layout.Thresholds(values["patching_threshold"], values["trigger_threshold"])
         joined = types.SimpleNamespace(config=self.config, thresholds=lambda: thresholds, **self._pieces)
-        layout.decide = lambda config, *args: self._decide(*args)
+
+        def decide(config, *args, scratchpads=True):
+            # The layout without scratchpads, by which the oracle measures, is no piece.
+            return self._decide(*args) if scratchpads else _DECIDE(config, *args, scratchpads=False)
+
+        layout.decide = decide
         try:
             return ByteLM.__call__(joined, tokens_BL, probe_BLd)
         finally:
