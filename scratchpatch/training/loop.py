@@ -259,7 +259,7 @@ class _Run:
         return self.model
 
     def _describe(self, state) -> None:
-        logging.info("\n%s", account.text(account.account(self.config)))
+        logging.info("\n%s", account.text(account.account(self.trainer.config)))
         self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
 
     def _ask(self, state, question):
@@ -283,7 +283,7 @@ class _Run:
         return sum(x.nbytes for x in jax.tree.leaves(weights)) <= _COPIED_BYTES
 
     def _passes_audit(self, weights) -> bool:
-        report = audit.audit(self.config, weights)
+        report = audit.audit(self.trainer.config, weights)
         logging.info("%s", report.text())
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
