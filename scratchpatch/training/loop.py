@@ -55,6 +55,9 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     notices.joined(jax.process_count() > 1)
     try:
         with start_lib.owned_workdir(config, Path(workdir)):
+            if (done := start_lib.finished(config, Path(workdir))) is not None:
+                logging.info("%s is finished: %d steps", workdir, done)
+                return True
             run = _Run(config, Path(workdir), mesh, began, notices, tasks)
             # A checkpoint that failed has made room for the lines that wait.
             with contextlib.closing(run.metrics):
