@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
-from absl import logging
-
 from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
 from scratchpatch.files import open_regular, replace_text
@@ -63,10 +61,7 @@ class MetricsWriter:
         # The lines must be readable, and what a kill has torn goes.
         _records(self._path)
         self._rewrite(_lines(self._path))
-        try:
-            self._events = EventFiles(self._path.parent / "tensorboard")
-        except UserError as error:
-            logging.info("no TensorBoard files: %s", error)
+        self._events = EventFiles(self._path.parent / "tensorboard")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; it is with the system when this returns, or waits for another try. values: names to numbers
@@ -76,14 +71,12 @@ class MetricsWriter:
             return
         values = {name: plain(value) for name, value in values.items()}
         self._lines.add(_text({"step": int(step), **values}))
-        if self._events:
-            self._events.write(int(step), values)
+        self._events.write(int(step), values)
 
     def truncate(self, last_step: int) -> None:
         """Drop the lines of steps after `last_step`; -1 drops all."""
         self.close()
-        if self._events:
-            self._events.truncate(last_step)
+        self._events.truncate(last_step)
         kept = [record["step"] <= last_step for record in _records(self._path)]
         self._rewrite(list(itertools.compress(_lines(self._path), kept)))
 
