@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from scratchpatch import precision, sharding
 from scratchpatch.sharding import Axes
@@ -170,7 +171,7 @@ class Attention(nnx.Module):
         q_BTHK = rope(split(self.q(x_BTd), self.heads), position_BT, self.theta)
         k_BTGK = rope(split(self.k(x_BTd), self.kv_heads), position_BT, self.theta)
         v_BTGK = split(self.v(x_BTd), self.kv_heads)
-        out_BTHK = attend(q_BTHK, k_BTGK, v_BTGK)
+        out_BTHK = attend(*checkpoint_name((q_BTHK, k_BTGK, v_BTGK), "heads"))
         return self.o(out_BTHK.reshape(*out_BTHK.shape[:2], -1))
 
 
@@ -204,5 +205,5 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
         x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)
-        x_BTd = pin(x_BTd, f"{self.name}.middle", self.axes, None)
+        x_BTd = checkpoint_name(pin(x_BTd, f"{self.name}.middle", self.axes, None), "middle")
         return pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), f"{self.name}.layer", self.axes, None)
