@@ -37,12 +37,12 @@ def config():
 @pytest.fixture
 def no_activations(monkeypatch):
     """Counting activations traces the model, which takes seconds."""
-    monkeypatch.setattr(step_cost_lib, "_activations", lambda *_: 0)
+    monkeypatch.setattr(step_cost_lib, "_kept", lambda *_: 0)
 
 
 @pytest.fixture
 def cost(config, no_activations):
-    return step_cost_lib.step_cost(config, 1, True)
+    return step_cost_lib.step_cost(config, 1)
 
 
 def collective(kind, axes, shapes, size, times=1, operation=""):
