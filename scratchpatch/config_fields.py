@@ -274,9 +274,9 @@ FIELDS = (
     Field("training.accumulation", 1, "parts", _ROWS, "Parts that a step's rows are computed in, one after the other, "
         "to save memory; fewer where many devices share the rows."),
     Field("training.remat", "none", "", _one_of(*REMAT),
-        "What the backward pass computes again: none; dots: norms and activations, but no matrix product and no "
-        "attention; ffn: also the products of the feed-forward blocks; full: all. offload: as ffn, what it keeps lying in "
-        "the memory of the host (TPUs and GPUs). 'plan' says what each needs."),
+        "What the backward pass computes again: none; dots: norms and activations, no matrix product and no attention; "
+        "ffn: also products of the feed-forward blocks; full: all. offload: as ffn, and what is kept lies in the "
+        "memory of the host (TPUs and GPUs). scratchpatch plan compares them."),
     Field("training.dtype", "float32", "", _one_of(*_DTYPES),
         "Activations, and the numbers that matrix products multiply: float32 is never less, on TPUs and GPUs too. "
         "Parameters, logits, loss and log-sum-exps stay float32."),

@@ -76,7 +76,7 @@ def window_ranges(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def visits(begin_N: np.ndarray, end_N: np.ndarray, queries: int, keys: int, size: int) -> int:
-    """Pairs of a block of queries and a block of keys that a kernel visits for one row and head; size: keys of a row"""
+    """Pairs of a block of queries and one of keys that a kernel visits for one row and head. size: keys of a row."""
     begin_BN, end_BN = (blocks.pad(jnp.asarray(x)[None], 1, queries) for x in (begin_N, end_N))
     return int(blocks.seen(begin_BN, end_BN, queries, keys, size + -size % keys).sum())
 
@@ -91,8 +91,8 @@ def attention(backend: str, shape: Shape, begin_N: np.ndarray, end_N: np.ndarray
 
 
 def tpu(shape: Shape, begin_N: np.ndarray, end_N: np.ndarray) -> dict[str, Pass]:
-    """`splash.Kernel`: a query of q, k, v and d per head is fetched as its block comes up, the other side at each
-    visit, since nothing caches it.
+    """`splash.Kernel`: what a grid's outer axis names is fetched once, the other side at each visit; nothing caches
+    it.
     """
     bq, bk = splash.block_size(shape.queries), splash.block_size(shape.keys)
     seen = visits(begin_N, end_N, bq, bk, shape.keys) * shape.rows * shape.heads
@@ -108,7 +108,9 @@ def tpu(shape: Shape, begin_N: np.ndarray, end_N: np.ndarray) -> dict[str, Pass]
     fixed = 2 * state + 2 * lanes
     by_query = 3 * state + lanes + 8
     return {
-        "forward": one(2, queries * fixed + seen * bk * 2 * state, fixed, 2 * state, bq * (2 * lanes + shape.width * 4)),
+        "forward": one(
+            2, queries * fixed + seen * bk * 2 * state, fixed, 2 * state, bq * (2 * lanes + shape.width * 4)
+        ),
         "gradient of queries": one(
             3, queries * by_query + seen * bk * 2 * state, by_query, 2 * state, bq * shape.width * 4
         ),

@@ -25,12 +25,12 @@ def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True, p
     """The plan of a config on a TPU pod, to whose slices mesh.slice is set.
 
     full: compile to the end, machine code included. smallest: look for the smallest pod of the kind that fits, by
-    compiling for it. policies: estimate the other policies of training.remat too. Returns a dict: topology, slices, chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer,
-    activations, temporaries, total}, hbm_bytes, flops_per_chip, useful_flops_per_chip, collectives {kind: {axes:
-    bytes}}, collective_bytes_per_chip, seconds {compute, memory, ici, dcn, host}, seconds_estimate, bound_by,
-    mfu_estimate, bytes_per_second, padding, warnings, remat {policy: {total, fits, seconds, mfu}}, smallest_topology,
-    compile_seconds. Bytes of collectives are those that one
-    chip sends in one step. Raises UserError as `ahead_of_time.compile_step` does.
+    compiling for it. policies: estimate the other policies of training.remat too. Returns a dict: topology, slices,
+    chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer, activations, temporaries, total}, hbm_bytes,
+    flops_per_chip, useful_flops_per_chip, collectives {kind: {axes: bytes}}, collective_bytes_per_chip, seconds
+    {compute, memory, ici, dcn, host}, seconds_estimate, bound_by, mfu_estimate, bytes_per_second, padding, warnings,
+    remat {policy: {total, fits, seconds, mfu}}, smallest_topology, compile_seconds. Bytes of collectives are those that
+    one chip sends in one step. Raises UserError as `ahead_of_time.compile_step` does.
     """
     config = config_lib.from_flat(config_lib.flat(config) | {"mesh.slice": pod.slices})
     config_lib.check(config)
@@ -104,9 +104,10 @@ def _timing(config, cost: StepCost, chip: Chip, totals: dict) -> dict:
     sent = [(axes.split("+"), size) for by_axes in totals.values() for axes, size in by_axes.items()]
     everywhere = sum(size for _, size in sent)
     between_slices = sum(size for axes, size in sent if "slice" in axes)
-    times, in_kernels = precision.times_of_bfloat16(config.training.dtype, chip.kind), sum(x.flops for x in cost.kernels)
+    times = precision.times_of_bfloat16(config.training.dtype, chip.kind)
+    outside = cost.flops - sum(x.flops for x in cost.kernels)
     seconds = {
-        "compute": (cost.flops - in_kernels) * times / (chip.flops * ATTAINABLE)
+        "compute": outside * times / (chip.flops * ATTAINABLE)
         + sum(kernel_seconds(x, chip, times) for x in cost.kernels),
         "memory": cost.traffic / (chip.bandwidth * ATTAINABLE),
         "ici": (everywhere - between_slices) / (chip.ici * ATTAINABLE), "dcn": between_slices / (chip.dcn * ATTAINABLE),

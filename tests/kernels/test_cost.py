@@ -73,7 +73,8 @@ def test_a_gpus_programs_by_hand(width, registers, held):
     assert passes["forward"].threads == 32 * pallas_gpu.warps(width)
     # Shared memory bounds what runs at once, as long as the compiler takes no more registers than must be.
     assert passes["forward"].programs == 227 // held
-    assert passes["gradients of keys"].programs == min(65536 // (passes["forward"].threads * registers[2]), 227 // (48 * width // 64))
+    by_registers = 65536 // (passes["forward"].threads * registers[2])
+    assert passes["gradients of keys"].programs == min(by_registers, 227 // (48 * width // 64))
 
 
 def test_passes_of_a_tpu_by_hand():

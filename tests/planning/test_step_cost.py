@@ -6,7 +6,7 @@ import pytest
 
 from experiments.scale import sizes
 from scratchpatch import config as config_lib
-from scratchpatch.accounting import chips, flops
+from scratchpatch.accounting import chips
 from scratchpatch.config_fields import REMAT
 from scratchpatch.kernels import attention
 from scratchpatch.model import loss as loss_lib, weights
