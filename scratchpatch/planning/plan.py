@@ -195,13 +195,14 @@ def text(plan: dict) -> str:
     slices = f" x {plan['slices']} slices" if plan["slices"] > 1 else ""
     parts = f", rows in {plan['parts']} parts" if plan["parts"] > 1 else ""
     kinds = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in held.items() if kind != "total")
+    host = f", to the host {seconds['host']:.3f}" if seconds["host"] else ""
     lines = [
         f"{plan['topology']}{slices}: {plan['chips']} chips, {mesh}{parts}",
         f"{'fits' if plan['fits'] else 'DOES NOT FIT'}: {held['total'] / GIB:.2f} of {plan['hbm_bytes'] / GIB:.2f} GiB "
         f"per chip ({kinds})",
         f"step {plan['seconds_estimate']:.3f} s by our roofline, bound by {plan['bound_by']} "
         f"(compute {seconds['compute']:.3f}, memory {seconds['memory']:.3f}, network {seconds['ici']:.3f}, "
-        f"between slices {seconds['dcn']:.3f})",
+        f"between slices {seconds['dcn']:.3f}{host})",
         f"{quantity(plan['bytes_per_second'])}B of text per second; {quantity(plan['flops_per_chip'])}FLOP per chip, "
         f"{quantity(plan['useful_flops_per_chip'])} of them useful: MFU {plan['mfu_estimate']:.0%}",
         f"a chip sends {quantity(plan['collective_bytes_per_chip'])}B per step",
