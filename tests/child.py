@@ -20,7 +20,6 @@ _PRELOADED = [
     "orbax.checkpoint",
     "scratchpatch.report.page",
     "scratchpatch.training.loop",
-    "tensorboardX",
 ]
 
 

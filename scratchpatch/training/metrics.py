@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
-from absl import logging
+import jax
+import jax.numpy as jnp
 
 from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
@@ -63,10 +64,7 @@ class MetricsWriter:
         # The lines must be readable, and what a kill has torn goes.
         _records(self._path)
         self._rewrite(_lines(self._path))
-        try:
-            self._events = EventFiles(self._path.parent / "tensorboard")
-        except UserError as error:
-            logging.info("no TensorBoard files: %s", error)
+        self._events = EventFiles(self._path.parent / "tensorboard")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; it is with the system when this returns, or waits for another try. values: names to numbers
@@ -76,14 +74,12 @@ class MetricsWriter:
             return
         values = {name: plain(value) for name, value in values.items()}
         self._lines.add(_text({"step": int(step), **values}))
-        if self._events:
-            self._events.write(int(step), values)
+        self._events.write(int(step), values)
 
     def truncate(self, last_step: int) -> None:
         """Drop the lines of steps after `last_step`; -1 drops all."""
         self.close()
-        if self._events:
-            self._events.truncate(last_step)
+        self._events.truncate(last_step)
         kept = [record["step"] <= last_step for record in _records(self._path)]
         self._rewrite(list(itertools.compress(_lines(self._path), kept)))
 
@@ -168,13 +164,19 @@ def _text(record: dict[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
+def packed(sums: Mapping[str, jax.Array]) -> jax.Array:
+    """float32 [sums]: scalars, sorted by name, as one array."""
+    return jnp.stack([sums[name].astype(jnp.float32) for name in sorted(sums)])
+
+
 class Measures:
     """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds. learning_rate: by the step's index,
     on the host: asking a device would wait behind the step it runs.
     """
 
     def __init__(self, config, learning_rate: Callable[[int], float], devices):
-        self._config, self._learning_rate = config, learning_rate
+        self._learning_rate, self._has_trunk = learning_rate, config.model.trunk.kind != "none"
+        self._flops = flops.by_sum(config)
         peak = chips.peak_flops(devices[0].device_kind)
         self._peak = peak and peak * len(devices)
 
@@ -195,7 +197,7 @@ class Measures:
             "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
             "gradient_norm": sums["gradient_norm"], "learning_rate": self._learning_rate(index), "bytes": sums["bytes"],
         }
-        if self._config.model.trunk.kind != "none":
+        if self._has_trunk:
             copied = ("suppressed_commits", "suppressed_scratchpads", "patching_threshold", "trigger_threshold")
             values |= {
                 "trunk_calls_per_byte": commits + scratchpads, "scratchpads_per_byte": scratchpads,
@@ -210,7 +212,7 @@ class Measures:
             values["head_bpb"] = bits(sums["head_nats"])
         if seconds:
             values["bytes_per_second"] = sums["bytes"] / seconds
-            values["flops_per_second"] = flops.trained(self._config, sums) / seconds
+            values["flops_per_second"] = flops.of_sums(self._flops, sums) / seconds
             if self._peak:
                 values["mfu"] = values["flops_per_second"] / self._peak
         return values
