@@ -19,8 +19,8 @@ from scratchpatch.bench.results import Result, at_least
 from scratchpatch.data.batches import Batches
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.evaluation import bpb
+from scratchpatch.inference import windows
 from scratchpatch.inference.language_model import LanguageModel
-from scratchpatch.inference.windows import Head
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.training import optimizer
 from scratchpatch.training.entropies import fingerprint
@@ -59,7 +59,7 @@ def _of_config(config):
     times = timing.take_turns(subjects | {"gemm": gemm, "evaluation": evaluation}, _SECONDS)
     peak = gemm.flops / times.best("gemm")
     numbers = {name: _numbers(subject, times.median(name), peak) for name, subject in subjects.items()}
-    numbers["evaluation"] = {"bytes_per_second": evaluation.bytes / times.median("evaluation")}
+    numbers["evaluation"] = evaluation.numbers(times.median("evaluation"), peak)
     # The byte-level twin is there for comparison, and no size that one would train.
     targets = [
         at_least(f"{name}: share of the GEMM peak", numbers[name]["share_of_gemm_peak"], _SHARE)
@@ -73,7 +73,7 @@ def _of_config(config):
         f"GEMM peak: the best product of two float32 matrices of {_GEMM_SIZE} x {_GEMM_SIZE} of its turns; shares "
         "are of useful FLOPs, recomputation and empty slots not counted",
         "evaluation: what `eval` does with the config's model, compressors left out; windows overlap by half, so each "
-        "byte of a long text is computed twice",
+        "byte of a long text is computed twice, and FLOPs are those of what is computed",
     )
     return numbers, targets, notes
 
@@ -165,16 +165,26 @@ class Gemm:
 
 
 class Evaluation:
-    """Bits per byte of the beginning of the config's text, by random weights, again and again. bytes: answered."""
+    """Bits per byte of the beginning of the config's text, by random weights, again and again. bytes: that are answered
+    for; computed: those of the overlapping windows.
+    """
 
     def __init__(self, config):
         self._model = LanguageModel(config, weights_lib.random(config, config.seed))
         stream, _ = Batches(config).streams[0]
-        self._text = Head(stream, _EVALUATED)
+        self._text = windows.Head(stream, _EVALUATED)
         self.bytes = len(self._text)
+        self.computed = windows.count(self.bytes, config.data.window) * config.data.window
 
     def __call__(self) -> None:
-        bpb.measure(self._model, [self._text], compressor_bytes=0, label="")
+        self._said = bpb.measure(self._model, [self._text], compressor_bytes=0, label="")
+
+    def numbers(self, seconds: float, peak: float) -> dict:
+        """As `_rates`, of calls that take so many seconds."""
+        rates = _rates(self.computed, self._said["flops_per_byte"] * self.computed, seconds, peak)
+        shown = ("kiloflops_per_byte", "gigaflops_per_second", "gemm_gigaflops_per_second", "share_of_gemm_peak")
+        speeds = {"bytes_per_second": self.bytes / seconds, "computed_bytes_per_second": self.computed / seconds}
+        return speeds | {name: rates[name] for name in shown}
 
 
 @contextlib.contextmanager
