@@ -42,9 +42,21 @@ def choose() -> None:
     _chosen = others
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def unused_gpu() -> bool:
     """Whether an NVIDIA GPU is there, and `choose` took the CPU because JAX has no plugin for it."""
     return _chosen == "cpu" and _any(_GPU_DEVICES["cuda"]) and not any("cuda" in name for name in _plugins())
+
+
+def accelerator() -> bool:
+    """Whether a GPU or a TPU may be there; where the user has JAX take the CPU alone, none is."""
+    if _chosen is None and os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
+    return any(_any(files) for files in _GPU_DEVICES.values()) or _may_have_tpu()
 
 
 def _others() -> str | None:

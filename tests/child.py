@@ -20,6 +20,7 @@ _PRELOADED = [
     "orbax.checkpoint",
     "scratchpatch.report.page",
     "scratchpatch.training.loop",
+    "tensorboardX",
 ]
 
 

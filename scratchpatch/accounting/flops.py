@@ -124,6 +124,26 @@ def compiled(config, length: int) -> dict[str, float]:
     return _forward(config, Work(slots=slots, **keys, trunk_keys=commits + 1, pool_keys=pool_keys))
 
 
+def products(config, length: int) -> dict[str, float]:
+    """As `compiled`, without the attention of the layers of encoder, entropy head, trunk and decoder."""
+    work = Work(
+        slots=sum(config_lib.slots(config, length)) / length, encoder_keys=0.0, decoder_keys=0.0, trunk_keys=0.0,
+        entropy_keys=multiplied_keys(config.model.entropy_model.window, length),
+        pool_keys=sum(config_lib.slots(config, length)) / length * config_lib.patch_limit(config),
+    )
+    return _forward(config, work)
+
+
+def recomputed(width: int, kv_width: int, multiplier: float, remat: str) -> float:
+    """FLOPs of the projections of one layer at one position that a policy of `stack.REMAT_POLICIES` computes again. No
+    policy repeats the last one, since no gradient reads what it gives.
+    """
+    if remat in ("none", "dots"):
+        return 0.0
+    attention = 4 * width * (width + kv_width) if remat == "full" else 0.0
+    return attention + 4 * width * ffn_width(width, multiplier)
+
+
 def _of_tiers(config, keys: Callable[[int, int], float], length: int) -> dict[str, float]:
     tiers = {"encoder": "encoder", "entropy": "entropy_model", "decoder": "decoder"}
     return {f"{name}_keys": keys(config.model[tier].window, length) for name, tier in tiers.items()}
@@ -151,9 +171,14 @@ def _forward(config, work: Work) -> dict[str, float]:
     if m.decoder.injection == "add":
         decoder += slots * 2 * big * d
     else:
-        k = m.decoder.context_vectors
-        decoder += slots * 2 * big * k * d + m.decoder.layers * (slots * k * 4 * d * d + 4 * d * d + 4 * d * k)
+        decoder += slots * 2 * big * m.decoder.context_vectors * d + m.decoder.layers * cross_attention(config, slots)
     return tiers | {"decoder": decoder}
+
+
+def cross_attention(config, slots: float) -> float:
+    """One layer's, of one byte to the context vectors of its slot; slots: per byte."""
+    d, k = config.model.d_byte, config.model.decoder.context_vectors
+    return slots * k * 4 * d * d + 4 * d * d + 4 * d * k
 
 
 def _pooling(config, slots: float, keys: float) -> float:

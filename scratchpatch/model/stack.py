@@ -25,16 +25,31 @@ def unrolled():
         _UNROLL = False
 
 
+# On a CPU a loop copies all that its layers keep for the backward pass, and what fills a step of a small model is such
+# copies. So few layers are traced one by one there; not those that are recomputed, since XLA would share the work.
+_UNROLLED_ON_CPU = 8
+
+_P = jax.checkpoint_policies
+# Names in a layer: what its attention reads and gives, and the state after it.
+_ATTENTION = ["heads", "attended", "middle"]
+# By the values of training.remat but none: what the forward pass keeps for the backward pass.
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": _P.save_from_both_policies(_P.dots_with_no_batch_dims_saveable, _P.save_only_these_names(*_ATTENTION)),
+    "ffn": _P.save_only_these_names(*_ATTENTION),
+    "offload": _P.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=_ATTENTION,
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+    "full": _P.nothing_saveable,
 }
 
 
 class Stack(nnx.Module):
     """`layers` copies of what `make(rngs)` builds; with 0 layers the identity.
 
-    remat: what the backward pass recomputes: none, dots, full.
+    remat: what the backward pass recomputes: config field training.remat.
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], layers: int, remat: str, rngs: nnx.Rngs):
@@ -55,7 +70,8 @@ class Stack(nnx.Module):
         if self.remat != "none":
             # XLA inlines a scan of one layer, and would then share what is to be recomputed.
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=self.layers == 1 or _UNROLL)
-        return jax.lax.scan(body, x, parameters, unroll=self.layers if _UNROLL else 1)[0]
+        few = self.remat == "none" and self.layers <= _UNROLLED_ON_CPU and attention.traced_platform() == "cpu"
+        return jax.lax.scan(body, x, parameters, unroll=self.layers if _UNROLL or few else 1)[0]
 
     def separate(self) -> tuple[nnx.Module, ...]:
         """The layers one by one, each with a copy of its part of the parameters."""

@@ -17,6 +17,7 @@ from typing import Any, Required, TypedDict
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
@@ -64,7 +65,10 @@ class MetricsWriter:
         # The lines must be readable, and what a kill has torn goes.
         _records(self._path)
         self._rewrite(_lines(self._path))
-        self._events = EventFiles(self._path.parent / "tensorboard")
+        try:
+            self._events = EventFiles(self._path.parent / "tensorboard")
+        except UserError as error:
+            logging.info("no TensorBoard files: %s", error)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; it is with the system when this returns, or waits for another try. values: names to numbers
@@ -74,12 +78,14 @@ class MetricsWriter:
             return
         values = {name: plain(value) for name, value in values.items()}
         self._lines.add(_text({"step": int(step), **values}))
-        self._events.write(int(step), values)
+        if self._events:
+            self._events.write(int(step), values)
 
     def truncate(self, last_step: int) -> None:
         """Drop the lines of steps after `last_step`; -1 drops all."""
         self.close()
-        self._events.truncate(last_step)
+        if self._events:
+            self._events.truncate(last_step)
         kept = [record["step"] <= last_step for record in _records(self._path)]
         self._rewrite(list(itertools.compress(_lines(self._path), kept)))
 

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from scratchpatch import compilation_cache, config as config_lib, sharding
 from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.errors import UserError
 from scratchpatch.model import benefit, loss as loss_lib, weights as weights_lib
 from scratchpatch.training import optimizer as optimizer_lib
 
@@ -50,6 +51,8 @@ class Trainer:
 
     def __init__(self, config, mesh):
         config = mesh_lib.settled(config, mesh)
+        if config.training.remat == "offload" and mesh.devices.flat[0].platform == "cpu":
+            raise UserError("training.remat = 'offload' needs a TPU or a GPU, and this runs on cpu: set it to 'ffn'")
         self.config, self.mesh = config, mesh
         self.definition, weights = weights_lib.abstract(config)
         everywhere = NamedSharding(mesh, PartitionSpec())

@@ -2,18 +2,18 @@
 
 import json
 import math
+import sys
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from scratchpatch.accounting import flops
 from scratchpatch.errors import UserError
-from scratchpatch.training import appended, metrics, optimizer, tensorboard
+from scratchpatch.training import appended, metrics, optimizer
 from scratchpatch.training.metrics import Measures, MetricsWriter, read_metrics
 from tests import tiny
 from tests.full_disk import Disk
@@ -96,10 +96,17 @@ def test_tensorboard_gets_the_numbers_and_is_told_what_a_resumed_run_purges(tmp_
     assert restarts == [1]
 
 
-@pytest.mark.parametrize("size", [0, 1, 3, 4, 9, 1023, 1024, 1025, 1027, 3000])
-def test_the_checksums_are_tensorboards(size):
-    data = np.random.default_rng(size).bytes(size)
-    assert tensorboard.checksum(data) == crc32c(data)
+def test_without_its_package_there_is_no_tensorboard_and_the_log_names_the_command(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="absl")
+    for name in ("tensorboardX.proto.event_pb2", "tensorboardX.record_writer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    writer = MetricsWriter(tmp_path)
+    writer.truncate(0)
+    writer.write(1, {"bpb": 3.0})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "bpb": 3.0}] and not (tmp_path / "tensorboard").exists()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("no TensorBoard files: ") and said.endswith("or bash launch/setup.sh tensorboard")
 
 
 def test_a_process_that_writes_nothing_leaves_no_file(tmp_path, monkeypatch):
