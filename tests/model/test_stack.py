@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from scratchpatch.kernels import attention
 from scratchpatch.model import layers, stack
 
 
@@ -52,11 +53,21 @@ def test_remat_wraps_each_layer_and_keeps_the_gradient(remat):
     np.testing.assert_allclose(wrapped(x), plain(x), rtol=1e-6)
 
 
+def loops(module) -> int:
+    return jax.jit(lambda x: run(module, x)).lower(jnp.ones((2, 4))).as_text().count("stablehlo.while")
+
+
+def test_a_cpu_runs_few_layers_that_are_not_recomputed_without_a_loop():
+    assert [loops(make()), loops(make("full")), loops(make(depth=9))] == [0, 1, 1]
+    with attention.platform("tpu"):
+        assert loops(make()) == 1
+
+
 def test_unrolled_holds_only_inside_its_block():
-    module, x = make(), jnp.ones((2, 4))
+    module = make(depth=9)
 
     def count():
-        return jax.jit(lambda x: run(module, x)).lower(x).as_text().count("stablehlo.while")
+        return loops(module)
 
     assert count() == 1
     with stack.unrolled():
