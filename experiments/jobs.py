@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import corpora
+from scratchpatch import heap
 from scratchpatch.errors import UserError
 from scratchpatch.progress import Progress
 
@@ -98,7 +99,8 @@ def _run_one(job: Job, cores: queue.Queue) -> str:
     job.folder.mkdir(parents=True, exist_ok=True)
     try:
         with (job.folder / "log").open("a") as log:
-            process = subprocess.Popen([sys.executable, "-m", job.module, *job.arguments], stdout=log, stderr=log)
+            command = [sys.executable, "-m", job.module, *job.arguments]
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | heap.settings())
             if core is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, {core})
             if process.wait():
