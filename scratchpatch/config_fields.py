@@ -45,6 +45,7 @@ TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random",
 SCORED = (*ENTROPY_PATCHIFIERS, *BENEFIT_TRIGGERS)
 POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat")
 BACKENDS = ("auto", "xla", "splash", "pallas", "blocked")
+REMAT = ("none", "dots", "ffn", "offload", "full")
 _DTYPES = ("float32", "bfloat16")
 # Bytes of a mark, and marks.
 LONGEST_MARK, _MOST_MARKS = 3, 64
@@ -272,8 +273,10 @@ FIELDS = (
     Field("training.batch_rows", 8, "rows", _ROWS, "Rows of one optimizer step, over all devices."),
     Field("training.accumulation", 1, "parts", _ROWS, "Parts that a step's rows are computed in, one after the other, "
         "to save memory; fewer where many devices share the rows."),
-    Field("training.remat", "none", "", _one_of("none", "dots", "full"),
-        "What the backward pass recomputes: none, dots (all but matrix products), full."),
+    Field("training.remat", "none", "", _one_of(*REMAT),
+        "What the backward pass computes again: none; dots: norms and activations, no matrix product and no attention; "
+        "ffn: also products of the feed-forward blocks; full: all. offload: as ffn, and what is kept lies in the "
+        "memory of the host (TPUs and GPUs). scratchpatch plan compares them."),
     Field("training.dtype", "float32", "", _one_of(*_DTYPES),
         "Activations, and the numbers that matrix products multiply: float32 is never less, on TPUs and GPUs too. "
         "Parameters, logits, loss and log-sum-exps stay float32."),

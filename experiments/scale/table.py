@@ -55,7 +55,7 @@ def planned(case: Case) -> dict | str:
     pod = topology.parse(case.pod, case.slices)
     config.training.batch_rows = case.rows * pod.devices
     try:
-        return plan.plan_tpu(config, pod, smallest=False)
+        return plan.plan_tpu(config, pod, smallest=False, policies=False)
     except UserError as error:
         return str(error)
 

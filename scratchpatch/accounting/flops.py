@@ -6,7 +6,7 @@ commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooli
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from scratchpatch import config as config_lib
 from scratchpatch.kernels import attention
@@ -15,6 +15,9 @@ from scratchpatch.model.layers import ffn_width
 from scratchpatch.patching.scores import AGES
 
 TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "benefit head", "pooling", "trunk", "decoder")
+# The sums over a batch that say what work there was.
+_KEYS = ("encoder_keys", "entropy_keys", "decoder_keys", "pool_keys")
+_SUMS = ("positions", "commits", "scratchpads", "trunk_keys", *_KEYS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +40,25 @@ def flops_per_byte(config, commits_per_byte: float, scratchpads_per_byte: float,
     return sum(inference(config, commits_per_byte, scratchpads_per_byte, window).values())
 
 
-def trained(config, sums: dict[str, float]) -> float:
+def trained(config, sums: Mapping[str, float]) -> float:
     """Useful FLOPs of a train step of these sums (`loss.sums`): keys are counted, not estimated."""
-    return sums["positions"] * sum(_of_training(config, _forward(config, counted(sums))).values())
+    return of_sums(by_sum(config), sums)
+
+
+def of_sums(by_sum: Mapping[str, float], sums: Mapping[str, float]) -> float:
+    """`trained`, by what `by_sum` says of the config."""
+    return sum(flops * sums[name] for name, flops in by_sum.items())
+
+
+def by_sum(config) -> dict[str, float]:
+    """Useful FLOPs of a train step for one more of each of its sums, by the sum's name: `trained` is linear in them."""
+
+    def of_step(**more: int) -> float:
+        sums = dict.fromkeys(_SUMS, 0.0) | {"positions": 1.0, "commits": 1.0}
+        sums |= {name: sums[name] + number for name, number in more.items()}
+        return sums["positions"] * sum(_of_training(config, _forward(config, counted(sums))).values())
+
+    return {name: of_step(**{name: 1}) - of_step() for name in _SUMS}
 
 
 def inference(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
@@ -91,8 +110,7 @@ def expected(config, commits_per_byte: float, scratchpads_per_byte: float, windo
 def counted(sums: dict[str, float]) -> Work:
     """The work of a batch, from sums over it (`loss.sums`)."""
     positions, slots = max(sums["positions"], 1.0), sums["commits"] + sums["scratchpads"]
-    names = ("encoder_keys", "entropy_keys", "decoder_keys", "pool_keys")
-    per_position = {name: sums[name] / positions for name in names}
+    per_position = {name: sums[name] / positions for name in _KEYS}
     return Work(slots=slots / positions, trunk_keys=sums["trunk_keys"] / max(slots, 1.0), **per_position)
 
 
@@ -104,6 +122,26 @@ def compiled(config, length: int) -> dict[str, float]:
     slots, keys = (commits + scratchpads) / length, _of_tiers(config, multiplied_keys, length)
     pool_keys = slots * config_lib.patch_limit(config)
     return _forward(config, Work(slots=slots, **keys, trunk_keys=commits + 1, pool_keys=pool_keys))
+
+
+def products(config, length: int) -> dict[str, float]:
+    """As `compiled`, without the attention of the layers of encoder, entropy head, trunk and decoder."""
+    work = Work(
+        slots=sum(config_lib.slots(config, length)) / length, encoder_keys=0.0, decoder_keys=0.0, trunk_keys=0.0,
+        entropy_keys=multiplied_keys(config.model.entropy_model.window, length),
+        pool_keys=sum(config_lib.slots(config, length)) / length * config_lib.patch_limit(config),
+    )
+    return _forward(config, work)
+
+
+def recomputed(width: int, kv_width: int, multiplier: float, remat: str) -> float:
+    """FLOPs of the projections of one layer at one position that a policy of `stack.REMAT_POLICIES` computes again. No
+    policy repeats the last one, since no gradient reads what it gives.
+    """
+    if remat in ("none", "dots"):
+        return 0.0
+    attention = 4 * width * (width + kv_width) if remat == "full" else 0.0
+    return attention + 4 * width * ffn_width(width, multiplier)
 
 
 def _of_tiers(config, keys: Callable[[int, int], float], length: int) -> dict[str, float]:
@@ -133,9 +171,14 @@ def _forward(config, work: Work) -> dict[str, float]:
     if m.decoder.injection == "add":
         decoder += slots * 2 * big * d
     else:
-        k = m.decoder.context_vectors
-        decoder += slots * 2 * big * k * d + m.decoder.layers * (slots * k * 4 * d * d + 4 * d * d + 4 * d * k)
+        decoder += slots * 2 * big * m.decoder.context_vectors * d + m.decoder.layers * cross_attention(config, slots)
     return tiers | {"decoder": decoder}
+
+
+def cross_attention(config, slots: float) -> float:
+    """One layer's, of one byte to the context vectors of its slot; slots: per byte."""
+    d, k = config.model.d_byte, config.model.decoder.context_vectors
+    return slots * k * 4 * d * d + 4 * d * d + 4 * d * k
 
 
 def _pooling(config, slots: float, keys: float) -> float:

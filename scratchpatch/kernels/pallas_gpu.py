@@ -19,9 +19,11 @@ from jax.experimental.pallas import triton
 from scratchpatch.kernels import blocks
 
 # Queries, and keys, of a block: the backward pass sums two [64, 128] gradients in registers.
-_BLOCK = 64
+BLOCK = 64
 # Wider heads spill them.
 _WIDEST = 128
+# Blocks that are fetched at a time.
+STAGES = 2
 # Logit of a key that is not seen: finite, so that no maximum is -inf.
 _UNSEEN = -1e30
 
@@ -55,7 +57,7 @@ class Kernel:
     def backward(self, q_BNHK, k_BSGK, v_BSGK, begin_BN, end_BN, out_BNHK, total_BHN, d_BNHK):
         mean_BHN = jnp.einsum("bnhk,bnhk->bhn", d_BNHK, out_BNHK, preferred_element_type=jnp.float32)
         q, k, v, (begin, end) = _whole(q_BNHK), _whole(k_BSGK), _whole(v_BSGK), _whole_ranges(begin_BN, end_BN)
-        d, total, mean = _whole(d_BNHK), blocks.pad(total_BHN, 2, _BLOCK), blocks.pad(mean_BHN, 2, _BLOCK)
+        d, total, mean = _whole(d_BNHK), blocks.pad(total_BHN, 2, BLOCK), blocks.pad(mean_BHN, 2, BLOCK)
         of_queries, of_keys = self._visits(begin, end, k.shape[1])
         specs = _by_query(q, k, of_queries)
         (dq,) = self._call(
@@ -77,10 +79,10 @@ class Kernel:
 
     def _visits(self, begin_BN, end_BN, size: int):
         """For queries and for keys: int32 [B, blocks, 1 + V], how many blocks to visit, and which."""
-        see_BIJ = blocks.seen(begin_BN, end_BN, _BLOCK, _BLOCK, size)
+        see_BIJ = blocks.seen(begin_BN, end_BN, BLOCK, BLOCK, size)
 
         def visits(see_BIJ):
-            visit_BIV, count_BI = blocks.steps(see_BIJ, blocks.most(see_BIJ.shape[2], _BLOCK, self.band))
+            visit_BIV, count_BI = blocks.steps(see_BIJ, blocks.most(see_BIJ.shape[2], BLOCK, self.band))
             return jnp.concatenate([count_BI[..., None], visit_BIV], axis=-1)
 
         return visits(see_BIJ), visits(see_BIJ.swapaxes(1, 2))
@@ -90,11 +92,11 @@ class Kernel:
         rows, length, heads, width = shape
         return pl.pallas_call(
             kernel,
-            grid=(length // _BLOCK, heads, rows),
+            grid=(length // BLOCK, heads, rows),
             in_specs=in_specs,
             out_specs=out_specs,
             out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like],
-            compiler_params=triton.CompilerParams(num_warps=4 if width <= 64 else 8, num_stages=2),
+            compiler_params=triton.CompilerParams(num_warps=warps(width), num_stages=STAGES),
             interpret=self.interpret,
         )
 
@@ -103,13 +105,23 @@ def _scale(x_BNHK) -> float:
     return x_BNHK.shape[-1] ** -0.5
 
 
+def padded(width: int) -> int:
+    """A head's width as Triton has it: a power of 2, and enough for a product."""
+    return max(pl.next_power_of_2(width), 16)
+
+
+def warps(width: int) -> int:
+    """Warps of a program, for a padded width."""
+    return 4 if width <= 64 else 8
+
+
 def _whole(x_BNHK):
-    """Whole blocks; of a width that Triton has: a power of 2, and enough for a product."""
-    return blocks.pad(blocks.pad(x_BNHK, 1, _BLOCK), 3, max(pl.next_power_of_2(x_BNHK.shape[3]), 16))
+    """Whole blocks, of a width that Triton has."""
+    return blocks.pad(blocks.pad(x_BNHK, 1, BLOCK), 3, padded(x_BNHK.shape[3]))
 
 
 def _whole_ranges(begin_BN, end_BN):
-    return blocks.pad(begin_BN, 1, _BLOCK), blocks.pad(end_BN, 1, _BLOCK)
+    return blocks.pad(begin_BN, 1, BLOCK), blocks.pad(end_BN, 1, BLOCK)
 
 
 def _part(x, like):
@@ -122,10 +134,10 @@ def _by_query(q, k, visits):
     shared = q.shape[2] // groups
     return {
         "visits": pl.BlockSpec((None, None, visits.shape[2]), lambda i, h, b: (b, i, 0)),
-        "range": pl.BlockSpec((None, _BLOCK), lambda i, h, b: (b, i)),
-        "query": pl.BlockSpec((None, _BLOCK, None, width), lambda i, h, b: (b, i, h, 0)),
+        "range": pl.BlockSpec((None, BLOCK), lambda i, h, b: (b, i)),
+        "query": pl.BlockSpec((None, BLOCK, None, width), lambda i, h, b: (b, i, h, 0)),
         "keys": pl.BlockSpec((None, length, None, width), lambda i, h, b: (b, 0, lax.div(h, shared), 0)),
-        "sum": pl.BlockSpec((None, None, _BLOCK), lambda i, h, b: (b, h, i)),
+        "sum": pl.BlockSpec((None, None, BLOCK), lambda i, h, b: (b, h, i)),
     }
 
 
@@ -137,18 +149,18 @@ def _by_key(q, k, visits):
         "visits": pl.BlockSpec((None, None, visits.shape[2]), lambda j, g, b: (b, j, 0)),
         "ranges": pl.BlockSpec((None, length), lambda j, g, b: (b, 0)),
         "queries": pl.BlockSpec((None, length, shared, width), lambda j, g, b: (b, 0, g, 0)),
-        "key": pl.BlockSpec((None, _BLOCK, None, width), lambda j, g, b: (b, j, g, 0)),
+        "key": pl.BlockSpec((None, BLOCK, None, width), lambda j, g, b: (b, j, g, 0)),
         "sums": pl.BlockSpec((None, shared, length), lambda j, g, b: (b, g, 0)),
     }
 
 
 def _rows(block):
-    return pl.ds(block * _BLOCK, _BLOCK)
+    return pl.ds(block * BLOCK, BLOCK)
 
 
 def _seen_by(begin_C, end_C, j):
     """bool [C, T]: which keys of block j each query sees."""
-    key_T = j * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)
+    key_T = j * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
     return (key_T[None, :] >= begin_C[:, None]) & (key_T[None, :] < end_C[:, None])
 
 
@@ -166,7 +178,7 @@ def _forward_kernel(visits, begin, end, q, k, v, out, seen, *, scale):
         return new_C, sum_C * old_C + weights_CT.sum(axis=1), out_CK
 
     # Beside the keys it stands for no weight, and without them the sum is not 0.
-    top_C, sum_C = jnp.full((_BLOCK,), _UNSEEN, jnp.float32), jnp.ones((_BLOCK,), jnp.float32)
+    top_C, sum_C = jnp.full((BLOCK,), _UNSEEN, jnp.float32), jnp.ones((BLOCK,), jnp.float32)
     carry = top_C, sum_C, jnp.zeros(q_CK.shape, jnp.float32)
     top_C, sum_C, out_CK = lax.fori_loop(0, visits[0], body, carry)
     out[...] = (out_CK / sum_C[:, None]).astype(out.dtype)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from scratchpatch import precision, sharding
 
@@ -44,7 +45,8 @@ def _forward(kernel, axes, q, k, v, own_k, own_v, begin, end):
     share, own_share = (jnp.exp(x - total_BHN).swapaxes(1, 2)[..., None] for x in (seen_BHN, own_BHN))
     # Of a query that sees no key, the kernel's result may be anything.
     merged = jnp.where(share > 0, out, 0) * share + own_share * _repeat(own_v, q)
-    merged = merged.astype(v.dtype)
+    # Whoever keeps what has this name needs no second forward pass of the kernel for the gradients.
+    merged, total_BHN = checkpoint_name((merged.astype(v.dtype), total_BHN), "attended")
     return merged, (q, k, v, own_k, own_v, begin, end, merged, total_BHN)
 
 

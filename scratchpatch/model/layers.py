@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from scratchpatch import precision, sharding
 from scratchpatch.kernels import attention
@@ -231,7 +232,7 @@ class Attention(nnx.Module):
         q_BTHK = rope(split(q, self.heads), position_BT, self.theta)
         k_BTGK = rope(split(k, self.kv_heads), position_BT, self.theta)
         v_BTGK = split(v, self.kv_heads)
-        out_BTHK = attend(q_BTHK, k_BTGK, v_BTGK)
+        out_BTHK = attend(*checkpoint_name((q_BTHK, k_BTGK, v_BTGK), "heads"))
         return self.o(out_BTHK.reshape(*out_BTHK.shape[:2], -1))
 
 
@@ -284,5 +285,5 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
         x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)
-        x_BTd = pin(x_BTd, f"{self.name}.middle", self.axes, None)
+        x_BTd = checkpoint_name(pin(x_BTd, f"{self.name}.middle", self.axes, None), "middle")
         return pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), f"{self.name}.layer", self.axes, None)

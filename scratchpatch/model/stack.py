@@ -29,16 +29,27 @@ def unrolled():
 # copies. So few layers are traced one by one there; not those that are recomputed, since XLA would share the work.
 _UNROLLED_ON_CPU = 8
 
+_P = jax.checkpoint_policies
+# Names in a layer: what its attention reads and gives, and the state after it.
+_ATTENTION = ["heads", "attended", "middle"]
+# By the values of training.remat but none: what the forward pass keeps for the backward pass.
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": _P.save_from_both_policies(_P.dots_with_no_batch_dims_saveable, _P.save_only_these_names(*_ATTENTION)),
+    "ffn": _P.save_only_these_names(*_ATTENTION),
+    "offload": _P.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=_ATTENTION,
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+    "full": _P.nothing_saveable,
 }
 
 
 class Stack(nnx.Module):
     """`layers` copies of what `make(rngs)` builds; with 0 layers the identity.
 
-    remat: what the backward pass recomputes: none, dots, full.
+    remat: what the backward pass recomputes: config field training.remat.
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], layers: int, remat: str, rngs: nnx.Rngs):

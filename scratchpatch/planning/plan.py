@@ -6,28 +6,31 @@ from jax.sharding import AbstractMesh
 
 from scratchpatch import config as config_lib, precision
 from scratchpatch.accounting.chips import GIB, Chip
+from scratchpatch.config_fields import REMAT
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import attention
+from scratchpatch.kernels.cost import Pass
 from scratchpatch.output import quantity
 from scratchpatch.planning import ahead_of_time, hlo, topology
 from scratchpatch.planning.layout_warnings import gradient_bytes, layout_warnings, weight_bytes
-from scratchpatch.planning.step_cost import ATTAINABLE, StepCost, step_cost
+from scratchpatch.planning.step_cost import ATTAINABLE, StepCost, step_cost, with_remat
 from scratchpatch.planning.topology import Topology
 
 # A guess at a smaller pod leaves so much of its memory free; so many guesses are compiled.
 _ROOM, _TRIES = 0.95, 3
 
 
-def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True) -> dict:
+def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True, policies: bool = True) -> dict:
     """The plan of a config on a TPU pod, to whose slices mesh.slice is set.
 
     full: compile to the end, machine code included. smallest: look for the smallest pod of the kind that fits, by
-    compiling for it. Returns a dict: topology, slices, chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer,
-    activations, temporaries, total}, hbm_bytes, flops_per_chip, useful_flops_per_chip, collectives {kind: {axes:
-    bytes}}, collective_bytes_per_chip, seconds {compute, memory, ici, dcn}, seconds_estimate, bound_by, mfu_estimate,
-    bytes_per_second, padding, warnings, smallest_topology, compile_seconds. Bytes of collectives are those that one
-    chip sends in one step. Raises UserError as `ahead_of_time.compile_step` does.
+    compiling for it. policies: estimate the other policies of training.remat too. Returns a dict: topology, slices,
+    chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer, activations, temporaries, total}, hbm_bytes,
+    flops_per_chip, useful_flops_per_chip, collectives {kind: {axes: bytes}}, collective_bytes_per_chip, seconds
+    {compute, memory, ici, dcn, host}, seconds_estimate, bound_by, mfu_estimate, bytes_per_second, padding, warnings,
+    remat {policy: {total, fits, seconds, mfu}}, smallest_topology, compile_seconds. Bytes of collectives are those that
+    one chip sends in one step. Raises UserError as `ahead_of_time.compile_step` does.
     """
     config = config_lib.from_flat(config_lib.flat(config) | {"mesh.slice": pod.slices})
     config_lib.check(config)
@@ -45,12 +48,13 @@ def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True) -
     collectives = hlo.collectives(compiled.program, _mesh(settled))
     plan = where | _plan(settled, parts, cost, held, pod.chip, hlo.totals(collectives), collectives)
     return plan | {
+        "remat": _policies(settled, parts, pod.chip, plan, cost, "tpu") if policies else {},
         "smallest_topology": _smallest(settled, pod, plan) if smallest else None,
         "compile_seconds": round(compiled.seconds, 1),
     }
 
 
-def plan_device(config, chip: Chip, count: int) -> dict:
+def plan_device(config, chip: Chip, count: int, policies: bool = True) -> dict:
     """An estimate for `count` devices without compiling: the fields of `plan_tpu` that arithmetic gives."""
     config, parts = _settled(config, count)
     cost = _cost(config, parts, "gpu")
@@ -67,7 +71,8 @@ def plan_device(config, chip: Chip, count: int) -> dict:
         totals["all-reduce"] = {"data": 2 * gradients / mesh.fsdp * (1 - 1 / copies)}
     where = {"topology": f"{chip.name} x {count}", "slices": mesh.slice, "chips": count}
     plan = where | _plan(config, parts, cost, held | {"total": sum(held.values())}, chip, totals, [])
-    return plan | {"smallest_topology": None, "compile_seconds": 0.0}
+    policies = _policies(config, parts, chip, plan, cost, "gpu") if policies else {}
+    return plan | {"remat": policies, "smallest_topology": None, "compile_seconds": 0.0}
 
 
 def _settled(config, devices: int):
@@ -82,10 +87,8 @@ def _mesh(config) -> dict[str, int]:
 
 
 def _cost(config, parts: int, platform: str) -> StepCost:
-    # On an accelerator attention runs in kernels, unless the config says otherwise.
-    fused = "xla" not in (config.kernels.staircase, config.kernels.window)
     with attention.platform(platform):
-        return step_cost(config, parts, fused)
+        return step_cost(config, parts)
 
 
 def _plan(config, parts: int, cost: StepCost, held: dict, chip: Chip, totals: dict, collectives: list) -> dict:
@@ -101,21 +104,57 @@ def _timing(config, cost: StepCost, chip: Chip, totals: dict) -> dict:
     sent = [(axes.split("+"), size) for by_axes in totals.values() for axes, size in by_axes.items()]
     everywhere = sum(size for _, size in sent)
     between_slices = sum(size for axes, size in sent if "slice" in axes)
-    flops_in_bfloat16 = cost.flops * precision.times_of_bfloat16(config.training.dtype, chip.kind)
+    times = precision.times_of_bfloat16(config.training.dtype, chip.kind)
+    outside = cost.flops - sum(x.flops for x in cost.kernels)
     seconds = {
-        "compute": flops_in_bfloat16 / (chip.flops * ATTAINABLE),
+        "compute": outside * times / (chip.flops * ATTAINABLE)
+        + sum(kernel_seconds(x, chip, times) for x in cost.kernels),
         "memory": cost.traffic / (chip.bandwidth * ATTAINABLE),
         "ici": (everywhere - between_slices) / (chip.ici * ATTAINABLE), "dcn": between_slices / (chip.dcn * ATTAINABLE),
+        "host": cost.offloaded / (chip.host * ATTAINABLE) if chip.host else 0.0,
     }
     work = seconds["compute"] + seconds["memory"]
-    step = max(work, seconds["ici"], seconds["dcn"])
-    bound = {work: max("compute", "memory", key=seconds.get), seconds["ici"]: "ici", seconds["dcn"]: "dcn"}[step]
+    beside = {name: seconds[name] for name in ("ici", "dcn", "host")}
+    step = max(work, *beside.values())
+    bound = {work: max("compute", "memory", key=seconds.get)} | {x: name for name, x in beside.items() if x > work}
     return {
         "flops_per_chip": cost.flops, "useful_flops_per_chip": cost.useful, "collectives": totals,
-        "collective_bytes_per_chip": everywhere, "seconds": seconds, "seconds_estimate": step, "bound_by": bound,
+        "collective_bytes_per_chip": everywhere, "seconds": seconds, "seconds_estimate": step, "bound_by": bound[step],
         "mfu_estimate": cost.useful / (step * chip.flops),
         "bytes_per_second": config.training.batch_rows * config.data.window / step, "padding": cost.padding,
     }
+
+
+def kernel_seconds(x: Pass, chip: Chip, times: float = 1.0) -> float:
+    """The time of an attention kernel's pass. Its products run while it asks for memory, and its exponentials, where
+    the maker says how fast they are, before and after them. times: of bfloat16's, for products of its type.
+    """
+    busy = max(x.flops * times / chip.flops, x.moved / chip.bandwidth)
+    return (busy + (x.exponentials / chip.exponentials if chip.exponentials else 0.0)) / ATTAINABLE
+
+
+def _policies(config, parts: int, chip: Chip, planned: dict, cost: StepCost, platform: str) -> dict[str, dict]:
+    """What the step would hold and take under each policy of training.remat. Memory is that of the plan, but for the
+    difference of what is kept; what is sent is that of the plan. A time is None where the link to the host is unknown.
+    """
+    policies = {}
+    for remat in REMAT:
+        other = with_remat(config, remat)
+        changed = cost if remat == config.training.remat else _cost(other, parts, platform)
+        total = planned["bytes_per_chip"]["total"] + changed.activations - cost.activations
+        timing = _timing(other, changed, chip, planned["collectives"])
+        known = chip.host > 0 or not changed.offloaded
+        policies[remat] = {
+            "total": total, "fits": total <= chip.memory, "seconds": timing["seconds_estimate"] if known else None,
+            "mfu": timing["mfu_estimate"] if known else None,
+        }
+    return policies
+
+
+def fastest(policies: dict[str, dict]) -> str | None:
+    """The fastest policy that fits, and of equal ones that which holds least; None: none fits."""
+    fitting = [name for name, x in policies.items() if x["fits"] and x["seconds"] is not None]
+    return min(fitting, key=lambda name: (policies[name]["seconds"], policies[name]["total"]), default=None)
 
 
 def _smallest(config, pod: Topology, plan: dict) -> str | None:
@@ -156,13 +195,14 @@ def text(plan: dict) -> str:
     slices = f" x {plan['slices']} slices" if plan["slices"] > 1 else ""
     parts = f", rows in {plan['parts']} parts" if plan["parts"] > 1 else ""
     kinds = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in held.items() if kind != "total")
+    host = f", to the host {seconds['host']:.3f}" if seconds["host"] else ""
     lines = [
         f"{plan['topology']}{slices}: {plan['chips']} chips, {mesh}{parts}",
         f"{'fits' if plan['fits'] else 'DOES NOT FIT'}: {held['total'] / GIB:.2f} of {plan['hbm_bytes'] / GIB:.2f} GiB "
         f"per chip ({kinds})",
         f"step {plan['seconds_estimate']:.3f} s by our roofline, bound by {plan['bound_by']} "
         f"(compute {seconds['compute']:.3f}, memory {seconds['memory']:.3f}, network {seconds['ici']:.3f}, "
-        f"between slices {seconds['dcn']:.3f})",
+        f"between slices {seconds['dcn']:.3f}{host})",
         f"{quantity(plan['bytes_per_second'])}B of text per second; {quantity(plan['flops_per_chip'])}FLOP per chip, "
         f"{quantity(plan['useful_flops_per_chip'])} of them useful: MFU {plan['mfu_estimate']:.0%}",
         f"a chip sends {quantity(plan['collective_bytes_per_chip'])}B per step",
@@ -170,8 +210,18 @@ def text(plan: dict) -> str:
     for kind, by_axes in plan["collectives"].items():
         lines += [f"  {kind:<20}{axes:<24}{quantity(size)}B" for axes, size in by_axes.items()]
     lines += [f"warning: {warning}" for warning in plan["warnings"]] or ["no warnings"]
+    lines += _text_of_policies(plan["remat"]) if plan["remat"] else []
     if plan["smallest_topology"]:
         lines.append(f"smallest that fits: {plan['smallest_topology']}")
     elif plan["compile_seconds"] and not plan["fits"]:
         lines.append("no pod of this kind was found to fit with this mesh: raise mesh.fsdp")
     return "\n".join(lines)
+
+
+def _text_of_policies(policies: dict[str, dict]) -> list[str]:
+    lines = [f"{'training.remat':<16}{'GiB per chip':>14}{'step':>10}{'MFU':>6}"]
+    for name, x in policies.items():
+        time = f"{x['seconds']:>8.3f} s{x['mfu']:>6.0%}" if x["seconds"] is not None else f"{'unknown':>10}{'':>6}"
+        lines.append(f"{name:<16}{x['total'] / GIB:>14.1f}{time}{'' if x['fits'] else '  does not fit'}")
+    best = fastest(policies)
+    return [*lines, f"fastest that fits: training.remat = {best!r}"] if best else lines

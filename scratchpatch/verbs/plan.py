@@ -32,6 +32,8 @@ _FLAGS = (
         f"With --decode: the rows that are continued; none: {_ROWS}."),
     verb.switch("decode", "Plan the continuation of rows as long as data.window instead of training."),
     verb.switch("full", "Compile to the machine code: minutes instead of seconds."),
+    verb.switch("policies", "Also estimate the other policies of training.remat, and name the fastest that fits.",
+        default=True),
     verb.switch("smallest", "Also look for the smallest pod of the kind that fits.", default=True),
 )
 
@@ -64,9 +66,9 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     if values.rows_per_chip:
         config.training.batch_rows = values.rows_per_chip * (pod.chips if pod else values.count)
     if pod:
-        result = plan.plan_tpu(config, pod, values.full, values.smallest)
+        result = plan.plan_tpu(config, pod, values.full, values.smallest, values.policies)
     else:
-        result = plan.plan_device(config, chips.named(values.device), values.count)
+        result = plan.plan_device(config, chips.named(values.device), values.count, values.policies)
     answer.show(result, values, plan.text)
 
 

@@ -321,10 +321,11 @@ def test_a_document_gets_the_same_logits_packed_as_alone(fields, threshold):
             )
 
 
-def test_remat_changes_no_gradient(threshold):
+@pytest.mark.parametrize("remat", ["dots", "ffn", "full"])
+def test_remat_changes_no_gradient(threshold, remat):
     w = tiny.with_thresholds(tiny.weights(tiny.config(BASE)), trigger=threshold)
     wanted, _ = tiny.with_gradient(tiny.config(BASE))(w, TOKENS_BM)
-    got, _ = tiny.with_gradient(tiny.config({**BASE, "training.remat": "full"}))(w, TOKENS_BM)
+    got, _ = tiny.with_gradient(tiny.config({**BASE, "training.remat": remat}))(w, TOKENS_BM)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, wanted)
 
 

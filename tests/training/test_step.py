@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from scratchpatch.distributed import mesh
+from scratchpatch.errors import UserError
 from scratchpatch.model import loss, weights
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import MEAN_LEAST, SKIPPED, Trainer
@@ -314,6 +315,12 @@ def test_a_finite_loss_whose_gradient_is_not_changes_nothing():
     assert int(sums["skipped"]) == 2
     for part in ("params", "optimizer", "thresholds"):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state[part]), bad[part])
+
+
+def test_a_cpu_offloads_nothing_and_says_what_to_do():
+    config = tiny.config({"training.remat": "offload"})
+    with pytest.raises(UserError, match="'offload' needs a TPU or a GPU, and this runs on cpu: set it to 'ffn'"):
+        Trainer(config, mesh.make(config))
 
 
 def test_the_state_is_donated():
