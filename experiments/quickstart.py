@@ -2,8 +2,10 @@
 
 Purpose: see the whole chain work on any machine, with nothing downloaded.
 Hardware: 2 CPU cores, 1 GB of memory.
-Expected time: 4 to 5 minutes on 2 cores, evaluation included.
-Expected number: see quickstart.md beside this file, which also says what was tried.
+Expected time: 5 minutes on 2 cores, evaluation included; 4 of them training steps.
+Expected number: 1.55 BPB on the validation split (1.69 on the first 32 kB of
+each source, which the training log shows); 1.59 without its scratchpads.
+quickstart.md beside this file has the curves, and what was tried.
 Command:
     scratchpatch train --config=experiments/quickstart.py --workdir=runs/quickstart
 """
@@ -26,16 +28,17 @@ def get_config():
     # The bytes of a patch stay apart.
     config.model.pooling.kind = "concat"
     config.model.pooling.last_state = False
-    config.model.trunk.layers = 2
+    config.model.trunk.layers = 3
     config.model.trunk.d_model = 128
     config.model.trunk.heads = 4
     config.model.decoder.layers = 1
-    config.model.decoder.window = 16
-    config.patching.patch_bytes = 8
+    # Shorter than a patch: what lies behind it the trunk alone can say.
+    config.model.decoder.window = 8
+    config.patching.patch_bytes = 16
     # So weak a model exceeds any fixed entropy nearly everywhere: the controller holds the rate.
     config.trigger.rate = 1 / 4
     config.trigger.gain = 0.01
-    config.training.steps = 2800
+    config.training.steps = 2100
     # Many small steps learn more from as many bytes than few large ones.
     config.training.batch_rows = 4
     config.training.eval_every = 700

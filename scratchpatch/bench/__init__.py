@@ -42,8 +42,8 @@ def quickstart() -> ml_collections.ConfigDict:
     fields = {
         "data.window": 512, "model.d_byte": 128, "model.encoder.layers": 0, "model.encoder.ngrams": (3, 4, 5, 6),
         "model.encoder.ngram_rows": 16_384, "model.entropy_head.layers": 0, "model.pooling.kind": "concat",
-        "model.pooling.last_state": False, "model.trunk.layers": 2, "model.trunk.d_model": 128,
-        "model.trunk.heads": 4, "model.decoder.layers": 1, "model.decoder.window": 16, "patching.patch_bytes": 8,
+        "model.pooling.last_state": False, "model.trunk.layers": 3, "model.trunk.d_model": 128,
+        "model.trunk.heads": 4, "model.decoder.layers": 1, "model.decoder.window": 8, "patching.patch_bytes": 16,
         "trigger.rate": 1 / 4, "trigger.gain": 0.01, "training.batch_rows": 4,
     }
     return config_lib.from_flat(fields)
