@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import corpora
+from scratchpatch import heap
 from scratchpatch.errors import UserError
 from scratchpatch.progress import Progress
 
@@ -33,10 +34,16 @@ class Job:
 
 
 def flags(
-    name: str, description: str, page: Path, steps: int = 1000, extra: dict[str, tuple[Any, str]] | None = None
+    name: str,
+    description: str,
+    page: Path,
+    steps: int = 1000,
+    extra: dict[str, tuple[Any, str]] | None = None,
+    seeds: str = "0,1",
+    reads_corpora: bool = True,
 ) -> argparse.Namespace:
-    """The flags of a study, which goes on in the repository's folder. It reads the corpora: without them the program
-    ends here, with one line and exit code 1.
+    """The flags of a study, which goes on in the repository's folder. Of one that reads the corpora the program ends
+    here where they are not there, with one line and exit code 1.
 
     Args:
       name: of the study; its runs are in runs/NAME by default.
@@ -44,9 +51,11 @@ def flags(
       page: default folder of the page that it writes.
       steps: default number of training steps.
       extra: flags of this study alone, by name: their default, and what they mean.
+      seeds: default seeds.
+      reads_corpora: whether the study reads the corpora of $SCRATCHPATCH_DATA.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0,1", help="seeds, each a pair of initialisation and data order")
+    parser.add_argument("--seeds", default=seeds, help="seeds, each a pair of initialisation and data order")
     parser.add_argument("--steps", type=int, default=steps, help="training steps")
     parser.add_argument("--eval_bytes", type=int, default=150_000, help="validation bytes of a run")
     for flag, (default, meaning) in (extra or {}).items():
@@ -58,10 +67,11 @@ def flags(
     parsed = parser.parse_args()
     parsed.seeds = [int(seed) for seed in parsed.seeds.split(",")]
     os.chdir(ROOT)
-    try:
-        corpora.require()
-    except UserError as error:
-        sys.exit(f"{name}: {error}")
+    if reads_corpora:
+        try:
+            corpora.require()
+        except UserError as error:
+            sys.exit(f"{name}: {error}")
     return parsed
 
 
@@ -89,7 +99,8 @@ def _run_one(job: Job, cores: queue.Queue) -> str:
     job.folder.mkdir(parents=True, exist_ok=True)
     try:
         with (job.folder / "log").open("a") as log:
-            process = subprocess.Popen([sys.executable, "-m", job.module, *job.arguments], stdout=log, stderr=log)
+            command = [sys.executable, "-m", job.module, *job.arguments]
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | heap.settings())
             if core is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, {core})
             if process.wait():

@@ -14,21 +14,26 @@ from scratchpatch import platforms
 
 # What a user says of the same things.
 _NAMES = ("GLIBC_TUNABLES", "MALLOC_")
-_TUNABLES = "glibc.malloc.hugetlb=1"
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def use_large_pages() -> None:
-    """Start this program again, in the same process, with an environment that asks for large pages.
+    """Start this program again, in the same process, with an environment that asks for large pages; see `settings`."""
+    if more := settings():
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | more)
 
-    It is left alone where the system gives none or gives them to all, on machines with an accelerator, whose programs
-    have their arrays there, where the C library is another one, and where the user has told it something.
+
+def settings() -> dict[str, str]:
+    """What the environment of a process needs beside what it has, so that the process gets large pages from its start.
+
+    Nothing where the system gives none or gives them to all, on machines with an accelerator, whose programs have their
+    arrays there, where the C library is another one, and where the user has told it something.
     """
     told = any(name.startswith(_NAMES) for name in os.environ)
     if told or platforms.accelerator() or platform.libc_ver()[0] != "glibc" or not _on_request():
-        return
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": _TUNABLES})
+        return {}
+    return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def _on_request() -> bool:

@@ -40,8 +40,10 @@ def quickstart() -> ml_collections.ConfigDict:
     if _QUICKSTART.is_file():
         return config_flags.load(str(_QUICKSTART))
     fields = {
-        "data.window": 512, "model.d_byte": 64, "model.encoder.window": 16, "model.entropy_head.layers": 1,
-        "model.trunk.layers": 4, "model.trunk.d_model": 128, "model.trunk.heads": 4, "model.decoder.layers": 1,
-        "model.decoder.window": 16, "trigger.rate": 3 / 16, "trigger.gain": 0.01,
+        "data.window": 512, "model.d_byte": 128, "model.encoder.layers": 0, "model.encoder.ngrams": (3, 4, 5, 6),
+        "model.encoder.ngram_rows": 16_384, "model.entropy_head.layers": 0, "model.pooling.kind": "concat",
+        "model.pooling.last_state": False, "model.trunk.layers": 3, "model.trunk.d_model": 128,
+        "model.trunk.heads": 4, "model.decoder.layers": 1, "model.decoder.window": 8, "patching.patch_bytes": 16,
+        "trigger.rate": 1 / 4, "trigger.gain": 0.01, "training.batch_rows": 4,
     }
     return config_lib.from_flat(fields)
