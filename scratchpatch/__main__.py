@@ -2,6 +2,17 @@
 
 import sys
 
-from scratchpatch.cli import script
+from scratchpatch import heap
 
-sys.exit(script())
+
+def main() -> int:
+    """The console script: its exit code."""
+    heap.use_large_pages()
+    # Imported once the program has its memory, since imports take time.
+    from scratchpatch.cli import script
+
+    return script()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

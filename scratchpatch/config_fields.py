@@ -44,7 +44,7 @@ TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random",
 # Kinds of either that hold a score against a threshold.
 SCORED = (*ENTROPY_PATCHIFIERS, *BENEFIT_TRIGGERS)
 POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat")
-BACKENDS = ("auto", "xla", "splash", "pallas")
+BACKENDS = ("auto", "xla", "splash", "pallas", "blocked")
 REMAT = ("none", "dots", "ffn", "offload", "full")
 _DTYPES = ("float32", "bfloat16")
 # Bytes of a mark, and marks.
@@ -332,7 +332,8 @@ FIELDS = (
     Field("evaluation.limit", 200, "items", _STEPS,
         "The most items of each task, evenly spaced over all that it has; 0: all.", free=True),
     Field("kernels.staircase", "auto", "", _one_of(*BACKENDS), "What computes the trunk's attention: auto (by "
-        "platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU).", free=True),
+        "platform, shape and type; the log says which), xla (anywhere), splash (TPU), pallas (GPU), blocked (CPU).",
+        free=True),
     Field("kernels.window", "auto", "", _one_of(*BACKENDS),
         "What computes the byte tiers' attention: as kernels.staircase.", free=True),
     Field("mesh.slice", 1, "slices", _SIZE, "TPU slices, each a copy of the parameters. Of all mesh axes one may be "

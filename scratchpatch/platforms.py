@@ -47,6 +47,13 @@ def unused_gpu() -> bool:
     return _chosen == "cpu" and _any(_GPU_DEVICES["cuda"]) and not any("cuda" in name for name in _plugins())
 
 
+def accelerator() -> bool:
+    """Whether a GPU or a TPU may be there; where the user has JAX take the CPU alone, none is."""
+    if _chosen is None and os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
+    return any(_any(files) for files in _GPU_DEVICES.values()) or _may_have_tpu()
+
+
 def _others() -> str | None:
     """What JAX would try beside a TPU, as jax_platforms has it; None where there is a plugin of another kind."""
     kinds = [next((kind for kind in _GPU_DEVICES if kind in name), None) for name in _plugins()]

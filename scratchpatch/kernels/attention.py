@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from scratchpatch import precision, sharding
 from scratchpatch.kernels import choice, ranges, sequence, xla
 from scratchpatch.kernels.cached import Kept, ring_places, staircase as cached_staircase, window as cached_window
-from scratchpatch.kernels.choice import platform
+from scratchpatch.kernels.choice import platform, traced_platform
 from scratchpatch.kernels.xla import block_size
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "platform",
     "ring_places",
     "staircase",
+    "traced_platform",
     "window",
 ]
 
@@ -31,7 +32,8 @@ __all__ = [
 def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: str = "auto") -> jax.Array:
     """Slot i reads commits j with begin_i <= j < end_i, and itself.
 
-    The first `commits` slots are the commits: keys and values of scratchpads serve no slot but their own.
+    The first `commits` slots are the commits, and see commits before them alone: end_i <= i. Keys and values of
+    scratchpads serve no slot but their own.
 
     Args:
       k_BNGK, v_BNGK: keys and values of every slot.
@@ -45,7 +47,8 @@ def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: s
     """
 
     def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN):
-        kernel = choice.staircase(backend, q_BNHK, k_BPGK).kernel()
+        # A device that has a part of the row's slots knows no order of theirs and the commits.
+        kernel = choice.staircase(backend, q_BNHK, k_BPGK).kernel(ordered=sequence.devices() == 1)
         arrays = q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN
         return ranges.attend(kernel, sharding.TRUNK, *arrays) if kernel else xla.staircase(*arrays)
 

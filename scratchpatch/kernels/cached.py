@@ -32,7 +32,7 @@ class Kept:
     @staticmethod
     def empty(rows: int, heads: int, places: int, width: int, dtype) -> "Kept":
         """Room for keys and values."""
-        places_first = choice.current()[0] == "tpu"
+        places_first = choice.traced_platform() == "tpu"
         shape = (rows, places, heads, width) if places_first else (rows, heads, places, width)
         return Kept(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), places_first)
 

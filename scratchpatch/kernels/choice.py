@@ -16,13 +16,13 @@ from absl import logging
 
 from scratchpatch import sharding
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import ranges
+from scratchpatch.kernels import blocked, ranges
 
 # Platform of each kernel, as JAX names it.
-_HOME = {"splash": "tpu", "pallas": "gpu"}
-# Rows of at most so many slots, windows of at most so many bytes: their logits
+_HOME = {"splash": "tpu", "pallas": "gpu", "blocked": "cpu"}
+# Rows of at most so many slots (on a CPU, whose blocks have no padding), windows of at most so many bytes: their logits
 # are small, and a kernel's blocks would be mostly padding.
-_FEW_SLOTS, _SMALL_WINDOW = 512, 128
+_FEW_SLOTS, _FEW_SLOTS_ON_CPU, _SMALL_WINDOW = 512, 256, 128
 
 # (platform, interpret) or None; part of the key of JAX's caches.
 _context = jax.make_user_context(None)
@@ -36,13 +36,19 @@ class Choice:
     reason: str
     interpret: bool = False
 
-    def kernel(self, band: int | None = None) -> ranges.Kernel | None:
-        """The kernel for `ranges.attend`; None: XLA needs none. band: see `splash.Kernel`."""
-        return None if self.backend == "xla" else _module(self.backend).Kernel(band, self.interpret)
+    def kernel(self, band: int | None = None, ordered: bool = False) -> ranges.Kernel | None:
+        """The kernel for `ranges.attend`; None: XLA needs none. band, ordered: see `blocked.Kernel`."""
+        if self.backend == "xla":
+            return None
+        if self.backend == "blocked":
+            return blocked.Kernel(band, ordered)
+        return _module(self.backend).Kernel(band, self.interpret)
 
 
 def _module(backend: str):
     """The module of a kernel, imported where it runs alone: importing Pallas takes seconds."""
+    if backend == "blocked":
+        return blocked
     if backend == "splash":
         from scratchpatch.kernels import splash as module
     else:
@@ -68,13 +74,19 @@ def current() -> tuple[str, bool]:
     return mesh.abstract_device.platform if mesh.abstract_device else jax.default_backend(), False
 
 
+def traced_platform() -> str:
+    """cpu, gpu or tpu: what is traced for."""
+    return current()[0]
+
+
 def staircase(wanted: str, q_BNHK, k_BPGK) -> Choice:
     """The backend of the trunk's attention. Raises UserError where `wanted`, by kernels.staircase, cannot run here.
 
     q_BNHK, k_BPGK: queries and the commits' keys, or what has their shape and dtype.
     """
     slots = q_BNHK.shape[1]
-    small = f"{slots} slots are few" if slots <= _FEW_SLOTS else ""
+    few = _FEW_SLOTS_ON_CPU if traced_platform() == "cpu" else _FEW_SLOTS
+    small = f"{slots} slots are few" if slots <= few else ""
     return _choose("staircase", wanted, _Shape.of(q_BNHK, k_BPGK, None, sharding.TRUNK), small)
 
 

@@ -17,7 +17,7 @@ AXIS = "sequence"
 def over_slots(attend: Callable, q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN) -> jax.Array:
     """`attend` on each device's slots and all commits."""
     arrays = q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN
-    if _devices() == 1:
+    if devices() == 1:
         return attend(*arrays)
     rows, heads = sharding.TRUNK.rows, sharding.TRUNK.heads
     slots, whole, seen = (rows, "slots", heads, None), (rows, None, heads, None), (rows, "slots")
@@ -29,12 +29,12 @@ def over_positions(attend: Callable, q_BLHK, k_BLHK, v_BLHK, start_BL, window: i
 
     Raises UserError where a device has fewer positions than a window.
     """
-    if (devices := _devices()) == 1:
+    if devices() == 1:
         return attend(q_BLHK, k_BLHK, v_BLHK, start_BL)
-    here = q_BLHK.shape[1] // devices
+    here = q_BLHK.shape[1] // devices()
     if here < window:
         raise UserError(
-            f"mesh.sequence = {devices} leaves {here} bytes of a row to each device, less than a local window of "
+            f"mesh.sequence = {devices()} leaves {here} bytes of a row to each device, less than a local window of "
             f"{window}: lower mesh.sequence or the window"
         )
 
@@ -55,7 +55,7 @@ def over_positions(attend: Callable, q_BLHK, k_BLHK, v_BLHK, start_BL, window: i
     return _map(on_device, (positions,) * 3 + (positions[:2],), positions, q_BLHK, k_BLHK, v_BLHK, start_BL)
 
 
-def _devices() -> int:
+def devices() -> int:
     """Over how many devices positions are spread; 1 inside one device's part."""
     mesh = sharding.spread_mesh()
     return 1 if mesh is None else mesh.shape.get(AXIS, 1)

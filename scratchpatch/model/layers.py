@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from scratchpatch import precision, sharding
+from scratchpatch.kernels import attention
 from scratchpatch.sharding import Axes
 
 
@@ -28,9 +30,13 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., o] in `preferred_element_type`, or else in `dtype`."""
+        return self.multiplied(x, self.kernel.get_value())
+
+    def multiplied(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The same by another kernel, whose place on the mesh is this one's."""
         placement = sharding.placement(self.kernel)
         how = (placement, self.dtype, sharding.gradient_dtype(), self.precision, self.preferred_element_type)
-        return _product(x.astype(self.dtype), self.kernel.get_value(), how)
+        return _product(x.astype(self.dtype), kernel, how)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -58,9 +64,14 @@ def _backward(how, residuals, gradient):
     # A dot product is linear in x, so its transpose needs no x.
     (of_x,) = jax.linear_transpose(lambda x: _multiply(x, whole, how), x)(gradient)
     rows = tuple(range(x.ndim - 1))
+    # A CPU turns the first factor around, in a pass of its own: let it be the narrower one. It has no product of
+    # bfloat16 arrays that comes out turned.
+    turned = x.dtype == jnp.float32 and x.shape[-1] > gradient.shape[-1]
+    factors = (gradient, x) if turned else (x, gradient)
     of_kernel = jax.lax.dot_general(
-        x, gradient, ((rows, rows), ((), ())), precision=precision, preferred_element_type=summed_in
+        *factors, ((rows, rows), ((), ())), precision=precision, preferred_element_type=summed_in
     )
+    of_kernel = of_kernel.T if turned else of_kernel
     if placement is not None:
         of_kernel = jax.lax.with_sharding_constraint(of_kernel, placement.stored)
     # Parameters are float32, and so are their gradients once they are summed.
@@ -68,6 +79,26 @@ def _backward(how, residuals, gradient):
 
 
 _product.defvjp(precision.of_arguments(_forward), precision.of_arguments(_backward))
+
+
+# So many rows at least: fewer cost less than joining the matrices does.
+_JOINED_ROWS = 256
+
+
+def shared(x: jax.Array, *projections: Linear) -> list[jax.Array]:
+    """The results of projections that read the same input, [..., o] each.
+
+    On one CPU they are one product: XLA shares out a small product over a processor's cores at a loss, and the gradient
+    of a matrix most of all.
+    """
+    one = len({(p.dtype, p.precision, p.preferred_element_type) for p in projections}) == 1
+    alone = all(sharding.placement(p.kernel) is None for p in projections)
+    few = x.size < _JOINED_ROWS * x.shape[-1]
+    if few or not one or not alone or attention.traced_platform() != "cpu":
+        return [projection(x) for projection in projections]
+    kernel = jnp.concatenate([projection.kernel.get_value() for projection in projections], axis=1)
+    ends = np.cumsum([projection.out_features for projection in projections])
+    return jnp.split(projections[0].multiplied(x, kernel), ends[:-1], axis=-1)
 
 
 def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale=1.0, out=None) -> Linear:
@@ -109,15 +140,44 @@ def embedding(rows: int, d: int, deviation: float, rngs: nnx.Rngs) -> nnx.Embed:
     return nnx.Embed(rows, d, embedding_init=init, param_dtype=jnp.float32, dtype=jnp.float32, rngs=rngs)
 
 
-def norm(d: int, eps: float, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """Root mean square norm; its scale stays float32, so that its gradient is summed in float32."""
-    types = {"dtype": dtype, "param_dtype": jnp.float32, "promote_dtype": _activations_alone}
-    return nnx.RMSNorm(d, epsilon=eps, rngs=rngs, **types)
+class Norm(nnx.RMSNorm):
+    """Root mean square norm (arXiv 1910.07467); its scale stays float32, so that its gradient is summed in float32.
+
+    The gradient is written by hand: what is kept for it is x and one number per position, and no array as large as x
+    is made that holds the scale, or that number, alone.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., d] in `dtype`."""
+        return _normalised(x.astype(self.dtype), self.scale.get_value(), self.epsilon)
 
 
-def _activations_alone(arrays, dtype):
-    x, scale = arrays
-    return x.astype(dtype), scale
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _normalised(x, scale, eps):
+    return _norm_forward(x, scale, eps)[0]
+
+
+def _norm_forward(x, scale, eps):
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (wide * inverse * scale).astype(x.dtype), (x, scale, inverse)
+
+
+def _norm_backward(eps, residuals, gradient):
+    x, scale, inverse = residuals
+    unit, gradient = x.astype(jnp.float32) * inverse, gradient.astype(jnp.float32)
+    of_scale = (gradient * unit).sum(axis=range(x.ndim - 1))
+    gradient = gradient * scale
+    of_x = inverse * (gradient - unit * jnp.mean(gradient * unit, axis=-1, keepdims=True))
+    return of_x.astype(x.dtype), of_scale
+
+
+_normalised.defvjp(_norm_forward, _norm_backward)
+
+
+def norm(d: int, eps: float, dtype, rngs: nnx.Rngs) -> Norm:
+    """A norm whose scale is 1."""
+    return Norm(d, epsilon=eps, rngs=rngs, dtype=dtype, param_dtype=jnp.float32)
 
 
 def activation_dtype(config) -> jnp.dtype:
@@ -168,11 +228,31 @@ class Attention(nnx.Module):
             y = y.reshape(*y.shape[:2], heads, -1)
             return pin(y, f"{self.name}.heads", self.axes, self.axes.heads, None)
 
-        q_BTHK = rope(split(self.q(x_BTd), self.heads), position_BT, self.theta)
-        k_BTGK = rope(split(self.k(x_BTd), self.kv_heads), position_BT, self.theta)
-        v_BTGK = split(self.v(x_BTd), self.kv_heads)
+        q, k, v = shared(x_BTd, self.q, self.k, self.v)
+        q_BTHK = rope(split(q, self.heads), position_BT, self.theta)
+        k_BTGK = rope(split(k, self.kv_heads), position_BT, self.theta)
+        v_BTGK = split(v, self.kv_heads)
         out_BTHK = attend(*checkpoint_name((q_BTHK, k_BTGK, v_BTGK), "heads"))
         return self.o(out_BTHK.reshape(*out_BTHK.shape[:2], -1))
+
+
+@jax.custom_vjp
+def _gated(gate, up):
+    """silu(gate) * up; for the gradient both arguments are kept, and nothing that is made of them."""
+    return _gated_forward(gate, up)[0]
+
+
+def _gated_forward(gate, up):
+    return jax.nn.silu(gate) * up, (gate, up)
+
+
+def _gated_backward(residuals, gradient):
+    gate, up = residuals
+    share = jax.nn.sigmoid(gate)
+    return gradient * up * (share * (1 + gate * (1 - share))), gradient * (gate * share)
+
+
+_gated.defvjp(_gated_forward, _gated_backward)
 
 
 class SwiGLU(nnx.Module):
@@ -185,7 +265,7 @@ class SwiGLU(nnx.Module):
         self.down = linear(hidden, d, (axes.inner, "width"), dtype, rngs, out_scale)
 
     def __call__(self, x_BTd) -> jax.Array:
-        hidden_BTh = jax.nn.silu(self.gate(x_BTd)) * self.up(x_BTd)
+        hidden_BTh = _gated(*shared(x_BTd, self.gate, self.up))
         return self.down(pin(hidden_BTh, f"{self.name}.hidden", self.axes, self.axes.inner))
 
 

@@ -25,6 +25,10 @@ def unrolled():
         _UNROLL = False
 
 
+# On a CPU a loop copies all that its layers keep for the backward pass, and what fills a step of a small model is such
+# copies. So few layers are traced one by one there; not those that are recomputed, since XLA would share the work.
+_UNROLLED_ON_CPU = 8
+
 _P = jax.checkpoint_policies
 # Names in a layer: what its attention reads and gives, and the state after it.
 _ATTENTION = ["heads", "attended", "middle"]
@@ -66,7 +70,8 @@ class Stack(nnx.Module):
         if self.remat != "none":
             # XLA inlines a scan of one layer, and would then share what is to be recomputed.
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=self.layers == 1 or _UNROLL)
-        return jax.lax.scan(body, x, parameters, unroll=self.layers if _UNROLL else 1)[0]
+        few = self.remat == "none" and self.layers <= _UNROLLED_ON_CPU and attention.traced_platform() == "cpu"
+        return jax.lax.scan(body, x, parameters, unroll=self.layers if _UNROLL or few else 1)[0]
 
     def separate(self) -> tuple[nnx.Module, ...]:
         """The layers one by one, each with a copy of its part of the parameters."""

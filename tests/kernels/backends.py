@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from scratchpatch.kernels import choice
 
-PLATFORMS = {"xla": "cpu", "splash": "tpu", "pallas": "gpu"}
+PLATFORMS = {"xla": "cpu", "splash": "tpu", "pallas": "gpu", "blocked": "cpu"}
 
 
 def using(backend: str) -> contextlib.AbstractContextManager:

@@ -32,7 +32,8 @@ def window(platform, wanted="auto", rows=2, length=8192, window=512, dtype=jnp.b
 @pytest.mark.parametrize(
     "chosen, backend, reason",
     [
-        (lambda: staircase("cpu"), "xla", "cpu"),
+        (lambda: staircase("cpu"), "blocked", "cpu"),
+        (lambda: staircase("cpu", slots=256), "xla", "cpu; 256 slots are few"),
         (lambda: staircase("tpu"), "splash", "tpu"),
         (lambda: staircase("tpu", dtype=jnp.float32), "splash", "tpu"),
         (lambda: staircase("tpu", slots=512), "xla", "tpu; 512 slots are few"),
@@ -40,7 +41,10 @@ def window(platform, wanted="auto", rows=2, length=8192, window=512, dtype=jnp.b
         (lambda: staircase("gpu"), "pallas", "gpu"),
         (lambda: staircase("gpu", dtype=jnp.float32), "xla", "gpu; pallas spills registers in float32"),
         (lambda: staircase("gpu", width=256), "xla", "gpu; pallas takes heads of at most 128 channels, not 256"),
-        (lambda: window("cpu"), "xla", "cpu"),
+        (lambda: staircase("cpu", slots=4097), "xla", "cpu; blocked takes rows of at most 4096 queries, not 4097"),
+        (lambda: window("cpu", length=4096), "blocked", "cpu"),
+        (lambda: window("cpu"), "xla", "cpu; blocked takes rows of at most 4096 queries, not 8192"),
+        (lambda: window("cpu", length=2048, window=128), "xla", "cpu; a window of 128 bytes is small"),
         (lambda: window("tpu"), "splash", "tpu"),
         (lambda: window("tpu", window=128), "xla", "tpu; a window of 128 bytes is small"),
         (lambda: window("tpu", rows=64), "xla", "no room for the blocks of 64 rows of 8192 queries"),
@@ -109,7 +113,7 @@ def test_a_choice_is_said_once_for_each_shape(caplog):
         for slots in (640, 640, 700):
             staircase("cpu", slots=slots)
     said = [r.getMessage() for r in caplog.records]
-    assert said == [f"staircase: xla (cpu), 2 x {slots} queries, 4 heads of 128, bfloat16" for slots in (640, 700)]
+    assert said == [f"staircase: blocked (cpu), 2 x {slots} queries, 4 heads of 128, bfloat16" for slots in (640, 700)]
 
 
 @pytest.mark.parametrize("name", ["staircase", "window"])

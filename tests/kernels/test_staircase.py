@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from scratchpatch.kernels import attention, choice, xla
+from scratchpatch.kernels import attention, blocked, choice, xla
 from scratchpatch.patching import slots
 from tests import tiny
 from tests.kernels.backends import norm, using, value_and_gradients
@@ -92,18 +92,32 @@ def test_xla_equals_dense_attention_over_all_slots_in_values_and_gradients(layou
     check(layout, "xla", groups)
 
 
-@pytest.mark.parametrize("backend", ["splash", "pallas"])
+@pytest.mark.parametrize("backend", ["splash", "pallas", "blocked"])
 @pytest.mark.parametrize("groups, width", [(4, 4), (2, 24), (1, 16)])
 def test_kernels_equal_dense_attention_in_values_and_gradients(long_layout, backend, groups, width):
     check(long_layout, backend, groups, width=width)
 
 
-@pytest.mark.parametrize("backend", ["splash", "pallas"])
+@pytest.mark.parametrize("block, cache", [(8, 1 << 20), (5, 1), (14, 4 * 2 * 14 * 14)])
+def test_blocks_of_any_size_and_any_number_of_heads_at_a_time(layout, monkeypatch, block, cache):
+    monkeypatch.setattr(blocked, "_BLOCK", block)
+    monkeypatch.setattr(blocked, "_CACHE", cache)
+    check(layout, "blocked", G)
+
+
+def test_the_blocks_of_a_long_row_are_few():
+    queries, keys = 4000, 3200
+    blocks = list(blocked.Kernel(ordered=True)._blocks(queries, keys))
+    assert len(blocks) <= 18 and all(seen.stop >= min(block.stop - 1, keys) for block, seen in blocks)
+    assert [block.start for block, _ in blocks] == [0, *(block.stop for block, _ in blocks[:-1])]
+
+
+@pytest.mark.parametrize("backend", ["splash", "pallas", "blocked"])
 def test_short_rows_fill_a_part_of_a_block(layout, backend):
     check(layout, backend, G)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas", "blocked"])
 def test_scratchpads_serve_no_slot_but_their_own(layout, backend):
     q, k, v, _ = layout.arrays(G)
     with using(backend):
@@ -115,7 +129,7 @@ def test_scratchpads_serve_no_slot_but_their_own(layout, backend):
     assert (jnp.abs(only_one - got).max(axis=(0, 2, 3)) > 0).tolist() == [i == p + 2 for i in range(q.shape[1])]
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas", "blocked"])
 def test_commits_that_a_slot_does_not_see_change_no_bit_of_it(long_layout, backend):
     """Not even where other blocks are visited because of them."""
     q, k, v, _ = long_layout.arrays(G)
@@ -130,7 +144,7 @@ def test_commits_that_a_slot_does_not_see_change_no_bit_of_it(long_layout, backe
     assert (got == changed)[early_BN].all() and (got != changed)[~early_BN].any()
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas", "blocked"])
 def test_logits_far_apart_stay_finite_with_their_gradients(layout, backend):
     q, k, v, weight = layout.arrays(G)
     got = value_and_gradients(layout.attend(backend), backend, 200 * q, k, v, weight)
@@ -163,7 +177,9 @@ def errors(layout, backend: str, scale: float) -> list[float]:
     return [norm(g.astype(jnp.float32) - w) / norm(w) for g, w in zip(got, wanted, strict=True)]
 
 
-@pytest.mark.parametrize("backend, chunk", [("xla", 512), ("xla", 9), ("splash", 512), ("pallas", 512)])
+@pytest.mark.parametrize(
+    "backend, chunk", [("xla", 512), ("xla", 9), ("splash", 512), ("pallas", 512), ("blocked", 512)]
+)
 def test_in_bfloat16_logits_of_size_10_and_their_sums_stay_float32(layout, monkeypatch, backend, chunk):
     """A logit or a log-sum-exp of 20, rounded to bfloat16, is off by up to 0.06; its weight by as many parts of 1."""
     monkeypatch.setattr(xla, "CHUNK", chunk)
@@ -181,7 +197,7 @@ def test_all_at_once_and_in_blocks_xla_rounds_alike(layout, monkeypatch):
     assert at_once == pytest.approx(in_blocks, rel=0.5)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas", "blocked"])
 def test_a_single_slot_without_commits_returns_its_value(backend):
     q, v = np.ones((1, 1, 2, 4), np.float32), np.full((1, 1, 2, 4), 3.0, np.float32)
     zero = np.zeros((1, 1), np.int32)
@@ -219,10 +235,10 @@ def any_ranges(backend):
         with using(backend):
             return compiled(*args)
 
-    return n, p, call
+    return n, p, call, backend
 
 
-@pytest.fixture(scope="module", params=["splash", "pallas"])
+@pytest.fixture(scope="module", params=["splash", "pallas", "blocked"])
 def ranges_of(request):
     return any_ranges(request.param)
 
@@ -230,11 +246,13 @@ def ranges_of(request):
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**31 - 1), reach=st.sampled_from([0, 1, 5, 64, 150]))
 def test_any_ranges_do(ranges_of, seed, reach):
-    """Not only those of slots: in any order, overlapping, empty."""
-    n, p, call = ranges_of
+    """Not only those of slots: in any order, overlapping, empty; blocks take commits in the order of slots alone."""
+    n, p, call, backend = ranges_of
     rng = np.random.default_rng(seed)
     begin_BN = rng.integers(0, p + 1, (B, n))
     end_BN = np.minimum(begin_BN + rng.integers(0, reach + 1, (B, n)), p)
+    if backend == "blocked":
+        end_BN[:, :p] = np.minimum(end_BN[:, :p], np.arange(p))
     got, wanted = call(seed, jnp.asarray(begin_BN, jnp.int32), jnp.asarray(end_BN, jnp.int32))
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(g, w, rtol=2e-4, atol=2e-4)

@@ -56,21 +56,21 @@ def test_xla_equals_dense_attention_in_values_and_gradients(inputs, window):
     check(inputs, window, "xla")
 
 
-@pytest.mark.parametrize("backend", ["splash", "pallas"])
+@pytest.mark.parametrize("backend", ["splash", "pallas", "blocked"])
 @pytest.mark.parametrize("window", [1, 65, 129, 500])
 def test_kernels_equal_dense_attention_in_values_and_gradients(long_inputs, window, backend):
     """Windows that end with a block of keys, one byte behind it, and never."""
     check(long_inputs, window, backend)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas", "blocked"])
 def test_a_window_of_one_byte_returns_its_value(inputs, backend):
     q, k, v, start_BL, _ = inputs
     with using(backend):
         np.testing.assert_allclose(attend(q, k, v, start_BL, 1, backend), v, rtol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas", "blocked"])
 def test_bfloat16_keeps_its_type_and_is_close(inputs, backend):
     *qkv, start_BL, _ = inputs
     with using(backend):
@@ -79,7 +79,7 @@ def test_bfloat16_keeps_its_type_and_is_close(inputs, backend):
     np.testing.assert_allclose(got.astype(jnp.float32), dense(*qkv, start_BL, 16), atol=0.05)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "pallas"])
+@pytest.mark.parametrize("backend", ["xla", "splash", "pallas", "blocked"])
 def test_in_bfloat16_logits_of_size_10_stay_float32(inputs, backend):
     """Rounded to bfloat16 they are off by up to 0.06, and their weights by as many parts of 1."""
     q, k, v, start_BL, weight = inputs

@@ -59,12 +59,12 @@ KEEPING = ("dots", "ffn", "full")
 
 @pytest.fixture(scope="module")
 def tiers():
-    """(a program that gives the gradient of a byte tier of 6 layers in its input, its input), by remat."""
+    """(a program that gives the gradient of a byte tier of 9 layers in its input, its input), by remat."""
     tokens_BL, made = jnp.ones((2, 512), jnp.int32), {}
     x_BLd = jnp.asarray(np.random.default_rng(0).normal(size=(2, 512, 32)), jnp.float32)
     for remat in ("none", *KEEPING):
         config = tiny.config({"training.remat": remat, "model.d_byte": 32})
-        module = stack.ByteTier("encoder", config, 6, 2, 16, jnp.float32, nnx.Rngs(params=0))
+        module = stack.ByteTier("encoder", config, 9, 2, 16, jnp.float32, nnx.Rngs(params=0))
 
         def gradient(x_BLd, module=module):
             return jax.grad(lambda x: jnp.square(module(x, tiny.rows(tokens_BL))).sum())(x_BLd)
@@ -100,11 +100,21 @@ def test_what_the_attention_of_a_kernel_gives_is_kept(platform, remat):
     assert sorted(x.shape for x in kept) == sorted(shapes)
 
 
+def loops(module) -> int:
+    return jax.jit(lambda x: run(module, x)).lower(jnp.ones((2, 4))).as_text().count("stablehlo.while")
+
+
+def test_a_cpu_runs_few_layers_that_are_not_recomputed_without_a_loop():
+    assert [loops(make()), loops(make("full")), loops(make(depth=9))] == [0, 1, 1]
+    with attention.platform("tpu"):
+        assert loops(make()) == 1
+
+
 def test_unrolled_holds_only_inside_its_block():
-    module, x = make(), jnp.ones((2, 4))
+    module = make(depth=9)
 
     def count():
-        return jax.jit(lambda x: run(module, x)).lower(x).as_text().count("stablehlo.while")
+        return loops(module)
 
     assert count() == 1
     with stack.unrolled():
