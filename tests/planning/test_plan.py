@@ -178,7 +178,8 @@ def test_a_kernel_that_waits_for_memory_or_for_exponentials_takes_longer():
 @pytest.mark.usefixtures("no_activations")
 def test_gradients_in_bfloat16_are_half_of_what_is_sent(config):
     halved = config_lib.from_flat(config_lib.flat(config) | {"training.gradient_dtype": "bfloat16"})
-    whole, half = (plan.plan_device(c, chips.named("h200"), 256, policies=False)["collectives"] for c in (config, halved))
+    plans = (plan.plan_device(c, chips.named("h200"), 256, policies=False) for c in (config, halved))
+    whole, half = (planned["collectives"] for planned in plans)
     assert half["all-gather"] == whole["all-gather"]
     assert half["reduce-scatter"]["fsdp"] == whole["reduce-scatter"]["fsdp"] / 2
     assert half["all-reduce"]["data"] == whole["all-reduce"]["data"] / 2

@@ -17,7 +17,7 @@ from tests import tiny
 ONE = {"slice": 1, "data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
 
 
-def cost(config, parts=1, platform="cpu", **mesh):
+def cost(config, parts=1, platform="tpu", **mesh):
     config = config_lib.from_flat(config_lib.flat(config))
     config.mesh.update(ONE | mesh)
     with attention.platform(platform):
