@@ -1,5 +1,7 @@
 """How programs are compiled: into a persistent cache, so that a second start compiles nothing anew."""
 
+import contextlib
+import functools
 import os
 from pathlib import Path
 
@@ -7,6 +9,12 @@ from absl import logging
 
 from scratchpatch import places, platforms
 from scratchpatch.errors import UserError
+
+# Options of XLA for the CPU. It refuses one that it does not know, and not every version has the newer ones: without
+# fusions by MLIR a model compiles in 40% of the time. More than one part pays where a processor idles, which none does
+# at the start of a run.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+NEWER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
 def folder() -> Path:
@@ -51,8 +59,16 @@ def _writable_folder() -> str | None:
     return None
 
 
+@functools.lru_cache
 def quick() -> dict | None:
     """Compiler options for a program that runs once or a few times, where compiling is most of its time."""
     import jax
 
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    if jax.default_backend() != "cpu":
+        return None
+    nothing = jax.jit(lambda: None).lower()
+    for options in (QUICK | NEWER, QUICK):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            nothing.compile(options)
+            return options
+    return None

@@ -71,6 +71,8 @@ def plain(value: Any) -> float | int | str | bool | None:
     """
     if isinstance(value, (str, bool, int)) or value is None:
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     array = np.asarray(value)
     if np.issubdtype(array.dtype, np.integer):
         return int(array)

@@ -65,20 +65,25 @@ class Progress:
         self._bytes += byte_count
         self._bpb = self._bpb if bpb is None else bpb
         now = time.monotonic()
-        measures = self._measures(now)
+        self._show(units, now)
         # The first sample is taken here, not at the start: what came before is mostly compilation.
         if not self._samples or now - self._samples[-1][0] >= _SAMPLE_SECONDS:
             self._samples.append((now, self._bytes, self._done))
         while len(self._samples) > 1 and self._samples[0][0] < now - _RATE_SECONDS:
             self._samples.popleft()
+
+    def _show(self, units: int, now: float) -> None:
+        """Draw the bar or log a line, where it is time to. What they say is made only then: steps may take less."""
         if self._bar is not None:
-            self._bar.set_postfix_str(measures.removeprefix(", "), refresh=False)
+            if now - self._line_time >= self._bar.mininterval:
+                self._line_time = now
+                self._bar.set_postfix_str(self._measures(now).removeprefix(", "), refresh=False)
             self._bar.update(units)
             return
         far_enough = self._done - self._line_done >= _LINE_SHARE * (self._total - self._first)
         if self._shown and far_enough and now - self._line_time >= _LINE_SECONDS:
             self._line_time, self._line_done = now, self._done
-            logging.info("%s: %s%s", self._label, self._position(), measures)
+            logging.info("%s: %s%s", self._label, self._position(), self._measures(now))
 
     def note(self, text: str) -> None:
         """Log a line without breaking the bar."""

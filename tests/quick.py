@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 
-_FLAGS = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
-# XLA ends a process that gives it a flag that it does not know, and not every version has these. Small programs in many
-# parts cost more than they gain: tests run in as many processes as there are cores.
-_NEWER = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+from scratchpatch import compilation_cache
+
+
+def _flags(options: dict) -> list[str]:
+    return [f"--{name}={str(value).lower()}" for name, value in options.items()]
 
 
 def compile_quickly() -> None:
@@ -18,7 +19,9 @@ def compile_quickly() -> None:
     if "XLA_FLAGS" in os.environ:
         # Set by the user, or by the process that started this one.
         return
+    usual, newer = _flags(compilation_cache.QUICK), _flags(compilation_cache.NEWER)
+    # XLA ends a process that gives it a flag that it does not know.
     ask = [sys.executable, "-c", "import jax; jax.devices()"]
-    env = os.environ | {"XLA_FLAGS": " ".join(_NEWER), "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": " ".join(newer), "JAX_PLATFORMS": "cpu"}
     known = subprocess.run(ask, env=env, capture_output=True)
-    os.environ["XLA_FLAGS"] = " ".join(_FLAGS if known.returncode else (*_FLAGS, *_NEWER))
+    os.environ["XLA_FLAGS"] = " ".join(usual if known.returncode else usual + newer)

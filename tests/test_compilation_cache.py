@@ -57,3 +57,11 @@ def test_a_folder_that_is_missing_is_made(monkeypatch, tmp_path, unnamed):
     monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "a" / "b"))
     compilation_cache.enable()
     assert jax.config.jax_compilation_cache_dir == f"{tmp_path}/a/b/xla" and (tmp_path / "a/b/xla").is_dir()
+
+
+def test_options_that_this_version_of_xla_does_not_know_are_left_out(monkeypatch):
+    assert compilation_cache.quick() == compilation_cache.QUICK | compilation_cache.NEWER
+    monkeypatch.setattr(compilation_cache, "NEWER", {"xla_cpu_no_such_option": True})
+    assert compilation_cache.quick.__wrapped__() == compilation_cache.QUICK
+    monkeypatch.setattr(compilation_cache, "QUICK", {"xla_cpu_none_either": 1})
+    assert compilation_cache.quick.__wrapped__() is None

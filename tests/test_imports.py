@@ -19,7 +19,8 @@ model checkpoints
 preparation patching kernels distributed
 data
 sharding config config_flags config_fields
-files json_files progress errors output places platforms schema vocabulary precision timing compilation_cache background
+files json_files progress errors output places platforms schema vocabulary precision timing\
+ compilation_cache background heap
 """
 LEVELS = {room: level for level, line in enumerate(ORDER.strip().splitlines()) for room in line.split()}
 # What may import by a string: the package itself its public names, so that `import scratchpatch` does not load JAX, and

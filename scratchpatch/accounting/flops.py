@@ -6,7 +6,7 @@ commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooli
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from scratchpatch import config as config_lib
 from scratchpatch.kernels import attention
@@ -15,6 +15,9 @@ from scratchpatch.model.layers import ffn_width
 from scratchpatch.patching.scores import AGES
 
 TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "benefit head", "pooling", "trunk", "decoder")
+# The sums over a batch that say what work there was.
+_KEYS = ("encoder_keys", "entropy_keys", "decoder_keys", "pool_keys")
+_SUMS = ("positions", "commits", "scratchpads", "trunk_keys", *_KEYS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +40,25 @@ def flops_per_byte(config, commits_per_byte: float, scratchpads_per_byte: float,
     return sum(inference(config, commits_per_byte, scratchpads_per_byte, window).values())
 
 
-def trained(config, sums: dict[str, float]) -> float:
+def trained(config, sums: Mapping[str, float]) -> float:
     """Useful FLOPs of a train step of these sums (`loss.sums`): keys are counted, not estimated."""
-    return sums["positions"] * sum(_of_training(config, _forward(config, counted(sums))).values())
+    return of_sums(by_sum(config), sums)
+
+
+def of_sums(by_sum: Mapping[str, float], sums: Mapping[str, float]) -> float:
+    """`trained`, by what `by_sum` says of the config."""
+    return sum(flops * sums[name] for name, flops in by_sum.items())
+
+
+def by_sum(config) -> dict[str, float]:
+    """Useful FLOPs of a train step for one more of each of its sums, by the sum's name: `trained` is linear in them."""
+
+    def of_step(**more: int) -> float:
+        sums = dict.fromkeys(_SUMS, 0.0) | {"positions": 1.0, "commits": 1.0}
+        sums |= {name: sums[name] + number for name, number in more.items()}
+        return sums["positions"] * sum(_of_training(config, _forward(config, counted(sums))).values())
+
+    return {name: of_step(**{name: 1}) - of_step() for name in _SUMS}
 
 
 def inference(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
@@ -91,8 +110,7 @@ def expected(config, commits_per_byte: float, scratchpads_per_byte: float, windo
 def counted(sums: dict[str, float]) -> Work:
     """The work of a batch, from sums over it (`loss.sums`)."""
     positions, slots = max(sums["positions"], 1.0), sums["commits"] + sums["scratchpads"]
-    names = ("encoder_keys", "entropy_keys", "decoder_keys", "pool_keys")
-    per_position = {name: sums[name] / positions for name in names}
+    per_position = {name: sums[name] / positions for name in _KEYS}
     return Work(slots=slots / positions, trunk_keys=sums["trunk_keys"] / max(slots, 1.0), **per_position)
 
 

@@ -15,8 +15,8 @@ from scratchpatch import config as config_lib, timing
 from scratchpatch.accounting import kv_cache
 from scratchpatch.bench import results
 from scratchpatch.bench.decoders import Continuation, Recomputation, local, model, prompts
+from scratchpatch.bench.models import byte_level
 from scratchpatch.bench.results import Result, at_least, at_most
-from scratchpatch.bench.train import byte_level
 from scratchpatch.inference.engine import Engine
 from scratchpatch.timing import Times
 

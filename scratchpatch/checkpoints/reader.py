@@ -112,6 +112,23 @@ class CheckpointReader(StepFolder):
             others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
             raise UserError(f"checkpoint {path} is damaged ({error}); others: {others}") from error
 
+    def reached(self, steps: int) -> int | None:
+        """The newest stored step, where it is at least so many, whole, and this experiment's; None where it is not. Its
+        arrays are not compared with any model's. Raises UserError where a newer version wrote it.
+        """
+        newest = max(self.steps(), default=0)
+        if newest < steps or newest == 0:
+            return None
+        path = self.folder / str(newest)
+        try:
+            about = format.read_about(path)
+            if self._differences(path, about):
+                return None
+            format.check_files(path, about)
+        except NotWhole:
+            return None
+        return newest
+
     def removed(self, step: int) -> bool:
         """Whether a step is not any more the one that `prove` has proven."""
         try:

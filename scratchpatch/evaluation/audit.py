@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scratchpatch import compilation_cache, config as config_lib
+from scratchpatch import background, compilation_cache, config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.kernels import attention
@@ -94,10 +94,31 @@ def audit(config, weights, seed: int = 0, build: Callable | None = None) -> Audi
     build = build or functools.partial(weights_lib.merge, weights_lib.abstract(config)[0])
     # Weights may be spread over a mesh; the audited rows are few, and every device computes all of them.
     everywhere = mesh_lib.everywhere(mesh_lib.of(weights))
-    options = {"compiler_options": compilation_cache.quick(), "out_shardings": everywhere}
-    forward = jax.jit(lambda weights, tokens_RL: build(weights)(tokens_RL), **options)
-    backward = jax.jit(functools.partial(reached, config, build), **options)
+    # Calibration sets thresholds on the host, so that they are numbers of the host from the beginning.
+    weights = {**weights, "thresholds": {name: np.float32(x) for name, x in weights["thresholds"].items()}}
+
+    def ahead(program: Callable, *args) -> Callable:
+        options = {"compiler_options": compilation_cache.quick(), "out_shardings": everywhere}
+        compiling = background.start(jax.jit(program, **options).lower(*args).compile)
+        return lambda *args: compiling.result()(*args)
+
+    tokens_RL = jax.ShapeDtypeStruct((_ROWS, row_length(config)), jnp.int32)
+    few_RL = jax.ShapeDtypeStruct((_GRADIENT_ROWS, row_length(config)), jnp.int32)
+    # The longer one first: the checks that need it come last.
+    backward = ahead(functools.partial(reached, config, build), weights, few_RL, 0, 0, dict.fromkeys(_SMOOTH, True))
+    forward = ahead(lambda weights, tokens_RL: build(weights)(tokens_RL), weights, tokens_RL)
     return Auditor(config, forward, backward, seed).report(weights)
+
+
+def row_length(config) -> int:
+    """How many bytes an audited row has: three patches, the edge between two blocks of local attention, and the place
+    where a controller first moves its threshold; at most a window.
+    """
+    m, patch = config.model, config_lib.patch_limit(config)
+    widest = max(m.encoder.window, m.decoder.window, m.entropy_model.window if m.entropy_model.layers else 0)
+    local = attention.block_size(widest, config.data.window)
+    carried = controller.CHUNK if config.patching.gain > 0 or config.trigger.gain > 0 else 0
+    return min(config.data.window, max((_PATCHES + 1) * patch, 2 * local, 5 * carried // 2))
 
 
 def reached(config, build, weights, tokens_RL, row, position, stages) -> jax.Array:
@@ -183,13 +204,7 @@ class Auditor:
         self.vocabulary = config_lib.vocabulary(config)
         self.rng = np.random.default_rng(seed)
         self.findings: dict[tuple[str, str], Finding] = {}
-        m, patch = config.model, config_lib.patch_limit(config)
-        widest = max(m.encoder.window, m.decoder.window, m.entropy_model.window if m.entropy_model.layers else 0)
-        local = attention.block_size(widest, config.data.window)
-        carried = controller.CHUNK if config.patching.gain > 0 or config.trigger.gain > 0 else 0
-        # Three patches, the edge between two blocks of local attention, and the place where a controller first moves
-        # its threshold.
-        self.length = min(config.data.window, max((_PATCHES + 1) * patch, 2 * local, 5 * carried // 2))
+        self.length = row_length(config)
         self.starts = (0, self.length // 4, self.length // 4 + self.length // 2)
         self.document_L = np.searchsorted(self.starts, np.arange(self.length), side="right") - 1
         self.tokens = self._text()

@@ -9,9 +9,10 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +28,11 @@ from scratchpatch.inference.options import Options
 from scratchpatch.inference.windows import Window
 from scratchpatch.model import loss as loss_lib, weights as weights_lib
 
-# Tokens of one call of the compiled pass: enough to keep the cores busy.
-_TOKENS_PER_CALL = 8192
+# Tokens of one call of the compiled pass: enough to keep a chip busy, and few enough that on a processor what a layer
+# gives another one stays in its caches.
+_TOKENS_PER_CALL, _TOKENS_PER_CALL_ON_CPU = 8192, 2048
+# What has positions to read, a window of it, and what else belongs to the row.
+Row = tuple[Any, Window, *tuple[Any, ...]]
 # Prompts that are continued side by side.
 _ROWS = 64
 
@@ -208,24 +212,31 @@ class LanguageModel:
         length = windows.row_length(len(stream), self.config.data.window)
         batch = self.rows_per_call(length) if len(stream) > length else mesh_lib.row_shares(mesh_lib.of(self.weights))
         total = windows.count(len(stream), length)
-        for i in range(0, total, batch):
-            part = [(stream, windows.window(k, len(stream), length)) for k in range(i, min(i + batch, total))]
-            yield Positions.joined(self.answers(part, length, batch))
+        rows = ((stream, windows.window(k, len(stream), length)) for k in range(total))
+        for answered in self.answers(rows, length, batch):
+            yield Positions.joined([said for _, said in answered])
 
-    def answers(self, part: Sequence[tuple[Any, Window]], length: int, size: int) -> list[dict[str, np.ndarray]]:
-        """What each window answers for, as the arrays of `Positions`, which are views of what one call gave.
+    def answers(
+        self, rows: Iterable[Row], length: int, size: int
+    ) -> Iterator[list[tuple[Row, dict[str, np.ndarray]]]]:
+        """What windows answer for, in order, those of one call at a time: each row as it was given, with the arrays of
+        `Positions`, which are views of what the call gave. The next call runs while the caller looks at them.
 
         Args:
-          part: at most `size` pairs of what has positions to read (see `positions`), and a window of it.
+          rows: of each what has positions to read (see `positions`), a window of it, and what its answer is wanted for.
           length: of all windows.
-          size: rows of the call; those that are left over are PAD.
+          size: rows of a call; those that are left over are PAD.
         """
-        rows = np.full((size, length + 1), self.vocabulary.pad, np.int32)
-        for row, (text, window) in zip(rows, part, strict=False):
-            row[:] = text.read(window.start, length + 1)
-        said = self.look(rows)
-        own = [slice(window.first - window.start, window.first - window.start + window.count) for _, window in part]
-        return [{name: array[r, where] for name, array in said.items()} for r, where in enumerate(own)]
+        rows, running = iter(rows), None
+        while part := list(itertools.islice(rows, size)):
+            tokens_RM = np.full((size, length + 1), self.vocabulary.pad, np.int32)
+            for tokens_M, (text, window, *_) in zip(tokens_RM, part, strict=False):
+                tokens_M[:] = text.read(window.start, length + 1)
+            before, running = running, (part, self._positions(self.weights, tokens_RM))
+            if before is not None:
+                yield _own(*before)
+        if running is not None:
+            yield _own(*running)
 
     def look(self, tokens_RM: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays of `Positions`, each [R, L], of rows of L + 1 tokens. A number of rows or a length that is new
@@ -235,11 +246,22 @@ class LanguageModel:
 
     def rows_per_call(self, length: int) -> int:
         """How many rows of so many positions `look` takes at once, so that the devices are busy."""
-        return max(_TOKENS_PER_CALL // length, 1) * mesh_lib.row_shares(mesh_lib.of(self.weights))
+        tokens = _TOKENS_PER_CALL_ON_CPU if jax.default_backend() == "cpu" else _TOKENS_PER_CALL
+        return max(tokens // length, 1) * mesh_lib.row_shares(mesh_lib.of(self.weights))
 
     def tokens(self, data: bytes) -> np.ndarray:
         """BOS and the bytes of a document, int32 [n + 1]."""
         return np.concatenate([[self.vocabulary.bos], np.frombuffer(data, np.uint8)]).astype(np.int32)
+
+
+def _own(part: Sequence[Row], said: dict[str, jax.Array]) -> list[tuple[Row, dict[str, np.ndarray]]]:
+    """Each row of a call with what its window answers for, once the call has ended."""
+    said, answered = jax.device_get(said), []
+    for r, row in enumerate(part):
+        _, window, *_ = row
+        begin = window.first - window.start
+        answered.append((row, {name: array[r, begin : begin + window.count] for name, array in said.items()}))
+    return answered
 
 
 def _compile(config, mesh) -> Callable:
@@ -267,7 +289,7 @@ def _compile_definition(definition, mesh) -> Callable:
             "nats": nats(output.logits_BLV),
             "head_nats": nats(output.head_logits_BLV),
             "targets": targets_RL,
-            "best": output.logits_BLV.argmax(axis=-1) == targets_RL,
+            "best": _is_best(output.logits_BLV, targets_RL),
             "entropy": nothing if output.entropy_BL is None else output.entropy_BL,
             "commit": layout.commit_BL,
             "scratchpad": layout.scratchpad_BL,
@@ -276,3 +298,12 @@ def _compile_definition(definition, mesh) -> Callable:
         }
 
     return mesh_lib.inside(mesh, jax.jit(positions, out_shardings=mesh_lib.everywhere(mesh)))
+
+
+def _is_best(logits_RLV: jax.Array, targets_RL: jax.Array) -> jax.Array:
+    """bool [R, L]: whether the target is the likeliest token, the lowest of those that tie."""
+    # As `argmax(logits) == target`, but a reduction of one array, which processors vectorise, instead of one of pairs.
+    target_RL1 = targets_RL[..., None]
+    hit_RL1 = jnp.take_along_axis(logits_RLV, target_RL1, axis=-1)
+    lower_RLV = jnp.arange(logits_RLV.shape[-1]) < target_RL1
+    return ~((logits_RLV > hit_RL1) | (lower_RLV & (logits_RLV == hit_RL1))).any(axis=-1)

@@ -1,7 +1,6 @@
 """Many documents scored side by side."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -40,20 +39,21 @@ def positions(
     for length, indices in by_length.items():
         texts = ((index, windows.Text(lm.tokens(documents[index]), lm.vocabulary)) for index in indices)
         open_documents = (_Document(index, text, list(windows.plan(len(text), length))) for index, text in texts)
-        rows = ((document, window) for document in open_documents for window in document.plan)
+        rows = ((document.text, own, document) for document in open_documents for own in document.plan)
         yield from _score(lm, rows, length, seen)
 
 
 def _score(
-    lm: LanguageModel, rows: Iterable[tuple[_Document, windows.Window]], length: int, seen: Callable[[int], None]
+    lm: LanguageModel,
+    rows: Iterable[tuple[windows.Text, windows.Window, _Document]],
+    length: int,
+    seen: Callable[[int], None],
 ) -> Iterator[tuple[int, Positions]]:
-    rows, size = iter(rows), lm.rows_per_call(length)
-    while part := list(itertools.islice(rows, size)):
-        answers = lm.answers([(document.text, own) for document, own in part], length, size)
-        for (document, _), answer in zip(part, answers, strict=True):
+    for answered in lm.answers(rows, length, lm.rows_per_call(length)):
+        for (*_, document), answer in answered:
             # Copies: a document that is not at its end holds on to no whole call.
             document.parts.append({name: array.copy() for name, array in answer.items()})
-        seen(sum(own.count for _, own in part))
-        for document, own in part:
+        seen(sum(own.count for (_, own, _), _ in answered))
+        for (_, own, document), _ in answered:
             if own is document.plan[-1]:
                 yield document.index, Positions.joined(document.parts)

@@ -11,23 +11,29 @@ from absl import logging
 from scratchpatch import output
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
+from scratchpatch.evaluation.answered import Question, evaluation_file, report_file
 from scratchpatch.files import replace_text
 from scratchpatch.report import tasks
 from scratchpatch.report.page import write_report
 from scratchpatch.report.passage import Passage
-from scratchpatch.report.run_folder import evaluation_file, read_evaluation, report_file
+from scratchpatch.report.run_folder import read_evaluation
 
 
-def write_evaluation(workdir: str | os.PathLike, comparisons: dict, step_named: bool) -> None:
+def write_evaluation(
+    workdir: str | os.PathLike, comparisons: dict, step_named: bool, asked: Question | None = None
+) -> None:
     """Write evaluation.json (`evaluate.Evaluation.comparisons`), and report.html anew. Both get names of their own
-    where those that are there tell of another step than the one that the user named, or of more of the text. What
-    cannot be written is a warning. Of two evaluations at once the last one's files stay. Of several processes the first
-    one writes.
+    where those that are there tell of another step than the one that the user named, or of more of the text. With the
+    question that was asked, the file answers it from then on. What cannot be written is a warning. Of two evaluations
+    at once the last one's files stay. Of several processes the first one writes.
     """
     if not processes.is_first():
         return
     suffix = _suffix(read_evaluation(workdir), comparisons["step"], step_named, comparisons["max_bytes"])
     document = output.plain(comparisons | {"passage": Passage(**comparisons["passage"]).to_json()})
+    # A run at work may have removed the step that was asked for, so that a newer one answered.
+    if asked and asked.step == comparisons["step"]:
+        document["made_of"] = asked.made_of
     path = evaluation_file(workdir, suffix)
     with _failure_is_a_warning(path):
         replace_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -10,10 +10,11 @@ from pathlib import Path
 from scratchpatch import config as config_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import sweep
+from scratchpatch.evaluation.answered import report_file
 from scratchpatch.files import replace_text
 from scratchpatch.report import elements, figures, passage, tasks
 from scratchpatch.report.figures import Series
-from scratchpatch.report.run_folder import RunFolder, command, report_file
+from scratchpatch.report.run_folder import RunFolder, command
 from scratchpatch.training import goodput
 
 RARE = 0.002  # an offset inside the patch that holds a smaller share of the bytes is noise, and not drawn

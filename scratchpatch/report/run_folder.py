@@ -18,6 +18,7 @@ from scratchpatch import config as config_lib, json_files, schema
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import scores
+from scratchpatch.evaluation.answered import evaluation_file
 from scratchpatch.json_files import Count
 from scratchpatch.report.figures import Series
 from scratchpatch.report.passage import Passage
@@ -153,16 +154,6 @@ class RunFolder:
         values = config_lib.flat(config_lib.default()) | self.config
         size = math.prod(values[name] for name in ("training.batch_rows", "data.window"))
         return min(max(size, 1), 1 << 62)
-
-
-def evaluation_file(workdir: str | os.PathLike, suffix: str = "") -> Path:
-    """Where an evaluation lies; suffix: '' of the run's own, else what tells it from that, such as '_step_200'."""
-    return Path(workdir) / f"evaluation{suffix}.json"
-
-
-def report_file(workdir: str | os.PathLike, suffix: str = "") -> Path:
-    """Where the page of an evaluation lies."""
-    return Path(workdir) / f"report{suffix}.html"
 
 
 def read_evaluation(workdir: str | os.PathLike, suffix: str = "") -> dict:

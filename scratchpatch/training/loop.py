@@ -25,7 +25,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.progress import Progress
 from scratchpatch.training import entropies, goodput, optimizer, start as start_lib
 from scratchpatch.training.goodput import Goodput
-from scratchpatch.training.metrics import Measures, MetricsWriter
+from scratchpatch.training.metrics import Measures, MetricsWriter, packed
 from scratchpatch.training.notices import Notices, Stopped
 from scratchpatch.training.step import SKIPPED, Trainer
 from scratchpatch.training.tasks import Abandoned, TrainingTasks
@@ -55,6 +55,9 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     notices.joined(jax.process_count() > 1)
     try:
         with start_lib.owned_workdir(config, Path(workdir)):
+            if (done := start_lib.finished(config, Path(workdir))) is not None:
+                logging.info("%s is finished: %d steps", workdir, done)
+                return True
             run = _Run(config, Path(workdir), mesh, began, notices, tasks)
             # A checkpoint that failed has made room for the lines that wait.
             with contextlib.closing(run.metrics):
@@ -162,10 +165,15 @@ class _Run:
 
     def _loop(self, step, state, first_index: int, progress: Progress):
         """Take the steps from `first_index` on; the last state, which is saved."""
+        # Read once: the fields of a config take microseconds.
         training, pending = self.config.training, None
+        steps, bad_steps = training.steps, training.bad_steps
+        intervals = (training.checkpoint_every, training.eval_every)
+        # One transfer instead of one for each of the sums.
+        pack = jax.jit(packed, out_shardings=mesh_lib.everywhere(self.trainer.mesh))
         self._clock = time.monotonic()
         for index, *rows in self.goodput.waiting(self.batches.iterate(first_index)):
-            enough = index >= training.steps or self.bad_in_a_row >= training.bad_steps
+            enough = index >= steps or self.bad_in_a_row >= bad_steps
             if enough or self.notices.stop_at(index):
                 break
             batch = self.trainer.place(*rows)
@@ -173,13 +181,13 @@ class _Run:
             # What else goes between host and device says so.
             with jax.transfer_guard("disallow"):
                 state, sums = step(state, batch, taken_with)
+                values = pack(sums)
             if pending is not None:
                 self._record(*pending, progress)
-            pending = index, sums
+            pending = index, sorted(sums), values
             done = index + 1
-            intervals = (training.checkpoint_every, training.eval_every)
-            saving, validating = (done == training.steps or every > 0 and done % every == 0 for every in intervals)
-            asked, asking = self.notices.save_at(done), self.tasks.due(done, last=done == training.steps)
+            saving, validating = (done == steps or every > 0 and done % every == 0 for every in intervals)
+            asked, asking = self.notices.save_at(done), self.tasks.due(done, last=done == steps)
             if saving or asked or validating or asking:
                 self._record(*pending, progress)
                 pending, scores = None, {}
@@ -189,7 +197,7 @@ class _Run:
                         scores = self._validate(state, done)
                     progress.note(f"step {done}: validation {scores['validation_bpb']:.3f} BPB")
                 # A checkpoint of the state that bad steps left would drop a better one.
-                if asked or saving and (self.bad_in_a_row == 0 or done == training.steps):
+                if asked or saving and (self.bad_in_a_row == 0 or done == steps):
                     with self.goodput.spent("checkpoint"):
                         self.checkpoints.save(done, state, scores)
                 # The checkpoint is written in the background meanwhile.
@@ -204,10 +212,10 @@ class _Run:
             self.checkpoints.save(int(state["step"]), state)
         return state
 
-    def _record(self, index: int, sums, progress: Progress) -> None:
-        """Write the metrics of a step that the device has been given time to finish."""
+    def _record(self, index: int, names: list[str], values: jax.Array, progress: Progress) -> None:
+        """Write the metrics of a step that the device has been given time to finish. names, values: of its sums."""
         with jax.transfer_guard("disallow"):
-            sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+            sums = dict(zip(names, jax.device_get(values).tolist(), strict=True))
         self.notices.watchdog.moved(stepped=True)
         now = time.monotonic()
         values = self.measures.of_step(index, sums, now - self._clock)
@@ -259,7 +267,7 @@ class _Run:
         return self.model
 
     def _describe(self, state) -> None:
-        logging.info("\n%s", account.text(account.account(self.config)))
+        logging.info("\n%s", account.text(account.account(self.trainer.config)))
         self.invalid = {} if self._ask(state, self._passes_audit) else {"causality": "INVALID"}
 
     def _ask(self, state, question):
@@ -283,7 +291,7 @@ class _Run:
         return sum(x.nbytes for x in jax.tree.leaves(weights)) <= _COPIED_BYTES
 
     def _passes_audit(self, weights) -> bool:
-        report = audit.audit(self.config, weights)
+        report = audit.audit(self.trainer.config, weights)
         logging.info("%s", report.text())
         if not report.ok and not self.config.training.allow_leak:
             raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
+import jax
+import jax.numpy as jnp
 from absl import logging
 
 from scratchpatch.accounting import chips, flops
@@ -168,13 +170,19 @@ def _text(record: dict[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
+def packed(sums: Mapping[str, jax.Array]) -> jax.Array:
+    """float32 [sums]: scalars, sorted by name, as one array."""
+    return jnp.stack([sums[name].astype(jnp.float32) for name in sorted(sums)])
+
+
 class Measures:
     """Turns the sums of a step (see `loss.sums`) into what a line of metrics holds. learning_rate: by the step's index,
     on the host: asking a device would wait behind the step it runs.
     """
 
     def __init__(self, config, learning_rate: Callable[[int], float], devices):
-        self._config, self._learning_rate = config, learning_rate
+        self._learning_rate, self._has_trunk = learning_rate, config.model.trunk.kind != "none"
+        self._flops = flops.by_sum(config)
         peak = chips.peak_flops(devices[0].device_kind)
         self._peak = peak and peak * len(devices)
 
@@ -195,7 +203,7 @@ class Measures:
             "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else math.nan,
             "gradient_norm": sums["gradient_norm"], "learning_rate": self._learning_rate(index), "bytes": sums["bytes"],
         }
-        if self._config.model.trunk.kind != "none":
+        if self._has_trunk:
             copied = ("suppressed_commits", "suppressed_scratchpads", "patching_threshold", "trigger_threshold")
             values |= {
                 "trunk_calls_per_byte": commits + scratchpads, "scratchpads_per_byte": scratchpads,
@@ -210,7 +218,7 @@ class Measures:
             values["head_bpb"] = bits(sums["head_nats"])
         if seconds:
             values["bytes_per_second"] = sums["bytes"] / seconds
-            values["flops_per_second"] = flops.trained(self._config, sums) / seconds
+            values["flops_per_second"] = flops.of_sums(self._flops, sums) / seconds
             if self._peak:
                 values["mfu"] = values["flops_per_second"] / self._peak
         return values

@@ -68,19 +68,24 @@ class SettingsByStep:
 
     def __init__(self, config, history: list[tuple[int, dict]]):
         values = config_lib.flat(config)
-        self._configs = [(start, config_lib.from_flat(values | changed)) for start, changed in history]
-
-    def config(self, index: int):
-        """The config that holds at the step with this index."""
-        return next(config for start, config in reversed(self._configs) if start <= index)
+        configs = [(start, config_lib.from_flat(values | changed)) for start, changed in history]
+        # By the first step: what depends on the step, and what does not.
+        self._parts = [(start, schedule(config), settings(config, start)) for start, config in configs]
 
     def at(self, index: int) -> np.ndarray:
         """See `settings`."""
-        return settings(self.config(index), index)
+        _, rate, same = self._part(index)
+        array = same.copy()
+        array[0] = rate(index)
+        return array
 
     def learning_rate(self, index: int) -> float:
         """See `schedule`."""
-        return schedule(self.config(index))(index)
+        return self._part(index)[1](index)
+
+    def _part(self, index: int) -> tuple[int, Callable[[int], float], np.ndarray]:
+        """What holds at the step with this index."""
+        return next(part for part in reversed(self._parts) if part[0] <= index)
 
 
 def decayed(params):

@@ -17,6 +17,7 @@ from scratchpatch.checkpoints import durable, history, run_text, settings, workd
 from scratchpatch.checkpoints.reader import CheckpointReader, Restored
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.data.anchor import anchored
+from scratchpatch.data.mixture import streams_for
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.inference import loading
@@ -66,6 +67,18 @@ def owned_workdir(config, workdir: Path) -> Iterator[None]:
                     with contextlib.suppress(OSError):
                         (workdir / name).unlink(missing_ok=True)
             raise
+
+
+def finished(config, workdir: Path) -> int | None:
+    """How many steps a finished run has done, told without making its model. None: it has steps to do, or `restore`
+    must tell, as where other processes or a durable tier take part. Raises UserError where the run's text has changed.
+    """
+    if jax.process_count() > 1 or config.training.durable_dir:
+        return None
+    done = CheckpointReader(workdir / "checkpoints", config).reached(config.training.steps)
+    if done is not None:
+        run_text.guard(workdir, streams_for(config, "train"), streams_for(config, "validation"))
+    return done
 
 
 def restore(config, checkpoints: Checkpoints, abstract_state: dict[str, Any]) -> Start:

@@ -58,14 +58,14 @@ class Trainer:
         everywhere = NamedSharding(mesh, PartitionSpec())
         placed = weights_lib.shardings(config, mesh)
         moments = jax.eval_shape(optimizer_lib.init, weights["params"])
+        self._shapes = {**weights, "optimizer": moments, **jax.eval_shape(_nothing_done)}
         self.shardings = {
             **placed,
             "optimizer": optax.tree_utils.tree_map_params(
                 optimizer_lib.init, lambda _, place: place, moments, placed["params"],
                 transform_non_params=lambda _: everywhere,
             ),
-            "means": dict.fromkeys(_no_means(), everywhere),
-            "step": everywhere,
+            **jax.tree.map(lambda _: everywhere, jax.eval_shape(_nothing_done)),
         }
         self.settings = jax.ShapeDtypeStruct((len(optimizer_lib.Settings._fields),), jnp.float32, sharding=everywhere)
         parts = mesh_lib.parts(config, mesh)
@@ -80,8 +80,9 @@ class Trainer:
 
     def abstract_state(self):
         """The state as ShapeDtypeStructs with shardings, to restore into."""
-        state = jax.eval_shape(self.initial, jax.ShapeDtypeStruct((), jnp.uint32))
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings)
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), self._shapes, self.shardings
+        )
 
     def init(self, given=()):
         """The state before step 0, the same on every mesh, but for the parts that are given."""
@@ -119,6 +120,8 @@ class Trainer:
         here = self.rows_here
 
         def put(target, rows):
+            if target.sharding.is_fully_addressable:
+                return jax.device_put(rows.reshape(target.shape), target.sharding)
             # Part a holds global rows [a * rows, (a + 1) * rows).
             parts, of_part, length = target.shape
             mine = rows.reshape(parts, len(here), length)
@@ -134,13 +137,15 @@ class Trainer:
 
     def place_settings(self, settings: np.ndarray) -> jax.Array:
         """What a step is taken with (see `optimizer.settings`), on every device."""
+        if self.settings.sharding.is_fully_addressable:
+            return jax.device_put(settings, self.settings.sharding)
         return jax.make_array_from_process_local_data(self.settings.sharding, settings, self.settings.shape)
 
     def initial(self, seed):
         """The state before the first step, from a seed."""
         weights = weights_lib.init(self.config, seed)
         moments = optimizer_lib.init(weights["params"])
-        return {**weights, "optimizer": moments, "means": _no_means(), "step": jnp.int32(0)}
+        return {**weights, "optimizer": moments, **_nothing_done()}
 
     def advance(self, state, batch, settings):
         """One optimizer step, or none where `_reason` skips it: then state['step'] alone goes on."""
@@ -191,8 +196,10 @@ class Trainer:
         return jnp.where(documents > 0, old + THRESHOLD_RATE * (end - old), old)
 
 
-def _no_means() -> dict:
-    return {"loss": jnp.float32(0), "norm": jnp.float32(0), "steps": jnp.int32(0)}
+def _nothing_done() -> dict:
+    """The parts of the state, before the first step, that depend on no weights."""
+    means = {"loss": jnp.float32(0), "norm": jnp.float32(0), "steps": jnp.int32(0)}
+    return {"means": means, "step": jnp.int32(0)}
 
 
 def _moved(means: dict, loss, norm) -> dict:

@@ -5,8 +5,9 @@ usage: scratchpatch eval --workdir=DIR [--source=SPEC] [--split=validation] [--o
        scratchpatch eval --workdir=DIR --follow [--poll_seconds=30] [--json]
 
 Every raw byte of every document counts exactly once; gzip, bzip2 and xz of its beginning stand beside it.
-The run's own validation split on the unchanged model also makes evaluation.json and report.html. With --step, or
-with --max_bytes, they are named after it (report_step_200.html) where the others tell of another step, or of more.
+The run's own validation split on the unchanged model also makes evaluation.json and report.html. Asked again, while
+weights, text and code are the same, evaluation.json answers. With --step, or with --max_bytes, the files are named
+after it (report_step_200.html) where the others tell of another step, or of more.
 The result is printed first: a folder that cannot be written is a warning. The run may be at work meanwhile.
 With --task, tasks are measured instead; --task=list tells them and their options. Answers are stored as they come in
 WORKDIR/evaluations, so the same command goes on after a stop, and each result has the protocol to repeat it; figures
@@ -26,6 +27,9 @@ import math
 import signal
 import sys
 from pathlib import Path
+from typing import Any
+
+from absl import logging
 
 from scratchpatch import output
 from scratchpatch.errors import UserError
@@ -68,6 +72,18 @@ def _run(values: verb.Flags, answer: verb.Answer) -> int | None:
 
 
 def _measure_bits_per_byte(workdir: str, values: verb.Flags, answer: verb.Answer) -> None:
+    from scratchpatch.evaluation import answered
+
+    own = not values.source and not values.override and values.split == "validation"
+    alone = values.distributed == "none" and values.devices is None and values.mesh is None
+    asked = None
+    if own and alone:
+        asked = answered.question(workdir, values.step, values.max_bytes, values.compressor_bytes)
+    if asked and (result := answered.result(workdir, asked)):
+        _give(result, values, answer)
+        path = answered.evaluation_file(workdir)
+        logging.info("answered before, in %s; remove that file to measure again", path)
+        return
     from scratchpatch.evaluation.evaluate import evaluate
     from scratchpatch.report.evaluation import write_evaluation
 
@@ -75,11 +91,15 @@ def _measure_bits_per_byte(workdir: str, values: verb.Flags, answer: verb.Answer
         workdir, source=values.source, split=values.split, overrides=dict(values.override), step=values.step,
         max_bytes=values.max_bytes, compressor_bytes=values.compressor_bytes, **joining.place(values),
     )
-    answer.show(evaluation.result, values, output.as_table)
-    if values.output:
-        answer.file(values.output, output.as_json(evaluation.result) + "\n")
+    _give(evaluation.result, values, answer)
     if evaluation.for_the_page:
-        write_evaluation(workdir, evaluation.comparisons(), step_named=values.step is not None)
+        write_evaluation(workdir, evaluation.comparisons(), step_named=values.step is not None, asked=asked)
+
+
+def _give(result: dict[str, Any], values: verb.Flags, answer: verb.Answer) -> None:
+    answer.show(result, values, output.as_table)
+    if values.output:
+        answer.file(values.output, output.as_json(result) + "\n")
 
 
 def _measure_tasks(workdir: str, values: verb.Flags, answer: verb.Answer) -> None:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from scratchpatch.inference import scoring
+from scratchpatch.inference import language_model as language_model_lib, scoring
 from tests.inference.models import WINDOW, language_model
 
 DOCUMENTS = [b"", b"a", b"hello", bytes(range(40)), b"longer than the window " * 5, b"a", b"\xff" * WINDOW]
@@ -51,6 +51,16 @@ def test_best_says_whether_the_byte_is_the_likeliest():
     other = bytes([likeliest[0] ^ 1])
     found = scored([prompt + likeliest, prompt + other])
     assert [bool(found[index].best[len(prompt)]) for index in (0, 1)] == [True, False]
+
+
+def test_of_tokens_that_tie_the_lowest_is_the_likeliest():
+    rng = np.random.default_rng(0)
+    # Few values, so that most rows have ties.
+    logits = rng.integers(0, 3, (40, 25, 7)).astype(np.float32)
+    targets = rng.integers(0, 7, (40, 25))
+    best = language_model_lib._is_best(logits, targets)
+    np.testing.assert_array_equal(best, logits.argmax(axis=-1) == targets)
+    assert 0 < best.sum() < (logits.max(axis=-1, keepdims=True) == logits).sum()
 
 
 def test_bytes_are_counted_as_they_are_read():

@@ -54,6 +54,16 @@ def test_remat_wraps_each_layer_and_keeps_the_gradient(remat):
     np.testing.assert_allclose(wrapped(x), plain(x), rtol=1e-6)
 
 
+def loops(module) -> int:
+    return jax.jit(lambda x: run(module, x)).lower(jnp.ones((2, 4))).as_text().count("stablehlo.while")
+
+
+def test_a_cpu_runs_few_layers_that_are_not_recomputed_without_a_loop():
+    assert [loops(make()), loops(make("full")), loops(make(depth=9))] == [0, 1, 1]
+    with attention.platform("tpu"):
+        assert loops(make()) == 1
+
+
 KEEPING = ("dots", "ffn", "full")
 
 
@@ -98,16 +108,6 @@ def test_what_the_attention_of_a_kernel_gives_is_kept(platform, remat):
     shapes = [(2, 2, 256, 1, 128)] * 4 + [(2, 2, 1, 256)] + [(2, 2, 256, 128)] * 2
     shapes += [(2, 2, 256, 352)] * 2 if remat == "dots" else []
     assert sorted(x.shape for x in kept) == sorted(shapes)
-
-
-def loops(module) -> int:
-    return jax.jit(lambda x: run(module, x)).lower(jnp.ones((2, 4))).as_text().count("stablehlo.while")
-
-
-def test_a_cpu_runs_few_layers_that_are_not_recomputed_without_a_loop():
-    assert [loops(make()), loops(make("full")), loops(make(depth=9))] == [0, 1, 1]
-    with attention.platform("tpu"):
-        assert loops(make()) == 1
 
 
 def test_unrolled_holds_only_inside_its_block():

@@ -8,6 +8,7 @@ import chex
 import pytest
 
 from scratchpatch.errors import UserError
+from scratchpatch.training import loop
 from scratchpatch.training.loop import train
 from tests import child, runs
 
@@ -119,7 +120,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(folder)
     assert_same_run(folder, workdir)
 
 
-def test_a_finished_run_says_so_and_stays_as_it_is_whatever_fields_are_free(folder, caplog):
+def test_a_finished_run_says_so_and_stays_as_it_is_whatever_fields_are_free(folder, caplog, monkeypatch):
+    """Nothing of its model is traced."""
+    monkeypatch.setattr(loop, "Trainer", None)
     workdir = folder / "finished"
     shutil.copytree(folder / "whole", workdir)
     free = {"training.eval_every": 5, "training.checkpoint_every": 1, "training.keep_last": 1, "data.threads": 2}
