@@ -18,8 +18,12 @@ NEWER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_c
 
 
 def folder() -> Path:
-    """Where compiled programs are kept: `xla` in the cache folder (see `places.cache_folder`). Raises UserError."""
-    return places.cache_folder() / "xla"
+    """Where compiled programs are kept: `xla` in the cache folder (see `places.cache_folder`). Raises UserError.
+
+    Those of each number of cores lie apart: XLA divides work by the cores of the process that compiles, and JAX does
+    not tell such programs from each other.
+    """
+    return places.cache_folder() / "xla" / f"{platforms.cores()}_cores"
 
 
 def enable() -> None:

@@ -42,6 +42,11 @@ def choose() -> None:
     _chosen = others
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def unused_gpu() -> bool:
     """Whether an NVIDIA GPU is there, and `choose` took the CPU because JAX has no plugin for it."""
     return _chosen == "cpu" and _any(_GPU_DEVICES["cuda"]) and not any("cuda" in name for name in _plugins())

@@ -11,11 +11,12 @@ from scratchpatch import compilation_cache
 
 
 def test_folder_is_that_of_the_environment_or_the_home(monkeypatch, tmp_path):
+    monkeypatch.setattr(compilation_cache.platforms, "cores", lambda: 3)
     monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path))
-    assert compilation_cache.folder() == tmp_path / "xla"
+    assert compilation_cache.folder() == tmp_path / "xla" / "3_cores"
     monkeypatch.delenv("SCRATCHPATCH_CACHE")
     monkeypatch.setenv("HOME", "/home/me")
-    assert compilation_cache.folder() == Path("/home/me/.cache/scratchpatch/xla")
+    assert compilation_cache.folder() == Path("/home/me/.cache/scratchpatch/xla/3_cores")
 
 
 def test_enable_keeps_small_programs_and_a_folder_already_named(monkeypatch, tmp_path):

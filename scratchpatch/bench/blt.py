@@ -10,8 +10,7 @@ import time
 import torch
 import transformers
 
-from scratchpatch import config as config_lib
-from scratchpatch.bench import results
+from scratchpatch import config as config_lib, platforms
 from scratchpatch.errors import UserError
 from scratchpatch.model.layers import ffn_width
 
@@ -98,7 +97,7 @@ class Continuation:
 def _sized(config, parameters: int):
     """A model that computes on all cores, with as many parameters as asked for: see `Blt`."""
     torch.manual_seed(0)
-    torch.set_num_threads(results.cores())
+    torch.set_num_threads(platforms.cores())
     transformers.logging.set_verbosity_error()
     smallest = _count(_model(config, 1))
     bucket = len(_HASH_SIZES) * config.model.d_byte

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from scratchpatch import config as config_lib, timing
+from scratchpatch import config as config_lib, platforms, timing
 from scratchpatch.accounting import kv_cache
-from scratchpatch.bench import results
 from scratchpatch.bench.decoders import Continuation, Recomputation, local, model, prompts
 from scratchpatch.bench.models import byte_level
 from scratchpatch.bench.results import Result, at_least, at_most
@@ -165,7 +164,7 @@ def _peer(config, sizes: Sizes) -> Result:
     theirs = blt.Continuation(config, blt.patch_bytes(config), parameters, middle, sizes.peer)
     # On all cores it is the slower one where others work on them.
     seconds = {}
-    for threads in {1, results.cores()}:
+    for threads in {1, platforms.cores()}:
         theirs.threads = threads
         seconds[threads] = min(theirs(), theirs())
     theirs.threads = min(seconds, key=seconds.get)
@@ -175,7 +174,7 @@ def _peer(config, sizes: Sizes) -> Result:
         numbers[name]["parameters"] = count
     notes = (
         f"transformers' generate(use_cache=False) writes {sizes.peer} bytes behind {len(middle)}; of 1 and "
-        f"{results.cores()} threads, {theirs.threads} was faster",
+        f"{platforms.cores()} threads, {theirs.threads} was faster",
     )
     faster = _ratio(times, "transformers' BLT", "beside BLT")
     return Result("", numbers, (at_least("speed over transformers' BLT without a cache", faster, 20.0),), notes)

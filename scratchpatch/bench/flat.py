@@ -10,8 +10,7 @@ Legend: B rows, L positions, d width, H heads, K head width, V vocabulary.
 import torch
 from torch.nn import functional
 
-from scratchpatch import config as config_lib
-from scratchpatch.bench import results
+from scratchpatch import config as config_lib, platforms
 
 
 class Block(torch.nn.Module):
@@ -63,7 +62,7 @@ class Loop:
     def __init__(self, config, tokens_BM):
         """tokens_BM: int [B, L + 1], rows of a batch."""
         torch.manual_seed(0)
-        torch.set_num_threads(results.cores())
+        torch.set_num_threads(platforms.cores())
         trunk, o, vocabulary = config.model.trunk, config.optimizer, config_lib.vocabulary(config)
         ids_BM = torch.as_tensor(tokens_BM.astype("int64"))
         self._inputs_BL, self._targets_BL = ids_BM[:, :-1].contiguous(), ids_BM[:, 1:].contiguous()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from scratchpatch import output
+from scratchpatch import output, platforms
 
 # Sides that stand beside each other in a table; of more, each is a line.
 _WIDEST = 6
@@ -48,16 +48,11 @@ def machine() -> dict:
         lines = [f"model name: {platform.processor() or 'unknown'}"]
     return {
         "processor": next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"),
-        "cores": cores(),
+        "cores": platforms.cores(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
         "jax": jax.__version__, "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def text(measured: dict) -> str:

@@ -1,10 +1,11 @@
 """Batches of windows: step g holds rows [g * B, (g + 1) * B) of one endless order (see `order` and README.md).
 
-Grain reads ahead. One of its records is a whole batch, because each record there costs as much as many windows do.
+Grain reads ahead. One of its records is some whole batches, because each record there costs as much as many windows do.
 
 Legend: B rows of this process, W window + 1, L window.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -88,6 +89,15 @@ class Batches:
 
     def iterate(self, first_step: int = 0) -> Iterator[tuple[int, *tuple[np.ndarray, ...]]]:
         """(step, *arrays(step)) from `first_step` on, data.prefetch of them read ahead by data.threads threads."""
-        records = grain.MapDataset.range(first_step, _LAST_STEP).map(lambda step: (step, *self.arrays(step)))
-        threads, ahead = self._data.threads, max(self._data.prefetch, self._data.threads)
-        return iter(records.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
+        threads = self._data.threads
+        # Half of what is held ready is read while the other half is taken.
+        each = max(self._data.prefetch // (2 * threads), 1)
+
+        def record(number: int) -> list[tuple[int, *tuple[np.ndarray, ...]]]:
+            begin = first_step + number * each
+            return [(step, *self.arrays(step)) for step in range(begin, begin + each)]
+
+        records = grain.MapDataset.range(_LAST_STEP // each).map(record)
+        ahead = max(self._data.prefetch // each, threads)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        return itertools.chain.from_iterable(records.to_iter_dataset(options))

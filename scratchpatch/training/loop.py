@@ -214,8 +214,7 @@ class _Run:
 
     def _record(self, index: int, names: list[str], values: jax.Array, progress: Progress) -> None:
         """Write the metrics of a step that the device has been given time to finish. names, values: of its sums."""
-        with jax.transfer_guard("disallow"):
-            sums = dict(zip(names, jax.device_get(values).tolist(), strict=True))
+        sums = dict(zip(names, jax.device_get(values).tolist(), strict=True))
         self.notices.watchdog.moved(stepped=True)
         now = time.monotonic()
         values = self.measures.of_step(index, sums, now - self._clock)

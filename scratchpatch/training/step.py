@@ -120,8 +120,6 @@ class Trainer:
         here = self.rows_here
 
         def put(target, rows):
-            if target.sharding.is_fully_addressable:
-                return jax.device_put(rows.reshape(target.shape), target.sharding)
             # Part a holds global rows [a * rows, (a + 1) * rows).
             parts, of_part, length = target.shape
             mine = rows.reshape(parts, len(here), length)
@@ -137,9 +135,7 @@ class Trainer:
 
     def place_settings(self, settings: np.ndarray) -> jax.Array:
         """What a step is taken with (see `optimizer.settings`), on every device."""
-        if self.settings.sharding.is_fully_addressable:
-            return jax.device_put(settings, self.settings.sharding)
-        return jax.make_array_from_process_local_data(self.settings.sharding, settings, self.settings.shape)
+        return jax.make_array_from_callback(self.settings.shape, self.settings.sharding, settings.__getitem__)
 
     def initial(self, seed):
         """The state before the first step, from a seed."""

@@ -15,8 +15,7 @@ examples:
 --runner=DataflowRunner --runner_flag=project=mine --runner_flag=region=europe-west4
 """
 
-import os
-
+from scratchpatch import platforms
 from scratchpatch.data import sources, splits
 from scratchpatch.data.records import RECORD_BYTES
 from scratchpatch.errors import UserError
@@ -51,7 +50,7 @@ def _check(values: verb.Flags) -> None:
 def _run(values: verb.Flags, answer: verb.Answer) -> None:
     from scratchpatch.preparation.folder import prepare, table
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = platforms.cores()
     result = prepare(
         values.source, values.out, shard_count=values.shards, held_out=values.held_out,
         on_bad_record=values.on_bad_record, workers=values.workers or cores, runner=values.runner,
