@@ -82,12 +82,8 @@ def visits(begin_N: np.ndarray, end_N: np.ndarray, queries: int, keys: int, size
 
 
 def attention(backend: str, shape: Shape, begin_N: np.ndarray, end_N: np.ndarray) -> dict[str, Pass]:
-    """The passes of a backend by name, 'forward' first; every row has these ranges. A band says that it is a window."""
-    if backend == "splash":
-        return tpu(shape, begin_N, end_N)
-    if backend == "pallas":
-        return gpu(shape, begin_N, end_N)
-    return in_xla(shape, begin_N, end_N)
+    """The passes of a backend of TPUs and GPUs, 'forward' first; every row has these ranges. With a band: a window."""
+    return {"splash": tpu, "pallas": gpu, "xla": in_xla}[backend](shape, begin_N, end_N)
 
 
 def tpu(shape: Shape, begin_N: np.ndarray, end_N: np.ndarray) -> dict[str, Pass]:

@@ -69,12 +69,12 @@ KEEPING = ("dots", "ffn", "full")
 
 @pytest.fixture(scope="module")
 def tiers():
-    """(a program that gives the gradient of a byte tier of 6 layers in its input, its input), by remat."""
+    """(a program that gives the gradient of a byte tier of 9 layers in its input, its input), by remat."""
     tokens_BL, made = jnp.ones((2, 512), jnp.int32), {}
     x_BLd = jnp.asarray(np.random.default_rng(0).normal(size=(2, 512, 32)), jnp.float32)
     for remat in ("none", *KEEPING):
         config = tiny.config({"training.remat": remat, "model.d_byte": 32})
-        module = stack.ByteTier("encoder", config, 6, 2, 16, jnp.float32, nnx.Rngs(params=0))
+        module = stack.ByteTier("encoder", config, 9, 2, 16, jnp.float32, nnx.Rngs(params=0))
 
         def gradient(x_BLd, module=module):
             return jax.grad(lambda x: jnp.square(module(x, tiny.rows(tokens_BL))).sum())(x_BLd)
