@@ -42,7 +42,7 @@ def page(results: dict[tuple[str, int], dict], checksum: str, text_bytes: int) -
         "at random places; ours are the windows of the text one behind the other, each once per epoch, in random "
         "order. As there, no window begins with a BOS, in training and in validation.",
         "",
-        "Everything here is written by `.venv/bin/python -m experiments.shakespeare.run --text=tinyshakespeare.txt`.",
+        "Everything here is written by `.venv/bin/python -m experiments.shakespeare.run --text=FILE`.",
     ]
     for recipe in RECIPES:
         lines += ["", f"## {_TITLES[recipe]}", "", *_told(recipe), "", *_table(results, recipe)]
