@@ -12,6 +12,7 @@ from scratchpatch.accounting import chips
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.config_fields import REMAT
 from scratchpatch.errors import UserError
+from scratchpatch.kernels import attention
 from scratchpatch.kernels.cost import Pass
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.planning import ahead_of_time, hlo, layout_warnings, plan, step_cost as step_cost_lib, topology
@@ -44,7 +45,8 @@ def no_activations(monkeypatch):
 
 @pytest.fixture
 def cost(config, no_activations):
-    return step_cost_lib.step_cost(config, 1)
+    with attention.platform("tpu"):
+        return step_cost_lib.step_cost(config, 1)
 
 
 def collective(kind, axes, shapes, size, times=1, operation=""):
