@@ -71,5 +71,8 @@ def arrays(text: str) -> list[Array]:
 
 
 def squares(arrays: list[Array], length: int, widths: frozenset[int]) -> list[Array]:
-    """Arrays with two axes of `length` (a row's slots) or more, the model's own widths not counted."""
-    return [a for a in arrays if sum(n >= length and n not in widths for n in a.shape) >= 2]
+    """Arrays with two axes of `length` (a row's slots) or more, the model's own widths not counted, nor two or three of
+    them beside each other (`layers.shared`).
+    """
+    own = {times * n for n in widths for times in (1, 2, 3)}
+    return [a for a in arrays if sum(n >= length and n not in own for n in a.shape) >= 2]
