@@ -57,7 +57,8 @@ def test_a_folder_that_cannot_be_written_is_one_warning_and_no_cache(monkeypatch
 def test_a_folder_that_is_missing_is_made(monkeypatch, tmp_path, unnamed):
     monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "a" / "b"))
     compilation_cache.enable()
-    assert jax.config.jax_compilation_cache_dir == f"{tmp_path}/a/b/xla" and (tmp_path / "a/b/xla").is_dir()
+    folder = compilation_cache.folder()
+    assert jax.config.jax_compilation_cache_dir == str(folder) and folder.is_dir()
 
 
 def test_options_that_this_version_of_xla_does_not_know_are_left_out(monkeypatch):
