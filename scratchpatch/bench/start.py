@@ -36,7 +36,7 @@ def measure(config) -> Result:
     return Result(
         "start to the first finished train step",
         {"cold": cold, "warm": warm},
-        (at_most("cold seconds", cold["seconds"], 25.0), at_most("warm seconds", warm["seconds"], 10.0)),
+        (at_most("cold seconds", cold["seconds"], 12.0), at_most("warm seconds", warm["seconds"], 5.0)),
         (
             "cold: nothing compiled, no data index; xla seconds are part of the stages above them",
             f"longest to compile: {longest}",
