@@ -86,15 +86,13 @@ _JOINED_ROWS = 256
 
 
 def shared(x: jax.Array, *projections: Linear) -> list[jax.Array]:
-    """The results of projections that read the same input, [..., o] each.
+    """The results of projections that read the same input and have the same types, [..., o] each.
 
     On one CPU they are one product: XLA shares out a small product over a processor's cores at a loss, and the gradient
     of a matrix most of all.
     """
-    one = len({(p.dtype, p.precision, p.preferred_element_type) for p in projections}) == 1
-    alone = all(sharding.placement(p.kernel) is None for p in projections)
     few = x.size < _JOINED_ROWS * x.shape[-1]
-    if few or not one or not alone or attention.traced_platform() != "cpu":
+    if few or sharding.spread_mesh() is not None or attention.traced_platform() != "cpu":
         return [projection(x) for projection in projections]
     kernel = jnp.concatenate([projection.kernel.get_value() for projection in projections], axis=1)
     ends = np.cumsum([projection.out_features for projection in projections])
