@@ -60,8 +60,8 @@ def get_config(variant: str = "flat-public", text: Path = Path("runs/shakespeare
     if "scratchpads" in model:
         config.trigger.kind = "every"
     if model.endswith("_ngrams"):
-        config.model.encoder.ngrams = (2, 3, 4)
-        config.model.encoder.ngram_rows = 4096
+        config.model.encoder.ngrams = (2, 3, 4, 5)
+        config.model.encoder.ngram_rows = 16384
     config.training.steps = 2000
     config.training.batch_rows = 12
     config.training.eval_every = 0
