@@ -38,16 +38,15 @@ def question(
     """What `eval` asks of a run's checkpoint, the newest one or that of `step`, about the run's own validation split.
 
     The answer depends on the files of the checkpoint, the config, the text and how much of it is read, on the code of
-    this package, on versions of others, and on the kind of device. None where the checkpoint is missing or not whole.
-    Raises UserError where the text is not the run's any more.
+    this package, on versions of others, and on the kind of device. None where the checkpoint is missing, or cannot be
+    told from others. Raises UserError where the text is not the run's any more.
     """
-    folder = format.StepFolder(Path(workdir) / "checkpoints")
+    folder = _checkpoints(workdir)
     step = max(folder.steps(), default=None) if step is None else step
     if step is None:
         return None
     try:
         about = format.read_about(folder.location(step))
-        format.check_files(folder.location(step), about)
         config = load_config(workdir)
     except (format.NotWhole, UserError):
         # Whoever loads the model says what is wrong, or finds another checkpoint.
@@ -65,14 +64,27 @@ def question(
 
 
 def result(workdir: str | os.PathLike, asked: Question) -> dict[str, Any] | None:
-    """The result that evaluation.json holds, where it answers this very question, and its page is there too."""
+    """The result that evaluation.json holds, where it answers this very question, and its page is there too, and the
+    checkpoint is whole: its files are read for that here alone, since who loads the model reads them anyway.
+    """
     try:
         document = json_files.read(evaluation_file(workdir), _Answered)
     except (OSError, json_files.Malformed):
         return None
     validation = document["results"].get("validation")
     same = document["made_of"] == asked.made_of and report_file(workdir).exists()
-    return validation if same and isinstance(validation, dict) else None
+    if not same or not isinstance(validation, dict):
+        return None
+    path = _checkpoints(workdir).location(asked.step)
+    try:
+        format.check_files(path, format.read_about(path))
+    except format.NotWhole:
+        return None
+    return validation
+
+
+def _checkpoints(workdir: str | os.PathLike) -> format.StepFolder:
+    return format.StepFolder(Path(workdir) / "checkpoints")
 
 
 def evaluation_file(workdir: str | os.PathLike, suffix: str = "") -> Path:
