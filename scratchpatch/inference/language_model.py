@@ -306,4 +306,5 @@ def _is_best(logits_RLV: jax.Array, targets_RL: jax.Array) -> jax.Array:
     target_RL1 = targets_RL[..., None]
     hit_RL1 = jnp.take_along_axis(logits_RLV, target_RL1, axis=-1)
     lower_RLV = jnp.arange(logits_RLV.shape[-1]) < target_RL1
-    return ~((logits_RLV > hit_RL1) | (lower_RLV & (logits_RLV == hit_RL1))).any(axis=-1)
+    # Nothing is the likeliest among numbers that are none.
+    return jnp.where(lower_RLV, logits_RLV < hit_RL1, logits_RLV <= hit_RL1).all(axis=-1)

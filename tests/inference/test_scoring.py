@@ -61,6 +61,7 @@ def test_of_tokens_that_tie_the_lowest_is_the_likeliest():
     best = language_model_lib._is_best(logits, targets)
     np.testing.assert_array_equal(best, logits.argmax(axis=-1) == targets)
     assert 0 < best.sum() < (logits.max(axis=-1, keepdims=True) == logits).sum()
+    assert not language_model_lib._is_best(logits * np.nan, targets).any()
 
 
 def test_bytes_are_counted_as_they_are_read():
