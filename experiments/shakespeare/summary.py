@@ -14,8 +14,8 @@ NAMES = {
     "flat": "byte-level",
     "p4": "p=4",
     "p4_scratchpads": "p=4, a scratchpad at every byte",
-    "flat_ngrams": "byte-level, hashed 2- to 4-grams",
-    "p4_scratchpads_ngrams": "p=4, a scratchpad at every byte, hashed 2- to 4-grams",
+    "flat_ngrams": "byte-level, hashed 2- to 5-grams",
+    "p4_scratchpads_ngrams": "p=4, a scratchpad at every byte, hashed 2- to 5-grams",
 }
 _TITLES = {"public": "The public recipe", "ours": "Our optimizer, at the same steps and rows"}
 

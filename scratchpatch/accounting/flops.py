@@ -58,7 +58,8 @@ def by_sum(config) -> dict[str, float]:
         sums |= {name: sums[name] + number for name, number in more.items()}
         return sums["positions"] * sum(_of_training(config, _forward(config, counted(sums))).values())
 
-    return {name: of_step(**{name: 1}) - of_step() for name in _SUMS}
+    least = of_step()
+    return {name: of_step(**{name: 1}) - least for name in _SUMS}
 
 
 def inference(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> dict[str, float]:
