@@ -12,8 +12,8 @@ Covered, exactly:
 - gradient checks, joined likewise: every pair among pooling (with and without last_state), decoder and encoder, each on
   the layout of one of six patchifiers and triggers (decisions carry no gradient), and without a trunk;
 - `audit` itself, one compiled program forward and one backward, as it runs before training: all patchifiers but random,
-  bfloat16, both remats, grouped and full KV heads, controllers that move, staircases in chunks and in blocks, an unstopped entropy head
-  and none, BLT's options together, no trunk.
+  bfloat16, both remats, grouped and full KV heads, controllers that move, staircases in chunks and in blocks, an
+  unstopped entropy head and none, BLT's options together, no trunk.
 """
 
 import itertools
