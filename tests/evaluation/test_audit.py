@@ -12,8 +12,8 @@ Covered, exactly:
 - gradient checks, joined likewise: every pair among pooling (with and without last_state), decoder and encoder, each on
   the layout of one of six patchifiers and triggers (decisions carry no gradient), and without a trunk;
 - `audit` itself, one compiled program forward and one backward, as it runs before training: all patchifiers but random,
-  bfloat16, both remats, grouped and full KV heads, controllers that move, chunked staircases, an unstopped entropy head
-  and none, BLT's options together, no trunk.
+  bfloat16, both remats, grouped and full KV heads, controllers that move, staircases in chunks and in blocks, an
+  unstopped entropy head and none, BLT's options together, no trunk.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from scratchpatch import config as config_lib, config_fields
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
-from scratchpatch.kernels import xla
+from scratchpatch.kernels import blocked, xla
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.patching import controller
@@ -170,6 +170,13 @@ WHOLE = {
         "model.decoder.layers": 0,
     },
     "chunks": {"patching.kind": "whitespace", "trigger.kind": "every", "model.pooling.kind": "mean"},
+    "blocks": {
+        "kernels.staircase": "blocked",
+        "kernels.window": "blocked",
+        "patching.patch_bytes": 2,
+        "trigger.kind": "every",
+        "model.encoder.window": 30,
+    },
     "no entropy head": {
         "trigger.kind": "stride",
         "model.entropy_head.weight": 0.0,
@@ -215,6 +222,7 @@ def compiled_yet_quicker(monkeypatch):
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models_pass(monkeypatch, compiled_yet_quicker, name):
     monkeypatch.setattr(xla, "CHUNK", 16)
+    monkeypatch.setattr(blocked, "_BLOCK", 16)
     config = tiny.config(WHOLE[name])
     report = audit.audit(config, random_weights(weights_lib.abstract(config)[1]))
     assert report.ok, report.text()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
+from scratchpatch.kernels import blocked
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.steps import Steps
 from tests import tiny
@@ -91,6 +92,13 @@ MODELS = {
     },
     "score": {"trigger.kind": "score", "trigger.threshold": 1.1, "trigger.gain": 0.02},
     "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
+    "blocks": {
+        "kernels.staircase": "blocked",
+        "kernels.window": "blocked",
+        "patching.patch_bytes": 2,
+        "trigger.kind": "every",
+        "model.encoder.window": 30,
+    },
     "no trunk": TRUNKLESS,
 }
 
@@ -167,7 +175,8 @@ def read_mixed(reader, tokens_BL):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_pieces_say_what_the_whole_says(name):
+def test_pieces_say_what_the_whole_says(monkeypatch, name):
+    monkeypatch.setattr(blocked, "_BLOCK", 16)
     made = config_of(name)
     weights, tokens_BL = tiny.weights(made), tiny.batch(rows=3, length=tiny.WINDOW)
     whole, reader = tiny.forward(made)(weights, tokens_BL), Reader(made, weights, 3)
