@@ -264,6 +264,16 @@ def test_expected_keys_are_those_of_a_layout_whose_document_fills_the_window(tri
     assert counted.trunk_keys == pytest.approx(expected.trunk_keys, abs=0.5) and expected.trunk_keys == 9
 
 
+def test_a_decoder_of_scope_patch_sees_the_bytes_of_its_patch():
+    """Segments of 7 bytes, then of 8, the last of one: not exactly those of whole patches."""
+    config = hand_config({"trigger.kind": "none", "data.window": 128, "model.decoder.scope": "patch"})
+    counted = counted_of(config, np.arange(128)[None] % 200)
+    of_7, of_8 = sum(range(1, 7)) + 6, sum(range(1, 7)) + 2 * 6
+    assert counted.decoder_keys == (of_7 + 15 * of_8 + 1) / 128
+    expected = flops.expected(config, 1 / 8, 0.0, 128)
+    assert expected.decoder_keys == of_8 / 8 and expected.encoder_keys == counted.encoder_keys
+
+
 def test_a_patch_is_pooled_as_long_as_it_is_and_no_longer_than_the_limit():
     config = hand_config({"patching.kind": "whitespace", "patching.max_patch_bytes": 16, "data.window": 128})
     assert flops.expected(config, 1 / 8, 1 / 4, 128).pool_keys == 1 / 8 * 8 + 1 / 4 * 4
