@@ -14,7 +14,7 @@ _TITLES = {
     "flops": "At equal training FLOPs",
     "bytes": "At equal bytes",
 }
-_TEXT_NAMES = {"latin": "English books and Python code", "cjk": "classical Chinese and Japanese"}
+_TEXT_NAMES = {"latin": "English books and Python code", "cjk": "Classical Chinese and Japanese"}
 
 
 class Study:
@@ -86,7 +86,7 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         variants = [f"{system}-{text}" for system in SYSTEMS]
         if not any(study.seeds(point, variant) for point in POINTS for variant in variants):
             continue
-        lines += ["", f"## {_TEXT_NAMES[text].capitalize()}"]
+        lines += ["", f"## {_TEXT_NAMES[text]}"]
         for point, title in _TITLES.items():
             lines += ["", f"**{title}**", "", *_table(study, point, text)]
         lines += ["", "**What reproduces**, at equal training FLOPs but where it says otherwise", ""]
@@ -179,6 +179,9 @@ def claims(study: Study, text: str) -> list[str]:
     return [f"- **{claim}**: {'; '.join(said)}." for claim, said in items.items()]
 
 
+_COSTING = {"p8": "patches", "p8_scratchpads": "patches, scratchpads", "megabyte": "MegaByte", "flat": "flat bytes"}
+
+
 def _costs(costs: list[dict]) -> list[str]:
     flat = next(cost for cost in costs if cost["system"] == "flat")
     lines = [
@@ -191,7 +194,7 @@ def _costs(costs: list[dict]) -> list[str]:
     ]
     for cost in costs:
         lines.append(
-            f"| {SYSTEMS[cost['system']].name.replace('every 8 bytes', 'patches')} | {cost['patch_bytes']} "
+            f"| {_COSTING[cost['system']]} | {cost['patch_bytes']} "
             f"| {cost['flops'] / 1e6:.2f} | {cost['trunk'] / cost['flops']:.0%} | {cost['seconds'] * 1e6:.1f} "
             f"| {cost['flops'] / flat['flops']:.2f} | {cost['seconds'] / flat['seconds']:.2f} |"
         )
