@@ -63,7 +63,7 @@ def progress(job: jobs.Job) -> tuple[float, float | None]:
     if not planned.exists():
         return 0.0, None
     so_far = worker.spent(job.folder)
-    return so_far["steps"] / max(json.loads(planned.read_text()).values()), so_far["flops_per_second"]
+    return so_far["steps"] / max(json.loads(planned.read_text())["points"].values()), so_far["flops_per_second"]
 
 
 def expected_seconds(variant: str, megabytes: float, flops_per_second: float) -> float:

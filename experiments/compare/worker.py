@@ -2,8 +2,9 @@
 
 .venv/bin/python -m experiments.compare.worker VARIANT SEED FOLDER MEGABYTES EVAL_BYTES ITEMS
 
-FOLDER/plan.json says at which steps it is measured, FOLDER/points.json what was measured so far, and
-FOLDER/result.json everything. A run that was killed goes on from its newest checkpoint.
+FOLDER/plan.json says to which step it trains next, and at which it is to be measured, as far as its steps so far tell;
+FOLDER/points.json has what was measured so far, and FOLDER/result.json everything. A run that was killed goes on from
+its newest checkpoint.
 """
 
 import json
@@ -25,8 +26,9 @@ from scratchpatch.tasks.task import Setting
 from scratchpatch.training.loop import train
 from scratchpatch.training.metrics import read_metrics
 
-# The share of the bytes after which a run knows what its steps cost.
-_PILOT = 1 / 50
+# The share of the bytes after which a run first knows what its steps cost; how many times as far it then trains, at
+# most, before it counts again: rates of commits and scratchpads settle while a model learns.
+_PILOT, _FARTHER = 1 / 50, 4
 _FEWEST = 20
 POINTS = ("bytes", "flops")
 _NOISES = ("drop", "random_case", "repeat")
@@ -48,23 +50,31 @@ def spent(folder: Path) -> dict[str, float]:
     """Steps so far, and the bytes and useful FLOPs of them: keys are counted, the entropy head is included, and of a
     frozen entropy model its forward pass. Steps whose time is not known count as the mean of the others.
     """
-    lines, _ = read_metrics(folder)
+    return _of_lines(read_metrics(folder)[0])
+
+
+def _of_lines(lines: list[dict]) -> dict[str, float]:
     timed = [line for line in lines if line.get("flops_per_second")]
     costs = [line["flops_per_second"] / line["bytes_per_second"] * line["bytes"] for line in timed]
     return {
         "steps": len(lines),
         "bytes": sum(line["bytes"] for line in lines),
         "flops": sum(costs) / len(costs) * len(lines),
-        # By all steps but the first ones, which compile.
+        # The median, since the first step after a start waits for its compilation.
         "flops_per_second": sorted(line["flops_per_second"] for line in timed)[len(timed) // 2],
     }
 
 
-def plan(folder: Path, wanted: dict[str, float]) -> dict[str, int]:
-    """The step of each point, from what the first steps cost. wanted: bytes and FLOPs of the points of these names."""
-    so_far = spent(folder)
-    steps = {point: round(total / so_far[point] * so_far["steps"]) for point, total in wanted.items()}
-    return {point: max(step, so_far["steps"]) for point, step in steps.items()}
+def plan(lines: list[dict], wanted: dict[str, float]) -> dict[str, int]:
+    """The step of each point, if further steps cost what the later half of those so far did.
+
+    Args:
+      lines: of metrics, one for each step so far.
+      wanted: bytes and FLOPs of the points of these names.
+    """
+    so_far, recent = _of_lines(lines), _of_lines(lines[len(lines) // 2 :])
+    left = {point: (total - so_far[point]) / recent[point] * recent["steps"] for point, total in wanted.items()}
+    return {point: so_far["steps"] + max(round(steps), 0) for point, steps in left.items()}
 
 
 def measure(lm, streams: dict) -> dict:
@@ -118,33 +128,30 @@ def main(variant: str, seed: int, folder: Path, megabytes: float, eval_bytes: in
         # What it took to train it is of this run's FLOPs.
         wanted["flops"] -= json.loads((predictor / "result.json").read_text())["points"]["bytes"]["training_flops"]
 
-    def train_to(step: int) -> None:
-        config.training.steps = step
-        if not train(config, folder):
-            raise SystemExit("stopped: the same command goes on from there")
-
-    planned = folder / "plan.json"
-    if not planned.exists():
-        row_bytes = config.training.batch_rows * config.data.window
-        train_to(max(int(wanted["bytes"] * _PILOT / row_bytes), _FEWEST))
-        replace_text(planned, json.dumps(plan(folder, wanted)) + "\n")
-    steps = json.loads(planned.read_text())
-    stored = folder / "points.json"
+    stored, planned = folder / "points.json", folder / "plan.json"
     points = json.loads(stored.read_text()) if stored.exists() else {}
+    pilot = int(wanted["bytes"] * _PILOT / (config.training.batch_rows * config.data.window))
+    todo = json.loads(planned.read_text()) if planned.exists() else {"step": max(pilot, _FEWEST), "points": {}}
     streams = dict(zip(TEXTS[text], (stream for stream, _ in streams_for(config, "validation")), strict=True))
     streams = {corpus: Head(stream, eval_bytes // len(streams) + 1) for corpus, stream in streams.items()}
-    for point in sorted(steps, key=steps.get):
-        if point in points:
-            continue
-        train_to(steps[point])
+    while points.keys() < wanted.keys():
+        config.training.steps = todo["step"]
+        if not train(config, folder):
+            raise SystemExit("stopped: the same command goes on from there")
         so_far = spent(folder)
-        points[point] = {
-            "steps": so_far["steps"],
-            "training_bytes": so_far["bytes"],
-            "training_flops": so_far["flops"],
-            **measure(load(folder), streams),
-        }
-        replace_text(stored, json.dumps(points, indent=1) + "\n")
+        for point in [point for point, step in todo["points"].items() if step == todo["step"] and point not in points]:
+            points[point] = {
+                "steps": so_far["steps"],
+                "training_bytes": so_far["bytes"],
+                "training_flops": so_far["flops"],
+                **measure(load(folder), streams),
+            }
+            replace_text(stored, json.dumps(points, indent=1) + "\n")
+        left = {point: total for point, total in wanted.items() if point not in points}
+        todo["points"] |= plan(read_metrics(folder)[0], left)
+        if left:
+            todo["step"] = min(_FARTHER * todo["step"], *(todo["points"][point] for point in left))
+            replace_text(planned, json.dumps(todo) + "\n")
     lm = load(folder)
     result = {
         "points": points,
