@@ -2,7 +2,7 @@
 
 Covered, exactly:
 - forward checks of models joined of separately compiled stages (`pieces`): every pair among patchifier, trigger,
-  pooling (with and without last_state), decoder (injection, 0 or 1 layers) and encoder (0 or 1 layers). A stage sees of
+  pooling (with and without last_state), decoder (injection, layers, scope) and encoder (0 or 1 layers). A stage sees of
   the others the arrays between them alone, and what decides is one stage of all patchifiers and triggers, so that a
   pair of options shows what two stages leak together. Not covered is what three options would leak together: every
   triple takes six times as many models, the full product 4200;
@@ -40,7 +40,15 @@ from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisi
 # The oracle has a test of its own.
 TRIGGERS = tuple(kind for kind in config_fields.TRIGGERS if kind != "oracle")
 POOLINGS = tuple(itertools.product(config_fields.POOLINGS, (False, True)))
-DECODERS = (("add", 0), ("add", 1), ("cross_attention", 1))
+DECODERS = (
+    ("add", 0, "document"),
+    ("add", 1, "document"),
+    ("add", 1, "patch"),
+    ("at_slot", 1, "document"),
+    ("cross_attention", 1, "document"),
+    ("cross_attention", 1, "patch"),
+)
+BLT_DECODERS = tuple(decoder for decoder in DECODERS if decoder[1:] == (1, "document") and decoder[0] != "at_slot")
 ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARATE}
 
 
@@ -65,6 +73,7 @@ def fields_of(pooling, decoder, encoder_layers: int) -> dict:
         "model.pooling.last_state": pooling[1],
         "model.decoder.injection": decoder[0],
         "model.decoder.layers": decoder[1],
+        "model.decoder.scope": decoder[2],
         "model.encoder.layers": encoder_layers,
     }
 
@@ -96,7 +105,7 @@ def test_gradients_of_every_pair_of_options_pass(decoder):
 
 @pytest.mark.parametrize("entropies", ENTROPIES)
 def test_every_triple_of_blts_options_passes(entropies):
-    options = config_fields.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), DECODERS[1:]
+    options = config_fields.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), BLT_DECODERS
     for patchifier, commit_bos, residual, sizes, final_norm, decoder in covering(3, *options):
         fields = decisions(patchifier, "entropy") | fields_of(("max_query", False), decoder, 1) | ENTROPIES[entropies]
         fields |= {
