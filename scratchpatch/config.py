@@ -210,7 +210,8 @@ def _conflicts_with_a_router(config: ml_collections.ConfigDict) -> Iterator[str]
     if config.model.encoder.layers == 0:
         yield f"{learned} compares the encoder's states, and there are 0 encoder layers: set model.encoder.layers = 1"
     if patching.patch_bytes < 2:
-        yield f"{learned} needs patching.patch_bytes >= 2, not {patching.patch_bytes}: patches of 1 byte are kind 'byte'"
+        size = patching.patch_bytes
+        yield f"{learned} needs patching.patch_bytes >= 2, not {size}: patches of 1 byte are kind 'byte'"
     if patching.commit_bos:
         yield f"{learned} asks at a document's first byte by itself: set patching.commit_bos = False"
 

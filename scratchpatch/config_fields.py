@@ -237,8 +237,8 @@ FIELDS = (
     Field("model.decoder.heads", 4, "heads", _HEADS, "Attention heads of the decoder."),
     Field("model.decoder.injection", "add", "", _one_of("add", "cross_attention"), "How the trunk's context joins the "
         "byte states: add (projected, at the input) or cross_attention (in every layer)."),
-    Field("model.decoder.residual", "identity", "", _one_of("identity", "projected"), "How byte states join the context "
-        "that is added to them: as they are, or by a projection that is all zeros at first, in float32 (H-Net)."),
+    Field("model.decoder.residual", "identity", "", _one_of("identity", "projected"), "How byte states join what "
+        "injection adds: as they are, or by a projection that is all zeros at first, in float32 (H-Net)."),
     Field("model.decoder.context_vectors", 2, "vectors", _VECTORS,
         "Keys that one slot offers to the decoder's cross-attention (BLT's k)."),
     Field("patching.kind", "fixed", "", _one_of(*PATCHIFIERS), "Where patches end; learned: where a router that trains "
@@ -261,8 +261,8 @@ FIELDS = (
     Field("patching.max_patch_bytes", 64, "bytes", _BYTES,
         "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads; learned patches "
         "end where the router asks alone, and of a longer one the last so many bytes are read."),
-    Field("patching.capacity", 0.0, "commits/byte", _SHARE, "Budget of commits; 0: what the kind needs, of learned two "
-        "for each patch of the lowest target. Below 1 the budget cannot pay for the boundary at a document's first byte."),
+    Field("patching.capacity", 0.0, "commits/byte", _SHARE, "Budget of commits; 0: what the kind needs, of learned "
+        "twice the highest target rate. Below 1 it cannot pay for a boundary at a document's first byte."),
     Field("patching.whole_characters", False, "", _ANY, "Patches end where a UTF-8 character is complete alone: an end "
         "that is asked for inside one waits for its last byte."),
     Field("trigger.kind", "entropy", "", _one_of(*TRIGGERS), "Where scratchpads refresh the context inside a patch."),
@@ -321,8 +321,8 @@ FIELDS = (
     Field("training.allow_leak", False, "", _ANY,
         "Train although the causality audit failed; every metric then says INVALID."),
     Field("optimizer.learning_rate", 2e-3, "", _between(0.0, 1e2), "Peak learning rate of AdamW.", later=True),
-    Field("optimizer.encoder_scale", 1.0, "times", _between(0.0, 1e3), "Learning rate of the encoder, its heads and the "
-        "router over optimizer.learning_rate, as a factor on AdamW's whole update.", later=True),
+    Field("optimizer.encoder_scale", 1.0, "times", _between(0.0, 1e3), "Learning rate of the encoder, its heads and "
+        "the router over optimizer.learning_rate: a factor on AdamW's whole update.", later=True),
     Field("optimizer.trunk_scale", 1.0, "times", _between(0.0, 1e3), "The same of pooling and trunk.", later=True),
     Field("optimizer.decoder_scale", 1.0, "times", _between(0.0, 1e3), "The same of the decoder with its logits.",
         later=True),

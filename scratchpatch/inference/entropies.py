@@ -5,6 +5,7 @@ The windows are those of `LanguageModel.positions`. Legend: R rows, L positions 
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -78,4 +79,5 @@ class Entropies:
             tokens_RL = np.stack([stream.read(w.start, self.length) for w in plan])
             padded_RL = np.pad(tokens_RL, ((0, self._batch - len(plan)), (0, 0)), constant_values=self._pad)
             signals = jax.device_get(self._run(self._weights, jax.device_put(padded_RL, self._rows)))
-            yield Answers(plan, tokens_RL, jax.tree.map(lambda x: x[: len(plan)], signals))
+            real = slice(len(plan))
+            yield Answers(plan, tokens_RL, jax.tree.map(operator.itemgetter(real), signals))

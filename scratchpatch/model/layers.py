@@ -35,7 +35,7 @@ class Linear(nnx.Linear):
     def multiplied(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The same by another kernel, whose place on the mesh is this one's."""
         placement = sharding.placement(self.kernel)
-        # What multiplies float32 in a bfloat16 model has a float32 gradient, whatever those of the others are summed in.
+        # What multiplies float32 in a bfloat16 model has a float32 gradient, whatever the others have.
         summed_in = jnp.promote_types(self.dtype, sharding.gradient_dtype())
         how = (placement, self.dtype, summed_in, self.precision, self.preferred_element_type)
         return _product(x.astype(self.dtype), kernel, how)
