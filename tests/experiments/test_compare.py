@@ -21,6 +21,8 @@ def test_variants_are_valid_and_differ_in_their_systems_alone(variant):
     config, other = compare.get_config(variant), compare.get_config(f"p8-{variant.split('-')[1]}")
     config_lib.check(config)
     changed = config_lib.changed(config, other)
+    # A part of H-Net are learning rates by tier.
+    changed = {name for name in changed if not name.endswith("_scale")}
     assert {name.split(".")[0] for name in changed} <= {"model", "patching", "trigger"}, changed
 
 
@@ -145,7 +147,8 @@ def test_the_page_says_what_reproduces_and_what_does_not(tmp_path):
     page = (tmp_path / "README.md").read_text()
     assert all(len(line) <= 120 or line.startswith("|") for line in page.splitlines())
     said = page.replace("\n  ", " ")
-    assert "0.2000 BPB without, 0.0100 with; the difference -0.1900 (-0.1900, -0.1900): they narrow it." in said
+    spread = "of every 8 bytes, words, entropy 0.2000 BPB without, 0.0100 with; the difference -0.1900"
+    assert f"{spread} (-0.1900, -0.1900): they narrow it." in said
     assert "words, scratchpads against words -0.2400 (-0.2400, -0.2400): better" in said
     assert "every 8 bytes, scratchpads against every 8 bytes, stride -0.0010 (-0.0010): one seed, no result" in said
     assert "every 16 bytes, scratchpads against flat bytes +0.0040 (+0.0040, +0.0040): within noise;" in said
