@@ -91,6 +91,10 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         f"data order for every system. Differences below {NOISE} BPB on average, or of two signs, are called noise, "
         "and those of one seed nothing.",
         "",
+        "Bytes per patch, trunk calls, FLOPs and KV cache are per raw byte, on the held-out text. Noise: bits per byte "
+        "that noise on the first half of a text costs on its clean second half. Recall: the share of values that are "
+        "looked up in documents such as `m7 y6; y6 m7` (chance 0.1), by models that were not trained on any.",
+        "",
         f"{len(done)} of {len(wanted)} runs are done. Everything here is written by "
         "`.venv/bin/python -m experiments.compare.run`, after each run. `config.py` says what the systems are, and "
         "the folder of each what differs from its paper.",
