@@ -13,12 +13,14 @@ from typing import Any, NotRequired, TypedDict
 
 import ml_collections
 
-from scratchpatch import json_files, output, schema
+from scratchpatch import files, json_files, output, schema
 from scratchpatch.config_fields import BY_NAME, ENTROPY_PATCHIFIERS, FIELDS, SCORED
 from scratchpatch.errors import UserError
-from scratchpatch.vocabulary import BYTES, Vocabulary
+from scratchpatch.vocabulary import BYTES, Vocabulary, of_tokens
 
 _MOST_STEP_BYTES = 1 << 31
+# The copy of a model's tokenizer, beside the config.json of a run or of an exported model.
+TOKENIZER = "tokenizer.json"
 # Bytes of a UTF-8 character at most.
 LONGEST_CHARACTER = 4
 
@@ -30,6 +32,7 @@ class Document(TypedDict):
     schema: NotRequired[int]
     version: NotRequired[str]
     step: NotRequired[json_files.Count]
+    tokenizer: NotRequired[str]  # the digest of the copy of data.tokenizer that lies beside the file
 
 
 def default() -> ml_collections.ConfigDict:
@@ -106,13 +109,27 @@ def read(path: str | Path) -> ml_collections.ConfigDict:
 
 def document(path: str | Path, shape: Any) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     """The checked config in a config.json, also of an older version, and everything that the file holds; `shape` is
-    that of its JSON, see `json_files`. Raises OSError or json_files.Malformed where it cannot be read; UserError where
-    it is of a newer version, or holds unknown fields or bad values.
+    that of its JSON, see `json_files`. data.tokenizer is the copy beside the file, where it has one. Raises OSError or
+    json_files.Malformed where it cannot be read; UserError where it is of a newer version, or holds unknown fields or
+    bad values, or the copy is missing or changed.
     """
     content = json_files.read(path, shape, constants=True)  # Thresholds may be infinite.
     config = from_flat(schema.fields(content))
     check(config)
+    if config.data.tokenizer and (wanted := content.get("tokenizer")):
+        config.data.tokenizer = _own_tokenizer(Path(path).absolute().with_name(TOKENIZER), wanted)
     return config, content
+
+
+def _own_tokenizer(path: Path, wanted: str) -> str:
+    try:
+        with files.open_regular(path) as file:
+            same = files.digest(file.read()) == wanted
+    except OSError as error:
+        raise UserError(f"its tokenizer {path} cannot be read ({error.strerror})") from error
+    if not same:
+        raise UserError(f"its tokenizer {path} is not the one that the model was trained with")
+    return str(path)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -181,6 +198,8 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if config.data.entropies and model.entropy_model.layers == 0:
         reads = "data.entropies = True reads what a separate entropy model computed"
         yield f"{reads}: name a model.entropy_model, or set it to False"
+    if config.data.tokenizer or config.data.vocabulary:
+        yield from _conflicts_of_tokens(config)
     if patching.commit_bos and commit_capacity(config) < 1:
         yield "patching.commit_bos needs patching.capacity = 1.0: a smaller budget cannot pay for a patch of one BOS"
     if patching.commit_bos and patching.kind == "fixed":
@@ -210,9 +229,32 @@ def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]
         yield f"{without} gives the decoder no context to attend to: set model.decoder.injection = 'add'"
 
 
+def _conflicts_of_tokens(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """What a model of tokens has no use for: all that decides about bytes."""
+    if not (config.data.tokenizer and config.data.vocabulary):
+        named = f"data.tokenizer = {config.data.tokenizer!r} and data.vocabulary = {config.data.vocabulary}"
+        yield f"{named} go together: name the file and how many tokens it has, or neither"
+    needs = "data.tokenizer makes every position a token of its own: set"
+    if config.model.trunk.kind != "none" and config.patching.kind != "byte":
+        yield f"{needs} patching.kind = 'byte', which commits at each"
+    wanted = {"trigger.kind": "none", "model.encoder.ngrams": (), "model.entropy_head.weight": 0.0}
+    wanted |= {"model.entropy_model.layers": 0, "model.benefit.width": 0, "model.benefit.table": False}
+    wanted |= {"patching.whole_characters": False, "trigger.whole_characters": False}
+    wanted |= {"model.target_rows": BYTES.bos + 1}
+    for name, value in wanted.items():
+        if get(config, name) != value:
+            yield f"{needs} {name} = {value!r}, not {get(config, name)!r}"
+
+
 def vocabulary(config: ml_collections.ConfigDict) -> Vocabulary:
-    """The token ids of the model: those of bytes."""
-    return BYTES
+    """The token ids of the model: those of bytes, or of a tokenizer's tokens."""
+    return of_tokens(config.data.vocabulary) if config.data.vocabulary else BYTES
+
+
+def target_rows(config: ml_collections.ConfigDict) -> int:
+    """Rows of the logits that share the probability, the first so many."""
+    own = vocabulary(config)
+    return config.model.target_rows if own.is_bytes else own.bos + 1
 
 
 def reads_entropy(config: ml_collections.ConfigDict) -> bool:

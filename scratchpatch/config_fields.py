@@ -137,6 +137,9 @@ _SHARE = _between(0.0, 1.0)
 _MOMENT = _between(0.0, 0.999999)
 _SIZE = _check(lambda value: value == -1 or 1 <= value <= 1 << 20,
     f"must be at least 1 and at most {1 << 20}, or -1 for the devices that the other axes leave")
+# A tokenizer has the 256 bytes at least.
+_TOKENS = _check(lambda value: value == 0 or 256 <= value <= 1 << 20,
+    f"must lie between 256 and {1 << 20}, or be 0 for bytes")
 _SPIKE = _check(lambda value: value == 0 or 1 < value <= 1e6,
     "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit")
 _THRESHOLD = _check(lambda value: abs(value) <= 1e30 or math.isinf(value),
@@ -157,6 +160,10 @@ FIELDS = (
     Field("data.held_out", 0.025, "share", _between(0.0, 0.4), "Documents of a source that validate, and as many that "
         "test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it "
         "was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate."),
+    Field("data.tokenizer", "", "", _folder, "File of the `tokenizers` library (byte-level BPE) by which the model "
+        "reads tokens instead of bytes; `scratchpatch tokenizer` learns one. A run keeps its own copy. Rows, windows "
+        "and patches then count tokens where these fields say bytes. Empty: bytes.", free=True, path=True),
+    Field("data.vocabulary", 0, "tokens", _TOKENS, "Tokens of data.tokenizer; 0: bytes."),
     Field("data.window", 1024, "bytes", _between(8, 1 << 18), "Length of one row of the stream."),
     Field("data.entropies", False, "", _ANY,
         "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the "
