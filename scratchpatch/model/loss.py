@@ -1,5 +1,7 @@
 """The loss, and the sums that every metric is made of. Legend: B rows, L byte positions, V vocabulary."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -16,20 +18,21 @@ def count_targets(tokens_BM: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     return (tokens_BM[:, 1:] != vocabulary.pad).sum()
 
 
-def sums(config, output: Output, targets_BL) -> dict[str, jax.Array]:
+def sums(config, output: Output, targets_BL, token_bytes_V=None) -> dict[str, jax.Array]:
     """Scalars that add up over rows, parts and hosts.
 
-    nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of documents; bytes, ends, positions: how
-    many of each. documents: that have a position in the rows; patching_threshold, trigger_threshold: nats, those at
+    nats: of targets that are text; head_nats: the entropy head's; end_nats: of ends of documents; bytes, ends,
+    positions: how many of each; tokens: targets that are text, of a model of tokens, whose bytes are those of
+    `token_bytes_V`. documents: that have a position in the rows; patching_threshold, trigger_threshold: nats, those at
     which they ended, or left their row, PAD not counted. encoder_keys and so on: see `keys`.
     """
     layout, rows = output.layout, output.layout.rows
-    is_byte_BL, is_end_BL = targets_BL < rows.vocabulary.bos, targets_BL == rows.vocabulary.bos
+    is_text_BL, is_end_BL = targets_BL < rows.vocabulary.bos, targets_BL == rows.vocabulary.bos
     loss_BL, end_BL = nats(output.logits_BLV, targets_BL, rows.vocabulary), rows.ends_BL()
     total = {
-        "nats": jnp.where(is_byte_BL, loss_BL, 0.0).sum(),
+        "nats": jnp.where(is_text_BL, loss_BL, 0.0).sum(),
         "end_nats": jnp.where(is_end_BL, loss_BL, 0.0).sum(),
-        "bytes": is_byte_BL.sum(),
+        "bytes": is_text_BL.sum(),
         "ends": is_end_BL.sum(),
         "positions": rows.valid_BL.sum(),
         "documents": end_BL.sum(),
@@ -40,12 +43,21 @@ def sums(config, output: Output, targets_BL) -> dict[str, jax.Array]:
         "suppressed_commits": layout.suppressed_commits_B.sum(),
         "suppressed_scratchpads": layout.suppressed_scratchpads_B.sum(),
     }
+    if token_bytes_V is not None:
+        # Whole numbers, so that the sum is exact in float32 up to 16 million bytes of a part.
+        total |= {"tokens": total["bytes"], "bytes": jnp.where(is_text_BL, token_bytes_V[targets_BL], 0.0).sum()}
     total |= keys(config, layout)
     if output.head_logits_BLV is not None:
         head_BL = nats(output.head_logits_BLV, targets_BL, rows.vocabulary)
-        total["head_nats"] = jnp.where(is_byte_BL, head_BL, 0.0).sum()
+        total["head_nats"] = jnp.where(is_text_BL, head_BL, 0.0).sum()
         total["head_end_nats"] = jnp.where(is_end_BL, head_BL, 0.0).sum()
     return {k: v.astype(jnp.float32) for k, v in total.items()}
+
+
+def bytes_per_position(total: Mapping[str, float]) -> float:
+    """Bytes of text that a position stands for in some sums, the end of a document counted as one byte: 1 of bytes."""
+    targets = total.get("tokens", total["bytes"]) + total["ends"]
+    return (total["bytes"] + total["ends"]) / targets if targets else 1.0
 
 
 def keys(config, layout: Layout) -> dict[str, jax.Array]:
@@ -86,7 +98,8 @@ def loss(params, rest, definition, tokens_BM, targets: jax.Array, head_weight: f
     tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
     model = weights_lib.merge(definition, {"params": params, **rest})
     output = model(tokens_BL, entropy_BL=entropy_BL)
-    total = sums(model.config, output, targets_BL)
+    spelled = model.token_bytes
+    total = sums(model.config, output, targets_BL, None if spelled is None else spelled.get_value())
     value = total["nats"] + total["end_nats"]
     if model.measures:
         fixed = weights_lib.merge(definition, {"params": jax.lax.stop_gradient(params), **rest})

@@ -37,7 +37,7 @@ class Steps(nnx.Module):
     def __init__(self, model: ByteLM):
         config_lib.require_causal(model.config, "continue text byte by byte")
         self.config = model.config
-        self.vocabulary = config_lib.vocabulary(model.config)
+        self.vocabulary, self.token_bytes = config_lib.vocabulary(model.config), model.token_bytes
         self.trunkless = model.config.model.trunk.kind == "none"
         # P: places for the commits of a row.
         self.commits, _ = config_lib.slots(model.config)
@@ -58,6 +58,11 @@ class Steps(nnx.Module):
         self.pooling = model.pooling
         self.trunk_layers, self.trunk_norm = _layers(model.trunk.stack), model.trunk.norm
         self.patching_threshold, self.trigger_threshold = model.patching_threshold, model.trigger_threshold
+
+    @property
+    def bytes_of_tokens(self) -> jax.Array | None:
+        """float32 [V]: bytes of each token; None of a model of bytes."""
+        return None if self.token_bytes is None else self.token_bytes.get_value()
 
     def empty(self, rows: int) -> Cache:
         """The cache of rows of which nothing is read."""
