@@ -113,9 +113,9 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
 
 
 def _check_same(made: Plan, begun: dict[str, str]) -> None:
-    changes = [
-        f"{name}: {begun.get(name)} -> {value}" for name, value in made.identity().items() if begun.get(name) != value
-    ]
+    now = made.identity()
+    names = [name for name in {**now, **begun} if begun.get(name) != now.get(name)]
+    changes = [f"{name}: {begun.get(name)} -> {now.get(name)}" for name in names]
     if changes:
         fix = "use another --out, or remove that folder"
         raise UserError(f"{made.out} holds another preparation: {'; '.join(changes)}; {fix}")

@@ -91,7 +91,13 @@ VARIANTS = {
         "model.pooling.kind": "mean",
         "model.trunk.kv_heads": 2,
     },
-    "byte-last": BYTE_PATCHES | {"model.pooling.kind": "last"},
+    "tokens-last": BYTE_PATCHES
+    | {
+        "data.tokenizer": "any.json",
+        "data.vocabulary": 4096,
+        "model.entropy_head.weight": 0.0,
+        "model.pooling.kind": "last",
+    },
     "every": {"trigger.kind": "every"},
     "max_query-3": MAX_QUERY | {"model.pooling.last_state": False, "model.pooling.queries": 3},
     "concat": POOLED | {"model.pooling.kind": "concat", "model.pooling.last_state": False, "trigger.kind": "every"},

@@ -34,7 +34,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.patching import controller
 from scratchpatch.vocabulary import BYTES
-from tests import tiny
+from tests import tiny, tokens
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
 # The oracle has a test of its own.
@@ -152,14 +152,8 @@ WHOLE = {
         "trigger.kind": "random",
         "model.decoder.injection": "cross_attention",
     },
-    "bytes": {
-        "patching.kind": "byte",
-        "trigger.kind": "none",
-        "model.trunk.kv_heads": 0,
-        "model.encoder.layers": 0,
-        "model.entropy_head.layers": 0,
-        "model.decoder.layers": 0,
-    },
+    # No file is read: the ids of a vocabulary of so many tokens.
+    "tokens": tokens.FIELDS | {"data.tokenizer": "any.json", "model.trunk.kv_heads": 0},
     "chunks": {"patching.kind": "whitespace", "trigger.kind": "every", "model.pooling.kind": "mean"},
     "no entropy head": {
         "trigger.kind": "stride",

@@ -18,7 +18,7 @@ import pytest
 from scratchpatch import config as config_lib
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.steps import Steps
-from tests import tiny
+from tests import tiny, tokens
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS
 
 PAD, CHUNK = tiny.PAD, 24
@@ -71,7 +71,8 @@ MODELS = {
         "trigger.whole_characters": True,
     },
     "score": {"trigger.kind": "score", "trigger.threshold": 1.1, "trigger.gain": 0.02},
-    "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
+    # So many tokens have the ids of bytes.
+    "tokens": tokens.FIELDS | {"data.tokenizer": "any.json", "data.vocabulary": 256},
     "no trunk": TRUNKLESS,
 }
 
