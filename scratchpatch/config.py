@@ -227,6 +227,8 @@ def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]
         yield f"{without} has no scratchpads whose benefit could be learnt: set model.benefit.width = 0, table = False"
     if config.model.decoder.injection != "add":
         yield f"{without} gives the decoder no context to attend to: set model.decoder.injection = 'add'"
+    if config.model.decoder.scope != "document":
+        yield f"{without} makes no commits that a scope could begin at: set model.decoder.scope = 'document'"
 
 
 def _conflicts_of_tokens(config: ml_collections.ConfigDict) -> Iterator[str]:
