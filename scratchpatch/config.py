@@ -183,7 +183,7 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{needs}: gradients of float32 activations are float32"
     for section in ("patching", "trigger"):
         s = config[section]
-        if s.kind in SCORED and s.gain > 0 and s.threshold <= 0:
+        if s.kind in SCORED[section] and s.gain > 0 and s.threshold <= 0:
             yield f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)"
     if model.entropy_head.weight == 0 and model.entropy_model.layers == 0 and reads_entropy(config):
         missing = "leaves no entropy head, which the patchifier or trigger reads"
@@ -205,6 +205,9 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if patching.commit_bos and patching.kind == "fixed":
         without = "patching.commit_bos has no part in patching.kind = 'fixed'"
         yield f"{without}, whose patches count from the BOS: set it False"
+    if model.decoder.residual == "projected" and model.decoder.injection == "cross_attention":
+        yield "model.decoder.residual = 'projected' joins what injection adds: use model.decoder.injection = 'add'"
+    yield from _conflicts_with_a_router(config)
     if model.trunk.kind == "none":
         yield from _conflicts_without_trunk(config)
         return
@@ -215,8 +218,29 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"patching.capacity allows no commit in data.window = {config.data.window}: raise one of them"
 
 
+def _conflicts_with_a_router(config: ml_collections.ConfigDict) -> Iterator[str]:
+    patching, learned = config.patching, "patching.kind = 'learned'"
+    if patching.kind != "learned":
+        if config.model.smoothing:
+            yield f"model.smoothing = True mixes by a router's probabilities: set {learned}, or it to False"
+        if patching.curriculum_steps:
+            yield f"patching.curriculum_steps = {patching.curriculum_steps} moves the target of a router: set {learned}"
+        return
+    if config.model.encoder.layers == 0:
+        yield f"{learned} compares the encoder's states, and there are 0 encoder layers: set model.encoder.layers = 1"
+    if patching.patch_bytes < 2:
+        size = patching.patch_bytes
+        yield f"{learned} needs patching.patch_bytes >= 2, not {size}: patches of 1 byte are kind 'byte'"
+    if patching.commit_bos:
+        yield f"{learned} asks at a document's first byte by itself: set patching.commit_bos = False"
+
+
 def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]:
     without = "model.trunk.kind = 'none'"
+    if config.patching.kind == "learned":
+        yield f"{without} makes no patches that a router could learn: set patching.kind = 'fixed'"
+    if config.model.decoder.residual != "identity":
+        yield f"{without} gives the decoder nothing but byte states: set model.decoder.residual = 'identity'"
     if config.trigger.kind != "none":
         yield f"{without} runs no trunk that trigger.kind could refresh: set trigger.kind = 'none'"
     if config.model.entropy_head.weight > 0:
@@ -305,6 +329,10 @@ def commit_capacity(config: ml_collections.ConfigDict) -> Fraction:
     if patching.capacity:
         return _fraction(patching.capacity)
     automatic = {"byte": Fraction(1), "fixed": Fraction(1, patching.patch_bytes), "whitespace": Fraction(1, 3)}
+    if patching.kind == "learned":
+        # Nothing but a loss holds the rate of a document near its target, which a curriculum may begin lower.
+        lowest = min(patching.patch_bytes, patching.curriculum_from if patching.curriculum_steps else math.inf)
+        return min(2 / _fraction(lowest), Fraction(1))
     return automatic.get(patching.kind, min(Fraction(3, 2 * patching.patch_bytes), Fraction(1)))
 
 

@@ -8,7 +8,7 @@ from scratchpatch.output import quantity
 
 def rates(config) -> tuple[float, float]:
     """Commits and scratchpads per byte that a config aims at; none without a trunk. Exact for byte, fixed, stride and
-    every; the target for random, marks and entropies; the budget for white space.
+    every; the target for random, marks, learned and entropies; the budget for white space.
     """
     if config.model.trunk.kind == "none":
         return 0.0, 0.0

@@ -127,6 +127,14 @@ VARIANTS = {
         "patching.kind": "entropy_and_jump",
         "trigger.kind": "none",
     },
+    "learned": {
+        "patching.kind": "learned",
+        "model.smoothing": True,
+        "model.pooling.kind": "last",
+        "model.decoder.residual": "projected",
+        "trigger.kind": "none",
+        "model.entropy_head.weight": 0.0,
+    },
     "head and entropy model": {
         "model.entropy_model.layers": 1,
         "model.entropy_model.d_byte": 384,
