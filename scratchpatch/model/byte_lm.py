@@ -118,9 +118,10 @@ class ByteLM(nnx.Module):
             predicted_BLM = self.benefit_head(h_BLd, entropy_BL, rows.previous(entropy_BL, entropy_BL))
         benefit_BLM = self._benefit(h_BLd, rows, entropy_BL, predicted_BLM)
         decisions = layout.decide(self.config, rows, Signals(entropy_BL, benefit_BLM), self.thresholds())
-        pooled_BND = self.pooling(h_BLd, decisions)
+        read = layout.leaking(self.config, decisions) if self.config.model.leak else decisions
+        pooled_BND = self.pooling(h_BLd, read)
         z_BND = self.trunk(pooled_BND, decisions)
-        logits_BLV = self.decoder(h_BLd, z_BND, decisions)
+        logits_BLV = self.decoder(h_BLd, z_BND, read)
         return Output(
             logits_BLV, head_logits_BLV, entropy_BL, decisions, h_BLd, pooled_BND, z_BND, predicted_BLM, benefit_BLM
         )
