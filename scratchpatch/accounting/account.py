@@ -33,7 +33,7 @@ def rates(config) -> tuple[float, float]:
 def account(config) -> dict:
     """Parameters, FLOPs and cache of a config, by tier (see `flops`). Returns a dict: parameters {tier: count},
     inference_flops_per_byte and training_flops_per_byte {tier: FLOPs}, each with 'total'; trunk_calls_per_byte,
-    commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, window.
+    commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, state_bytes (of a row), window.
     """
     config_lib.check(config)
     commits, scratchpads = rates(config)
@@ -42,7 +42,8 @@ def account(config) -> dict:
     tiers = (parameters(config), inference, training)
     return {name: by_tier | {"total": sum(by_tier.values())} for name, by_tier in zip(_NAMES, tiers, strict=True)} | {
         "trunk_calls_per_byte": commits + scratchpads, "commits_per_byte": commits, "scratchpads_per_byte": scratchpads,
-        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(config, commits), "window": window,
+        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(config, commits),
+        "state_bytes": kv_cache.state_bytes(config), "window": window,
     }
 
 
@@ -56,6 +57,10 @@ def text(accounted: dict) -> str:
     lines += [
         f"trunk calls per byte {accounted['trunk_calls_per_byte']:.4f} = {accounted['commits_per_byte']:.4f} commits "
         f"+ {accounted['scratchpads_per_byte']:.4f} scratchpads",
-        f"trunk KV cache {accounted['kv_bytes_per_byte']:,.1f} bytes per byte of text (scratchpads keep none)",
     ]
+    if accounted["state_bytes"]:
+        lines.append(f"trunk state {accounted['state_bytes']:,} bytes per row, whatever its length")
+    else:
+        kept = accounted["kv_bytes_per_byte"]
+        lines.append(f"trunk KV cache {kept:,.1f} bytes per byte of text (scratchpads keep none)")
     return "\n".join(lines)

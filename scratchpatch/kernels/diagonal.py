@@ -4,8 +4,8 @@ A channel has S states, each a number that decays, and turns where numbers are c
     x_t = a_t x_{t-1} + b_t u_t,    y_t = Re(sum over the states of c x_t),
     a_t = exp(step_t (-exp(decay) + i frequency)),    b_t = sqrt(1 - |a_t|^2).
 |a_t| < 1 whatever the parameters are (S4D, arXiv 2206.11893; LRU, arXiv 2303.06349), and b keeps the variance of a
-state at that of its input (LRU, section 3.4). A step that depends on the position makes the recurrence selective (Mamba,
-arXiv 2312.00752; with this b: Griffin, arXiv 2402.19427). S4D's own b, a zero-order hold, is not used.
+state at that of its input (LRU, section 3.4), where S4D has a zero-order hold. A step that depends on the position
+makes the recurrence selective (Mamba, arXiv 2312.00752; with this b: Griffin, arXiv 2402.19427).
 
 A position may forget all that was before it (a document starts there), and may leave no trace (a scratchpad, PAD). The
 arithmetic is float32 whatever the inputs are. No array [B, T, S, e] of all positions exists: rows are read in chunks,
@@ -23,13 +23,13 @@ import jax.numpy as jnp
 
 from scratchpatch import sharding
 from scratchpatch.kernels import choice
-from scratchpatch.kernels.sequence import AXIS, devices
+from scratchpatch.kernels.sequence import AXIS
 
 Number = tuple[jax.Array, ...]
 
 # So many positions at a time: the states of one chunk are what the backward pass holds.
 CHUNK = 32
-# Multiplications and additions of real numbers at one position of one state: of a x + b u, and of Re(c x) and its sum.
+# Multiplications and additions at one position of one state: of `advance`, and of `said`.
 FLOPS_REAL, FLOPS_COMPLEX = 3 + 2, 8 + 4
 # |a| is at most exp(-this), which float32 tells from 1.
 _LEAST = 1e-6
@@ -173,10 +173,20 @@ def _position(system: System, fixed, before: Number, inputs) -> tuple[Number, ja
     """(the state after, y [..., B, e]) of one position of every row, or of several at once."""
     u_Be, fresh_B, kept_B, step_Be = inputs
     a, b_Se = fixed or system.coefficients(step_Be)
-    now = _times(a, _where(~fresh_B[..., None, None], before, tuple(map(jnp.zeros_like, before))))
-    now = (now[0] + b_Se * u_Be[..., None, :], *now[1:])
-    y_Be = _times(system.read, now)[0].sum(axis=-2)
-    return _where(kept_B[..., None, None], now, before), y_Be
+    found = _where(~fresh_B[..., None, None], before, tuple(map(jnp.zeros_like, before)))
+    now = advance(a, b_Se, found, u_Be)
+    return _where(kept_B[..., None, None], now, before), said(system.read, now)
+
+
+def advance(a: Number, b_Se: jax.Array, before: Number, u_e: jax.Array) -> Number:
+    """a x + b u, [..., S, e]."""
+    real, *imaginary = _times(a, before)
+    return real + b_Se * u_e[..., None, :], *imaginary
+
+
+def said(read: Number, state: Number) -> jax.Array:
+    """Re(c x), added up over a channel's states: [..., e]."""
+    return _times(read, state)[0].sum(axis=-2)
 
 
 def _in_turn(system: System, fixed, before: Number, inputs):

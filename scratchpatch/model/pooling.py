@@ -58,14 +58,15 @@ class PatchBytes:
 class Pooling(nnx.Module):
     """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last`, `max_query`, `concat`, `gaussian`.
 
-    cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are
-    our choice. max_query: BLT (arXiv 2412.09871, section 3.2.2): queries from the maximum of the states over the patch,
-    their results joined; the states themselves are not normalised first. concat: MegaByte (arXiv 2305.07185, section
-    2.2) joins the embeddings of a patch's bytes; here it is their states, the slot's last byte first, and zeros for the
-    places that the patch does not have yet. Nothing is forgotten but by the projection, a matrix of M d x D: for
-    patches of bounded size. gaussian (ours): a mean whose weights fall from the patch's middle like a normal density,
-    of which place and width are learnt; at first half a patch wide. last_state (ours): a projection of the slot's last byte state is added, since a vector that
-    is pooled over the patch forgets which byte it stands at. Of a patch longer than M bytes, the last M are read.
+    cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are our choice. max_query: BLT (arXiv
+    2412.09871, section 3.2.2): queries from the maximum of the states over the patch, their results joined; the states
+    themselves are not normalised first. concat: MegaByte (arXiv 2305.07185, section 2.2) joins the embeddings of a
+    patch's bytes; here it is their states, the slot's last byte first, and zeros for the places that the patch does not
+    have yet. Nothing is forgotten but by the projection, a matrix of M d x D: for patches of bounded size. gaussian
+    (ours): a mean whose weights fall from the patch's middle like a normal density, of which place and width are
+    learnt; at first half a patch wide. last_state (ours): a projection of the slot's last byte state is added, since a
+    vector that is pooled over the patch forgets which byte it stands at. Of a patch longer than M bytes, the last M are
+    read.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):

@@ -54,9 +54,9 @@ class Mixer(nnx.Module):
 
     def __call__(self, x_BTd, mix: Callable) -> jax.Array:
         """[B, T, d]; mix: (system, u [B, T, e], steps) -> y [B, T, e] in float32."""
-        u_BTe, gate_BTe = layers.shared(x_BTd, self.u, self.gate)
-        u_BTe, gate_BTe = (layers.pin(x, f"{self.name}.channels", self.axes, self.axes.inner) for x in (u_BTe, gate_BTe))
-        u_BTe, gate_BTe = checkpoint_name((u_BTe, gate_BTe), "heads")
+        seam, inner = f"{self.name}.channels", self.axes.inner
+        projected = (layers.pin(x, seam, self.axes, inner) for x in layers.shared(x_BTd, self.u, self.gate))
+        u_BTe, gate_BTe = checkpoint_name(tuple(projected), "heads")
         bias_e = self.step_bias.get_value()
         step = jax.nn.softplus(bias_e if self.step is None else bias_e + self.step(x_BTd))
         frequency = None if self.frequency is None else self.frequency.get_value()

@@ -88,7 +88,8 @@ def leaking(config, base: Layout) -> Layout:
         reach, n_L = config.patching.patch_bytes, jnp.arange(length, dtype=jnp.int32)
         starts_BL = jnp.where(rows.start_BL == n_L, n_L, length)
         # Where the document after each position's begins.
-        next_BL = jnp.pad(jax.lax.cummin(starts_BL, axis=1, reverse=True)[:, 1:], ((0, 0), (0, 1)), constant_values=length)
+        next_BL = jax.lax.cummin(starts_BL, axis=1, reverse=True)[:, 1:]
+        next_BL = jnp.pad(next_BL, ((0, 0), (0, 1)), constant_values=length)
         last_BN, first_BN = (slots_lib.gather(x, slots.end_BN) for x in (next_BL - 1, rows.start_BL))
         end_BN = jnp.minimum(slots.end_BN + reach, last_BN)
         slots = dataclasses.replace(slots, end_BN=end_BN, start_BN=jnp.maximum(slots.start_BN - reach, first_BN))

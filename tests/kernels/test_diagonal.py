@@ -81,8 +81,11 @@ def mixed(system, u_BTe, step, fresh_BT, kept_BT):
 
 
 def close(got, wanted):
-    # Gradients of parameters are sums over all positions.
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * max(1, np.abs(y).max())), got, wanted)
+    def check(x, y):
+        # Gradients of parameters are sums over all positions.
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * max(1, np.abs(y).max()))
+
+    jax.tree.map(check, got, wanted)
 
 
 @pytest.mark.parametrize("platform", ("cpu", "tpu"))

@@ -73,6 +73,16 @@ MODELS = {
     "score": {"trigger.kind": "score", "trigger.threshold": 1.1, "trigger.gain": 0.02},
     "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
     "no trunk": TRUNKLESS,
+    "states that select": {
+        "model.encoder.kind": "ssm",
+        "model.trunk.kind": "ssm",
+        "model.trunk.kv_heads": 0,
+        "model.decoder.kind": "ssm",
+        "model.ssm.selective": True,
+        "model.pooling.kind": "gaussian",
+        "patching.kind": "whitespace",
+        "trigger.kind": "stride",
+    },
 }
 
 
