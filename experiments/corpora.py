@@ -37,6 +37,17 @@ CHECKSUMS = {
         "validation": "40f3219d18e6917cee23ee02184b7856246e0c3f6032916068998b425cb1273b",
     },
 }
+# Corpora that some studies read as well, in the same places; this program compares them, but lays none of them out.
+FURTHER = {
+    "ja_soseki": {
+        "train": "e3ec5da63de6c92c31fbab470cba8bd1b1834ea9211068b4aaeeaefdeb2c88e4",
+        "validation": "a2361224fb5e356c5e2aff0b866ce760dd93d8dd94d096ba79adce3642dbe7da",
+    },
+    "pt_machado": {
+        "train": "d2e9e04a5d64065215db1d19a7199d935ab156faeffc5e0b6fc6e36fb9c59974",
+        "validation": "df8897e1b376ba6119b0a90380bec078cf0838a810f024c25cf1665912b4a64f",
+    },
+}
 # Sizes of the Python files that are taken, in bytes.
 _SMALLEST, _LARGEST = 200, 200_000
 # Of the standard library: tests, and programs that nobody imports.
@@ -57,10 +68,17 @@ def source(corpus: str, split: str = "train") -> str:
     return "jsonl:" + path.replace("#", "##")
 
 
-def require() -> None:
-    """Raise UserError unless every corpus is there, before a study trains for an hour."""
-    for corpus, splits in CHECKSUMS.items():
-        for split in splits:
+def mixture(*names: str, split: str = "train") -> tuple[tuple[str, float], ...]:
+    """The config's sources of several corpora, in equal shares. Raises UserError as `folder` does."""
+    return tuple((source(corpus, split), 1 / len(names)) for corpus in names)
+
+
+def require(*names: str) -> None:
+    """Raise UserError unless these corpora are there (none named: those of most studies), before a study trains for an
+    hour.
+    """
+    for corpus in names or CHECKSUMS:
+        for split in (CHECKSUMS | FURTHER)[corpus]:
             path = folder() / corpus / f"{split}.jsonl.gz"
             if not path.is_file():
                 raise UserError(f"{path} is missing: experiments/README.md says how to lay the corpora out")
@@ -178,9 +196,13 @@ def checksum(path: Path) -> str:
 
 def main() -> int:
     try:
-        for corpus, splits in CHECKSUMS.items():
+        for corpus, splits in (CHECKSUMS | FURTHER).items():
             for split, wanted in splits.items():
-                path = lay_out(corpus, split)
+                path = folder() / corpus / f"{split}.jsonl.gz"
+                if corpus in CHECKSUMS:
+                    lay_out(corpus, split)
+                elif not path.exists():
+                    continue
                 same = checksum(path) == wanted
                 print(f"{path}: {'the same text' if same else 'another text than that behind our numbers'}")
     except (UserError, subprocess.CalledProcessError, OSError) as error:

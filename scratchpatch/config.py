@@ -223,6 +223,8 @@ def _conflicts_of_leaks(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{leak} needs patches to leak from, and model.trunk.kind = 'none' has none: set it to ''"
     if config.trigger.kind != "none":
         yield f"{leak} is of models without scratchpads: set trigger.kind = 'none'"
+    if model.decoder.injection == "at_slot":
+        yield f"{leak} reaches bytes by a context that they share: set model.decoder.injection = 'add'"
     if model.leak == "gaussian" and model.pooling.kind != "gaussian":
         yield f"{leak} needs model.pooling.kind = 'gaussian'"
 
@@ -239,6 +241,8 @@ def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]
         yield f"{without} has no scratchpads whose benefit could be learnt: set model.benefit.width = 0, table = False"
     if config.model.decoder.injection != "add":
         yield f"{without} gives the decoder no context to attend to: set model.decoder.injection = 'add'"
+    if config.model.decoder.scope != "document":
+        yield f"{without} makes no commits that a scope could begin at: set model.decoder.scope = 'document'"
 
 
 def vocabulary(config: ml_collections.ConfigDict) -> Vocabulary:

@@ -246,8 +246,11 @@ FIELDS = (
     Field("model.decoder.window", 128, "bytes", _BYTES,
         "Bytes that one byte sees in a decoder layer, itself included."),
     Field("model.decoder.heads", 4, "heads", _HEADS, "Attention heads of the decoder."),
-    Field("model.decoder.injection", "add", "", _one_of("add", "cross_attention"), "How the trunk's context joins the "
-        "byte states: add (projected, at the input) or cross_attention (in every layer)."),
+    Field("model.decoder.scope", "document", "", _one_of("document", "patch"),
+        "How far the decoder's windows reach: to the document's start, or to the latest commit (MegaByte)."),
+    Field("model.decoder.injection", "add", "", _one_of("add", "at_slot", "cross_attention"), "How the trunk's context "
+        "joins the byte states: add (projected, at the input of every byte), at_slot (at the slot's own byte alone; "
+        "SpaceByte) or cross_attention (in every layer)."),
     Field("model.decoder.context_vectors", 2, "vectors", _VECTORS,
         "Keys that one slot offers to the decoder's cross-attention (BLT's k)."),
     Field("model.leak", "", "", _one_of(*LEAKS), "Bytes that each byte reads although they follow it, to show what a "

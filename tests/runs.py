@@ -14,7 +14,7 @@ from scratchpatch.checkpoints import workdir as workdir_lib
 from scratchpatch.checkpoints.reader import CheckpointReader
 from scratchpatch.checkpoints.writer import Checkpoints
 from scratchpatch.distributed import mesh as mesh_lib
-from scratchpatch.evaluation import audit
+from scratchpatch.evaluation import audited
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.training.step import Trainer
 
@@ -127,7 +127,7 @@ def write_config(path: Path, made) -> str:
 
 def leave_out_audit(setattr=setattr) -> None:
     """Let training take its model for causal: the audit is a third of a start, and has tests of its own."""
-    setattr(audit, "audit", lambda config, weights: audit.AuditReport((), {}, 0.0))
+    setattr(audited, "audit", lambda config, weights: (True, "left out"))
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ layers of diagonal states over patches of 4 bytes in windows of 1024, the byte's
 are pooled and spread over their own bytes without a shift, so that a byte reads the bytes that it has to predict. A to D
 are built that way (`_leaky`) and causally; E has no patches, F layers of states over bytes behind them.
 Variants: see VARIANTS. What is not published is ours: SwiGLU of multiplier 1, at which E has the published 1.7M
-parameters; four rows a step; states of four complex numbers a channel; F's decoder, two layers of states over the bytes
-of the document where the post has a GRU; C's Gaussian, fixed to patches of 4 with learnt place and width.
+parameters; four rows a step; states of four complex numbers a channel; F's decoder, two layers of states that
+begin anew at each patch where the post has a GRU; C's Gaussian, fixed to patches of 4 with learnt place and width.
 Hardware: 2 CPU cores.
 Expected time: about an hour for all variants on two seeds.
 Expected number: README.md beside this file has all numbers of the last run.
@@ -62,6 +62,7 @@ def get_config(variant: str = "a"):
     if base == "f":
         config.model.decoder.kind = "ssm"
         config.model.decoder.layers = 2
+        config.model.decoder.scope = "patch"
     if "leaky" in variant:
         config.model.leak = "gaussian" if base == "c" else "broadcast"
         config.training.allow_leak = True

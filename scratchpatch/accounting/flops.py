@@ -99,11 +99,15 @@ def useful(config, commits_per_byte: float, scratchpads_per_byte: float, window:
 def expected(config, commits_per_byte: float, scratchpads_per_byte: float, window: int) -> Work:
     """The work of documents of `window` bytes, on average: an upper bound where documents are shorter. A query of the
     trunk sees half of a window's commits, and itself; a commit pools its whole patch; a scratchpad stands anywhere
-    inside it but at its last byte, and pools half of it.
+    inside it but at its last byte, and pools half of it. A decoder of scope `patch` sees what a row of one patch would
+    show it. All patches are taken to be equally long.
     """
-    pooled = min(1 / max(commits_per_byte, 1 / window), config_lib.patch_limit(config))
+    patch = 1 / max(commits_per_byte, 1 / window)
+    pooled, keys = min(patch, config_lib.patch_limit(config)), _of_tiers(config, _visible_keys, window)
+    if config.model.decoder.scope == "patch":
+        keys["decoder_keys"] = _visible_keys(config.model.decoder.window, patch)
     return Work(
-        slots=commits_per_byte + scratchpads_per_byte, **_of_tiers(config, _visible_keys, window),
+        slots=commits_per_byte + scratchpads_per_byte, **keys,
         trunk_keys=commits_per_byte * window / 2 + 1,
         pool_keys=commits_per_byte * pooled + scratchpads_per_byte * pooled / 2,
     )
@@ -181,10 +185,10 @@ def _forward(config, work: Work) -> dict[str, float]:
     by_attention = _layer(big, kv_width, m.ffn_multiplier, work.trunk_keys)
     trunk_layer = _state_layer(config, big) if m.trunk.kind == "ssm" else by_attention
     tiers["trunk"] = slots * m.trunk.layers * trunk_layer
-    if m.decoder.injection == "add":
-        decoder += slots * 2 * big * d
-    else:
+    if m.decoder.injection == "cross_attention":
         decoder += slots * 2 * big * m.decoder.context_vectors * d + m.decoder.layers * cross_attention(config, slots)
+    else:
+        decoder += slots * 2 * big * d
     return tiers | {"decoder": decoder}
 
 
@@ -225,7 +229,7 @@ def _state_layer(config, width: int) -> float:
     return projections + recurrence(config, width) + 6 * width * ffn_width(width, config.model.ffn_multiplier)
 
 
-def _visible_keys(window: int, length: int) -> float:
+def _visible_keys(window: int, length: float) -> float:
     """Keys that a byte sees on average in a row of `length`: the first bytes see less than a window."""
     w = min(window, length)
     return (w * (w + 1) / 2 + (length - w) * w) / length

@@ -3,21 +3,15 @@
 Made without the model, so that a second `eval` of a run does not have to load it.
 """
 
-import hashlib
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-import jax
-
-import scratchpatch
 from scratchpatch import config as config_lib, json_files
 from scratchpatch.checkpoints import format, run_text
 from scratchpatch.checkpoints.workdir import load_config
 from scratchpatch.errors import UserError
-
-_PACKAGES = ("jax", "jaxlib", "flax")
+from scratchpatch.evaluation import made_of as made_of_lib
 
 
 class Question(NamedTuple):
@@ -56,9 +50,7 @@ def question(
         "config": config_lib.flat(config),
         "text": [(stream.spec, stream.checksum) for stream, _ in run_text.own_streams(workdir, config, "validation")],
         "read": [max_bytes, compressor_bytes],
-        "code": _code(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
-        "platform": jax.default_backend(),
+        **made_of_lib.program(),
     }
     return Question(step, json_files.seal(made_of))
 
@@ -95,11 +87,3 @@ def evaluation_file(workdir: str | os.PathLike, suffix: str = "") -> Path:
 def report_file(workdir: str | os.PathLike, suffix: str = "") -> Path:
     """Where the page of an evaluation lies."""
     return Path(workdir) / f"report{suffix}.html"
-
-
-def _code() -> str:
-    """A checksum of this package's modules: its version stays the same while someone works on it."""
-    folder, digest = Path(scratchpatch.__file__).parent, hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -45,10 +45,11 @@ def staircase(q_BNHK, k_BNGK, v_BNGK, begin_BN, end_BN, commits: int, backend: s
     Raises:
       UserError: a backend by name that cannot run here.
     """
+    # A device that has a part of the row's slots knows no order of theirs and the commits.
+    ordered = sequence.devices() == 1
 
     def attend(q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN):
-        # A device that has a part of the row's slots knows no order of theirs and the commits.
-        kernel = choice.staircase(backend, q_BNHK, k_BPGK).kernel(ordered=sequence.devices() == 1)
+        kernel = choice.staircase(backend, q_BNHK, k_BPGK).kernel(ordered=ordered)
         arrays = q_BNHK, k_BPGK, v_BPGK, own_k_BNGK, own_v_BNGK, begin_BN, end_BN
         return ranges.attend(kernel, sharding.TRUNK, *arrays) if kernel else xla.staircase(*arrays)
 

@@ -58,18 +58,25 @@ class Decoder(nnx.Module):
     """Context of the latest slot, if there is a trunk, joined to the byte states; window layers, logits.
 
     add: the context, projected, is added at the input. cross_attention: every layer reads the slot's k vectors (BLT,
-    arXiv 2412.09871, section 3.3). Until a document's first slot, bytes read a learned null context.
+    arXiv 2412.09871, section 3.3). Until a document's first slot, bytes read a learned null context. at_slot: the
+    context is added at the slot's own byte alone, and other bytes learn of it through the window layers (SpaceByte,
+    arXiv 2404.14408, section 3, whose projection is a slice of the trunk's channels); there is no null context.
+
+    scope: patch: window layers reach back to the latest commit and no further, and positions count from there
+    (MegaByte, arXiv 2305.07185, section 2.3). Scratchpads begin no scope.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):
         m, t = config.model, config.model.decoder
         dtype = layers.activation_dtype(config)
         self.vectors = t.context_vectors if t.injection == "cross_attention" else 0
-        self.window, self.backend = t.window, config.kernels.window
-        self.trunkless = m.trunk.kind == "none"
+        self.window, self.backend, self.scope = t.window, config.kernels.window, t.scope
+        self.trunkless, self.at_slot = m.trunk.kind == "none", t.injection == "at_slot"
         names = ("width", "local_inner")
         if not self.trunkless:
-            self.null = nnx.Param(jax.random.normal(rngs.params(), (m.trunk.d_model,), jnp.float32) * 0.02)
+            # Its key is drawn in any case, so that the rest begins equal.
+            null_D = jax.random.normal(rngs.params(), (m.trunk.d_model,), jnp.float32) * 0.02
+            self.null = None if self.at_slot else nnx.Param(null_D)
             self.context = layers.linear(m.trunk.d_model, max(self.vectors, 1) * m.d_byte, names, dtype, rngs)
         if self.vectors:
             remat = config.training.remat
@@ -82,21 +89,28 @@ class Decoder(nnx.Module):
         """Logits [B, L, V] from byte states and slot states."""
         if self.trunkless:
             return self.logits(self.stack(h_BLd, layout.rows))
+        rows = layout.segments() if self.scope == "patch" else layout.rows
         c_BNd, index_BL = self.contexts(z_BND), layout.slots.context_BL
+        if self.at_slot:
+            index_BL = jnp.where(layout.commit_BL | layout.scratchpad_BL, index_BL, z_BND.shape[1])
         if not self.vectors:
-            return self.logits(self.stack(h_BLd + take(c_BNd, index_BL), layout.rows))
+            return self.logits(self.stack(h_BLd + take(c_BNd, index_BL), rows))
         c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.vectors, -1)
 
         def run(layer, x_BLd):
             x_BLd = layer.cross(x_BLd, *(take(x, index_BL) for x in layer.cross.offers(c_BNkd)))
-            return stack.run_window(layer.block, x_BLd, layout.rows, self.window, self.backend)
+            return stack.run_window(layer.block, x_BLd, rows, self.window, self.backend)
 
         return self.logits(self.stack(h_BLd, run))
 
     def contexts(self, z_BND) -> jax.Array:
-        """What bytes read of each slot [B, N + 1, d], or k vectors joined; the last one is the null context."""
+        """What bytes read of each slot [B, N + 1, d], or k vectors joined; the last one is the null context, or zeros
+        where there is none.
+        """
+        # Zeros are projected to zeros.
+        null_D = jnp.zeros(z_BND.shape[2:], jnp.float32) if self.null is None else self.null.get_value()
         # Broadcast as float32, so that its gradient is summed in float32.
-        null_B1D = jnp.broadcast_to(self.null.get_value(), (z_BND.shape[0], 1, z_BND.shape[2])).astype(z_BND.dtype)
+        null_B1D = jnp.broadcast_to(null_D, (z_BND.shape[0], 1, z_BND.shape[2])).astype(z_BND.dtype)
         c_BNd = self.context(jnp.concatenate([z_BND, null_B1D], axis=1))
         # Bytes read slots at other positions: those of the whole row.
         return sharding.constrain(c_BNd, "decoder.context", "local_rows", None, None)

@@ -57,7 +57,7 @@ def keys(config, layout: Layout) -> dict[str, jax.Array]:
     """
     m, rows, slots = config.model, layout.rows, layout.slots
 
-    def of_bytes(window):
+    def of_bytes(window, rows=rows):
         return jnp.where(rows.valid_BL, jnp.minimum(rows.offset_BL + 1, window), 0).sum(dtype=jnp.float32)
 
     def of_slots(x_BN):
@@ -66,7 +66,7 @@ def keys(config, layout: Layout) -> dict[str, jax.Array]:
     return {
         "encoder_keys": of_bytes(m.encoder.window),
         "entropy_keys": of_bytes(m.entropy_model.window),
-        "decoder_keys": of_bytes(m.decoder.window),
+        "decoder_keys": of_bytes(m.decoder.window, layout.segments() if m.decoder.scope == "patch" else rows),
         "trunk_keys": of_slots(slots.seen_to_BN - slots.seen_from_BN + 1),
         "pool_keys": of_slots(jnp.minimum(slots.end_BN - slots.start_BN + 1, config_lib.patch_limit(config))),
     }

@@ -172,7 +172,8 @@ class Steps(nnx.Module):
                 bytes_ = jax.tree.map(functools.partial(_joined, cache.position_B), cache.patch, views)
             later["patch"] = jax.tree.map(functools.partial(_put, position_BC, valid_BC), cache.patch, views)
         if tokens_BC.shape[1] == 1:
-            fresh_B = (position_BC == start_BC)[:, 0] & valid_BC[:, 0]
+            # Where contexts reach no other byte, each byte begins without one.
+            fresh_B = ((position_BC == start_BC)[:, 0] | self.decoder.at_slot) & valid_BC[:, 0]
             later["context"] = where(fresh_B, self._null(rows), cache.context)
         reading = dataclasses.replace(
             reading,
@@ -245,7 +246,11 @@ class Steps(nnx.Module):
           logits: whether to compute them; else they are None.
         """
         valid_BC = reading.valid_BC if valid_BC is None else valid_BC
-        place = _Place(reading.position_BC, reading.start_BC, valid_BC)
+        start_BC = reading.start_BC
+        if self.decoder.scope == "patch":
+            before_BC = reading.position_BC - jnp.where(reading.commit_BC, 0, reading.patch_bytes_BC)
+            start_BC = jnp.maximum(before_BC, start_BC)
+        place = _Place(reading.position_BC, start_BC, valid_BC)
         x_BCd, cross = reading.hidden_BCd, None
         if not self.trunkless:
             context = jax.tree.map(lambda x: x[:, None], cache.context) if context is None else context
@@ -321,10 +326,13 @@ class Steps(nnx.Module):
 
         most = slot_BC.sum(axis=1).max()
         _, trunk, table = jax.lax.while_loop(lambda state: state[0] < most, run, (jnp.int32(0), cache.trunk, table))
-        latest_BC = jax.lax.cummax(jnp.where(slot_BC, n_BC, -1), axis=1)
-        first_BC = reading.start_BC - reading.position_BC[:, :1]
-        none_BC = jnp.where(first_BC < 0, length, length + 1)
-        index_BC = jnp.where(latest_BC >= jnp.maximum(first_BC, 0), latest_BC, none_BC)
+        if self.decoder.at_slot:
+            index_BC = jnp.where(slot_BC, n_BC, length + 1)
+        else:
+            latest_BC = jax.lax.cummax(jnp.where(slot_BC, n_BC, -1), axis=1)
+            first_BC = reading.start_BC - reading.position_BC[:, :1]
+            none_BC = jnp.where(first_BC < 0, length, length + 1)
+            index_BC = jnp.where(latest_BC >= jnp.maximum(first_BC, 0), latest_BC, none_BC)
         count_B = reading.valid_BC.sum(axis=1)
         last_B = _last(index_BC, count_B, jnp.full((rows,), length))
         context = jax.tree.map(lambda x: take(x, last_B[:, None])[:, 0], table)

@@ -44,6 +44,16 @@ class Layout:
     slots: Slots
     thresholds: Thresholds
 
+    def segments(self) -> Rows:
+        """The rows as if a document began at each commit: a segment holds the bytes that read the same commit.
+
+        The first segment of a document has no commit yet, and begins at the document's start. A segment begins one
+        byte before a patch does, with the byte whose commit it reads.
+        """
+        start_BL = jnp.maximum(self.rows.latest(self.commit_BL), self.rows.start_BL)
+        n_L = jnp.arange(start_BL.shape[1], dtype=jnp.int32)
+        return dataclasses.replace(self.rows, start_BL=start_BL, offset_BL=n_L - start_BL)
+
 
 def initial_thresholds(config) -> Thresholds:
     """The thresholds that the config names."""

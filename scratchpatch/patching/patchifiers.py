@@ -73,7 +73,9 @@ def _rule(patching, rows: Rows, signals: Signals):
       asked_BL: bool [B, L], where it asks whatever the threshold.
       score_BL: float32 [B, L], nats: it also asks where the score exceeds the threshold; None where it has none.
     Sources: fixed, the entropy kinds: BLT (arXiv 2412.09871; entropy_and_jump
-    is its code's `threshold_add`, whose third byte never ends a patch); whitespace: SpaceByte (arXiv 2404.14408).
+    is its code's `threshold_add`, whose third byte never ends a patch); whitespace: SpaceByte (arXiv 2404.14408), whose
+    BOS is space-like. Where the BOS is no patch of its own (not `commit_bos`), it is not: a document's first space-like
+    byte ends a patch even where no byte stands before it.
     """
     kind, score_BL = patching.kind, None
     if kind == "byte":
@@ -83,6 +85,8 @@ def _rule(patching, rows: Rows, signals: Signals):
         asked_BL = rows.offset_BL % p == p - 1
     elif kind == "whitespace":
         asked_BL = scores.word_end(rows)
+        if patching.commit_bos:
+            asked_BL &= ~rows.previous(rows.tokens_BL == rows.vocabulary.bos, False)
     elif kind == "random":
         asked_BL = scores.chance(rows) < 1 / patching.patch_bytes
     else:

@@ -161,7 +161,7 @@ def _products(config, stacks: list[_Stack], slots: float) -> float:
         stack.layers * stack.positions * flops.recomputed(stack.width, stack.kv_width, m.ffn_multiplier, remat)
         for stack in stacks
     )
-    if remat not in ("none", "dots") and m.decoder.injection != "add" and m.trunk.kind != "none":
+    if remat not in ("none", "dots") and m.decoder.injection == "cross_attention" and m.trunk.kind != "none":
         again += m.decoder.layers * flops.cross_attention(config, slots)
     return 3 * sum(forward.values()) + again + entropy_model * (not config.data.entropies)
 

@@ -18,7 +18,7 @@ from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.distributed import mesh as mesh_lib, processes
 from scratchpatch.errors import UserError
-from scratchpatch.evaluation import audit, bpb
+from scratchpatch.evaluation import audited, bpb
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.windows import Head
 from scratchpatch.model import weights as weights_lib
@@ -290,8 +290,9 @@ class _Run:
         return sum(x.nbytes for x in jax.tree.leaves(weights)) <= _COPIED_BYTES
 
     def _passes_audit(self, weights) -> bool:
-        report = audit.audit(self.trainer.config, weights)
-        logging.info("%s", report.text())
-        if not report.ok and not self.config.training.allow_leak:
-            raise UserError(f"{report.summary()}; training.allow_leak = True would train it, marked INVALID")
-        return report.ok
+        causal, text = audited.audit(self.trainer.config, weights)
+        logging.info("%s", text)
+        if not causal and not self.config.training.allow_leak:
+            summary = text.partition("\n")[0]
+            raise UserError(f"{summary}; training.allow_leak = True would train it, marked INVALID")
+        return causal

@@ -94,6 +94,21 @@ VARIANTS = {
     },
     "byte-last": BYTE_PATCHES | {"model.pooling.kind": "last"},
     "every": {"trigger.kind": "every"},
+    "spacebyte": {
+        "patching.kind": "whitespace",
+        "trigger.kind": "none",
+        "model.pooling.kind": "last",
+        "model.pooling.last_state": False,
+        "model.decoder.injection": "at_slot",
+    },
+    "megabyte": {
+        "patching.patch_bytes": 8,
+        "trigger.kind": "none",
+        "model.encoder.layers": 0,
+        "model.pooling.kind": "concat",
+        "model.pooling.last_state": False,
+        "model.decoder.scope": "patch",
+    },
     "max_query-3": MAX_QUERY | {"model.pooling.last_state": False, "model.pooling.queries": 3},
     "concat": POOLED | {"model.pooling.kind": "concat", "model.pooling.last_state": False, "trigger.kind": "every"},
     "byte-concat": BYTE_PATCHES | POOLED | {"model.pooling.kind": "concat"},
@@ -279,6 +294,16 @@ def test_expected_keys_are_those_of_a_layout_whose_document_fills_the_window(tri
     # A stride of 2 stands at bytes 2, 4 and 6 of 8.
     assert counted.pool_keys == expected.pool_keys == {"none": 8, "every": 36, "stride": 20}[trigger] / 8
     assert counted.trunk_keys == pytest.approx(expected.trunk_keys, abs=0.5) and expected.trunk_keys == 9
+
+
+def test_a_decoder_of_scope_patch_sees_the_bytes_of_its_patch():
+    """Segments of 7 bytes, then of 8, the last of one: not exactly those of whole patches."""
+    config = hand_config({"trigger.kind": "none", "data.window": 128, "model.decoder.scope": "patch"})
+    counted = counted_of(config, np.arange(128)[None] % 200)
+    of_7, of_8 = sum(range(1, 7)) + 6, sum(range(1, 7)) + 2 * 6
+    assert counted.decoder_keys == (of_7 + 15 * of_8 + 1) / 128
+    expected = flops.expected(config, 1 / 8, 0.0, 128)
+    assert expected.decoder_keys == of_8 / 8 and expected.encoder_keys == counted.encoder_keys
 
 
 def test_a_patch_is_pooled_as_long_as_it_is_and_no_longer_than_the_limit():

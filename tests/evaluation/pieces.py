@@ -60,7 +60,7 @@ READS = {
     "_benefit": ("trigger.kind",),
     "pooling": ("model.pooling.kind", "model.pooling.last_state", "model.cross_residual", "patching.kind"),
     "trunk": ("model.trunk.final_norm",),
-    "decoder": ("model.decoder.layers", "model.decoder.injection", "model.cross_residual"),
+    "decoder": ("model.decoder.layers", "model.decoder.injection", "model.decoder.scope", "model.cross_residual"),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from scratchpatch import cli
 from scratchpatch.checkpoints.writer import Checkpoints
-from scratchpatch.evaluation import answered, evaluate
+from scratchpatch.evaluation import evaluate, made_of
 from scratchpatch.model import weights as weights_lib
 from tests import runs
 
@@ -63,7 +63,7 @@ def test_another_question_is_measured(workdir, measured, flag):
 def test_other_code_and_a_page_that_is_gone_are_measured(workdir, measured, monkeypatch):
     (workdir / "report.html").unlink()
     assert ask(workdir) == 0 and (workdir / "report.html").exists() and len(measured) == 1
-    monkeypatch.setattr(answered, "_code", lambda: "other")
+    monkeypatch.setattr(made_of, "_code", lambda: "other")
     assert ask(workdir) == 0 and len(measured) == 2
     assert ask(workdir) == 0 and len(measured) == 2
 

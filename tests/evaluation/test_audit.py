@@ -2,7 +2,7 @@
 
 Covered, exactly:
 - forward checks of models joined of separately compiled stages (`pieces`): every pair among patchifier, trigger,
-  pooling (with and without last_state), decoder (injection, 0 or 1 layers) and encoder (0 or 1 layers). A stage sees of
+  pooling (with and without last_state), decoder (injection, layers, scope) and encoder (0 or 1 layers). A stage sees of
   the others the arrays between them alone, and what decides is one stage of all patchifiers and triggers, so that a
   pair of options shows what two stages leak together. Not covered is what three options would leak together: every
   triple takes six times as many models, the full product 4200;
@@ -12,8 +12,8 @@ Covered, exactly:
 - gradient checks, joined likewise: every pair among pooling (with and without last_state), decoder and encoder, each on
   the layout of one of six patchifiers and triggers (decisions carry no gradient), and without a trunk;
 - `audit` itself, one compiled program forward and one backward, as it runs before training: all patchifiers but random,
-  bfloat16, both remats, grouped and full KV heads, controllers that move, chunked staircases, an unstopped entropy head
-  and none, BLT's options together, no trunk.
+  bfloat16, both remats, grouped and full KV heads, controllers that move, staircases in chunks and in blocks, an
+  unstopped entropy head and none, BLT's options together, no trunk.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from scratchpatch import config as config_lib, config_fields
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit
-from scratchpatch.kernels import xla
+from scratchpatch.kernels import blocked, xla
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.patching import controller
@@ -40,7 +40,15 @@ from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisi
 # The oracle has a test of its own.
 TRIGGERS = tuple(kind for kind in config_fields.TRIGGERS if kind != "oracle")
 POOLINGS = tuple(itertools.product(config_fields.POOLINGS, (False, True)))
-DECODERS = (("add", 0), ("add", 1), ("cross_attention", 1))
+DECODERS = (
+    ("add", 0, "document"),
+    ("add", 1, "document"),
+    ("add", 1, "patch"),
+    ("at_slot", 1, "document"),
+    ("cross_attention", 1, "document"),
+    ("cross_attention", 1, "patch"),
+)
+BLT_DECODERS = tuple(decoder for decoder in DECODERS if decoder[1:] == (1, "document") and decoder[0] != "at_slot")
 ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARATE}
 
 
@@ -65,6 +73,7 @@ def fields_of(pooling, decoder, encoder_layers: int) -> dict:
         "model.pooling.last_state": pooling[1],
         "model.decoder.injection": decoder[0],
         "model.decoder.layers": decoder[1],
+        "model.decoder.scope": decoder[2],
         "model.encoder.layers": encoder_layers,
     }
 
@@ -96,7 +105,7 @@ def test_gradients_of_every_pair_of_options_pass(decoder):
 
 @pytest.mark.parametrize("entropies", ENTROPIES)
 def test_every_triple_of_blts_options_passes(entropies):
-    options = config_fields.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), DECODERS[1:]
+    options = config_fields.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), BLT_DECODERS
     for patchifier, commit_bos, residual, sizes, final_norm, decoder in covering(3, *options):
         fields = decisions(patchifier, "entropy") | fields_of(("max_query", False), decoder, 1) | ENTROPIES[entropies]
         fields |= {
@@ -161,6 +170,13 @@ WHOLE = {
         "model.decoder.layers": 0,
     },
     "chunks": {"patching.kind": "whitespace", "trigger.kind": "every", "model.pooling.kind": "mean"},
+    "blocks": {
+        "kernels.staircase": "blocked",
+        "kernels.window": "blocked",
+        "patching.patch_bytes": 2,
+        "trigger.kind": "every",
+        "model.encoder.window": 30,
+    },
     "no entropy head": {
         "trigger.kind": "stride",
         "model.entropy_head.weight": 0.0,
@@ -217,6 +233,7 @@ def compiled_yet_quicker(monkeypatch):
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models_pass(monkeypatch, compiled_yet_quicker, name):
     monkeypatch.setattr(xla, "CHUNK", 16)
+    monkeypatch.setattr(blocked, "_BLOCK", 16)
     config = tiny.config(WHOLE[name])
     report = audit.audit(config, random_weights(weights_lib.abstract(config)[1]))
     assert report.ok, report.text()

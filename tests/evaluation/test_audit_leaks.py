@@ -18,6 +18,7 @@ from scratchpatch.model.heads import EntropyHead
 from scratchpatch.model.pooling import Pooling
 from scratchpatch.model.trunk import Trunk
 from scratchpatch.patching import budget, controller, patchifiers, slots, triggers
+from scratchpatch.patching.layout import Layout
 from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
@@ -96,6 +97,13 @@ def one_document(rows):
     return dataclasses.replace(rows, start_BL=jnp.zeros_like(rows.start_BL), offset_BL=n_BL)
 
 
+def one_segment(self):
+    """A decoder's scope goes on into the next document."""
+    rows = one_document(self.rows)
+    start_BL = jnp.maximum(rows.latest(self.commit_BL), 0)
+    return dataclasses.replace(rows, start_BL=start_BL, offset_BL=rows.offset_BL - start_BL)
+
+
 def share_scratchpads(request_BL, rows, capacity, original=budget.grant):
     """One budget of scratchpads for a row: what one document saves, the next may spend."""
     return original(request_BL, one_document(rows) if capacity == 0.25 else rows, capacity)
@@ -137,6 +145,13 @@ LEAKS = {
     "decoder one ahead": (FIXED, "decoder", attention, "window", one_byte_ahead, "suffix", "decoder"),
     "encoder across BOS": (FIXED, "encoder", attention, "window", across_documents, "document", "encoder"),
     "decoder across BOS": (FIXED, "decoder", attention, "window", across_documents, "document", "decoder"),
+    "decoder of one patch across BOS": (
+        FIXED | {"model.decoder.scope": "patch"}, "decoder", Layout, "segments", one_segment, "document", "decoder"
+    ),
+    "at the slot's next byte": (
+        FIXED | {"model.decoder.injection": "at_slot"}, "decide", slots, "build", broadcast_without_shift, "suffix",
+        "decoder",
+    ),
     "trunk across BOS": (FIXED, "trunk", attention, "staircase", all_commits_of_the_row, "document", "trunk"),
     "shared capacity": (TIGHT, "decide", budget, "grant", share_scratchpads, "document", "trigger"),
     "threshold across BOS": (CARRIED, "decide", controller, "fire", carry_threshold_on, "document", "trigger"),

@@ -8,7 +8,7 @@ import pytest
 from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.kernels import attention, pallas_gpu, splash
+from scratchpatch.kernels import attention, blocked, pallas_gpu, splash
 from tests.kernels.backends import using
 
 B, N, H, G, K, P = 8, 20, 4, 2, 4, 12
@@ -17,7 +17,8 @@ B, N, H, G, K, P = 8, 20, 4, 2, 4, 12
 def arrays():
     rng = np.random.default_rng(0)
     q, k, v, weight = (jnp.asarray(rng.normal(size=(B, N, heads, K)), jnp.float32) for heads in (H, G, G, H))
-    end_BN = jnp.asarray(rng.integers(0, P + 1, (B, N)), jnp.int32)
+    # A commit sees commits before it alone.
+    end_BN = jnp.minimum(jnp.asarray(rng.integers(0, P + 1, (B, N)), jnp.int32), jnp.arange(N, dtype=jnp.int32))
     begin_BN = jnp.asarray(rng.integers(0, P, (B, N)), jnp.int32)
     return q, k, v, weight, begin_BN, end_BN
 
@@ -36,9 +37,10 @@ def gradients(attend, *qkv_weight):
     ],
     ids=["rows_and_heads", "positions"],
 )
-@pytest.mark.parametrize("backend", ["splash", "pallas"])
+@pytest.mark.parametrize("backend", ["splash", "pallas", "blocked"])
 def test_8_devices_give_what_one_gives(monkeypatch, backend, sizes, trunk, local):
-    kernel, shapes = {"splash": splash.Kernel, "pallas": pallas_gpu.Kernel}[backend], []
+    kernel, shapes = {"splash": splash, "pallas": pallas_gpu, "blocked": blocked}[backend].Kernel, []
+    monkeypatch.setattr(blocked, "_BLOCK", 4)
 
     def forward(self, q, *args, original=kernel.forward):
         shapes.append(q.shape)

@@ -26,7 +26,9 @@ def test_a_block_adds_little_padding():
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu not installed: `pip install libtpu` compiles the kernels for TPUs, with none at hand",
 )
-@pytest.mark.parametrize("chips, what", [("v5p:2x2x1", "staircase"), ("v6e:2x2", "window")])
+@pytest.mark.parametrize(
+    "chips, what", [("v5p:2x2x1", "staircase"), ("v6e:2x2", "window"), ("tpu7x:2x2x1", "staircase")]
+)
 def test_values_and_gradients_compile_for_a_tpu(monkeypatch, chips, what):
     """Chosen by the mesh's platform alone, and spread over rows and heads."""
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")

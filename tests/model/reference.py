@@ -101,13 +101,15 @@ def _window(length, window):
     return (n <= n[:, None]) & (n > n[:, None] - window)
 
 
-def local(x, stack, heads, window, theta, eps, before=lambda x, tree: x):
-    """Window layers; `before` runs ahead of each."""
+def local(x, stack, heads, window, theta, eps, before=lambda x, tree: x, segment=None):
+    """Window layers; `before` runs ahead of each; positions of other segments (numbers by position) are not seen."""
+    segment = np.zeros(len(x)) if segment is None else segment
+    see_TT = _window(len(x), window) & (segment[:, None] == segment)
     for i in range(depth(stack)):
         tree = layer(next(iter(stack.values())), i)
         x = before(x, tree)
         tree = tree.get("block", tree)
-        x = block(x, tree, np.arange(len(x)), _window(len(x), window), heads, theta, eps)
+        x = block(x, tree, np.arange(len(x)), see_TT, heads, theta, eps)
     return x
 
 
@@ -133,8 +135,8 @@ class Reference:
     def norm(self, x, tree):
         return norm(x, tree, self.m.norm_eps)
 
-    def local(self, x, stack, tier, before=lambda x, tree: x):
-        return local(x, stack, tier.heads, tier.window, self.m.rope_theta, self.m.norm_eps, before)
+    def local(self, x, stack, tier, before=lambda x, tree: x, segment=None):
+        return local(x, stack, tier.heads, tier.window, self.m.rope_theta, self.m.norm_eps, before, segment)
 
     def logits(self, x, tree, eps):
         out = norm(x, tree["norm"], eps) @ _kernel(tree["projection"])
@@ -207,13 +209,14 @@ class Reference:
 
     def context(self, h, commit, scratchpad):
         """What each byte reads of the trunk, projected."""
-        null = np.asarray(self.params["decoder"]["null"], np.float64)
+        at_slot = self.m.decoder.injection == "at_slot"
+        null = np.zeros(self.m.trunk.d_model) if at_slot else np.asarray(self.params["decoder"]["null"], np.float64)
         ends = np.flatnonzero(commit | scratchpad)
         starts = [max((c + 1 for c in np.flatnonzero(commit) if c < end), default=0) for end in ends]
         z = np.zeros((0, len(null)))
         if len(ends):
             z = self.trunk(np.stack([self.pool(h, a, b) for a, b in zip(starts, ends, strict=True)]), commit[ends])
-        latest = [(ends <= n).sum() - 1 for n in range(len(h))]
+        latest = [(ends <= n).sum() - 1 if not at_slot or n in ends else -1 for n in range(len(h))]
         return np.stack([z[i] if i >= 0 else null for i in latest]) @ _kernel(self.params["decoder"]["context"])
 
     def document(self, tokens, commit, scratchpad):
@@ -234,9 +237,11 @@ class Reference:
             nats = self.separate_entropy(tokens)
 
         context = self.context(h, commit, scratchpad)
-        if m.decoder.injection == "add":
-            x = self.local(h + context, stack.get("stack", {}), m.decoder)
-        else:
+        # A segment begins with the byte that commits.
+        segment = np.cumsum(commit) if m.decoder.scope == "patch" else None
+        if m.decoder.injection == "cross_attention":
             context = context.reshape(len(tokens), m.decoder.context_vectors, -1)
-            x = self.local(h, stack, m.decoder, lambda x, tree: self.cross(x, tree["cross"], context))
+            x = self.local(h, stack, m.decoder, lambda x, tree: self.cross(x, tree["cross"], context), segment)
+        else:
+            x = self.local(h + context, stack.get("stack", {}), m.decoder, segment=segment)
         return self.logits(x, d["logits"], m.norm_eps), head, nats

@@ -114,8 +114,32 @@ COMBINATIONS = {
         "model.pooling.kind": "max_query",
         "model.cross_residual": 2,
     },
+    # As SpaceByte, with scratchpads.
+    "whitespace-random, at the slot": {
+        "patching.kind": "whitespace",
+        "patching.commit_bos": True,
+        "patching.capacity": 1.0,
+        "trigger.kind": "random",
+        "model.pooling.kind": "last",
+        "model.pooling.last_state": False,
+        "model.decoder.injection": "at_slot",
+        "model.decoder.layers": 2,
+        "model.entropy_head.weight": 0.0,
+    },
+    # As MegaByte, with scratchpads.
+    "fixed-stride": {
+        "trigger.kind": "stride",
+        "trigger.stride": 2,
+        "model.encoder.layers": 0,
+        "model.pooling.kind": "concat",
+        "model.pooling.last_state": False,
+        "model.decoder.scope": "patch",
+        "model.decoder.layers": 2,
+        "model.entropy_head.weight": 0.0,
+    },
     "fixed-whitespace": {
         "trigger.kind": "whitespace",
+        "model.decoder.scope": "patch",
         "model.pooling.kind": "last",
         "model.pooling.last_state": False,
         "model.decoder.injection": "cross_attention",

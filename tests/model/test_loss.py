@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scratchpatch import config as config_lib
 from scratchpatch.model import loss, weights
 from scratchpatch.vocabulary import BYTES
 from tests import tiny
@@ -65,11 +66,12 @@ def test_sums_count_every_target_once_and_keep_ends_apart():
     assert total["scratchpads"] == np.asarray(output.layout.scratchpad_BL).sum() > 0
 
 
-def test_keys_are_those_that_a_loop_over_short_documents_counts():
+@pytest.mark.parametrize("scope", ["document", "patch"])
+def test_keys_are_those_that_a_loop_over_short_documents_counts(scope):
     windows = {"model.encoder.window": 5, "model.decoder.window": 11, "model.entropy_model.window": 3}
     # A small budget leaves patches longer than the 4 bytes that pooling reads.
     patches = {"patching.kind": "entropy", "patching.max_patch_bytes": 4, "patching.capacity": 0.15}
-    config = tiny.config(windows | patches | {"model.entropy_model.layers": 1})
+    config = tiny.config(windows | patches | {"model.entropy_model.layers": 1, "model.decoder.scope": scope})
     rng, length = np.random.default_rng(2), 80
     inside, whole = tiny.pack(rng, [3, 9, 14, 20], length, inside=True, pad=9), tiny.pack(rng, [1, 0, 12, 40], length)
     tokens_BL = np.stack([inside, whole])
@@ -83,12 +85,15 @@ def test_keys_are_those_that_a_loop_over_short_documents_counts():
     for tokens, entropy in zip(tokens_BL.tolist(), entropy_BL, strict=True):
         documents = reference.decide(config, tokens, entropy, 1.335, 1.5)
         for document, (a, b) in zip(documents, reference.spans(tokens), strict=True):
-            commits, patch_start = 0, 0
+            commits, patch_start, segment_start = 0, 0, 0
             for n in range(b - a):
                 if tokens[a + n] == PAD:
                     continue
-                for name, window in (("encoder_keys", 5), ("entropy_keys", 3), ("decoder_keys", 11)):
+                if scope == "patch" and document.commit[n]:
+                    segment_start = n
+                for name, window in (("encoder_keys", 5), ("entropy_keys", 3)):
                     wanted[name] += min(n + 1, window)
+                wanted["decoder_keys"] += min(n - segment_start + 1, 11)
                 if document.commit[n] or document.scratchpad[n]:
                     wanted["trunk_keys"] += commits + 1
                     wanted["pool_keys"] += min(n - patch_start + 1, 4)
@@ -111,3 +116,17 @@ def test_the_loss_is_a_share_of_the_whole_steps_targets():
     value, total = evaluate([0, 1, 2])
     nats = sum(total[k] for k in ("nats", "end_nats", "head_nats", "head_end_nats"))
     assert value == pytest.approx(nats / TARGETS, rel=1e-6)
+
+
+def test_a_budget_that_refuses_patches_leaves_out_no_target():
+    """As little as one commit in eight bytes: SpaceByte's own code would ignore the targets behind the last patch."""
+    fields = {"patching.kind": "whitespace", "patching.capacity": 1 / 8, "model.decoder.injection": "at_slot"}
+    config = tiny.config(fields | {"trigger.kind": "none", "model.entropy_head.weight": 0.0})
+    tokens_BL, targets_BL = TOKENS_BM[:, :-1], TOKENS_BM[:, 1:]
+    output = tiny.forward(config)(tiny.weights(config), tokens_BL)
+    total = {name: float(x) for name, x in loss.sums(config, output, jnp.asarray(targets_BL)).items()}
+    assert total["suppressed_commits"] > 0 and total["commits"] <= config_lib.slots(config)[0] * len(tokens_BL)
+    assert total["bytes"] == (targets_BL < BOS).sum() and total["ends"] == (targets_BL == BOS).sum()
+    nats_BL = np.asarray(loss.nats(output.logits_BLV, jnp.asarray(targets_BL), BYTES))
+    assert (nats_BL[targets_BL != PAD] > 0).all()
+    assert total["nats"] == pytest.approx(nats_BL[targets_BL < BOS].sum(), rel=1e-5)

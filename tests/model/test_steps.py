@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
+from scratchpatch.kernels import blocked
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.steps import Steps
 from tests import tiny
@@ -53,7 +54,26 @@ MODELS = {
         "trigger.capacity": 0.2,
     },
     "BLT with an entropy model": BLT | HEADLESS | SEPARATE,
-    "cross attention both ways": UNASKED,
+    "cross attention both ways": UNASKED | {"model.decoder.scope": "patch"},
+    "SpaceByte with scratchpads": {
+        "model.pooling.kind": "last",
+        "model.pooling.last_state": False,
+        "model.decoder.injection": "at_slot",
+        "model.decoder.layers": 2,
+        "patching.kind": "whitespace",
+        "patching.commit_bos": True,
+        "patching.capacity": 1.0,
+        "trigger.kind": "stride",
+    },
+    "MegaByte with scratchpads": {
+        "model.encoder.layers": 0,
+        "model.pooling.kind": "concat",
+        "model.pooling.last_state": False,
+        "model.decoder.scope": "patch",
+        "model.decoder.layers": 2,
+        "trigger.kind": "stride",
+        "trigger.stride": 2,
+    },
     "jumps, every byte a slot, last state, no encoder, no decoder": {
         "patching.kind": "entropy_jump",
         "patching.threshold": 0.05,
@@ -72,12 +92,20 @@ MODELS = {
     },
     "score": {"trigger.kind": "score", "trigger.threshold": 1.1, "trigger.gain": 0.02},
     "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
+    "blocks": {
+        "kernels.staircase": "blocked",
+        "kernels.window": "blocked",
+        "patching.patch_bytes": 2,
+        "trigger.kind": "every",
+        "model.encoder.window": 30,
+    },
     "no trunk": TRUNKLESS,
     "states that select": {
         "model.encoder.kind": "ssm",
         "model.trunk.kind": "ssm",
         "model.trunk.kv_heads": 0,
         "model.decoder.kind": "ssm",
+        "model.decoder.scope": "patch",
         "model.ssm.selective": True,
         "model.pooling.kind": "gaussian",
         "patching.kind": "whitespace",
@@ -158,7 +186,8 @@ def read_mixed(reader, tokens_BL):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_pieces_say_what_the_whole_says(name):
+def test_pieces_say_what_the_whole_says(monkeypatch, name):
+    monkeypatch.setattr(blocked, "_BLOCK", 16)
     made = config_of(name)
     weights, tokens_BL = tiny.weights(made), tiny.batch(rows=3, length=tiny.WINDOW)
     whole, reader = tiny.forward(made)(weights, tokens_BL), Reader(made, weights, 3)

@@ -153,7 +153,8 @@ class Document:
             score = {
                 "byte": lambda n: True,
                 "fixed": lambda n: n % p.patch_bytes == p.patch_bytes - 1,
-                "whitespace": lambda n: word_end(tokens, n),
+                # A BOS that is a patch of its own is space-like.
+                "whitespace": lambda n: word_end(tokens, n) and not (p.commit_bos and n and tokens[n - 1] == BOS),
                 "random": lambda n: chance(tokens, n) < np.float32(1 / p.patch_bytes),
                 "entropy": lambda n: float(entropy[n]),
                 "entropy_jump": lambda n: jump(entropy, n),

@@ -7,6 +7,8 @@ from scratchpatch.patching.scores import Signals
 from tests import tiny
 from tests.tiny import BOS, PAD
 
+BLT = {"commit_bos": True, "capacity": 1.0}
+
 
 def requests(kind: str, tokens: list[int], entropy=None, threshold: float = 1.0, **fields) -> list[int]:
     """Positions at which a patchifier asks for a commit."""
@@ -32,6 +34,41 @@ def test_whitespace_ends_a_patch_with_the_space_after_a_word():
     assert requests("whitespace", [BOS, *b"ab cd  e"], max_patch_bytes=64) == [3, 6]
 
 
+# Text, and a ^ below each byte that ends a patch; the BOS, which ends one as well, is left out.
+SPACEBYTE = {
+    "words": ("Hello, world. It's 4.", ".....^......^...^.^.^"),
+    "blanks in runs": ("a   b\t\n\n c", ".^...^...."),
+    "a blank at the beginning": (" a  b", "..^.."),
+    "code": ("x_1 = f(a,  b)\n    return", ".^.^...^.^...^..........."),
+    "accents": ("é caf\u00e9s", "..^...^.."),
+    "Chinese": ("你好，世界。\n", "...^..^..^..^..^..^"),
+    "Chinese and ASCII": ("a你 b\n好", ".^..^.^..."),
+    "emoji": ("😀😀!", "....^...^"),
+    "no UTF-8": (b"\xff\xfe a\xbf\xbf\xc3", "......^"),
+}
+
+
+@pytest.mark.parametrize("name", SPACEBYTE)
+def test_spacebytes_rule(name):
+    """Space-like: neither an ASCII letter or digit nor a continuation byte. The first of a run ends a patch, and a BOS
+    is space-like itself.
+    """
+    text, marks = SPACEBYTE[name]
+    data = text if isinstance(text, bytes) else text.encode()
+    assert len(data) == len(marks)
+    wanted = [0, *(n for n, mark in enumerate(marks, 1) if mark == "^")]
+    assert requests("whitespace", [BOS, *data], max_patch_bytes=64, **BLT) == wanted
+
+
+def test_the_bos_stands_before_no_space_where_it_is_no_patch():
+    assert requests("whitespace", [BOS, *b" a  b"], max_patch_bytes=64) == [1, 3]
+    assert requests("whitespace", [BOS, *"你好".encode()], max_patch_bytes=64) == [1, 4]
+    # A document ends with a space-like byte, and the next one begins with one.
+    tokens = [*b"a ", BOS, *b" b ", BOS, BOS, 32]
+    assert requests("whitespace", tokens, max_patch_bytes=64, **BLT) == [1, 2, 5, 6, 7]
+    assert requests("whitespace", tokens, max_patch_bytes=64) == [1, 3, 5, 8]
+
+
 def test_entropy_ends_a_patch_where_the_next_byte_is_uncertain():
     assert requests("entropy", [BOS, *b"abcd"], [2.0, 0.5, 1.0, 1.5, 0.0]) == [0, 3]
 
@@ -49,8 +86,6 @@ def test_entropy_and_jump_ends_a_patch_where_uncertainty_is_high_and_rises():
     assert requests("entropy_and_jump", [BOS, *b"abcdef"], entropy, jump=-0.8) == [2, 3, 6]
     assert requests("entropy_and_jump", [BOS, 1, BOS, 2], [0.0, 0.5, 9.0, 9.5]) == [3]
 
-
-BLT = {"commit_bos": True, "capacity": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_saved_with_advice_that_works(t
 
 def test_a_model_that_leaks_is_not_trained_unless_the_user_insists(tmp_path, monkeypatch):
     """That the audit finds leaks has tests of its own."""
+    monkeypatch.setenv("SCRATCHPATCH_CACHE", str(tmp_path / "cache"))
     leak = audit.Finding("prefix", "trigger", 7, "by 0.1")
     monkeypatch.setattr(audit, "audit", lambda config, weights: audit.AuditReport((leak,), {}, 0.0))
     fields, workdir = runs.SHALLOW | {"training.steps": 3}, tmp_path / "run"

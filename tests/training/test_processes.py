@@ -46,7 +46,7 @@ from pathlib import Path
 from scratchpatch import cli, config
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
-from scratchpatch.evaluation import audit
+from scratchpatch.evaluation import audited
 from scratchpatch.training import loop
 from scratchpatch.training.step import Trainer
 
@@ -69,7 +69,7 @@ def train(made, workdir, *more):
     whole(made, workdir, *more)
 
 whole, loop.train = loop.train, train
-audit.audit = fail
+audited.audit = fail
 Trainer.compile = lambda self: time.sleep(3600)
 sys.exit(cli.script())
 """
@@ -265,10 +265,10 @@ import jax
 import numpy as np
 from scratchpatch import cli, config
 from scratchpatch.checkpoints import format as checkpoint_format
-from scratchpatch.evaluation import audit
+from scratchpatch.evaluation import audited
 from scratchpatch.training import start
 
-audit.audit = lambda config, weights: audit.AuditReport((), {}, 0.0)
+audited.audit = lambda config, weights: (True, "left out")
 given_weights = start.given_weights
 
 def said(made, shardings):
