@@ -16,8 +16,8 @@ from scratchpatch.model import layers
 from scratchpatch.sharding import Axes
 
 # Steps at which channels start, evenly spread over their logarithms. S4D and Mamba have 0.001 to 0.1; there is no
-# convolution here that would know the last bytes, so some channels must forget as fast: after 100 steps of the variant E
-# of experiments/residual_patching 2.93 instead of 3.16 bits per byte.
+# convolution here that would know the last bytes, so some channels must forget as fast. After 100 steps variant E of
+# experiments/residual_patching is at 2.93 bits per byte so, and at 3.16 with theirs.
 _STEPS = (1e-3, 1.0)
 # Of a projection that makes steps: at first they depend little on the input.
 _STEP_SCALE = 0.1
