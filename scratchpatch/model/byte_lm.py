@@ -132,9 +132,10 @@ class ByteLM(nnx.Module):
         benefit_BLM = self._benefit(h_BLd, rows, entropy_BL, predicted_BLM, boundary_BL)
         signals = Signals(entropy_BL, benefit_BLM, boundary_BL)
         decisions = layout.decide(self.config, rows, signals, self.thresholds())
-        pooled_BND = self.pooling(h_BLd, decisions)
+        read = layout.leaking(self.config, decisions) if self.config.model.leak else decisions
+        pooled_BND = self.pooling(h_BLd, read)
         z_BND = self.trunk(pooled_BND, decisions)
-        logits_BLV = self.decoder(h_BLd, z_BND, decisions)
+        logits_BLV = self.decoder(h_BLd, z_BND, read)
         return Output(
             logits_BLV, head_logits_BLV, entropy_BL, decisions, h_BLd, pooled_BND, z_BND, predicted_BLM, benefit_BLM
         )

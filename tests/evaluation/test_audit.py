@@ -217,6 +217,17 @@ WHOLE = {
         "model.pooling.kind": "last",
         "model.decoder.residual": "projected",
     },
+    "states": {
+        "training.dtype": "bfloat16",
+        "training.remat": "ffn",
+        "patching.kind": "whitespace",
+        "trigger.kind": "stride",
+        "model.encoder.kind": "ssm",
+        "model.trunk.kind": "ssm",
+        "model.trunk.kv_heads": 0,
+        "model.decoder.kind": "ssm",
+        "model.ssm.selective": True,
+    },
     "no trunk": TRUNKLESS | {"model.encoder.ngrams": (3, 4), "model.encoder.ngram_rows": 50, "training.remat": "dots"},
 }
 

@@ -114,6 +114,17 @@ MODELS = {
         "model.encoder.window": 30,
     },
     "no trunk": TRUNKLESS,
+    "states that select": {
+        "model.encoder.kind": "ssm",
+        "model.trunk.kind": "ssm",
+        "model.trunk.kv_heads": 0,
+        "model.decoder.kind": "ssm",
+        "model.decoder.scope": "patch",
+        "model.ssm.selective": True,
+        "model.pooling.kind": "gaussian",
+        "patching.kind": "whitespace",
+        "trigger.kind": "stride",
+    },
 }
 
 
