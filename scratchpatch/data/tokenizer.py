@@ -129,7 +129,7 @@ def keep(folder: Path, config) -> dict[str, str]:
     `config.document`): nothing where the config reads bytes. Raises UserError as `of` does, and where the folder has
     the copy of another tokenizer; OSError.
     """
-    tokenizer = of(kept(folder, config) if _is_gone(config.data.tokenizer) else config)
+    tokenizer = of(with_copy(folder, config) if _is_gone(config.data.tokenizer) else config)
     if tokenizer is None:
         return {}
     copy = folder / config_lib.TOKENIZER
@@ -140,7 +140,7 @@ def keep(folder: Path, config) -> dict[str, str]:
     return {"tokenizer": tokenizer.checksum}
 
 
-def kept(folder: Path, config):
+def with_copy(folder: Path, config):
     """The config with the copy that `keep` has left in a folder in place of its tokenizer."""
     copy = (folder / config_lib.TOKENIZER).absolute()
     if not config.data.tokenizer or not copy.exists():

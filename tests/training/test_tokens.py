@@ -41,7 +41,7 @@ def config(folder: Path, **fields):
 
 def test_numbers_are_of_raw_bytes(run):
     # The model's own copy of the tokenizer serves where its file is gone.
-    batches = Batches(tokenizer.kept(run, config(run.parent)), "train")
+    batches = Batches(tokenizer.with_copy(run, config(run.parent)), "train")
     first, *_, last, validation = runs.lines(run)
     for line, step in ((first, 0), (last, 5)):
         batch = batches.batch(step)
