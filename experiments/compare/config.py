@@ -11,7 +11,7 @@ Expected number: README.md beside this file has the runs so far, once there are 
 Command, for everything:
     .venv/bin/python -m experiments.compare.run --plan=1
     .venv/bin/python -m experiments.compare.run
-Command, for one variant (an entropy model that BLT reads is trained by the study):
+Command, for one variant (the entropy model that BLT reads, and the tokens, are learnt by the study):
     scratchpatch train --config=experiments/compare/config.py:p8_scratchpads-latin --workdir=runs/p8_scratchpads
 """
 
@@ -154,6 +154,8 @@ _OURS = {
     for variant, name in PATCHIFIERS.items()
     for suffix in ("", "_scratchpads")
 }
+# The system whose positions are tokens; how many, and how many of them are about WINDOW bytes.
+TOKENS, VOCABULARY, TOKEN_WINDOW = "tokens", 2048, 168
 # In the order in which they are run.
 SYSTEMS = {
     "flat": System("flat bytes", lambda: flat.get_config("full")),
@@ -163,6 +165,7 @@ SYSTEMS = {
     "flat_windows": System("flat bytes, windows", lambda: flat.get_config("windows")),
     "blt": System("BLT", _blt),
     "hnet": System("H-Net, one stage", _hnet),
+    TOKENS: System("BPE tokens", lambda: flat.get_config("full")),
     "p16": System("every 16 bytes", lambda: _fixed(16), core=False),
     "p16_scratchpads": System("every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), core=False),
     "p4": System("every 4 bytes", lambda: _fixed(4), core=False),
@@ -181,6 +184,10 @@ def get_config(variant="p8_scratchpads-latin"):
     config.data.sources = _sources(text)
     config.data.validation_sources = _sources(text, "validation")
     config.data.window = WINDOW
+    if system == TOKENS:
+        config.data.tokenizer = f"runs/compare/{text}.tokenizer.json"
+        config.data.vocabulary = VOCABULARY
+        config.data.window = TOKEN_WINDOW
     if config.patching.kind == "whitespace":
         # A Chinese character is a patch of 3 bytes, and asks for the automatic budget.
         config.patching.capacity = 0.25 if text == "latin" else 0.0

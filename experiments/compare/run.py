@@ -14,11 +14,14 @@ from pathlib import Path
 
 from experiments import corpora, jobs
 from experiments.compare import cost, summary, worker
-from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXTS, get_config
+from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXTS, TOKENS, get_config
 from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
+from scratchpatch.preparation import vocabulary
 
+# Training bytes that tokens are learnt from.
+_SAMPLE_BYTES = 8_000_000
 _FLAGS = {
     "megabytes": (20.0, "bytes that every run is measured after at least, in millions"),
     "texts": (",".join(TEXTS), "which texts"),
@@ -115,6 +118,11 @@ def main() -> int:
         summary.write(flags.output, {run: job.folder for run, job in of.items()}, json.loads(costs.read_text()))
 
     if flags.train:
+        if TOKENS in flags.systems.split(","):
+            for text in flags.texts.split(","):
+                config = get_config(f"{TOKENS}-{text}")
+                config.data.tokenizer = str(flags.workdir.resolve() / f"{text}.tokenizer.json")
+                vocabulary.learn(config, _SAMPLE_BYTES)
         predictors = [job for (variant, _), job in of.items() if variant.startswith(PREDICTOR)]
         jobs.run(predictors, flags.workers, "compare, entropy models")
         others = [job for job in of.values() if job not in predictors]

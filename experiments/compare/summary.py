@@ -188,6 +188,7 @@ def claims(study: Study, text: str) -> list[str]:
             compare("spacebyte", "megabyte"),
         ],
         "Entropy patches with n-grams (BLT) beat patches of a fixed size": [compare("blt", "p8")],
+        "Scratchpads match tokens": [compare(system, "tokens") for system in ("p8_scratchpads", "words_scratchpads")],
         "Learned patches beat words (H-Net)": [compare("learned", "words"), compare("hnet", "words")],
     }
     return [f"- **{claim}**: {'; '.join(said)}." for claim, said in items.items()]

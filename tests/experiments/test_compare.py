@@ -11,7 +11,10 @@ from experiments import corpora
 from experiments.compare import config as compare, cost, run, summary, worker
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account, flops
+from scratchpatch.inference.windows import Text
+from scratchpatch.vocabulary import BYTES, of_tokens
 from tests import runs
+from tests.tiny import BOS
 
 SIZES = {"data.window": 64, "model.encoder.window": 8, "model.decoder.window": 8, "mesh.data": 1}
 
@@ -23,6 +26,8 @@ def test_variants_are_valid_and_differ_in_their_systems_alone(variant):
     changed = config_lib.changed(config, other)
     # A part of H-Net are learning rates by tier.
     changed = {name for name in changed if not name.endswith("_scale")}
+    if variant.startswith("tokens"):
+        changed -= {"data.tokenizer", "data.vocabulary", "data.window"}
     assert {name.split(".")[0] for name in changed} <= {"model", "patching", "trigger"}, changed
 
 
@@ -105,6 +110,18 @@ def test_a_run_that_is_stopped_goes_on_and_is_measured_at_equal_bytes_and_flops(
     page = (tmp_path / "page" / "README.md").read_text()
     assert "1 of 2 runs are done" in page and "Not done so far: `p8_random-latin` (seed 1)." in page
     assert "| every 8 bytes, random |" in page and "(one seed)" in page and "Chinese" not in page
+
+
+def test_models_of_bytes_and_of_tokens_are_measured_on_the_same_text():
+    stream = Text(np.array([BOS, *b"the cat", BOS, *b"sat"]), BYTES)
+    of_bytes = SimpleNamespace(vocabulary=BYTES, token_bytes=None)
+    assert [len(worker.beginning(of_bytes, stream, size)) for size in (1, 7, 8, 10, 99)] == [2, 8, 10, 12, 12]
+    # Token 0 has three bytes, 1 four, and the BOS none.
+    tokens = of_tokens(256)
+    stream = Text(np.array([tokens.bos, 0, 1, tokens.bos, 0]), tokens)
+    sizes = np.array([3, 4, *[0] * tokens.rows])
+    of_both = SimpleNamespace(vocabulary=tokens, token_bytes=sizes)
+    assert [len(worker.beginning(of_both, stream, size)) for size in (1, 7, 8, 10, 99)] == [2, 3, 5, 5, 5]
 
 
 def test_an_unknown_system_is_named(monkeypatch, capsys):
