@@ -2,7 +2,7 @@
 
 Purpose: "matches tokenization" has a number to be measured against, on the same text, by the same code.
 Hardware: one CPU core, 1 GB of memory.
-Expected time: 15 minutes on a core that other work shares, and a few on a quiet one.
+Expected time: 15 minutes on a core that other work shares, fewer on a quiet one.
 Expected number: 1.64 BPB on the quickstart's validation split, after as many
 bytes and at about as many FLOPs per byte; the quickstart has 1.55. README.md
 beside this file says what the two do not share.
