@@ -155,7 +155,9 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if not config.data.sources:
         yield "data.sources is empty: name at least one (SPEC, weight)"
     widths = dict.fromkeys(("encoder", "decoder", "pooling"), model.d_byte)
-    widths |= {"trunk": model.trunk.d_model, "entropy_model": model.entropy_model.d_byte}
+    widths |= {"entropy_model": model.entropy_model.d_byte}
+    if model.trunk.kind != "ssm":
+        widths["trunk"] = model.trunk.d_model
     for section, width in widths.items():
         heads = model[section].heads
         if width % heads or (width // heads) % 2:
@@ -164,6 +166,9 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     kv_heads = model.trunk.kv_heads or model.trunk.heads
     if model.trunk.heads % kv_heads:
         yield f"model.trunk.kv_heads = {kv_heads} must divide model.trunk.heads = {model.trunk.heads}"
+    yield from _conflicts_of_states(config)
+    if model.leak:
+        yield from _conflicts_of_leaks(config)
     if model.decoder.injection == "cross_attention" and model.decoder.layers == 0:
         yield "model.decoder.injection = 'cross_attention' needs model.decoder.layers >= 1: use 'add'"
     rest = [f"mesh.{axis}" for axis, size in config.mesh.items() if size == -1]
@@ -183,7 +188,7 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{needs}: gradients of float32 activations are float32"
     for section in ("patching", "trigger"):
         s = config[section]
-        if s.kind in SCORED and s.gain > 0 and s.threshold <= 0:
+        if s.kind in SCORED[section] and s.gain > 0 and s.threshold <= 0:
             yield f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)"
     if model.entropy_head.weight == 0 and model.entropy_model.layers == 0 and reads_entropy(config):
         missing = "leaves no entropy head, which the patchifier or trigger reads"
@@ -205,6 +210,9 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if patching.commit_bos and patching.kind == "fixed":
         without = "patching.commit_bos has no part in patching.kind = 'fixed'"
         yield f"{without}, whose patches count from the BOS: set it False"
+    if model.decoder.residual == "projected" and model.decoder.injection == "cross_attention":
+        yield "model.decoder.residual = 'projected' joins what injection adds: use model.decoder.injection = 'add'"
+    yield from _conflicts_with_a_router(config)
     if model.trunk.kind == "none":
         yield from _conflicts_without_trunk(config)
         return
@@ -215,8 +223,57 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"patching.capacity allows no commit in data.window = {config.data.window}: raise one of them"
 
 
+def _conflicts_with_a_router(config: ml_collections.ConfigDict) -> Iterator[str]:
+    patching, learned = config.patching, "patching.kind = 'learned'"
+    if patching.kind != "learned":
+        if config.model.smoothing:
+            yield f"model.smoothing = True mixes by a router's probabilities: set {learned}, or it to False"
+        if patching.curriculum_steps:
+            yield f"patching.curriculum_steps = {patching.curriculum_steps} moves the target of a router: set {learned}"
+        return
+    if config.model.encoder.layers == 0:
+        yield f"{learned} compares the encoder's states, and there are 0 encoder layers: set model.encoder.layers = 1"
+    if patching.patch_bytes < 2:
+        size = patching.patch_bytes
+        yield f"{learned} needs patching.patch_bytes >= 2, not {size}: patches of 1 byte are kind 'byte'"
+    if patching.commit_bos:
+        yield f"{learned} asks at a document's first byte by itself: set patching.commit_bos = False"
+
+
+def _conflicts_of_states(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """What state-space layers have no use for, and what other models have no use for."""
+    model, kernels = config.model, config.kernels
+    kinds = {f"model.{tier}.kind": model[tier].kind for tier in ("encoder", "decoder", "trunk")}
+    if "ssm" not in kinds.values():
+        for name in ("model.ssm.state", "model.ssm.complex", "model.ssm.selective"):
+            if get(config, name) != BY_NAME[name].default:
+                yield f"{name} = {get(config, name)} has no part in a model without states: set {' or '.join(kinds)}"
+    if model.trunk.kind == "ssm":
+        without = "has no part in model.trunk.kind = 'ssm', whose slots read a state and no keys"
+        if model.trunk.kv_heads:
+            yield f"model.trunk.kv_heads = {model.trunk.kv_heads} {without}: set it to 0"
+        if kernels.staircase != "auto":
+            yield f"kernels.staircase = {kernels.staircase!r} {without}: set it to 'auto'"
+
+
+def _conflicts_of_leaks(config: ml_collections.ConfigDict) -> Iterator[str]:
+    model, leak = config.model, f"model.leak = {config.model.leak!r}"
+    if model.trunk.kind == "none":
+        yield f"{leak} needs patches to leak from, and model.trunk.kind = 'none' has none: set it to ''"
+    if config.trigger.kind != "none":
+        yield f"{leak} is of models without scratchpads: set trigger.kind = 'none'"
+    if model.decoder.injection == "at_slot":
+        yield f"{leak} reaches bytes by a context that they share: set model.decoder.injection = 'add'"
+    if model.leak == "gaussian" and model.pooling.kind != "gaussian":
+        yield f"{leak} needs model.pooling.kind = 'gaussian'"
+
+
 def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]:
     without = "model.trunk.kind = 'none'"
+    if config.patching.kind == "learned":
+        yield f"{without} makes no patches that a router could learn: set patching.kind = 'fixed'"
+    if config.model.decoder.residual != "identity":
+        yield f"{without} gives the decoder nothing but byte states: set model.decoder.residual = 'identity'"
     if config.trigger.kind != "none":
         yield f"{without} runs no trunk that trigger.kind could refresh: set trigger.kind = 'none'"
     if config.model.entropy_head.weight > 0:
@@ -269,15 +326,26 @@ def reads_entropy(config: ml_collections.ConfigDict) -> bool:
 
 
 def is_causal(config: ml_collections.ConfigDict) -> bool:
-    """Whether decisions depend on bytes read alone."""
-    return config.trigger.kind != "oracle"
+    """Whether the model, and what it decides, depend on bytes read alone."""
+    return config.trigger.kind != "oracle" and not config.model.leak
 
 
 def require_causal(config: ml_collections.ConfigDict, doing: str) -> None:
     """Raise UserError where decisions read the future; `doing`: what cannot be done then, such as 'train'."""
-    if not is_causal(config):
+    if config.trigger.kind == "oracle":
         fix = "use 'learned' or 'entropy', and --override trigger.kind=oracle in eval alone"
         raise UserError(f"trigger.kind = 'oracle' reads the bytes that follow, so it cannot {doing}: {fix}")
+
+
+def require_no_leak(config: ml_collections.ConfigDict, doing: str) -> None:
+    """Raise UserError where bytes read what follows them; `doing`: what cannot be done then. Training goes by the audit
+    instead, which names the stage.
+    """
+    if config.model.leak:
+        raise UserError(
+            f"model.leak = {config.model.leak!r} lets bytes read what follows them, so it cannot {doing}: "
+            "train a model with model.leak = ''"
+        )
 
 
 def entropy_model(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -296,7 +364,9 @@ def patch_limit(config: ml_collections.ConfigDict) -> int:
     """Bytes of a patch that pooling reads: its length, or the last so many of a longer one."""
     patching = config.patching
     limit = {"byte": 1, "fixed": patching.patch_bytes}.get(patching.kind, patching.max_patch_bytes)
-    return limit + (LONGEST_CHARACTER - 1 if patching.whole_characters else 0)
+    limit += LONGEST_CHARACTER - 1 if patching.whole_characters else 0
+    # The leak reads as much before and behind the patch.
+    return limit * 3 if config.model.leak == "gaussian" else limit
 
 
 def commit_capacity(config: ml_collections.ConfigDict) -> Fraction:
@@ -305,6 +375,10 @@ def commit_capacity(config: ml_collections.ConfigDict) -> Fraction:
     if patching.capacity:
         return _fraction(patching.capacity)
     automatic = {"byte": Fraction(1), "fixed": Fraction(1, patching.patch_bytes), "whitespace": Fraction(1, 3)}
+    if patching.kind == "learned":
+        # Nothing but a loss holds the rate of a document near its target, which a curriculum may begin lower.
+        lowest = min(patching.patch_bytes, patching.curriculum_from if patching.curriculum_steps else math.inf)
+        return min(2 / _fraction(lowest), Fraction(1))
     return automatic.get(patching.kind, min(Fraction(3, 2 * patching.patch_bytes), Fraction(1)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from fractions import Fraction
 
 import pytest
 
@@ -306,6 +307,41 @@ def test_a_model_without_a_trunk_asks_nothing_of_patches():
     assert config.slots(c) == (0, 0) and not config.reads_entropy(c)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model__trunk__kv_heads": 2}, "kv_heads = 2 has no part in model.trunk.kind = 'ssm', .*: set it to 0"),
+        ({"kernels__staircase": "xla"}, "kernels.staircase = 'xla' has no part in model.trunk.kind = 'ssm'"),
+        ({"model__trunk__kind": "transformer", "model__ssm__state": 8}, "model.ssm.state = 8 has no part in a"),
+        ({"model__ssm__state": 0}, "model.ssm.state = 0 must lie between 1 and 256"),
+        ({"model__encoder__kind": "lstm"}, "model.encoder.kind = 'lstm' must be one of attention, ssm"),
+    ],
+)
+def test_states_have_no_keys_and_only_they_have_states(values, words):
+    # Heads need not divide a width that no head has.
+    trunk = {"model__trunk__kind": "ssm", "model__trunk__d_model": 36}
+    config.check(changed(**trunk))
+    with pytest.raises(UserError, match=words):
+        config.check(changed(**trunk | values))
+
+
+def test_a_leak_is_of_patches_alone_and_nothing_continues_text_with_it():
+    leaky = changed(model__leak="broadcast", trigger__kind="none")
+    config.check(leaky)
+    assert not config.is_causal(leaky)
+    # Training goes by the audit.
+    config.require_causal(leaky, "train a model")
+    with pytest.raises(UserError, match="model.leak = 'broadcast' lets bytes read what follows them, so it cannot wri"):
+        config.require_no_leak(leaky, "write")
+    for values, words in (
+        ({"trigger__kind": "every"}, "is of models without scratchpads: set trigger.kind = 'none'"),
+        (TRUNKLESS, "needs patches to leak from"),
+        ({"model__leak": "gaussian"}, "model.leak = 'gaussian' needs model.pooling.kind = 'gaussian'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            config.check(changed(**{"model__leak": "broadcast", "trigger__kind": "none"} | values))
+
+
 def test_a_patch_of_one_bos_needs_a_budget_for_every_byte():
     for kind in ("whitespace", *config.ENTROPY_PATCHIFIERS):
         c = changed(patching__kind=kind, patching__commit_bos=True, patching__capacity=0.999)
@@ -322,6 +358,37 @@ def test_what_has_no_part_in_a_model_is_refused():
         config.check(changed(patching__kind="fixed", patching__commit_bos=True, patching__capacity=1.0))
     with pytest.raises(UserError, match="set model.entropy_model.layers = 0"):
         config.check(changed(**TRUNKLESS, model__entropy_model__layers=2))
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"model__encoder__layers": 0}, "and there are 0 encoder layers: set model.encoder.layers = 1"),
+        ({"patching__patch_bytes": 1}, "needs patching.patch_bytes >= 2, not 1"),
+        ({"patching__commit_bos": True, "patching__capacity": 1.0}, "set patching.commit_bos = False"),
+        (TRUNKLESS, "makes no patches that a router could learn: set patching.kind = 'fixed'"),
+        ({"patching__kind": "fixed", "model__smoothing": True}, "set patching.kind = 'learned', or it to False"),
+        ({"patching__kind": "fixed", "patching__curriculum_steps": 9}, "moves the target of a router"),
+        ({"model__decoder__injection": "cross_attention", "model__decoder__residual": "projected"}, "use .* = 'add'"),
+        (TRUNKLESS | {"patching__kind": "fixed", "model__decoder__residual": "projected"}, "nothing but byte states"),
+    ],
+)
+def test_a_router_needs_states_to_compare_patches_to_learn_and_smoothing_a_router(values, words):
+    with pytest.raises(UserError, match=words):
+        config.check(changed(**{"patching__kind": "learned"} | values))
+
+
+def test_learned_patches_have_room_for_twice_the_lowest_target():
+    capacities = [
+        ({}, Fraction(1, 3)),
+        ({"patching__curriculum_steps": 9}, Fraction(1)),
+        ({"patching__curriculum_steps": 9, "patching__curriculum_from": 2.5}, Fraction(4, 5)),
+        ({"patching__capacity": 0.25}, Fraction(1, 4)),
+    ]
+    for values, wanted in capacities:
+        made = changed(patching__kind="learned", patching__patch_bytes=6, **values)
+        config.check(made)
+        assert config.commit_capacity(made) == wanted
 
 
 def test_triggers_that_read_benefits_need_what_they_read():

@@ -8,7 +8,7 @@ from scratchpatch.output import quantity
 
 def rates(config) -> tuple[float, float]:
     """Commits and scratchpads per byte that a config aims at; none without a trunk. Exact for byte, fixed, stride and
-    every; the target for random, marks and entropies; the budget for white space.
+    every; the target for random, marks, learned and entropies; the budget for white space.
     """
     if config.model.trunk.kind == "none":
         return 0.0, 0.0
@@ -31,8 +31,8 @@ def rates(config) -> tuple[float, float]:
 def account(config) -> dict:
     """Parameters, FLOPs and cache of a config, by tier (see `flops`). Returns a dict: parameters {tier: count},
     inference_flops_per_byte and training_flops_per_byte {tier: FLOPs}, each with 'total'; trunk_calls_per_byte,
-    commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, window. Of a model of tokens the names end in per_token,
-    since the text alone says how many bytes a token has.
+    commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, state_bytes (of a row), window. Of a model of tokens the
+    names end in per_token, since the text alone says how many bytes a token has.
     """
     config_lib.check(config)
     commits, scratchpads = rates(config)
@@ -42,7 +42,8 @@ def account(config) -> dict:
     tiers = {"parameters": parameters(config), f"inference_flops_{each}": inference, f"training_flops_{each}": training}
     return {name: by_tier | {"total": sum(by_tier.values())} for name, by_tier in tiers.items()} | {
         f"trunk_calls_{each}": commits + scratchpads, f"commits_{each}": commits, f"scratchpads_{each}": scratchpads,
-        f"kv_bytes_{each}": kv_cache.kv_bytes_per_byte(config, commits), "window": window,
+        f"kv_bytes_{each}": kv_cache.kv_bytes_per_byte(config, commits), "state_bytes": kv_cache.state_bytes(config),
+        "window": window,
     }
 
 
@@ -58,6 +59,10 @@ def text(accounted: dict) -> str:
     lines += [
         f"trunk calls per {unit} {accounted[f'trunk_calls_per_{unit}']:.4f} = "
         f"{accounted[f'commits_per_{unit}']:.4f} commits + {accounted[f'scratchpads_per_{unit}']:.4f} scratchpads",
-        f"trunk KV cache {accounted[f'kv_bytes_per_{unit}']:,.1f} bytes per {unit} of text (scratchpads keep none)",
     ]
+    if accounted["state_bytes"]:
+        lines.append(f"trunk state {accounted['state_bytes']:,} bytes per row, whatever its length")
+    else:
+        kept = accounted[f"kv_bytes_per_{unit}"]
+        lines.append(f"trunk KV cache {kept:,.1f} bytes per {unit} of text (scratchpads keep none)")
     return "\n".join(lines)

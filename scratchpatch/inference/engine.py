@@ -160,7 +160,8 @@ class Engine:
                 "for all rows at the start: use a model of LanguageModel.override(patching__threshold=...)"
             )
         kind = self.model.config.trigger.kind
-        if (options.scratchpad_threshold is not None or options.rate is not None) and kind not in config_lib.SCORED:
+        dialled = options.scratchpad_threshold is not None or options.rate is not None
+        if dialled and kind not in config_lib.SCORED["trigger"]:
             name = "rate" if options.scratchpad_threshold is None else "scratchpad_threshold"
             raise UserError(
                 f"{name} = {getattr(options, name)}: trigger.kind = {kind!r} of this model asks no threshold; leave "

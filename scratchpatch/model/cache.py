@@ -10,6 +10,7 @@ import jax
 
 from scratchpatch import sharding
 from scratchpatch.kernels.attention import Kept
+from scratchpatch.kernels.diagonal import State
 from scratchpatch.model.pooling import PatchBytes
 from scratchpatch.patching import step
 
@@ -23,29 +24,33 @@ class Cache:
       position_B: int32, tokens read in the row.
       start_B: int32, position of the open document's BOS, or 0 where the row begins inside a document.
       recent_Bg: int32, the last tokens, for n-grams.
-      encoder, head, decoder: rings of the byte tiers, one per layer.
+      encoder, head, decoder: rings of the byte tiers, one per layer, or states.
       entropy_model: the cache of the entropy model.
       patching: what decisions depend on.
       patch: what pooling reads of the last M bytes; the byte at position n lies at n mod M.
-      trunk: keys and values of the row's commits, one per layer, and of nothing else.
+      trunk: keys and values of the row's commits, one per layer, and of nothing else; or the states that they made.
       commits_B: int32, how many those are.
       earlier_B: int32, how many of them belong to earlier documents of the row.
       context: what bytes read of the latest slot: arrays whose first axis is the row.
+      router_Bd: float32, what the router keeps of the last byte.
+      smoothed_Bd: float32, what the next commit is mixed with, if the open document has a commit.
     """
 
     position_B: jax.Array
     start_B: jax.Array
     recent_Bg: jax.Array
-    encoder: tuple[Kept, ...]
-    decoder: tuple[Kept, ...]
+    encoder: tuple[Kept | State, ...]
+    decoder: tuple[Kept | State, ...]
     head: tuple[Kept, ...] = ()
     entropy_model: "Cache | None" = None
     patching: step.State | None = None
     patch: PatchBytes | None = None
-    trunk: tuple[Kept, ...] = ()
+    trunk: tuple[Kept | State, ...] = ()
     commits_B: jax.Array | None = None
     earlier_B: jax.Array | None = None
     context: tuple | None = None
+    router_Bd: jax.Array | None = None
+    smoothed_Bd: jax.Array | None = None
 
     def spread(self) -> "Cache":
         """The same in its place on the current mesh: by rows, and what the trunk keeps also by its heads."""
@@ -69,6 +74,7 @@ class Reading:
       seen_from_BC, seen_to_BC: int32, the commits of the row that a slot here attends to.
       bytes: what pooling reads of the M bytes before the first position and of these [B, M + C, d]; None of a single
         position, whose patch the cache has.
+      boundary_BC: float32, the router's probabilities; None without a router.
     """
 
     position_BC: jax.Array
@@ -82,6 +88,12 @@ class Reading:
     seen_from_BC: jax.Array | None = None
     seen_to_BC: jax.Array | None = None
     bytes: PatchBytes | None = None
+    boundary_BC: jax.Array | None = None
+
+    @property
+    def first_BC(self) -> jax.Array:
+        """bool: whether a slot here sees no commit before it in its document."""
+        return self.seen_from_BC == self.seen_to_BC
 
     @property
     def slot_BC(self) -> jax.Array:
@@ -95,9 +107,11 @@ class Thought:
     """What the trunk said of one slot of each row.
 
     Attributes:
-      keys_and_values: (keys, values), arrays [B, 1, G, K], of each layer.
+      leaves: of each layer what a commit leaves: (keys, values), arrays [B, 1, G, K], or its `State`.
       context: what bytes read of the slot, as in `Cache`.
+      smoothed_Bd: what the next commit is mixed with; None where nothing is smoothed.
     """
 
-    keys_and_values: tuple
+    leaves: tuple
     context: tuple
+    smoothed_Bd: jax.Array | None = None

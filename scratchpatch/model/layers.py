@@ -35,7 +35,9 @@ class Linear(nnx.Linear):
     def multiplied(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The same by another kernel, whose place on the mesh is this one's."""
         placement = sharding.placement(self.kernel)
-        how = (placement, self.dtype, sharding.gradient_dtype(), self.precision, self.preferred_element_type)
+        # What multiplies float32 in a bfloat16 model has a float32 gradient, whatever the others have.
+        summed_in = jnp.promote_types(self.dtype, sharding.gradient_dtype())
+        how = (placement, self.dtype, summed_in, self.precision, self.preferred_element_type)
         return _product(x.astype(self.dtype), kernel, how)
 
 
@@ -99,19 +101,24 @@ def shared(x: jax.Array, *projections: Linear) -> list[jax.Array]:
     return jnp.split(projections[0].multiplied(x, kernel), ends[:-1], axis=-1)
 
 
-def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale=1.0, out=None) -> Linear:
+def linear(
+    d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale=1.0, out=None, init=None
+) -> Linear:
     """A bias-free projection, normal with standard deviation scale / sqrt(d_in).
 
     Args:
-      dtype: that its inputs and its kernel are rounded to.
+      dtype: that its inputs and its kernel are rounded to; products of float32 are float32 ones in any model.
       out: dtype of the results, and of the sums that they are; None: as `dtype`.
+      init: (key, shape, dtype) -> the first kernel; None: the normal one.
     """
     init = nnx.with_metadata(
-        nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
+        init or nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
         sharding_names=names,
         eager_sharding=False,
     )
     types = {"dtype": dtype, "param_dtype": jnp.float32, "preferred_element_type": out}
+    if dtype == jnp.float32:
+        types["precision"] = jax.lax.Precision.HIGHEST
     return Linear(d_in, d_out, use_bias=False, kernel_init=init, rngs=rngs, **types)
 
 
@@ -267,21 +274,34 @@ class SwiGLU(nnx.Module):
         return self.down(pin(hidden_BTh, f"{self.name}.hidden", self.axes, self.axes.inner))
 
 
-class Block(nnx.Module):
+class Layer(nnx.Module):
+    """What every pre-norm layer has behind its mixer: a feed-forward block.
+
+    depth: layers of the stack that it is one of: result projections shrink with it. name: see `Attention`.
+    """
+
+    def __init__(self, model, d: int, name: str, axes: Axes, depth: int, dtype, rngs):
+        self.name, self.axes = name, axes
+        self.ffn_norm = norm(d, model.norm_eps, dtype, rngs)
+        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), name, axes, (2 * depth) ** -0.5, dtype, rngs)
+
+    def fed_forward(self, x_BTd) -> jax.Array:
+        """What the layer makes of its input and its mixer's result, added up."""
+        x_BTd = checkpoint_name(pin(x_BTd, f"{self.name}.middle", self.axes, None), "middle")
+        return pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), f"{self.name}.layer", self.axes, None)
+
+
+class Block(Layer):
     """Pre-norm transformer block; byte tiers and trunk differ only in `attend`.
 
     layers: of the stack that the block is one of: result projections shrink with it. name: see `Attention`.
     """
 
     def __init__(self, model, d: int, heads: int, kv_heads: int, name: str, axes: Axes, layers: int, dtype, rngs):
-        self.name, self.axes = name, axes
         out_scale = (2 * layers) ** -0.5
         self.attention_norm = norm(d, model.norm_eps, dtype, rngs)
         self.attention = Attention(d, heads, kv_heads, name, axes, model.rope_theta, out_scale, dtype, rngs)
-        self.ffn_norm = norm(d, model.norm_eps, dtype, rngs)
-        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), name, axes, out_scale, dtype, rngs)
+        super().__init__(model, d, name, axes, layers, dtype, rngs)
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
-        x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)
-        x_BTd = checkpoint_name(pin(x_BTd, f"{self.name}.middle", self.axes, None), "middle")
-        return pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), f"{self.name}.layer", self.axes, None)
+        return self.fed_forward(x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend))

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch import config as config_lib, precision, sharding
-from scratchpatch.kernels import attention
+from scratchpatch.kernels import attention, diagonal
 from scratchpatch.kernels.attention import Kept
+from scratchpatch.kernels.diagonal import State
+from scratchpatch.model import router as router_lib, ssm
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
 from scratchpatch.model.layers import pin
 from scratchpatch.model.pooling import PatchBytes, take
+from scratchpatch.model.smoothing import smooth
 from scratchpatch.patching import step as step_lib
 from scratchpatch.patching.layout import Thresholds
 from scratchpatch.patching.rows import Rows
@@ -36,9 +39,11 @@ class Steps(nnx.Module):
 
     def __init__(self, model: ByteLM):
         config_lib.require_causal(model.config, "continue text byte by byte")
+        config_lib.require_no_leak(model.config, "continue text byte by byte")
         self.config = model.config
         self.vocabulary, self.token_bytes = config_lib.vocabulary(model.config), model.token_bytes
         self.trunkless = model.config.model.trunk.kind == "none"
+        self.recurrent = model.config.model.trunk.kind == "ssm"
         # P: places for the commits of a row.
         self.commits, _ = config_lib.slots(model.config)
         encoder, decoder = model.encoder, model.decoder
@@ -55,6 +60,7 @@ class Steps(nnx.Module):
         trigger = model.config.trigger.kind if fires else "none"
         self.benefit_head = model.benefit_head if trigger == "learned" else None
         self.dependence = model.dependence if trigger == "score" else None
+        self.router = model.router
         self.pooling = model.pooling
         self.trunk_layers, self.trunk_norm = _layers(model.trunk.stack), model.trunk.norm
         self.patching_threshold, self.trigger_threshold = model.patching_threshold, model.trigger_threshold
@@ -69,9 +75,15 @@ class Steps(nnx.Module):
         c, m = self.config, self.config.model
         dtype, zero_B = self.encoder.dtype, jnp.zeros((rows,), jnp.int32)
 
+        def states(width, depth):
+            return tuple(State.empty(rows, m.ssm.state, width, m.ssm.complex) for _ in range(depth))
+
         def rings(tier, depth):
             places, width = min(tier.window, c.data.window), m.d_byte // tier.heads
             return tuple(Kept.empty(rows, tier.heads, places, width, dtype) for _ in range(depth))
+
+        def kept(tier):
+            return states(m.d_byte, tier.layers) if tier.kind == "ssm" else rings(tier, tier.layers)
 
         g = max(m.encoder.ngrams, default=1) - 1
         if c.trigger.kind == "score" and not self.trunkless:
@@ -81,8 +93,8 @@ class Steps(nnx.Module):
             position_B=zero_B,
             start_B=zero_B,
             recent_Bg=jnp.full((rows, g), self.vocabulary.pad, jnp.int32),
-            encoder=rings(m.encoder, m.encoder.layers),
-            decoder=rings(m.decoder, m.decoder.layers),
+            encoder=kept(m.encoder),
+            decoder=kept(m.decoder),
         )
         if self.trunkless:
             return cache
@@ -90,7 +102,12 @@ class Steps(nnx.Module):
         if self.pooling.gathers:
             byte_BMd = jnp.zeros((rows, self.pooling.limit, m.d_byte), dtype)
             patch = PatchBytes(byte_BMd, *((byte_BMd, byte_BMd) if self.pooling.attends else ()))
-        heads, width = t.kv_heads or t.heads, t.d_model // t.heads
+        wide_Bd = jnp.zeros((rows, m.d_byte), jnp.float32)
+        if self.recurrent:
+            trunk = states(t.d_model, t.layers)
+        else:
+            heads, width = t.kv_heads or t.heads, t.d_model // t.heads
+            trunk = tuple(Kept.empty(rows, heads, self.commits, width, dtype) for _ in range(t.layers))
         thresholds = Thresholds(self.patching_threshold.get_value(), self.trigger_threshold.get_value())
         return dataclasses.replace(
             cache,
@@ -98,10 +115,12 @@ class Steps(nnx.Module):
             entropy_model=None if self.entropy_model is None else self.entropy_model.empty(rows),
             patching=step_lib.initial(c, thresholds, rows),
             patch=patch,
-            trunk=tuple(Kept.empty(rows, heads, self.commits, width, dtype) for _ in range(t.layers)),
+            trunk=trunk,
             commits_B=zero_B,
             earlier_B=zero_B,
-            context=self._null(rows),
+            context=self._of_contexts(self._null(rows)),
+            router_Bd=None if self.router is None else wide_Bd,
+            smoothed_Bd=jnp.repeat(wide_Bd, max(self.decoder.vectors, 1), axis=1) if self.decoder.smooths else None,
         )
 
     @precision.of_config
@@ -146,7 +165,13 @@ class Steps(nnx.Module):
             before_BC = window.previous(tokens_BT, tokens_BT)[:, g:]
             weight = self.config.trigger.dependence
             benefit_BCM = self.dependence.score(weight, entropy_BC, tokens_BC, before_BC)[..., None]
-        signals = Signals(entropy_BC, benefit_BCM)
+        boundary_BC = None
+        if self.router is not None:
+            q_BCd, k_BCd = self.router.project(hidden_BCd)
+            before_BCd = jnp.concatenate([cache.router_Bd[:, None], k_BCd[:, :-1]], axis=1)
+            boundary_BC = router_lib.probability(q_BCd, before_BCd, position_BC == start_BC)
+            later["router_Bd"] = _last(k_BCd, new_B, cache.router_Bd)
+        signals = Signals(entropy_BC, benefit_BCM, boundary_BC)
         later["patching"], decision = step_lib.scan(self.config, cache.patching, tokens_BC, signals)
 
         # A document that starts here sees none of the commits so far.
@@ -165,7 +190,7 @@ class Steps(nnx.Module):
         if tokens_BC.shape[1] == 1:
             # Where contexts reach no other byte, each byte begins without one.
             fresh_B = ((position_BC == start_BC)[:, 0] | self.decoder.at_slot) & valid_BC[:, 0]
-            later["context"] = where(fresh_B, self._null(rows), cache.context)
+            later["context"] = where(fresh_B, self._of_contexts(self._null(rows)), cache.context)
         reading = dataclasses.replace(
             reading,
             entropy_BC=reading.entropy_BC if entropy_BC is None else entropy_BC,
@@ -175,6 +200,7 @@ class Steps(nnx.Module):
             seen_from_BC=from_BC,
             seen_to_BC=to_BC,
             bytes=bytes_,
+            boundary_BC=boundary_BC,
         )
         return dataclasses.replace(cache, **later), reading
 
@@ -186,9 +212,10 @@ class Steps(nnx.Module):
           reading: of one position.
           row_W: int32, the rows that run; one that does not exist is left out. None: all of them.
         """
-        patch, rows = cache.patch, cache.position_B.shape[0]
+        patch, smoothed_Bd, rows = cache.patch, cache.smoothed_Bd, cache.position_B.shape[0]
         if row_W is not None:
-            reading, patch = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), (reading, patch))
+            own = reading, patch, smoothed_Bd
+            reading, patch, smoothed_Bd = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), own)
         reading = _ranges_pinned(reading)
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
         index_B1M = (reading.position_BC[..., None] - back_M) % self.pooling.limit
@@ -199,8 +226,18 @@ class Steps(nnx.Module):
             kept = kept if row_W is None else kept.rows(row_W)
             return attention.cached_staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
 
-        z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, attend)
-        thought = Thought(tuple(new), jax.tree.map(lambda x: x[:, 0], self._offers(z_B1D)))
+        def mix(system, u_B1e, step, kept):
+            kept = kept if row_W is None else kept.rows(row_W)
+            # What a scratchpad leaves is dropped when it settles.
+            masks = reading.seen_from_BC == reading.seen_to_BC, jnp.ones_like(reading.valid_BC)
+            y_B1e, state = diagonal.carry_on(system, u_B1e, step, *masks, kept)
+            new.append(state)
+            return y_B1e
+
+        z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, mix if self.recurrent else attend)
+        context_B1d, smoothed_Bd = self._contexts(z_B1D, reading, smoothed_Bd)
+        context = jax.tree.map(lambda x: x[:, 0], self._of_contexts(context_B1d))
+        thought = Thought(tuple(new), context, smoothed_Bd)
         if row_W is None:
             return thought
         return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype).at[row_W].set(x, mode="drop"), thought)
@@ -210,9 +247,15 @@ class Steps(nnx.Module):
 
         Apart from `think`, because what a branch of a program changes is copied: what it returns is small.
         """
-        place_B1 = jnp.where(row_B[:, None] & reading.commit_BC, reading.seen_to_BC, self.commits)
-        trunk = tuple(kept.put(*new, place_B1) for kept, new in zip(cache.trunk, thought.keys_and_values, strict=True))
-        return dataclasses.replace(cache, trunk=trunk, context=where(row_B, thought.context, cache.context))
+        stays_B1 = row_B[:, None] & reading.commit_BC
+        place_B1 = jnp.where(stays_B1, reading.seen_to_BC, self.commits)
+
+        def settled(kept, new):
+            return where(stays_B1[:, 0], new, kept) if self.recurrent else kept.put(*new, place_B1)
+
+        trunk = tuple(map(settled, cache.trunk, thought.leaves))
+        kept = where(row_B, (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd))
+        return dataclasses.replace(cache, trunk=trunk, context=kept[0], smoothed_Bd=kept[1])
 
     @precision.of_config
     def write(self, cache: Cache, reading: Reading, valid_BC=None, context=None, logits: bool = True):
@@ -235,7 +278,7 @@ class Steps(nnx.Module):
             if self.decoder.vectors:
                 cross = context
             else:
-                x_BCd = x_BCd + context[0]
+                x_BCd = self.decoder.join(x_BCd, context[0])
         x_BCd, decoder = place.through(self.decoder_layers, x_BCd, cache.decoder, cross)
         return dataclasses.replace(cache, decoder=decoder), self.decoder.logits(x_BCd) if logits else None
 
@@ -268,34 +311,43 @@ class Steps(nnx.Module):
             return jnp.concatenate([room, old[:, None], null[:, None]], axis=1)
 
         # What bytes read of the slot at each position, of the slot before the chunk, and of none.
-        table = jax.tree.map(rooms, cache.context, self._null(rows))
+        table = jax.tree.map(rooms, cache.context, self._of_contexts(self._null(rows)))
 
         def run(state):
-            done, trunk, table = state
+            done, trunk, table, smoothed_Bd = state
             n_BN = jax.lax.dynamic_slice_in_dim(order_BC, done, group, axis=1)
             slot_BN, n_BN = n_BN < length, jnp.minimum(n_BN, length - 1)
-            of_slots = Reading(**{
-                field.name: take(getattr(reading, field.name), n_BN)
-                for field in dataclasses.fields(Reading)
-                if field.name != "bytes"
-            })
+            of_slots = jax.tree.map(lambda x: take(x, n_BN), dataclasses.replace(reading, bytes=None))
             of_slots = _ranges_pinned(of_slots)
+            # Places that no slot takes come last, and carry on what is before them.
+            of_slots = dataclasses.replace(of_slots, commit_BC=of_slots.commit_BC & slot_BN)
             # Behind the M bytes before the chunk.
             index_BNM = n_BN[..., None] + self.pooling.limit - back_M
-            place_BN, later = jnp.where(slot_BN & of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
+            place_BN, later = jnp.where(of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
 
             def attend(q, k, v, kept):
                 # A slot does not see itself in the cache: its commit lies behind those that it sees.
                 later.append(kept.put(k, v, place_BN))
                 return attention.cached_staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
 
-            z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, attend)
+            def mix(system, u_BNe, step, kept):
+                # Slots are in the order of their bytes.
+                masks = of_slots.seen_from_BC == of_slots.seen_to_BC, slot_BN & of_slots.commit_BC
+                y_BNe, state = diagonal.carry_on(system, u_BNe, step, *masks, kept)
+                later.append(state)
+                return y_BNe
+
+            mixer = mix if self.recurrent else attend
+            z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, mixer)
             target_BN = jnp.where(slot_BN, n_BN, length + 2)
-            table = jax.tree.map(lambda x, new: replaced(x, target_BN, new), table, self._offers(z_BND))
-            return done + group, tuple(later), table
+            context_BNd, smoothed_Bd = self._contexts(z_BND, of_slots, smoothed_Bd)
+            offers = self._of_contexts(context_BNd)
+            table = jax.tree.map(lambda x, new: replaced(x, target_BN, new), table, offers)
+            return done + group, tuple(later), table, smoothed_Bd
 
         most = slot_BC.sum(axis=1).max()
-        _, trunk, table = jax.lax.while_loop(lambda state: state[0] < most, run, (jnp.int32(0), cache.trunk, table))
+        state = jnp.int32(0), cache.trunk, table, cache.smoothed_Bd
+        _, trunk, table, smoothed_Bd = jax.lax.while_loop(lambda state: state[0] < most, run, state)
         if self.decoder.at_slot:
             index_BC = jnp.where(slot_BC, n_BC, length + 1)
         else:
@@ -307,12 +359,12 @@ class Steps(nnx.Module):
         last_B = _last(index_BC, count_B, jnp.full((rows,), length))
         context = jax.tree.map(lambda x: take(x, last_B[:, None])[:, 0], table)
         contexts = jax.tree.map(lambda x: take(x, index_BC), table)
-        return dataclasses.replace(cache, trunk=trunk, context=context), contexts
+        return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd), contexts
 
-    def _slots(self, patch, index_BNM, reading: Reading, trunk, attend):
+    def _slots(self, patch, index_BNM, reading: Reading, trunk, mix):
         """Slot states [B, N, D], from what pooling reads of bytes at these places.
 
-        attend: (queries, keys, values, a layer's part of `trunk`) -> what the slots read.
+        mix: (what a layer's mixer asks with, that layer's part of `trunk` as `kept`) -> what the slots read.
         """
         last_BNd = self.pooling.norm(reading.hidden_BCd)
         pooled_BNd = last_BNd
@@ -321,23 +373,30 @@ class Steps(nnx.Module):
             pooled_BNd = self.pooling.combine(jax.tree.map(lambda x: take(x, index_BNM), patch), inside_BNM)
         x_BND = pin(self.pooling.project(pooled_BNd, last_BNd), "trunk.input", sharding.TRUNK, None)
         for layer, kept in zip(self.trunk_layers, trunk, strict=True):
-            x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(attend, kept=kept))
+            x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(mix, kept=kept))
         return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND)
 
-    def _offers(self, z_BND) -> tuple:
-        """What bytes read of slots, arrays [B, N, ...]."""
-        return self._of_contexts(self.decoder.contexts(z_BND)[:, :-1])
+    def _contexts(self, z_BND, reading: Reading, smoothed_Bd) -> tuple[jax.Array, jax.Array | None]:
+        """The contexts of slots [B, N, d], in the order of their bytes, and what the next commit is mixed with."""
+        c_BNd = self.decoder.contexts(z_BND)
+        c_BNd, null_Bd = c_BNd[:, :-1], c_BNd[:, -1]
+        if smoothed_Bd is None:
+            return c_BNd, None
+        boundaries = reading.boundary_BC, reading.commit_BC, reading.first_BC
+        mixed_BNd, smoothed_Bd = smooth(c_BNd, *boundaries, null_Bd, smoothed_Bd)
+        return mixed_BNd.astype(c_BNd.dtype), smoothed_Bd
 
-    def _null(self, rows: int) -> tuple:
-        """What bytes read before a document's first slot, arrays [rows, ...]."""
+    def _null(self, rows: int) -> jax.Array:
+        """The context of bytes before a document's first slot, [rows, d]."""
         nothing_B0D = jnp.zeros((rows, 0, self.config.model.trunk.d_model), self.encoder.dtype)
-        return jax.tree.map(lambda x: x[:, 0], self._of_contexts(self.decoder.contexts(nothing_B0D)))
+        return self.decoder.contexts(nothing_B0D)[:, 0]
 
-    def _of_contexts(self, c_BNd) -> tuple:
+    def _of_contexts(self, c) -> tuple:
+        """What bytes read of contexts [..., d], arrays [..., ...]."""
         if not self.decoder.vectors:
-            return (c_BNd,)
-        c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.decoder.vectors, -1)
-        return tuple(layer.cross.offers(c_BNkd) for layer in self.decoder_layers)
+            return (c,)
+        c = c.reshape(*c.shape[:-1], self.decoder.vectors, -1)
+        return tuple(layer.cross.offers(c) for layer in self.decoder_layers)
 
 
 def _layers(stack):
@@ -367,17 +426,24 @@ class _Place:
                 later.append(new)
                 return out
 
+            def mix(system, u_BCe, step, state=ring):
+                fresh_BC = self.position_BC == self.start_BC
+                y_BCe, new = diagonal.carry_on(system, u_BCe, step, fresh_BC, self.valid_BC, state)
+                later.append(new)
+                return y_BCe
+
             if cross is not None:
                 x_BCd = layer.cross(x_BCd, *cross[i])
                 layer = layer.block
-            x_BCd = layer(x_BCd, self.position_BC - self.start_BC, attend)
+            mixer = mix if isinstance(layer, ssm.Block) else attend
+            x_BCd = layer(x_BCd, self.position_BC - self.start_BC, mixer)
         return x_BCd, tuple(later)
 
 
 def _last(x_BC, count_B, otherwise_B):
     """x at the last of the first `count` positions; `otherwise` where there is none."""
     last_B = take(x_BC, jnp.maximum(count_B - 1, 0)[:, None])[:, 0]
-    return jnp.where(count_B > 0, last_B, otherwise_B)
+    return where(count_B > 0, last_B, otherwise_B)
 
 
 def where(row_B, new, old):

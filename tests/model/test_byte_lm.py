@@ -64,7 +64,7 @@ COMBINATIONS = {
     "whitespace-random": {
         "patching.kind": "whitespace",
         "trigger.kind": "random",
-        "model.pooling.kind": "mean",
+        "model.pooling.kind": "gaussian",
         "model.pooling.last_state": False,
         "model.entropy_head.layers": 0,
         "model.encoder.layers": 2,
@@ -113,6 +113,25 @@ COMBINATIONS = {
         "trigger.kind": "none",
         "model.pooling.kind": "max_query",
         "model.cross_residual": 2,
+    },
+    "learned-stride": {
+        "patching.kind": "learned",
+        "patching.capacity": 0.3,
+        "trigger.kind": "stride",
+        "trigger.stride": 2,
+        "model.smoothing": True,
+        "model.pooling.kind": "last",
+        "model.pooling.last_state": False,
+        "model.decoder.residual": "projected",
+        "model.entropy_head.weight": 0.0,
+    },
+    "learned-whitespace": {
+        "patching.kind": "learned",
+        "patching.capacity": 1.0,
+        "trigger.kind": "whitespace",
+        "model.smoothing": True,
+        "model.decoder.injection": "cross_attention",
+        "model.entropy_head.weight": 0.0,
     },
     # As SpaceByte, with scratchpads.
     "whitespace-random, at the slot": {

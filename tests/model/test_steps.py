@@ -91,6 +91,19 @@ MODELS = {
         "trigger.whole_characters": True,
     },
     "score": {"trigger.kind": "score", "trigger.threshold": 1.1, "trigger.gain": 0.02},
+    "learned patches": {
+        "model.smoothing": True,
+        "model.pooling.kind": "last",
+        "model.decoder.residual": "projected",
+        "patching.kind": "learned",
+        "trigger.kind": "stride",
+    },
+    "learned patches by cross attention": CROSS | {
+        "model.smoothing": True,
+        "patching.kind": "learned",
+        "patching.capacity": 0.2,
+        "trigger.kind": "whitespace",
+    },
     # So many tokens have the ids of bytes.
     "tokens": tokens.FIELDS | {"data.tokenizer": "any.json", "data.vocabulary": 256},
     "blocks": {
@@ -101,6 +114,17 @@ MODELS = {
         "model.encoder.window": 30,
     },
     "no trunk": TRUNKLESS,
+    "states that select": {
+        "model.encoder.kind": "ssm",
+        "model.trunk.kind": "ssm",
+        "model.trunk.kv_heads": 0,
+        "model.decoder.kind": "ssm",
+        "model.decoder.scope": "patch",
+        "model.ssm.selective": True,
+        "model.pooling.kind": "gaussian",
+        "patching.kind": "whitespace",
+        "trigger.kind": "stride",
+    },
 }
 
 
@@ -194,7 +218,7 @@ def test_pieces_say_what_the_whole_says(monkeypatch, name):
         assert int(whole.layout.suppressed_commits_B.sum()) and int(whole.layout.suppressed_scratchpads_B.sum())
 
 
-@pytest.mark.parametrize("name", ("controllers", "BLT with an entropy model"))
+@pytest.mark.parametrize("name", ("controllers", "BLT with an entropy model", "learned patches"))
 def test_every_split_point_says_the_same(name):
     made = config_of(name)
     weights, tokens_BL = tiny.weights(made), tiny.batch(rows=3, length=tiny.WINDOW)
