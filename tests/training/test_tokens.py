@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import scratchpatch as sp
-from scratchpatch import config as config_lib
+from scratchpatch import cli, config as config_lib
 from scratchpatch.data import tokenizer
 from scratchpatch.data.batches import Batches
 from scratchpatch.errors import UserError
@@ -102,6 +102,12 @@ def test_another_tokenizer_is_refused_by_name(run, tmp_path):
         assert not list(tmp_path.glob("new/*.json"))
     with pytest.raises(UserError, match="this change needs other parameters"):
         start.given_weights(runs.config(run.parent, {"training.init_from": str(run)}), {})
+
+
+def test_the_server_which_counts_bytes_refuses_it(run, capsys):
+    assert cli.main(["serve", f"--workdir={run}", "--port=0"]) == 1
+    said = capsys.readouterr().err
+    assert "run holds a model of tokens, and the server counts bytes: use scratchpatch generate" in said
 
 
 REFUSED = {
