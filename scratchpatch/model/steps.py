@@ -223,8 +223,9 @@ class Steps(nnx.Module):
         """
         place_B1 = jnp.where(row_B[:, None] & reading.commit_BC, reading.seen_to_BC, self.commits)
         trunk = tuple(kept.put(*new, place_B1) for kept, new in zip(cache.trunk, thought.keys_and_values, strict=True))
-        kept = where(row_B, (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd))
-        return dataclasses.replace(cache, trunk=trunk, context=kept[0], smoothed_Bd=kept[1])
+        told, known = (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd)
+        context, smoothed_Bd = where(row_B, told, known)
+        return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd)
 
     @precision.of_config
     def write(self, cache: Cache, reading: Reading, valid_BC=None, context=None, logits: bool = True):
