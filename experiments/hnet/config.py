@@ -43,7 +43,7 @@ def get_config(variant="plain"):
     config.training.eval_every = 600
     config.training.checkpoint_every = 600
     config.optimizer.learning_rate = 2e-3
-    # The outer layers learn faster than the trunk, as in the paper (section 2.3.2); how much faster is ours.
+    # The outer layers learn faster than the trunk, as in the paper; how much faster is ours.
     config.optimizer.encoder_scale = 2.0
     config.optimizer.decoder_scale = 2.0
     if "curriculum" in variant:
