@@ -41,9 +41,9 @@ def table(runs: dict[str, dict[str, np.ndarray]]) -> list[str]:
 
 
 def _mean(metrics: dict[str, np.ndarray], column: str, part: np.ndarray) -> float:
-    """Of sizes the harmonic mean: bytes over commits."""
+    """Of sizes the harmonic mean: bytes over commits. The size is none (NaN) in a step without a commit."""
     if column == "bytes_per_patch":
-        return 1 / np.mean(1 / metrics[column][part])
+        return 1 / np.mean(np.nan_to_num(1 / metrics[column][part]))
     return float(np.mean(metrics[column][part]))
 
 
