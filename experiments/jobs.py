@@ -7,7 +7,7 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def flags(
     name: str,
     description: str,
     page: Path,
-    steps: int = 1000,
+    steps: int | None = 1000,
     extra: dict[str, tuple[Any, str]] | None = None,
     seeds: str = "0,1",
     reads_corpora: bool = True,
@@ -49,14 +49,15 @@ def flags(
       name: of the study; its runs are in runs/NAME by default.
       description: the study's docstring.
       page: default folder of the page that it writes.
-      steps: default number of training steps.
+      steps: default number of training steps; None: there is no such flag.
       extra: flags of this study alone, by name: their default, and what they mean.
       seeds: default seeds.
       reads_corpora: whether the study reads the corpora of $SCRATCHPATCH_DATA.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default=seeds, help="seeds, each a pair of initialisation and data order")
-    parser.add_argument("--steps", type=int, default=steps, help="training steps")
+    if steps is not None:
+        parser.add_argument("--steps", type=int, default=steps, help="training steps")
     parser.add_argument("--eval_bytes", type=int, default=150_000, help="validation bytes of a run")
     for flag, (default, meaning) in (extra or {}).items():
         parser.add_argument(f"--{flag}", type=type(default), default=default, help=meaning)
@@ -75,8 +76,10 @@ def flags(
     return parsed
 
 
-def run(jobs: Sequence[Job], workers: int, label: str, pinned: bool = True) -> None:
-    """Run the jobs that have no result yet, in this order; pinned: each on a core of its own.
+def run(
+    jobs: Sequence[Job], workers: int, label: str, pinned: bool = True, done: Callable[[], None] = lambda: None
+) -> None:
+    """Run the jobs that have no result yet, in this order; pinned: each on a core of its own. done: called after each.
 
     Raises:
       RuntimeError: one failed; names its log.
@@ -92,6 +95,7 @@ def run(jobs: Sequence[Job], workers: int, label: str, pinned: bool = True) -> N
         for finished in concurrent.futures.as_completed(pool.submit(_run_one, job, cores) for job in missing):
             progress.advance(1, 0)
             progress.note(f"{finished.result()}: done")
+            done()
 
 
 def _run_one(job: Job, cores: queue.Queue) -> str:

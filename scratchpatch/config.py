@@ -13,12 +13,14 @@ from typing import Any, NotRequired, TypedDict
 
 import ml_collections
 
-from scratchpatch import json_files, output, schema
+from scratchpatch import files, json_files, output, schema
 from scratchpatch.config_fields import BY_NAME, ENTROPY_PATCHIFIERS, FIELDS, SCORED
 from scratchpatch.errors import UserError
-from scratchpatch.vocabulary import BYTES, Vocabulary
+from scratchpatch.vocabulary import BYTES, Vocabulary, of_tokens
 
 _MOST_STEP_BYTES = 1 << 31
+# The copy of a model's tokenizer, beside the config.json of a run or of an exported model.
+TOKENIZER = "tokenizer.json"
 # Bytes of a UTF-8 character at most.
 LONGEST_CHARACTER = 4
 
@@ -30,6 +32,7 @@ class Document(TypedDict):
     schema: NotRequired[int]
     version: NotRequired[str]
     step: NotRequired[json_files.Count]
+    tokenizer: NotRequired[str]  # the digest of the copy of data.tokenizer that lies beside the file
 
 
 def default() -> ml_collections.ConfigDict:
@@ -106,13 +109,27 @@ def read(path: str | Path) -> ml_collections.ConfigDict:
 
 def document(path: str | Path, shape: Any) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     """The checked config in a config.json, also of an older version, and everything that the file holds; `shape` is
-    that of its JSON, see `json_files`. Raises OSError or json_files.Malformed where it cannot be read; UserError where
-    it is of a newer version, or holds unknown fields or bad values.
+    that of its JSON, see `json_files`. data.tokenizer is the copy beside the file, where it has one. Raises OSError or
+    json_files.Malformed where it cannot be read; UserError where it is of a newer version, or holds unknown fields or
+    bad values, or the copy is missing or changed.
     """
     content = json_files.read(path, shape, constants=True)  # Thresholds may be infinite.
     config = from_flat(schema.fields(content))
     check(config)
+    if config.data.tokenizer and (wanted := content.get("tokenizer")):
+        config.data.tokenizer = _own_tokenizer(Path(path).absolute().with_name(TOKENIZER), wanted)
     return config, content
+
+
+def _own_tokenizer(path: Path, wanted: str) -> str:
+    try:
+        with files.open_regular(path) as file:
+            same = files.digest(file.read()) == wanted
+    except OSError as error:
+        raise UserError(f"its tokenizer {path} cannot be read ({error.strerror})") from error
+    if not same:
+        raise UserError(f"its tokenizer {path} is not the one that the model was trained with")
+    return str(path)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -138,7 +155,9 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if not config.data.sources:
         yield "data.sources is empty: name at least one (SPEC, weight)"
     widths = dict.fromkeys(("encoder", "decoder", "pooling"), model.d_byte)
-    widths |= {"trunk": model.trunk.d_model, "entropy_model": model.entropy_model.d_byte}
+    widths |= {"entropy_model": model.entropy_model.d_byte}
+    if model.trunk.kind != "ssm":
+        widths["trunk"] = model.trunk.d_model
     for section, width in widths.items():
         heads = model[section].heads
         if width % heads or (width // heads) % 2:
@@ -147,6 +166,9 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     kv_heads = model.trunk.kv_heads or model.trunk.heads
     if model.trunk.heads % kv_heads:
         yield f"model.trunk.kv_heads = {kv_heads} must divide model.trunk.heads = {model.trunk.heads}"
+    yield from _conflicts_of_states(config)
+    if model.leak:
+        yield from _conflicts_of_leaks(config)
     if model.decoder.injection == "cross_attention" and model.decoder.layers == 0:
         yield "model.decoder.injection = 'cross_attention' needs model.decoder.layers >= 1: use 'add'"
     rest = [f"mesh.{axis}" for axis, size in config.mesh.items() if size == -1]
@@ -181,6 +203,8 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if config.data.entropies and model.entropy_model.layers == 0:
         reads = "data.entropies = True reads what a separate entropy model computed"
         yield f"{reads}: name a model.entropy_model, or set it to False"
+    if config.data.tokenizer or config.data.vocabulary:
+        yield from _conflicts_of_tokens(config)
     if patching.commit_bos and commit_capacity(config) < 1:
         yield "patching.commit_bos needs patching.capacity = 1.0: a smaller budget cannot pay for a patch of one BOS"
     if patching.commit_bos and patching.kind == "fixed":
@@ -216,6 +240,34 @@ def _conflicts_with_a_router(config: ml_collections.ConfigDict) -> Iterator[str]
         yield f"{learned} asks at a document's first byte by itself: set patching.commit_bos = False"
 
 
+def _conflicts_of_states(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """What state-space layers have no use for, and what other models have no use for."""
+    model, kernels = config.model, config.kernels
+    kinds = {f"model.{tier}.kind": model[tier].kind for tier in ("encoder", "decoder", "trunk")}
+    if "ssm" not in kinds.values():
+        for name in ("model.ssm.state", "model.ssm.complex", "model.ssm.selective"):
+            if get(config, name) != BY_NAME[name].default:
+                yield f"{name} = {get(config, name)} has no part in a model without states: set {' or '.join(kinds)}"
+    if model.trunk.kind == "ssm":
+        without = "has no part in model.trunk.kind = 'ssm', whose slots read a state and no keys"
+        if model.trunk.kv_heads:
+            yield f"model.trunk.kv_heads = {model.trunk.kv_heads} {without}: set it to 0"
+        if kernels.staircase != "auto":
+            yield f"kernels.staircase = {kernels.staircase!r} {without}: set it to 'auto'"
+
+
+def _conflicts_of_leaks(config: ml_collections.ConfigDict) -> Iterator[str]:
+    model, leak = config.model, f"model.leak = {config.model.leak!r}"
+    if model.trunk.kind == "none":
+        yield f"{leak} needs patches to leak from, and model.trunk.kind = 'none' has none: set it to ''"
+    if config.trigger.kind != "none":
+        yield f"{leak} is of models without scratchpads: set trigger.kind = 'none'"
+    if model.decoder.injection == "at_slot":
+        yield f"{leak} reaches bytes by a context that they share: set model.decoder.injection = 'add'"
+    if model.leak == "gaussian" and model.pooling.kind != "gaussian":
+        yield f"{leak} needs model.pooling.kind = 'gaussian'"
+
+
 def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]:
     without = "model.trunk.kind = 'none'"
     if config.patching.kind == "learned":
@@ -236,9 +288,32 @@ def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]
         yield f"{without} makes no commits that a scope could begin at: set model.decoder.scope = 'document'"
 
 
+def _conflicts_of_tokens(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """What a model of tokens has no use for: all that decides about bytes."""
+    if not (config.data.tokenizer and config.data.vocabulary):
+        named = f"data.tokenizer = {config.data.tokenizer!r} and data.vocabulary = {config.data.vocabulary}"
+        yield f"{named} go together: name the file and how many tokens it has, or neither"
+    needs = "data.tokenizer makes every position a token of its own: set"
+    if config.model.trunk.kind != "none" and config.patching.kind != "byte":
+        yield f"{needs} patching.kind = 'byte', which commits at each"
+    wanted = {"trigger.kind": "none", "model.encoder.ngrams": (), "model.entropy_head.weight": 0.0}
+    wanted |= {"model.entropy_model.layers": 0, "model.benefit.width": 0, "model.benefit.table": False}
+    wanted |= {"patching.whole_characters": False, "trigger.whole_characters": False}
+    wanted |= {"model.target_rows": BYTES.bos + 1}
+    for name, value in wanted.items():
+        if get(config, name) != value:
+            yield f"{needs} {name} = {value!r}, not {get(config, name)!r}"
+
+
 def vocabulary(config: ml_collections.ConfigDict) -> Vocabulary:
-    """The token ids of the model: those of bytes."""
-    return BYTES
+    """The token ids of the model: those of bytes, or of a tokenizer's tokens."""
+    return of_tokens(config.data.vocabulary) if config.data.vocabulary else BYTES
+
+
+def target_rows(config: ml_collections.ConfigDict) -> int:
+    """Rows of the logits that share the probability, the first so many."""
+    own = vocabulary(config)
+    return config.model.target_rows if own.is_bytes else own.bos + 1
 
 
 def reads_entropy(config: ml_collections.ConfigDict) -> bool:
@@ -251,15 +326,26 @@ def reads_entropy(config: ml_collections.ConfigDict) -> bool:
 
 
 def is_causal(config: ml_collections.ConfigDict) -> bool:
-    """Whether decisions depend on bytes read alone."""
-    return config.trigger.kind != "oracle"
+    """Whether the model, and what it decides, depend on bytes read alone."""
+    return config.trigger.kind != "oracle" and not config.model.leak
 
 
 def require_causal(config: ml_collections.ConfigDict, doing: str) -> None:
     """Raise UserError where decisions read the future; `doing`: what cannot be done then, such as 'train'."""
-    if not is_causal(config):
+    if config.trigger.kind == "oracle":
         fix = "use 'learned' or 'entropy', and --override trigger.kind=oracle in eval alone"
         raise UserError(f"trigger.kind = 'oracle' reads the bytes that follow, so it cannot {doing}: {fix}")
+
+
+def require_no_leak(config: ml_collections.ConfigDict, doing: str) -> None:
+    """Raise UserError where bytes read what follows them; `doing`: what cannot be done then. Training goes by the audit
+    instead, which names the stage.
+    """
+    if config.model.leak:
+        raise UserError(
+            f"model.leak = {config.model.leak!r} lets bytes read what follows them, so it cannot {doing}: "
+            "train a model with model.leak = ''"
+        )
 
 
 def entropy_model(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -278,7 +364,9 @@ def patch_limit(config: ml_collections.ConfigDict) -> int:
     """Bytes of a patch that pooling reads: its length, or the last so many of a longer one."""
     patching = config.patching
     limit = {"byte": 1, "fixed": patching.patch_bytes}.get(patching.kind, patching.max_patch_bytes)
-    return limit + (LONGEST_CHARACTER - 1 if patching.whole_characters else 0)
+    limit += LONGEST_CHARACTER - 1 if patching.whole_characters else 0
+    # The leak reads as much before and behind the patch.
+    return limit * 3 if config.model.leak == "gaussian" else limit
 
 
 def commit_capacity(config: ml_collections.ConfigDict) -> Fraction:

@@ -43,7 +43,11 @@ BENEFIT_TRIGGERS = ("score", "learned", "oracle")
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every", *BENEFIT_TRIGGERS)
 # Kinds that hold a score against a threshold, by section.
 SCORED = {"patching": ENTROPY_PATCHIFIERS, "trigger": ("entropy", "entropy_jump", *BENEFIT_TRIGGERS)}
-POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat")
+LOCAL_KINDS = ("attention", "ssm")
+TRUNKS = ("transformer", "ssm", "none")
+POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat", "gaussian")
+# What a published system lets bytes read of their own future.
+LEAKS = ("", "broadcast", "gaussian")
 BACKENDS = ("auto", "xla", "splash", "pallas", "blocked")
 REMAT = ("none", "dots", "ffn", "offload", "full")
 _DTYPES = ("float32", "bfloat16")
@@ -137,6 +141,9 @@ _SHARE = _between(0.0, 1.0)
 _MOMENT = _between(0.0, 0.999999)
 _SIZE = _check(lambda value: value == -1 or 1 <= value <= 1 << 20,
     f"must be at least 1 and at most {1 << 20}, or -1 for the devices that the other axes leave")
+# A tokenizer has the 256 bytes at least.
+_TOKENS = _check(lambda value: value == 0 or 256 <= value <= 1 << 20,
+    f"must lie between 256 and {1 << 20}, or be 0 for bytes")
 _SPIKE = _check(lambda value: value == 0 or 1 < value <= 1e6,
     "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit")
 _THRESHOLD = _check(lambda value: abs(value) <= 1e30 or math.isinf(value),
@@ -157,6 +164,10 @@ FIELDS = (
     Field("data.held_out", 0.025, "share", _between(0.0, 0.4), "Documents of a source that validate, and as many that "
         "test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it "
         "was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate."),
+    Field("data.tokenizer", "", "", _folder, "File of the `tokenizers` library (byte-level BPE) by which the model "
+        "reads tokens instead of bytes; `scratchpatch tokenizer` learns one. A run keeps its own copy. Rows, windows "
+        "and patches then count tokens where these fields say bytes. Empty: bytes.", free=True, path=True),
+    Field("data.vocabulary", 0, "tokens", _TOKENS, "Tokens of data.tokenizer; 0: bytes."),
     Field("data.window", 1024, "bytes", _between(8, 1 << 18), "Length of one row of the stream."),
     Field("data.entropies", False, "", _ANY,
         "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the "
@@ -184,6 +195,8 @@ FIELDS = (
     Field("model.encoder.ngram_rows", 50_000, "rows", _between(1, 2_000_000),
         "Rows of the embedding table of one n-gram size and hash function."),
     Field("model.encoder.ngram_functions", 1, "functions", _between(1, 11), "Hash functions per n-gram size."),
+    Field("model.encoder.kind", "attention", "", _one_of(*LOCAL_KINDS), "The encoder's layers: attention to a window, "
+        "or ssm, a diagonal recurrence over the document. The entropy head and the entropy model always attend."),
     Field("model.encoder.layers", 1, "layers", _LAYERS, "Byte encoder depth; 0 leaves the byte embedding."),
     Field("model.encoder.window", 128, "bytes", _BYTES,
         "Bytes that one byte sees in a local layer of the encoder and the entropy head, itself included."),
@@ -217,19 +230,26 @@ FIELDS = (
     Field("model.pooling.kind", "cross_attention", "", _one_of(*POOLINGS),
         "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query "
         "(several queries from the maximum; BLT), concat (one behind the other; MegaByte; its matrix grows with the "
-        "longest patch)."),
+        "longest patch), gaussian (a mean whose weights fall from the patch's middle, as far as is learnt)."),
     Field("model.pooling.queries", 2, "queries", _VECTORS,
         "Queries of max_query pooling per slot (BLT's k); their results are joined."),
     Field("model.pooling.last_state", True, "", _ANY, "Add a projection of the slot's last byte state."),
     Field("model.pooling.heads", 4, "heads", _HEADS, "Heads of the pooling cross-attention."),
-    Field("model.trunk.kind", "transformer", "", _one_of("transformer", "none"), "The global model over slots; none: "
-        "encoder and decoder alone, a plain byte model such as BLT's entropy model."),
+    Field("model.ssm.state", 4, "numbers", _VECTORS, "Numbers that a channel of a state-space layer keeps of the past "
+        "(kind = ssm of encoder, trunk and decoder)."),
+    Field("model.ssm.complex", True, "", _ANY, "These numbers are complex, so that what is kept turns as it decays."),
+    Field("model.ssm.selective", False, "", _ANY,
+        "How far a position moves the state, and so how much it keeps, depends on its input (Mamba)."),
+    Field("model.trunk.kind", "transformer", "", _one_of(*TRUNKS), "The global model over slots; ssm: a diagonal "
+        "recurrence, whose state the commits make, in attention's place; none: encoder and decoder alone, a plain byte "
+        "model such as BLT's entropy model."),
     Field("model.trunk.layers", 8, "layers", _between(1, 1024), "Trunk depth."),
     Field("model.trunk.d_model", 512, "", _WIDTH, "Trunk width."),
     Field("model.trunk.heads", 8, "heads", _HEADS, "Trunk query heads."),
     Field("model.trunk.kv_heads", 0, "heads", _between(0, 1024),
         "Trunk key and value heads; 0: as many as query heads."),
     Field("model.trunk.final_norm", True, "", _ANY, "Normalise the trunk's result (BLT does not)."),
+    Field("model.decoder.kind", "attention", "", _one_of(*LOCAL_KINDS), "The decoder's layers, as the encoder's."),
     Field("model.decoder.layers", 2, "layers", _LAYERS,
         "Decoder depth; 0 goes from the joined state straight to the logits."),
     Field("model.decoder.window", 128, "bytes", _BYTES,
@@ -244,6 +264,9 @@ FIELDS = (
         "injection adds: as they are, or by a projection that is all zeros at first, in float32 (H-Net)."),
     Field("model.decoder.context_vectors", 2, "vectors", _VECTORS,
         "Keys that one slot offers to the decoder's cross-attention (BLT's k)."),
+    Field("model.leak", "", "", _one_of(*LEAKS), "Bytes that each byte reads although they follow it, to show what a "
+        "leak is worth: broadcast, its own patch to the end; gaussian, with the bytes of the next patch, too. The "
+        "audit refuses such a model, and nothing can continue text with it. Empty: none."),
     Field("patching.kind", "fixed", "", _one_of(*PATCHIFIERS), "Where patches end; learned: where a router that trains "
         "with the model asks (H-Net)."),
     Field("patching.patch_bytes", 16, "bytes", _BYTES,

@@ -307,6 +307,41 @@ def test_a_model_without_a_trunk_asks_nothing_of_patches():
     assert config.slots(c) == (0, 0) and not config.reads_entropy(c)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model__trunk__kv_heads": 2}, "kv_heads = 2 has no part in model.trunk.kind = 'ssm', .*: set it to 0"),
+        ({"kernels__staircase": "xla"}, "kernels.staircase = 'xla' has no part in model.trunk.kind = 'ssm'"),
+        ({"model__trunk__kind": "transformer", "model__ssm__state": 8}, "model.ssm.state = 8 has no part in a"),
+        ({"model__ssm__state": 0}, "model.ssm.state = 0 must lie between 1 and 256"),
+        ({"model__encoder__kind": "lstm"}, "model.encoder.kind = 'lstm' must be one of attention, ssm"),
+    ],
+)
+def test_states_have_no_keys_and_only_they_have_states(values, words):
+    # Heads need not divide a width that no head has.
+    trunk = {"model__trunk__kind": "ssm", "model__trunk__d_model": 36}
+    config.check(changed(**trunk))
+    with pytest.raises(UserError, match=words):
+        config.check(changed(**trunk | values))
+
+
+def test_a_leak_is_of_patches_alone_and_nothing_continues_text_with_it():
+    leaky = changed(model__leak="broadcast", trigger__kind="none")
+    config.check(leaky)
+    assert not config.is_causal(leaky)
+    # Training goes by the audit.
+    config.require_causal(leaky, "train a model")
+    with pytest.raises(UserError, match="model.leak = 'broadcast' lets bytes read what follows them, so it cannot wri"):
+        config.require_no_leak(leaky, "write")
+    for values, words in (
+        ({"trigger__kind": "every"}, "is of models without scratchpads: set trigger.kind = 'none'"),
+        (TRUNKLESS, "needs patches to leak from"),
+        ({"model__leak": "gaussian"}, "model.leak = 'gaussian' needs model.pooling.kind = 'gaussian'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            config.check(changed(**{"model__leak": "broadcast", "trigger__kind": "none"} | values))
+
+
 def test_a_patch_of_one_bos_needs_a_budget_for_every_byte():
     for kind in ("whitespace", *config.ENTROPY_PATCHIFIERS):
         c = changed(patching__kind=kind, patching__commit_bos=True, patching__capacity=0.999)

@@ -187,9 +187,10 @@ def signals(entropy_BL) -> Signals:
     return Signals(jnp.asarray(entropy_BL), benefits(entropy_BL), jnp.asarray(entropy_BL) / 4)
 
 
-def decide(made, tokens_BL, entropy_BL, **thresholds) -> layout.Layout:
-    """The layout of a batch at the config's thresholds, or at others."""
+def decide(made, tokens_BL, entropy_BL, scratchpads: bool = True, **thresholds) -> layout.Layout:
+    """The layout of a batch at the config's thresholds, or at others, with or without scratchpads."""
     start = layout.initial_thresholds(made)
     patching = jnp.float32(thresholds.get("patching", start.patching))
     trigger = jnp.float32(thresholds.get("trigger", start.trigger))
-    return layout.decide(made, rows(tokens_BL), signals(entropy_BL), layout.Thresholds(patching, trigger))
+    at = layout.Thresholds(patching, trigger)
+    return layout.decide(made, rows(tokens_BL), signals(entropy_BL), at, scratchpads)

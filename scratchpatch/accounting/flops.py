@@ -1,7 +1,8 @@
 """FLOPs per byte, by tier, of a forward pass and of training.
 
 A matrix product counts 2 m n k, attention the keys that a query sees: counted over a batch (`trained`), or estimated
-for documents as long as the window. Norms, activations and look-ups of embeddings and n-grams count nothing. With
+for documents as long as the window. A state-space layer's recurrence counts its multiplications and additions, though
+they are no matrix product. Norms, activations and look-ups of embeddings and n-grams count nothing. With
 commits and scratchpads per byte c and r: F = F_local + (c + r) * (trunk + pooling).
 """
 
@@ -9,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from scratchpatch import config as config_lib
-from scratchpatch.kernels import attention
+from scratchpatch.kernels import attention, diagonal
 from scratchpatch.model import predictors
 from scratchpatch.model.layers import ffn_width
 from scratchpatch.patching.scores import AGES
@@ -139,6 +140,12 @@ def products(config, length: int) -> dict[str, float]:
     return _forward(config, work)
 
 
+def recurrence(config, width: int) -> float:
+    """Of the recurrence of one state-space layer at one position; of a loop XLA counts one position."""
+    of_number = diagonal.FLOPS_COMPLEX if config.model.ssm.complex else diagonal.FLOPS_REAL
+    return of_number * config.model.ssm.state * width
+
+
 def recomputed(width: int, kv_width: int, multiplier: float, remat: str) -> float:
     """FLOPs of the projections of one layer at one position that a policy of `stack.REMAT_POLICIES` computes again. No
     policy repeats the last one, since no gradient reads what it gives.
@@ -158,15 +165,18 @@ def _forward(config, work: Work) -> dict[str, float]:
     m, e = config.model, config.model.entropy_model
     d, big, slots, rows = m.d_byte, m.trunk.d_model, work.slots, config_lib.vocabulary(config).rows
     logits = 2 * d * rows
-    encoder_layer = _layer(d, d, m.ffn_multiplier, work.encoder_keys)
-    decoder = m.decoder.layers * _layer(d, d, m.ffn_multiplier, work.decoder_keys) + logits
+    head_layer = _layer(d, d, m.ffn_multiplier, work.encoder_keys)
+    encoder_layer = _state_layer(config, d) if m.encoder.kind == "ssm" else head_layer
+    of_decoder = _layer(d, d, m.ffn_multiplier, work.decoder_keys)
+    decoder_layer = _state_layer(config, d) if m.decoder.kind == "ssm" else of_decoder
+    decoder = m.decoder.layers * decoder_layer + logits
     tiers = {"encoder": m.encoder.layers * encoder_layer}
     if m.trunk.kind == "none":
         return tiers | {"decoder": decoder}
     if config.patching.kind == "learned":
         tiers["router"] = 4 * d * d
     if m.entropy_head.weight > 0:
-        tiers["entropy head"] = m.entropy_head.layers * encoder_layer + logits
+        tiers["entropy head"] = m.entropy_head.layers * head_layer + logits
     if e.layers > 0:
         entropy_layers = e.layers * _layer(e.d_byte, e.d_byte, e.ffn_multiplier, work.entropy_keys)
         tiers["entropy model"] = entropy_layers + 2 * e.d_byte * rows
@@ -174,7 +184,9 @@ def _forward(config, work: Work) -> dict[str, float]:
         tiers["benefit head"] = 2 * m.benefit.width * (d + predictors.EXTRA + AGES)
     tiers["pooling"] = _pooling(config, slots, work.pool_keys)
     kv_width = big * (m.trunk.kv_heads or m.trunk.heads) // m.trunk.heads
-    tiers["trunk"] = slots * m.trunk.layers * _layer(big, kv_width, m.ffn_multiplier, work.trunk_keys)
+    by_attention = _layer(big, kv_width, m.ffn_multiplier, work.trunk_keys)
+    trunk_layer = _state_layer(config, big) if m.trunk.kind == "ssm" else by_attention
+    tiers["trunk"] = slots * m.trunk.layers * trunk_layer
     if m.decoder.residual == "projected":
         decoder += 2 * d * d
     if m.decoder.injection == "cross_attention":
@@ -213,6 +225,12 @@ def _pooling(config, slots: float, keys: float) -> float:
 def _layer(width: int, kv_width: int, multiplier: float, keys: float) -> float:
     """One transformer layer at one position: projections, attention, SwiGLU."""
     return 4 * width * (width + kv_width) + 4 * width * keys + 6 * width * ffn_width(width, multiplier)
+
+
+def _state_layer(config, width: int) -> float:
+    """One state-space layer at one position: projections, recurrence, SwiGLU."""
+    projections = 2 * width * width * (3 + config.model.ssm.selective)
+    return projections + recurrence(config, width) + 6 * width * ffn_width(width, config.model.ffn_multiplier)
 
 
 def _visible_keys(window: int, length: float) -> float:

@@ -336,6 +336,8 @@ class Auditor:
             self.findings[key] = finding
 
     def _bytes(self) -> np.ndarray:
+        if not self.vocabulary.is_bytes:
+            return self.rng.integers(0, self.vocabulary.bos, (_ROWS, self.length)).astype(np.int32)
         # Words, punctuation and lead bytes, so that every patchifier finds something to do.
         letters = np.frombuffer(b"etaoinshrdlu" * 4 + b" \n.,(0" * 4 + bytes([0xC3, 0xA9, 0xE4]), np.uint8)
         return self.rng.choice(letters, (_ROWS, self.length)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""The byte-level language model with scratchpads.
+"""The byte-level language model with scratchpads; where the config names a tokenizer, a position is a token.
 
 Legend: B rows, L byte positions, N slots, P commits, D trunk width, d byte width, V vocabulary.
 """
@@ -26,6 +26,10 @@ from scratchpatch.patching.scores import Signals
 
 class Threshold(nnx.Variable):
     """A threshold in nats at which documents start: carried by training, not learned by gradient."""
+
+
+class Spelling(nnx.Variable):
+    """What a tokenizer says of its tokens: part of the weights, so that a model counts bytes without its file."""
 
 
 @jax.tree_util.register_dataclass
@@ -70,6 +74,10 @@ class ByteLM(nnx.Module):
         encoder, head, pooling, trunk, decoder = (nnx.Rngs(params=k) for k in jax.random.split(key, 5))
         self.encoder = Encoder(config, encoder)
         self.decoder = Decoder(config, decoder)
+        vocabulary = config_lib.vocabulary(config)
+        # Bytes of each token, float32 [V], nothing until `data.tokenizer.spelling` is put there.
+        counts = Spelling(jnp.zeros((vocabulary.rows,), jnp.float32))
+        self.token_bytes = None if vocabulary.is_bytes else counts
         if config.model.trunk.kind == "none":
             return
         self.entropy_head = EntropyHead(config, head) if config.model.entropy_head.weight > 0 else None
@@ -124,9 +132,10 @@ class ByteLM(nnx.Module):
         benefit_BLM = self._benefit(h_BLd, rows, entropy_BL, predicted_BLM, boundary_BL)
         signals = Signals(entropy_BL, benefit_BLM, boundary_BL)
         decisions = layout.decide(self.config, rows, signals, self.thresholds())
-        pooled_BND = self.pooling(h_BLd, decisions)
+        read = layout.leaking(self.config, decisions) if self.config.model.leak else decisions
+        pooled_BND = self.pooling(h_BLd, read)
         z_BND = self.trunk(pooled_BND, decisions)
-        logits_BLV = self.decoder(h_BLd, z_BND, decisions)
+        logits_BLV = self.decoder(h_BLd, z_BND, read)
         return Output(
             logits_BLV, head_logits_BLV, entropy_BL, decisions, h_BLd, pooled_BND, z_BND, predicted_BLM, benefit_BLM
         )

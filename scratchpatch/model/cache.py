@@ -10,6 +10,7 @@ import jax
 
 from scratchpatch import sharding
 from scratchpatch.kernels.attention import Kept
+from scratchpatch.kernels.diagonal import State
 from scratchpatch.model.pooling import PatchBytes
 from scratchpatch.patching import step
 
@@ -23,11 +24,11 @@ class Cache:
       position_B: int32, tokens read in the row.
       start_B: int32, position of the open document's BOS, or 0 where the row begins inside a document.
       recent_Bg: int32, the last tokens, for n-grams.
-      encoder, head, decoder: rings of the byte tiers, one per layer.
+      encoder, head, decoder: rings of the byte tiers, one per layer, or states.
       entropy_model: the cache of the entropy model.
       patching: what decisions depend on.
       patch: what pooling reads of the last M bytes; the byte at position n lies at n mod M.
-      trunk: keys and values of the row's commits, one per layer, and of nothing else.
+      trunk: keys and values of the row's commits, one per layer, and of nothing else; or the states that they made.
       commits_B: int32, how many those are.
       earlier_B: int32, how many of them belong to earlier documents of the row.
       context: what bytes read of the latest slot: arrays whose first axis is the row.
@@ -38,13 +39,13 @@ class Cache:
     position_B: jax.Array
     start_B: jax.Array
     recent_Bg: jax.Array
-    encoder: tuple[Kept, ...]
-    decoder: tuple[Kept, ...]
+    encoder: tuple[Kept | State, ...]
+    decoder: tuple[Kept | State, ...]
     head: tuple[Kept, ...] = ()
     entropy_model: "Cache | None" = None
     patching: step.State | None = None
     patch: PatchBytes | None = None
-    trunk: tuple[Kept, ...] = ()
+    trunk: tuple[Kept | State, ...] = ()
     commits_B: jax.Array | None = None
     earlier_B: jax.Array | None = None
     context: tuple | None = None
@@ -106,11 +107,11 @@ class Thought:
     """What the trunk said of one slot of each row.
 
     Attributes:
-      keys_and_values: (keys, values), arrays [B, 1, G, K], of each layer.
+      leaves: of each layer what a commit leaves: (keys, values), arrays [B, 1, G, K], or its `State`.
       context: what bytes read of the slot, as in `Cache`.
       smoothed_Bd: what the next commit is mixed with; None where nothing is smoothed.
     """
 
-    keys_and_values: tuple
+    leaves: tuple
     context: tuple
     smoothed_Bd: jax.Array | None = None

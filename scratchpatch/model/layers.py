@@ -274,21 +274,34 @@ class SwiGLU(nnx.Module):
         return self.down(pin(hidden_BTh, f"{self.name}.hidden", self.axes, self.axes.inner))
 
 
-class Block(nnx.Module):
+class Layer(nnx.Module):
+    """What every pre-norm layer has behind its mixer: a feed-forward block.
+
+    depth: layers of the stack that it is one of: result projections shrink with it. name: see `Attention`.
+    """
+
+    def __init__(self, model, d: int, name: str, axes: Axes, depth: int, dtype, rngs):
+        self.name, self.axes = name, axes
+        self.ffn_norm = norm(d, model.norm_eps, dtype, rngs)
+        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), name, axes, (2 * depth) ** -0.5, dtype, rngs)
+
+    def fed_forward(self, x_BTd) -> jax.Array:
+        """What the layer makes of its input and its mixer's result, added up."""
+        x_BTd = checkpoint_name(pin(x_BTd, f"{self.name}.middle", self.axes, None), "middle")
+        return pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), f"{self.name}.layer", self.axes, None)
+
+
+class Block(Layer):
     """Pre-norm transformer block; byte tiers and trunk differ only in `attend`.
 
     layers: of the stack that the block is one of: result projections shrink with it. name: see `Attention`.
     """
 
     def __init__(self, model, d: int, heads: int, kv_heads: int, name: str, axes: Axes, layers: int, dtype, rngs):
-        self.name, self.axes = name, axes
         out_scale = (2 * layers) ** -0.5
         self.attention_norm = norm(d, model.norm_eps, dtype, rngs)
         self.attention = Attention(d, heads, kv_heads, name, axes, model.rope_theta, out_scale, dtype, rngs)
-        self.ffn_norm = norm(d, model.norm_eps, dtype, rngs)
-        self.ffn = SwiGLU(d, ffn_width(d, model.ffn_multiplier), name, axes, out_scale, dtype, rngs)
+        super().__init__(model, d, name, axes, layers, dtype, rngs)
 
     def __call__(self, x_BTd, position_BT, attend: Callable) -> jax.Array:
-        x_BTd = x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend)
-        x_BTd = checkpoint_name(pin(x_BTd, f"{self.name}.middle", self.axes, None), "middle")
-        return pin(x_BTd + self.ffn(self.ffn_norm(x_BTd)), f"{self.name}.layer", self.axes, None)
+        return self.fed_forward(x_BTd + self.attention(self.attention_norm(x_BTd), position_BT, attend))

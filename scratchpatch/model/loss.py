@@ -1,5 +1,7 @@
 """The loss, and the sums that every metric is made of. Legend: B rows, L byte positions, V vocabulary."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -17,21 +19,22 @@ def count_targets(tokens_BM: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     return (tokens_BM[:, 1:] != vocabulary.pad).sum()
 
 
-def sums(config, output: Output, targets_BL, patch_bytes=None) -> dict[str, jax.Array]:
+def sums(config, output: Output, targets_BL, token_bytes_V=None, patch_bytes=None) -> dict[str, jax.Array]:
     """Scalars that add up over rows, parts and hosts. patch_bytes: of the ratio loss; None: as the config says.
 
-    nats: of byte targets; head_nats: the entropy head's; end_nats: of ends of documents; bytes, ends, positions: how
-    many of each. documents: that have a position in the rows; patching_threshold, trigger_threshold: nats, those at
+    nats: of targets that are text; head_nats: the entropy head's; end_nats: of ends of documents; bytes, ends,
+    positions: how many of each; tokens: targets that are text, of a model of tokens, whose bytes are those of
+    `token_bytes_V`. documents: that have a position in the rows; patching_threshold, trigger_threshold: nats, those at
     which they ended, or left their row, PAD not counted. boundaries: that a router asked for; boundary_probability: of
     all positions; ratio: see `ratio`. encoder_keys and so on: see `keys`.
     """
     layout, rows = output.layout, output.layout.rows
-    is_byte_BL, is_end_BL = targets_BL < rows.vocabulary.bos, targets_BL == rows.vocabulary.bos
+    is_text_BL, is_end_BL = targets_BL < rows.vocabulary.bos, targets_BL == rows.vocabulary.bos
     loss_BL, end_BL = nats(output.logits_BLV, targets_BL, rows.vocabulary), rows.ends_BL()
     total = {
-        "nats": jnp.where(is_byte_BL, loss_BL, 0.0).sum(),
+        "nats": jnp.where(is_text_BL, loss_BL, 0.0).sum(),
         "end_nats": jnp.where(is_end_BL, loss_BL, 0.0).sum(),
-        "bytes": is_byte_BL.sum(),
+        "bytes": is_text_BL.sum(),
         "ends": is_end_BL.sum(),
         "positions": rows.valid_BL.sum(),
         "documents": end_BL.sum(),
@@ -42,16 +45,25 @@ def sums(config, output: Output, targets_BL, patch_bytes=None) -> dict[str, jax.
         "suppressed_commits": layout.suppressed_commits_B.sum(),
         "suppressed_scratchpads": layout.suppressed_scratchpads_B.sum(),
     }
+    if token_bytes_V is not None:
+        # Whole numbers, so that the sum is exact in float32 up to 16 million bytes of a part.
+        total |= {"tokens": total["bytes"], "bytes": jnp.where(is_text_BL, token_bytes_V[targets_BL], 0.0).sum()}
     total |= keys(config, layout)
     if output.head_logits_BLV is not None:
         head_BL = nats(output.head_logits_BLV, targets_BL, rows.vocabulary)
-        total["head_nats"] = jnp.where(is_byte_BL, head_BL, 0.0).sum()
+        total["head_nats"] = jnp.where(is_text_BL, head_BL, 0.0).sum()
         total["head_end_nats"] = jnp.where(is_end_BL, head_BL, 0.0).sum()
     if layout.boundary_BL is not None:
         total["boundaries"] = (rows.valid_BL & (layout.boundary_BL > LIKELY)).sum()
         total["boundary_probability"] = jnp.where(rows.valid_BL, layout.boundary_BL, 0.0).sum()
         total["ratio"] = ratio(layout, config.patching.patch_bytes if patch_bytes is None else patch_bytes)
     return {k: v.astype(jnp.float32) for k, v in total.items()}
+
+
+def bytes_per_position(total: Mapping[str, float]) -> float:
+    """Bytes of text that a position stands for in some sums, the end of a document counted as one byte: 1 of bytes."""
+    targets = total.get("tokens", total["bytes"]) + total["ends"]
+    return (total["bytes"] + total["ends"]) / targets if targets else 1.0
 
 
 def ratio(layout: Layout, patch_bytes) -> jax.Array:
@@ -116,7 +128,9 @@ def loss(
     tokens_BL, targets_BL = tokens_BM[:, :-1], tokens_BM[:, 1:]
     model = weights_lib.merge(definition, {"params": params, **rest})
     output = model(tokens_BL, entropy_BL=entropy_BL)
-    total = sums(model.config, output, targets_BL, patch_bytes)
+    spelled = model.token_bytes
+    token_bytes_V = None if spelled is None else spelled.get_value()
+    total = sums(model.config, output, targets_BL, token_bytes_V, patch_bytes)
     value = total["nats"] + total["end_nats"]
     if "ratio" in total:
         value += model.config.patching.ratio_weight * total["ratio"]

@@ -56,15 +56,17 @@ class PatchBytes:
 
 
 class Pooling(nnx.Module):
-    """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last`, `max_query` or `concat`.
+    """`mean`, `cross_attention` (the mean as query over the patch's bytes), `last`, `max_query`, `concat`, `gaussian`.
 
-    cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are
-    our choice. max_query: BLT (arXiv 2412.09871, section 3.2.2): queries from the maximum of the states over the patch,
-    their results joined; the states themselves are not normalised first. concat: MegaByte (arXiv 2305.07185, section
-    2.2) joins the embeddings of a patch's bytes; here it is their states, the slot's last byte first, and zeros for the
-    places that the patch does not have yet. Nothing is forgotten but by the projection, a matrix of M d x D: for
-    patches of bounded size. last_state (ours): a projection of the slot's last byte state is added, since a vector that
-    is pooled over the patch forgets which byte it stands at. Of a patch longer than M bytes, the last M are read.
+    cross_attention: paper (arXiv 2605.09630), app. B.1; residual and heads are our choice. max_query: BLT (arXiv
+    2412.09871, section 3.2.2): queries from the maximum of the states over the patch, their results joined; the states
+    themselves are not normalised first. concat: MegaByte (arXiv 2305.07185, section 2.2) joins the embeddings of a
+    patch's bytes; here it is their states, the slot's last byte first, and zeros for the places that the patch does not
+    have yet. Nothing is forgotten but by the projection, a matrix of M d x D: for patches of bounded size. gaussian
+    (ours): a mean whose weights fall from the patch's middle like a normal density, of which place and width are
+    learnt; at first half a patch wide. last_state (ours): a projection of the slot's last byte state is added, since a
+    vector that is pooled over the patch forgets which byte it stands at. Of a patch longer than M bytes, the last M are
+    read.
     """
 
     def __init__(self, config, rngs: nnx.Rngs):
@@ -85,6 +87,9 @@ class Pooling(nnx.Module):
             self.k = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.v = layers.linear(d, d, ("width", "local_inner"), dtype, rngs)
             self.o = layers.linear(d, d, ("local_inner", "width"), dtype, rngs)
+        if p.kind == "gaussian":
+            self.shift = nnx.Param(jnp.zeros((1,), jnp.float32))
+            self.log_width = nnx.Param(jnp.log(jnp.full((1,), config.patching.patch_bytes / 2, jnp.float32)))
         # As BLT: queries that fill the trunk's width go there as they are.
         fills = p.kind == "max_query" and self.vectors * d == trunk
         names = ("width", "local_inner")
@@ -133,6 +138,11 @@ class Pooling(nnx.Module):
             x_BNkd = self.residual * x_BNkd + self._read(self.query_norm(x_BNkd), patch, inside_BNM)
             return x_BNkd.reshape(*most_BNd.shape[:2], -1)
         count_BN1 = inside_BNM.sum(axis=-1, dtype=jnp.float32)[..., None]
+        if self.kind == "gaussian":
+            away_BNM = jnp.arange(self.limit) - (count_BN1 - 1) / 2 - self.shift.get_value()
+            logits_BNM = -0.5 * (away_BNM * jnp.exp(-self.log_width.get_value())) ** 2
+            share_BNM1 = jax.nn.softmax(jnp.where(inside_BNM, logits_BNM, -jnp.inf), axis=-1)[..., None]
+            return (share_BNM1 * patch.state).sum(axis=2).astype(patch.state.dtype)
         sum_BNd = jnp.where(inside_BNM1, patch.state, 0).sum(axis=2, dtype=jnp.float32)
         mean_BNd = (sum_BNd / count_BN1).astype(patch.state.dtype)
         if self.kind == "mean":

@@ -4,11 +4,12 @@ import contextlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch import sharding
-from scratchpatch.kernels import attention
-from scratchpatch.model import layers
+from scratchpatch.kernels import attention, diagonal
+from scratchpatch.model import layers, ssm
 from scratchpatch.patching.rows import Rows
 
 _UNROLL = False
@@ -81,23 +82,29 @@ class Stack(nnx.Module):
         return tuple(nnx.merge(definition, jax.tree.map(lambda x, i=i: x[i], parameters)) for i in range(self.layers))
 
 
-def window_block(name: str, config, heads: int, depth: int, dtype, rngs: nnx.Rngs) -> layers.Block:
-    """One of the `depth` layers of a byte tier."""
+def window_block(name: str, config, heads: int, depth: int, dtype, rngs: nnx.Rngs) -> layers.Layer:
+    """One of the `depth` layers of a byte tier; those of entropies (head and model) have attention."""
     m = config.model
+    if name in ("encoder", "decoder") and m[name].kind == "ssm":
+        return ssm.Block(m, m.d_byte, name, sharding.BYTE_TIER, depth, dtype, rngs)
     return layers.Block(m, m.d_byte, heads, heads, name, sharding.BYTE_TIER, depth, dtype, rngs)
 
 
-def run_window(layer: layers.Block, x_BLd: jax.Array, rows: Rows, window: int, backend: str) -> jax.Array:
+def run_window(layer: layers.Layer, x_BLd: jax.Array, rows: Rows, window: int, backend: str) -> jax.Array:
     """One layer of a byte tier: positions count from the document's start. backend: config field kernels.window."""
 
     def attend(q, k, v):
         return attention.window(q, k, v, rows.start_BL, window, backend)
 
-    return layer(x_BLd, rows.offset_BL, attend)
+    def mix(system, u_BLe, step):
+        fresh_BL = rows.start_BL == jnp.arange(u_BLe.shape[1], dtype=jnp.int32)
+        return diagonal.mix(system, u_BLe, step, fresh_BL, sharding.BYTE_TIER)
+
+    return layer(x_BLd, rows.offset_BL, mix if isinstance(layer, ssm.Block) else attend)
 
 
 class ByteTier(nnx.Module):
-    """`depth` causal sliding-window layers, masked by document; 0 is the identity."""
+    """`depth` causal layers, of sliding windows or of states, masked by document; 0 is the identity."""
 
     def __init__(self, name: str, config, depth: int, heads: int, window: int, dtype, rngs: nnx.Rngs):
         self.window, self.backend, remat = window, config.kernels.window, config.training.remat

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch import config as config_lib, precision, sharding
-from scratchpatch.kernels import attention
+from scratchpatch.kernels import attention, diagonal
 from scratchpatch.kernels.attention import Kept
-from scratchpatch.model import router as router_lib
+from scratchpatch.kernels.diagonal import State
+from scratchpatch.model import router as router_lib, ssm
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
@@ -38,9 +39,11 @@ class Steps(nnx.Module):
 
     def __init__(self, model: ByteLM):
         config_lib.require_causal(model.config, "continue text byte by byte")
+        config_lib.require_no_leak(model.config, "continue text byte by byte")
         self.config = model.config
-        self.vocabulary = config_lib.vocabulary(model.config)
+        self.vocabulary, self.token_bytes = config_lib.vocabulary(model.config), model.token_bytes
         self.trunkless = model.config.model.trunk.kind == "none"
+        self.recurrent = model.config.model.trunk.kind == "ssm"
         # P: places for the commits of a row.
         self.commits, _ = config_lib.slots(model.config)
         encoder, decoder = model.encoder, model.decoder
@@ -62,14 +65,25 @@ class Steps(nnx.Module):
         self.trunk_layers, self.trunk_norm = _layers(model.trunk.stack), model.trunk.norm
         self.patching_threshold, self.trigger_threshold = model.patching_threshold, model.trigger_threshold
 
+    @property
+    def bytes_of_tokens(self) -> jax.Array | None:
+        """float32 [V]: bytes of each token; None of a model of bytes."""
+        return None if self.token_bytes is None else self.token_bytes.get_value()
+
     def empty(self, rows: int) -> Cache:
         """The cache of rows of which nothing is read."""
         c, m = self.config, self.config.model
         dtype, zero_B = self.encoder.dtype, jnp.zeros((rows,), jnp.int32)
 
+        def states(width, depth):
+            return tuple(State.empty(rows, m.ssm.state, width, m.ssm.complex) for _ in range(depth))
+
         def rings(tier, depth):
             places, width = min(tier.window, c.data.window), m.d_byte // tier.heads
             return tuple(Kept.empty(rows, tier.heads, places, width, dtype) for _ in range(depth))
+
+        def kept(tier):
+            return states(m.d_byte, tier.layers) if tier.kind == "ssm" else rings(tier, tier.layers)
 
         g = max(m.encoder.ngrams, default=1) - 1
         if c.trigger.kind == "score" and not self.trunkless:
@@ -79,8 +93,8 @@ class Steps(nnx.Module):
             position_B=zero_B,
             start_B=zero_B,
             recent_Bg=jnp.full((rows, g), self.vocabulary.pad, jnp.int32),
-            encoder=rings(m.encoder, m.encoder.layers),
-            decoder=rings(m.decoder, m.decoder.layers),
+            encoder=kept(m.encoder),
+            decoder=kept(m.decoder),
         )
         if self.trunkless:
             return cache
@@ -88,8 +102,12 @@ class Steps(nnx.Module):
         if self.pooling.gathers:
             byte_BMd = jnp.zeros((rows, self.pooling.limit, m.d_byte), dtype)
             patch = PatchBytes(byte_BMd, *((byte_BMd, byte_BMd) if self.pooling.attends else ()))
-        heads, width = t.kv_heads or t.heads, t.d_model // t.heads
         wide_Bd = jnp.zeros((rows, m.d_byte), jnp.float32)
+        if self.recurrent:
+            trunk = states(t.d_model, t.layers)
+        else:
+            heads, width = t.kv_heads or t.heads, t.d_model // t.heads
+            trunk = tuple(Kept.empty(rows, heads, self.commits, width, dtype) for _ in range(t.layers))
         thresholds = Thresholds(self.patching_threshold.get_value(), self.trigger_threshold.get_value())
         return dataclasses.replace(
             cache,
@@ -97,7 +115,7 @@ class Steps(nnx.Module):
             entropy_model=None if self.entropy_model is None else self.entropy_model.empty(rows),
             patching=step_lib.initial(c, thresholds, rows),
             patch=patch,
-            trunk=tuple(Kept.empty(rows, heads, self.commits, width, dtype) for _ in range(t.layers)),
+            trunk=trunk,
             commits_B=zero_B,
             earlier_B=zero_B,
             context=self._of_contexts(self._null(rows)),
@@ -208,7 +226,15 @@ class Steps(nnx.Module):
             kept = kept if row_W is None else kept.rows(row_W)
             return attention.cached_staircase(q, k, v, kept, reading.seen_from_BC, reading.seen_to_BC)
 
-        z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, attend)
+        def mix(system, u_B1e, step, kept):
+            kept = kept if row_W is None else kept.rows(row_W)
+            # What a scratchpad leaves is dropped when it settles.
+            masks = reading.seen_from_BC == reading.seen_to_BC, jnp.ones_like(reading.valid_BC)
+            y_B1e, state = diagonal.carry_on(system, u_B1e, step, *masks, kept)
+            new.append(state)
+            return y_B1e
+
+        z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, mix if self.recurrent else attend)
         context_B1d, smoothed_Bd = self._contexts(z_B1D, reading, smoothed_Bd)
         context = jax.tree.map(lambda x: x[:, 0], self._of_contexts(context_B1d))
         thought = Thought(tuple(new), context, smoothed_Bd)
@@ -221,8 +247,13 @@ class Steps(nnx.Module):
 
         Apart from `think`, because what a branch of a program changes is copied: what it returns is small.
         """
-        place_B1 = jnp.where(row_B[:, None] & reading.commit_BC, reading.seen_to_BC, self.commits)
-        trunk = tuple(kept.put(*new, place_B1) for kept, new in zip(cache.trunk, thought.keys_and_values, strict=True))
+        stays_B1 = row_B[:, None] & reading.commit_BC
+        place_B1 = jnp.where(stays_B1, reading.seen_to_BC, self.commits)
+
+        def settled(kept, new):
+            return where(stays_B1[:, 0], new, kept) if self.recurrent else kept.put(*new, place_B1)
+
+        trunk = tuple(map(settled, cache.trunk, thought.leaves))
         told, known = (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd)
         context, smoothed_Bd = where(row_B, told, known)
         return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd)
@@ -300,7 +331,15 @@ class Steps(nnx.Module):
                 later.append(kept.put(k, v, place_BN))
                 return attention.cached_staircase(q, k, v, later[-1], of_slots.seen_from_BC, of_slots.seen_to_BC)
 
-            z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, attend)
+            def mix(system, u_BNe, step, kept):
+                # Slots are in the order of their bytes.
+                masks = of_slots.seen_from_BC == of_slots.seen_to_BC, slot_BN & of_slots.commit_BC
+                y_BNe, state = diagonal.carry_on(system, u_BNe, step, *masks, kept)
+                later.append(state)
+                return y_BNe
+
+            mixer = mix if self.recurrent else attend
+            z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, mixer)
             target_BN = jnp.where(slot_BN, n_BN, length + 2)
             context_BNd, smoothed_Bd = self._contexts(z_BND, of_slots, smoothed_Bd)
             offers = self._of_contexts(context_BNd)
@@ -323,10 +362,10 @@ class Steps(nnx.Module):
         contexts = jax.tree.map(lambda x: take(x, index_BC), table)
         return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd), contexts
 
-    def _slots(self, patch, index_BNM, reading: Reading, trunk, attend):
+    def _slots(self, patch, index_BNM, reading: Reading, trunk, mix):
         """Slot states [B, N, D], from what pooling reads of bytes at these places.
 
-        attend: (queries, keys, values, a layer's part of `trunk`) -> what the slots read.
+        mix: (what a layer's mixer asks with, that layer's part of `trunk` as `kept`) -> what the slots read.
         """
         last_BNd = self.pooling.norm(reading.hidden_BCd)
         pooled_BNd = last_BNd
@@ -335,7 +374,7 @@ class Steps(nnx.Module):
             pooled_BNd = self.pooling.combine(jax.tree.map(lambda x: take(x, index_BNM), patch), inside_BNM)
         x_BND = pin(self.pooling.project(pooled_BNd, last_BNd), "trunk.input", sharding.TRUNK, None)
         for layer, kept in zip(self.trunk_layers, trunk, strict=True):
-            x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(attend, kept=kept))
+            x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(mix, kept=kept))
         return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND)
 
     def _contexts(self, z_BND, reading: Reading, smoothed_Bd) -> tuple[jax.Array, jax.Array | None]:
@@ -388,10 +427,17 @@ class _Place:
                 later.append(new)
                 return out
 
+            def mix(system, u_BCe, step, state=ring):
+                fresh_BC = self.position_BC == self.start_BC
+                y_BCe, new = diagonal.carry_on(system, u_BCe, step, fresh_BC, self.valid_BC, state)
+                later.append(new)
+                return y_BCe
+
             if cross is not None:
                 x_BCd = layer.cross(x_BCd, *cross[i])
                 layer = layer.block
-            x_BCd = layer(x_BCd, self.position_BC - self.start_BC, attend)
+            mixer = mix if isinstance(layer, ssm.Block) else attend
+            x_BCd = layer(x_BCd, self.position_BC - self.start_BC, mixer)
         return x_BCd, tuple(later)
 
 

@@ -85,6 +85,30 @@ def with_scratchpads(config, base: Layout, scratchpad_BL: jax.Array | None) -> L
     return dataclasses.replace(base, scratchpad_BL=scratchpad_BL, slots=slots)
 
 
+def leaking(config, base: Layout) -> Layout:
+    """What pooling and bytes read under `model.leak`, beside the layout of a causal model: for studies of leaks alone.
+
+    broadcast: a byte reads the commit that closes its own patch, in its document. gaussian: so it does, and a commit
+    pools as many bytes before and behind its patch as a patch has.
+    """
+    rows, slots, length = base.rows, base.slots, base.commit_BL.shape[1]
+    closing_BL = jnp.cumsum(base.commit_BL, axis=1, dtype=jnp.int32) - base.commit_BL
+    end_BL = slots_lib.gather(slots.end_BN, jnp.minimum(closing_BL, slots.commits - 1))
+    closes_BL = closing_BL < base.commit_BL.sum(axis=1, keepdims=True)
+    closes_BL &= slots_lib.gather(rows.start_BL, end_BL) == rows.start_BL
+    slots = dataclasses.replace(slots, context_BL=jnp.where(closes_BL, closing_BL, slots.context_BL))
+    if config.model.leak == "gaussian":
+        reach, n_L = config.patching.patch_bytes, jnp.arange(length, dtype=jnp.int32)
+        starts_BL = jnp.where(rows.start_BL == n_L, n_L, length)
+        # Where the document after each position's begins.
+        next_BL = jax.lax.cummin(starts_BL, axis=1, reverse=True)[:, 1:]
+        next_BL = jnp.pad(next_BL, ((0, 0), (0, 1)), constant_values=length)
+        last_BN, first_BN = (slots_lib.gather(x, slots.end_BN) for x in (next_BL - 1, rows.start_BL))
+        end_BN = jnp.minimum(slots.end_BN + reach, last_BN)
+        slots = dataclasses.replace(slots, end_BN=end_BN, start_BN=jnp.maximum(slots.start_BN - reach, first_BN))
+    return dataclasses.replace(base, slots=slots)
+
+
 def decide(config, rows: Rows, signals: Signals, thresholds: Thresholds, scratchpads: bool = True) -> Layout:
     """Patchifier, trigger, budgets and slots of a batch, whose documents start at these thresholds (scalars).
 

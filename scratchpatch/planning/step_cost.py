@@ -21,6 +21,8 @@ from scratchpatch.model.layers import ffn_width
 ATTAINABLE = 0.8
 # Reads and writes of states that fusion leaves in one layer at one position: of its width, and of its hidden width.
 _WIDTHS, _HIDDENS = 12, 4
+# Reads and writes of a state-space layer's states in one pass: coefficients, and the rounds of an associative scan.
+_STATES = 8
 # Bytes read and written per parameter: the parameter and both moments, float32.
 _ADAMW = 24
 # Passes over these states, in units of the forward one: the backward pass takes two, recomputation the rest.
@@ -98,20 +100,31 @@ def _stacks(config, parts: int) -> list[_Stack]:
     dtype = jnp.dtype(config.training.dtype)
     rows = _rows(config, parts)
 
-    def tier(layers: int, heads: int, window: int) -> _Stack:
+    def states(layers: int, width: int, positions: float) -> _Stack:
+        # By chunks in main memory: the numbers of a position are written and read a few times.
+        numbers = m.ssm.state * (1 + m.ssm.complex) * width * positions * length
+        forward = cost.Pass(0, 0.0, 0.0, _STATES * 4 * numbers)
+        passes = {"forward": forward, "backward": dataclasses.replace(forward, moved=2 * forward.moved)}
+        return _Stack(layers, width, width, positions, False, passes)
+
+    def tier(layers: int, heads: int, window: int, kind: str = "attention") -> _Stack:
+        if kind == "ssm":
+            return states(layers, m.d_byte, 1.0)
         q = jax.ShapeDtypeStruct((rows, length, heads, m.d_byte // heads), dtype)
         backend = choice.window(config.kernels.window, q, window).backend
         shape = cost.Shape(1, length, length, heads, heads, q.shape[3], dtype.itemsize, window)
         passes = cost.attention(backend, shape, *cost.window_ranges(length, window))
         return _Stack(layers, m.d_byte, m.d_byte, 1.0, backend != "xla", passes)
 
-    stacks = [tier(t.layers, t.heads, t.window) for t in (m.encoder, m.decoder)]
+    stacks = [tier(t.layers, t.heads, t.window, t.kind) for t in (m.encoder, m.decoder)]
     if m.trunk.kind == "none":
         return stacks
     if m.entropy_head.weight > 0:
         stacks.append(tier(m.entropy_head.layers, m.encoder.heads, m.encoder.window))
     t, (commits, scratchpads) = m.trunk, config_lib.slots(config)
     slots, groups, width = commits + scratchpads, t.kv_heads or t.heads, t.d_model // t.heads
+    if t.kind == "ssm":
+        return [*stacks, states(t.layers, t.d_model, slots / length)]
     q, k = (jax.ShapeDtypeStruct((rows, *shape, width), dtype) for shape in ((slots, t.heads), (commits, groups)))
     backend = choice.staircase(config.kernels.staircase, q, k).backend
     shape = cost.Shape(1, slots, commits, t.heads, groups, width, dtype.itemsize)

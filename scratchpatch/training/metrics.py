@@ -23,7 +23,7 @@ from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
 from scratchpatch.files import open_regular, replace_text
 from scratchpatch.json_files import Count, Malformed, parse, plain
-from scratchpatch.model import benefit
+from scratchpatch.model import benefit, loss
 from scratchpatch.training.appended import Appended
 from scratchpatch.training.tensorboard import EventFiles
 
@@ -190,14 +190,15 @@ class Measures:
         """What the step with this index, which took so long, measured. end_of_document_nats: mean over ends, NaN where
         no document ends. scratchpad_benefit_nats: the mean that a scratchpad would save; benefit_correlation_*: of what
         predicts it with what was measured. boundaries_per_byte: that a router asked for, also those that the budget
-        refused. Rates are per position, suppressed ones counts. flops_per_second counts
-        useful FLOPs; mfu is its share of the chips' dense bf16 peak.
+        refused. Rates are per byte (a BOS counts as one), suppressed ones counts. flops_per_second counts useful FLOPs;
+        mfu is its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:
             return nats / max(sums["bytes"], 1.0) / math.log(2)
 
-        positions = max(sums["positions"], 1.0)
+        # Of bytes as many as there are, and of tokens as many as the bytes that they stand for.
+        positions = max(sums["positions"], 1.0) * loss.bytes_per_position(sums)
         commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
         values = {
             "bpb": bits(sums["nats"]),

@@ -34,7 +34,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.patching import controller
 from scratchpatch.vocabulary import BYTES
-from tests import tiny
+from tests import tiny, tokens
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
 # The oracle has a test of its own.
@@ -166,14 +166,8 @@ WHOLE = {
         "trigger.kind": "random",
         "model.decoder.injection": "cross_attention",
     },
-    "bytes": {
-        "patching.kind": "byte",
-        "trigger.kind": "none",
-        "model.trunk.kv_heads": 0,
-        "model.encoder.layers": 0,
-        "model.entropy_head.layers": 0,
-        "model.decoder.layers": 0,
-    },
+    # No file is read: the ids of a vocabulary of so many tokens.
+    "tokens": tokens.FIELDS | {"data.tokenizer": "any.json", "model.trunk.kv_heads": 0},
     "chunks": {"patching.kind": "whitespace", "trigger.kind": "every", "model.pooling.kind": "mean"},
     "blocks": {
         "kernels.staircase": "blocked",
@@ -222,6 +216,17 @@ WHOLE = {
         "model.smoothing": True,
         "model.pooling.kind": "last",
         "model.decoder.residual": "projected",
+    },
+    "states": {
+        "training.dtype": "bfloat16",
+        "training.remat": "ffn",
+        "patching.kind": "whitespace",
+        "trigger.kind": "stride",
+        "model.encoder.kind": "ssm",
+        "model.trunk.kind": "ssm",
+        "model.trunk.kv_heads": 0,
+        "model.decoder.kind": "ssm",
+        "model.ssm.selective": True,
     },
     "no trunk": TRUNKLESS | {"model.encoder.ngrams": (3, 4), "model.encoder.ngram_rows": 50, "training.remat": "dots"},
 }

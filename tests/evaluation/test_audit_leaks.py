@@ -179,6 +179,14 @@ def planted(name: str) -> tuple[Model, audit.Auditor, audit.AuditReport]:
     return model, auditor, auditor.report(model.weights)
 
 
+@pytest.mark.parametrize(("leak", "stage"), (("broadcast", "decoder"), ("gaussian", "pooling")))
+def test_a_leak_that_a_config_asks_for_is_named(leak, stage):
+    fields = {"model.pooling.kind": "gaussian", "model.leak": leak, "model.entropy_head.weight": 0.0}
+    config = tiny.config(decisions("fixed", "none") | fields | {"data.window": 24, "model.trunk.layers": 1})
+    report = audit.Auditor(config, tiny.forward(config), None).report(tiny.weights(config))
+    assert {(f.check, f.stage) for f in report.findings} == {("suffix", stage)}, report.text()
+
+
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_planted_leak_is_named(name):
     *_, check, stage = LEAKS[name]

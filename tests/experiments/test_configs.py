@@ -46,6 +46,8 @@ def smallest(config) -> str:
     made["model.encoder.ngrams"] = [2, 3] if config.model.encoder.ngrams else []
     made["model.entropy_head.weight"] = min(config.model.entropy_head.weight, 1.0)
     made["patching.capacity"] = 1.0 if config.patching.commit_bos else 0.0
+    if config.data.tokenizer:
+        made |= {"data.tokenizer": "any.json", "data.vocabulary": 300}
     return json.dumps(made)
 
 

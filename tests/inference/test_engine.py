@@ -10,10 +10,12 @@ import math
 import numpy as np
 import pytest
 
+from scratchpatch.accounting import kv_cache
 from scratchpatch.errors import UserError
 from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.options import Options
+from tests import tiny
 from tests.inference.models import WINDOW, language_model, some_bytes
 
 PROMPTS = (b"", b"ab", b"\xff\xc3(", some_bytes(WINDOW - 1), some_bytes(WINDOW), some_bytes(3 * WINDOW + 5), b"abcdef")
@@ -199,6 +201,21 @@ def test_a_dial_that_nothing_reads_is_refused():
     lm = language_model().override({"trigger.kind": "stride"})
     with pytest.raises(UserError, match=r"rate = 0.5: trigger.kind = 'stride'.*no threshold"):
         lm.generate(b"ab", 3, rate=0.5)
+
+
+def test_a_trunk_of_states_keeps_as_much_of_a_long_row_as_of_a_short_one():
+    """Rows wait for each other, so that the trunk runs for some of them."""
+    fields = {"model.encoder.kind": "ssm", "model.trunk.kind": "ssm", "model.trunk.kv_heads": 0}
+    config = tiny.config(fields | {"model.trunk.layers": 1, "trigger.kind": "stride", "trigger.stride": 2})
+    lm = LanguageModel(config, tiny.weights(config))
+    made, options = Engine(lm, 3, 0.5, TICKS), Options(max_bytes=40, temperature=1.0, seed=3)
+    prompts = [b"", b"ab", some_bytes(50)]
+    for prompt, (written, _) in zip(prompts, run(made, prompts, options), strict=True):
+        log2_n = lm.score(prompt + values(written))[len(prompt) :]
+        np.testing.assert_allclose([byte.log_probability for byte in written], log2_n * math.log(2), atol=1e-4)
+    # Four complex numbers a channel.
+    assert made.cache_bytes["trunk"] == kv_cache.kv_bytes(config, rows=3) == 3 * 32 * 4 * 2 * 4
+    assert kv_cache.kv_bytes_per_byte(config, 0.25) == 0
 
 
 def test_an_engine_needs_rows():

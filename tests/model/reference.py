@@ -169,6 +169,10 @@ class Reference:
         elif p.kind == "concat":
             places = config_lib.patch_limit(self.config)
             pooled = np.concatenate([*inside[::-1], *np.zeros((places - len(inside), h.shape[-1]))], axis=None)
+        elif p.kind == "gaussian":
+            age = np.arange(len(inside))[::-1] - (len(inside) - 1) / 2 - np.asarray(tree["shift"])
+            weight = np.exp(-0.5 * (age / np.exp(np.asarray(tree["log_width"]))) ** 2)
+            pooled = weight @ inside / weight.sum()
         else:
             pooled = inside.mean(0)
             if p.kind == "cross_attention":

@@ -64,7 +64,7 @@ COMBINATIONS = {
     "whitespace-random": {
         "patching.kind": "whitespace",
         "trigger.kind": "random",
-        "model.pooling.kind": "mean",
+        "model.pooling.kind": "gaussian",
         "model.pooling.last_state": False,
         "model.entropy_head.layers": 0,
         "model.encoder.layers": 2,

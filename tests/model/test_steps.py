@@ -19,7 +19,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.kernels import blocked
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.steps import Steps
-from tests import tiny
+from tests import tiny, tokens
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS
 
 PAD, CHUNK = tiny.PAD, 24
@@ -104,7 +104,8 @@ MODELS = {
         "patching.capacity": 0.2,
         "trigger.kind": "whitespace",
     },
-    "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
+    # So many tokens have the ids of bytes.
+    "tokens": tokens.FIELDS | {"data.tokenizer": "any.json", "data.vocabulary": 256},
     "blocks": {
         "kernels.staircase": "blocked",
         "kernels.window": "blocked",
@@ -113,6 +114,17 @@ MODELS = {
         "model.encoder.window": 30,
     },
     "no trunk": TRUNKLESS,
+    "states that select": {
+        "model.encoder.kind": "ssm",
+        "model.trunk.kind": "ssm",
+        "model.trunk.kv_heads": 0,
+        "model.decoder.kind": "ssm",
+        "model.decoder.scope": "patch",
+        "model.ssm.selective": True,
+        "model.pooling.kind": "gaussian",
+        "patching.kind": "whitespace",
+        "trigger.kind": "stride",
+    },
 }
 
 

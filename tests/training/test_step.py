@@ -265,6 +265,20 @@ def test_steps_do_not_depend_on_the_mesh(sizes):
     close(got["params"], wanted["params"], 2e-4)
 
 
+def test_a_step_of_states_does_not_depend_on_the_mesh():
+    """Commits and scratchpads of a row lie on two devices, and so do its bytes."""
+    kinds = {"model.encoder.kind": "ssm", "model.trunk.kind": "ssm", "model.trunk.kv_heads": 0}
+    kinds |= {"model.trunk.layers": 1, "model.decoder.layers": 0, "model.entropy_head.weight": 0.0}
+    sizes = {"mesh.data": 2, "mesh.tensor": 2, "mesh.sequence": 2}
+    one, many = run(*kinds.items()), run(*(kinds | sizes).items())
+    start = jax.device_get(one.trainer.init())
+    (wanted, wanted_sums), (got, sums) = (
+        made.advance(jax.device_put(start, made.trainer.shardings)) for made in (one, many)
+    )
+    close(sums, wanted_sums, 1e-4)
+    close(got["params"], wanted["params"], 2e-4)
+
+
 def test_initialisation_does_not_depend_on_the_mesh():
     config = tiny.config({**FIELDS, "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
     state = Trainer(config, mesh.make(config)).init()

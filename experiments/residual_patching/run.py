@@ -1,0 +1,69 @@
+"""Run every variant of the residual patching study on every seed, and write README.md beside this file.
+
+    .venv/bin/python -m experiments.residual_patching.run [--seeds=0,1] [--steps=800] [--workers=2] [--train=0]
+
+The page is written after each run. Finished runs in --workdir are kept: the same command goes on after a stop.
+--train=0 writes the page of those that are finished.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from experiments import corpora, jobs
+from experiments.residual_patching import summary
+from experiments.residual_patching.config import CORPUS, LONG, STEPS_OF_LONG, VARIANTS, get_config
+from scratchpatch.errors import UserError
+
+# What is asked first: patches against none, with and without the leak.
+_FIRST = ("e", "a", "a_leaky", "a_long", "a_leaky_long")
+# Seconds of a core for a thousand positions of E, by its FLOPs; a patch model's share of them is measured, too.
+_SECONDS, _SHARE = 0.2, 1 / STEPS_OF_LONG
+
+
+def main() -> int:
+    extra = {"train": (1, "0: train nothing")}
+    flags = jobs.flags("residual_patching", __doc__, Path(__file__).parent, 800, extra, reads_corpora=False)
+    try:
+        corpora.require(CORPUS)
+    except UserError as error:
+        sys.exit(f"residual_patching: {error}")
+    runs = {}
+    # A seed of every variant comes before the next seed of any.
+    for seed in flags.seeds:
+        for variant in (*_FIRST, *(variant for variant in VARIANTS if variant not in _FIRST)):
+            folder = flags.workdir / f"{variant}-{seed}"
+            arguments = [variant, str(seed), str(folder), str(flags.steps), str(flags.eval_bytes)]
+            name = f"{variant}, seed {seed}"
+            runs[variant, seed] = jobs.Job(name, folder, "experiments.residual_patching.worker", arguments)
+
+    def write() -> None:
+        results = {run: json.loads(job.result.read_text()) for run, job in runs.items() if job.result.exists()}
+        if results:
+            flags.output.mkdir(parents=True, exist_ok=True)
+            (flags.output / "README.md").write_text(summary.page(results))
+
+    write()
+    if flags.train:
+        print(plan(flags.seeds, flags.steps, flags.workers), flush=True)
+        jobs.run(list(runs.values()), flags.workers, "residual_patching", done=write)
+    print(flags.output / "README.md")
+    return 0
+
+
+def plan(seeds: list[int], steps: int, workers: int) -> str:
+    """What will be trained, and about how long it takes on quiet cores."""
+    config = get_config()
+    positions = steps * config.training.batch_rows * config.data.window
+    # E, and what runs as long as it does; the others take a patch model's share.
+    longest = 1 + len(LONG)
+    seconds = len(seeds) * positions / 1000 * _SECONDS * (longest + (len(VARIANTS) - longest) * _SHARE)
+    return (
+        f"{len(VARIANTS)} variants, seeds {', '.join(map(str, seeds))}: {steps} steps, {positions / 1e6:.1f} MB each "
+        f"({', '.join(LONG)}: {STEPS_OF_LONG:g} times as much); about {seconds / 60 / workers:.0f} minutes on "
+        f"{workers} cores"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
