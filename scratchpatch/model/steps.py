@@ -254,8 +254,9 @@ class Steps(nnx.Module):
             return where(stays_B1[:, 0], new, kept) if self.recurrent else kept.put(*new, place_B1)
 
         trunk = tuple(map(settled, cache.trunk, thought.leaves))
-        kept = where(row_B, (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd))
-        return dataclasses.replace(cache, trunk=trunk, context=kept[0], smoothed_Bd=kept[1])
+        told, known = (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd)
+        context, smoothed_Bd = where(row_B, told, known)
+        return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd)
 
     @precision.of_config
     def write(self, cache: Cache, reading: Reading, valid_BC=None, context=None, logits: bool = True):
