@@ -70,5 +70,5 @@ def get_config(variant: str = "a"):
     config.training.batch_rows = 4
     config.training.eval_every = 0
     config.training.checkpoint_every = 250
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 5e-3
     return config
