@@ -6,6 +6,7 @@ The page is written after each run. Finished runs in --workdir are kept: the sam
 --train=0 writes the page of those that are finished.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ from experiments.residual_patching import summary
 from experiments.residual_patching.config import CORPUS, LONG, STEPS_OF_LONG, VARIANTS, get_config
 from scratchpatch.errors import UserError
 
-# What is asked first: patches against none, with and without the leak.
-_FIRST = ("e", "a", "a_leaky", "a_long", "a_leaky_long")
+# What is asked first, of every seed: patches against none, with and without the leak.
+_FIRST = ("e", "a", "a_leaky", "a_long")
 # Seconds of a core for a thousand positions of E, and a patch model's share of them, audit and compilation included.
 _SECONDS, _SHARE = 0.22, 0.35
 
@@ -29,13 +30,12 @@ def main() -> int:
     except UserError as error:
         sys.exit(f"residual_patching: {error}")
     runs = {}
-    # A seed of every variant comes before the next seed of any.
-    for seed in flags.seeds:
-        for variant in (*_FIRST, *(variant for variant in VARIANTS if variant not in _FIRST)):
-            folder = flags.workdir / f"{variant}-{seed}"
-            arguments = [variant, str(seed), str(folder), str(flags.steps), str(flags.eval_bytes)]
-            name = f"{variant}, seed {seed}"
-            runs[variant, seed] = jobs.Job(name, folder, "experiments.residual_patching.worker", arguments)
+    later = [variant for variant in VARIANTS if variant not in _FIRST]
+    for seed, variant in [*itertools.product(flags.seeds, _FIRST), *itertools.product(flags.seeds, later)]:
+        folder = flags.workdir / f"{variant}-{seed}"
+        arguments = [variant, str(seed), str(folder), str(flags.steps), str(flags.eval_bytes)]
+        name = f"{variant}, seed {seed}"
+        runs[variant, seed] = jobs.Job(name, folder, "experiments.residual_patching.worker", arguments)
 
     def write() -> None:
         results = {run: json.loads(job.result.read_text()) for run, job in runs.items() if job.result.exists()}
