@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository's root and installs scratchpatch into it with pinned versions.
-#   bash launch/setup.sh [EXTRA]   EXTRA: test, tpu, cuda, data, lm_eval, peer, serve, tensorboard or tfds (pyproject.toml)
+#   bash launch/setup.sh [EXTRA]   EXTRA: test, tpu, cuda, data, lm_eval, peer, serve, tensorboard, tfds or tokens
+#                                  (pyproject.toml)
 # PYTHON=path names the Python to use. A second run installs nothing unless the
 # project's dependencies, its place or its Python have changed.
 set -euo pipefail

@@ -13,12 +13,14 @@ from typing import Any, NotRequired, TypedDict
 
 import ml_collections
 
-from scratchpatch import json_files, output, schema
+from scratchpatch import files, json_files, output, schema
 from scratchpatch.config_fields import BY_NAME, ENTROPY_PATCHIFIERS, FIELDS, SCORED
 from scratchpatch.errors import UserError
-from scratchpatch.vocabulary import BYTES, Vocabulary
+from scratchpatch.vocabulary import BYTES, Vocabulary, of_tokens
 
 _MOST_STEP_BYTES = 1 << 31
+# The copy of a model's tokenizer, beside the config.json of a run or of an exported model.
+TOKENIZER = "tokenizer.json"
 # Bytes of a UTF-8 character at most.
 LONGEST_CHARACTER = 4
 
@@ -30,6 +32,7 @@ class Document(TypedDict):
     schema: NotRequired[int]
     version: NotRequired[str]
     step: NotRequired[json_files.Count]
+    tokenizer: NotRequired[str]  # the digest of the copy of data.tokenizer that lies beside the file
 
 
 def default() -> ml_collections.ConfigDict:
@@ -106,13 +109,27 @@ def read(path: str | Path) -> ml_collections.ConfigDict:
 
 def document(path: str | Path, shape: Any) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     """The checked config in a config.json, also of an older version, and everything that the file holds; `shape` is
-    that of its JSON, see `json_files`. Raises OSError or json_files.Malformed where it cannot be read; UserError where
-    it is of a newer version, or holds unknown fields or bad values.
+    that of its JSON, see `json_files`. data.tokenizer is the copy beside the file, where it has one. Raises OSError or
+    json_files.Malformed where it cannot be read; UserError where it is of a newer version, or holds unknown fields or
+    bad values, or the copy is missing or changed.
     """
     content = json_files.read(path, shape, constants=True)  # Thresholds may be infinite.
     config = from_flat(schema.fields(content))
     check(config)
+    if config.data.tokenizer and (wanted := content.get("tokenizer")):
+        config.data.tokenizer = _own_tokenizer(Path(path).absolute().with_name(TOKENIZER), wanted)
     return config, content
+
+
+def _own_tokenizer(path: Path, wanted: str) -> str:
+    try:
+        with files.open_regular(path) as file:
+            same = files.digest(file.read()) == wanted
+    except OSError as error:
+        raise UserError(f"its tokenizer {path} cannot be read ({error.strerror})") from error
+    if not same:
+        raise UserError(f"its tokenizer {path} is not the one that the model was trained with")
+    return str(path)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -171,7 +188,7 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{needs}: gradients of float32 activations are float32"
     for section in ("patching", "trigger"):
         s = config[section]
-        if s.kind in SCORED and s.gain > 0 and s.threshold <= 0:
+        if s.kind in SCORED[section] and s.gain > 0 and s.threshold <= 0:
             yield f"{section}.threshold = {s.threshold} must be above 0 under a controller (gain > 0)"
     if model.entropy_head.weight == 0 and model.entropy_model.layers == 0 and reads_entropy(config):
         missing = "leaves no entropy head, which the patchifier or trigger reads"
@@ -186,11 +203,16 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
     if config.data.entropies and model.entropy_model.layers == 0:
         reads = "data.entropies = True reads what a separate entropy model computed"
         yield f"{reads}: name a model.entropy_model, or set it to False"
+    if config.data.tokenizer or config.data.vocabulary:
+        yield from _conflicts_of_tokens(config)
     if patching.commit_bos and commit_capacity(config) < 1:
         yield "patching.commit_bos needs patching.capacity = 1.0: a smaller budget cannot pay for a patch of one BOS"
     if patching.commit_bos and patching.kind == "fixed":
         without = "patching.commit_bos has no part in patching.kind = 'fixed'"
         yield f"{without}, whose patches count from the BOS: set it False"
+    if model.decoder.residual == "projected" and model.decoder.injection == "cross_attention":
+        yield "model.decoder.residual = 'projected' joins what injection adds: use model.decoder.injection = 'add'"
+    yield from _conflicts_with_a_router(config)
     if model.trunk.kind == "none":
         yield from _conflicts_without_trunk(config)
         return
@@ -199,6 +221,23 @@ def _conflicts(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{name} = {patch_limit(config)} does not fit data.window = {config.data.window}: lower it"
     if commit_capacity(config) * config.data.window < 1:
         yield f"patching.capacity allows no commit in data.window = {config.data.window}: raise one of them"
+
+
+def _conflicts_with_a_router(config: ml_collections.ConfigDict) -> Iterator[str]:
+    patching, learned = config.patching, "patching.kind = 'learned'"
+    if patching.kind != "learned":
+        if config.model.smoothing:
+            yield f"model.smoothing = True mixes by a router's probabilities: set {learned}, or it to False"
+        if patching.curriculum_steps:
+            yield f"patching.curriculum_steps = {patching.curriculum_steps} moves the target of a router: set {learned}"
+        return
+    if config.model.encoder.layers == 0:
+        yield f"{learned} compares the encoder's states, and there are 0 encoder layers: set model.encoder.layers = 1"
+    if patching.patch_bytes < 2:
+        size = patching.patch_bytes
+        yield f"{learned} needs patching.patch_bytes >= 2, not {size}: patches of 1 byte are kind 'byte'"
+    if patching.commit_bos:
+        yield f"{learned} asks at a document's first byte by itself: set patching.commit_bos = False"
 
 
 def _conflicts_of_states(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -231,6 +270,10 @@ def _conflicts_of_leaks(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]:
     without = "model.trunk.kind = 'none'"
+    if config.patching.kind == "learned":
+        yield f"{without} makes no patches that a router could learn: set patching.kind = 'fixed'"
+    if config.model.decoder.residual != "identity":
+        yield f"{without} gives the decoder nothing but byte states: set model.decoder.residual = 'identity'"
     if config.trigger.kind != "none":
         yield f"{without} runs no trunk that trigger.kind could refresh: set trigger.kind = 'none'"
     if config.model.entropy_head.weight > 0:
@@ -245,9 +288,32 @@ def _conflicts_without_trunk(config: ml_collections.ConfigDict) -> Iterator[str]
         yield f"{without} makes no commits that a scope could begin at: set model.decoder.scope = 'document'"
 
 
+def _conflicts_of_tokens(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """What a model of tokens has no use for: all that decides about bytes."""
+    if not (config.data.tokenizer and config.data.vocabulary):
+        named = f"data.tokenizer = {config.data.tokenizer!r} and data.vocabulary = {config.data.vocabulary}"
+        yield f"{named} go together: name the file and how many tokens it has, or neither"
+    needs = "data.tokenizer makes every position a token of its own: set"
+    if config.model.trunk.kind != "none" and config.patching.kind != "byte":
+        yield f"{needs} patching.kind = 'byte', which commits at each"
+    wanted = {"trigger.kind": "none", "model.encoder.ngrams": (), "model.entropy_head.weight": 0.0}
+    wanted |= {"model.entropy_model.layers": 0, "model.benefit.width": 0, "model.benefit.table": False}
+    wanted |= {"patching.whole_characters": False, "trigger.whole_characters": False}
+    wanted |= {"model.target_rows": BYTES.bos + 1}
+    for name, value in wanted.items():
+        if get(config, name) != value:
+            yield f"{needs} {name} = {value!r}, not {get(config, name)!r}"
+
+
 def vocabulary(config: ml_collections.ConfigDict) -> Vocabulary:
-    """The token ids of the model: those of bytes."""
-    return BYTES
+    """The token ids of the model: those of bytes, or of a tokenizer's tokens."""
+    return of_tokens(config.data.vocabulary) if config.data.vocabulary else BYTES
+
+
+def target_rows(config: ml_collections.ConfigDict) -> int:
+    """Rows of the logits that share the probability, the first so many."""
+    own = vocabulary(config)
+    return config.model.target_rows if own.is_bytes else own.bos + 1
 
 
 def reads_entropy(config: ml_collections.ConfigDict) -> bool:
@@ -309,6 +375,10 @@ def commit_capacity(config: ml_collections.ConfigDict) -> Fraction:
     if patching.capacity:
         return _fraction(patching.capacity)
     automatic = {"byte": Fraction(1), "fixed": Fraction(1, patching.patch_bytes), "whitespace": Fraction(1, 3)}
+    if patching.kind == "learned":
+        # Nothing but a loss holds the rate of a document near its target, which a curriculum may begin lower.
+        lowest = min(patching.patch_bytes, patching.curriculum_from if patching.curriculum_steps else math.inf)
+        return min(2 / _fraction(lowest), Fraction(1))
     return automatic.get(patching.kind, min(Fraction(3, 2 * patching.patch_bytes), Fraction(1)))
 
 

@@ -37,12 +37,12 @@ class Field:
 
 
 ENTROPY_PATCHIFIERS = ("entropy", "entropy_jump", "entropy_and_jump")
-PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS)
+PATCHIFIERS = ("byte", "fixed", "whitespace", "random", *ENTROPY_PATCHIFIERS, "learned")
 # What a scratchpad is thought to save: guessed by a table or a head, or measured on the bytes that follow.
 BENEFIT_TRIGGERS = ("score", "learned", "oracle")
 TRIGGERS = ("none", "entropy", "entropy_jump", "stride", "whitespace", "random", "marks", "every", *BENEFIT_TRIGGERS)
-# Kinds of either that hold a score against a threshold.
-SCORED = (*ENTROPY_PATCHIFIERS, *BENEFIT_TRIGGERS)
+# Kinds that hold a score against a threshold, by section.
+SCORED = {"patching": ENTROPY_PATCHIFIERS, "trigger": ("entropy", "entropy_jump", *BENEFIT_TRIGGERS)}
 LOCAL_KINDS = ("attention", "ssm")
 TRUNKS = ("transformer", "ssm", "none")
 POOLINGS = ("mean", "cross_attention", "last", "max_query", "concat", "gaussian")
@@ -141,6 +141,9 @@ _SHARE = _between(0.0, 1.0)
 _MOMENT = _between(0.0, 0.999999)
 _SIZE = _check(lambda value: value == -1 or 1 <= value <= 1 << 20,
     f"must be at least 1 and at most {1 << 20}, or -1 for the devices that the other axes leave")
+# A tokenizer has the 256 bytes at least.
+_TOKENS = _check(lambda value: value == 0 or 256 <= value <= 1 << 20,
+    f"must lie between 256 and {1 << 20}, or be 0 for bytes")
 _SPIKE = _check(lambda value: value == 0 or 1 < value <= 1e6,
     "must be above 1 and at most 1000000.0, such as 3.0, or 0 for no limit")
 _THRESHOLD = _check(lambda value: abs(value) <= 1e30 or math.isinf(value),
@@ -161,6 +164,10 @@ FIELDS = (
     Field("data.held_out", 0.025, "share", _between(0.0, 0.4), "Documents of a source that validate, and as many that "
         "test, by a hash of their bytes. The standard library holds out 0.05 of its files, a prepared folder what it "
         "was prepared with, and the only document of a source is cut: its last 0.05 test, the 0.05 before validate."),
+    Field("data.tokenizer", "", "", _folder, "File of the `tokenizers` library (byte-level BPE) by which the model "
+        "reads tokens instead of bytes; `scratchpatch tokenizer` learns one. A run keeps its own copy. Rows, windows "
+        "and patches then count tokens where these fields say bytes. Empty: bytes.", free=True, path=True),
+    Field("data.vocabulary", 0, "tokens", _TOKENS, "Tokens of data.tokenizer; 0: bytes."),
     Field("data.window", 1024, "bytes", _between(8, 1 << 18), "Length of one row of the stream."),
     Field("data.entropies", False, "", _ANY,
         "Read the entropies that `scratchpatch entropies` computed instead of running the entropy model inside the "
@@ -218,6 +225,8 @@ FIELDS = (
         "Bytes after a scratchpad over which what it saves is counted, at most to the patch's end."),
     Field("model.benefit.share", 0.125, "", _between(1 / 1024, 1.0), "Share of the rows on which it is measured, by "
         "two forward passes more; at least one row of a part."),
+    Field("model.smoothing", False, "", _ANY, "Mix the context of a learned patch with those before it, by the "
+        "router's probability of its boundary (H-Net)."),
     Field("model.pooling.kind", "cross_attention", "", _one_of(*POOLINGS),
         "Bytes of a patch to one vector: mean, cross_attention (the mean as query; paper, app. B.1), last, max_query "
         "(several queries from the maximum; BLT), concat (one behind the other; MegaByte; its matrix grows with the "
@@ -251,14 +260,22 @@ FIELDS = (
     Field("model.decoder.injection", "add", "", _one_of("add", "at_slot", "cross_attention"), "How the trunk's context "
         "joins the byte states: add (projected, at the input of every byte), at_slot (at the slot's own byte alone; "
         "SpaceByte) or cross_attention (in every layer)."),
+    Field("model.decoder.residual", "identity", "", _one_of("identity", "projected"), "How byte states join what "
+        "injection adds: as they are, or by a projection that is all zeros at first, in float32 (H-Net)."),
     Field("model.decoder.context_vectors", 2, "vectors", _VECTORS,
         "Keys that one slot offers to the decoder's cross-attention (BLT's k)."),
     Field("model.leak", "", "", _one_of(*LEAKS), "Bytes that each byte reads although they follow it, to show what a "
         "leak is worth: broadcast, its own patch to the end; gaussian, with the bytes of the next patch, too. The "
         "audit refuses such a model, and nothing can continue text with it. Empty: none."),
-    Field("patching.kind", "fixed", "", _one_of(*PATCHIFIERS), "Where patches end."),
+    Field("patching.kind", "fixed", "", _one_of(*PATCHIFIERS), "Where patches end; learned: where a router that trains "
+        "with the model asks (H-Net)."),
     Field("patching.patch_bytes", 16, "bytes", _BYTES,
-        "Patch size of fixed; mean size of random; target mean size of the entropy patchifiers."),
+        "Patch size of fixed; mean size of random; target mean size of the entropy patchifiers and of learned."),
+    Field("patching.ratio_weight", 0.03, "", _between(0.0, 1e3), "Under learned, weight in the loss of the ratio loss, "
+        "which draws each document to patches of patching.patch_bytes on average (H-Net)."),
+    Field("patching.curriculum_steps", 0, "steps", _STEPS, "Under learned, steps in which the target of the ratio loss "
+        "moves along a line from patching.curriculum_from to patching.patch_bytes; 0: it stands there from the first."),
+    Field("patching.curriculum_from", 2.0, "bytes", _between(1.01, 1 << 18), "See patching.curriculum_steps."),
     Field("patching.threshold", 1.335, "nats", _THRESHOLD,
         "A patch ends where the entropy (or its jump) exceeds this; with gain > 0, where the controller starts."),
     Field("patching.jump", 0.0, "nats", _THRESHOLD,
@@ -268,8 +285,10 @@ FIELDS = (
     Field("patching.gain", 0.0, "log nats/byte", _between(0.0, 1.0),
         "Rate controller of the entropy patchifiers; 0: a fixed threshold."),
     Field("patching.max_patch_bytes", 64, "bytes", _BYTES,
-        "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads."),
-    Field("patching.capacity", 0.0, "commits/byte", _SHARE, "Budget of commits; 0: what the kind needs."),
+        "Longest patch that a patchifier of variable size asks for, and the bytes that pooling reads; learned patches "
+        "end where the router asks alone, and of a longer one the last so many bytes are read."),
+    Field("patching.capacity", 0.0, "commits/byte", _SHARE, "Budget of commits; 0: what the kind needs, of learned "
+        "twice the highest target rate. Below 1 it cannot pay for a boundary at a document's first byte."),
     Field("patching.whole_characters", False, "", _ANY, "Patches end where a UTF-8 character is complete alone: an end "
         "that is asked for inside one waits for its last byte."),
     Field("trigger.kind", "entropy", "", _one_of(*TRIGGERS), "Where scratchpads refresh the context inside a patch."),
@@ -328,6 +347,11 @@ FIELDS = (
     Field("training.allow_leak", False, "", _ANY,
         "Train although the causality audit failed; every metric then says INVALID."),
     Field("optimizer.learning_rate", 2e-3, "", _between(0.0, 1e2), "Peak learning rate of AdamW.", later=True),
+    Field("optimizer.encoder_scale", 1.0, "times", _between(0.0, 1e3), "Learning rate of the encoder, its heads and "
+        "the router over optimizer.learning_rate: a factor on AdamW's whole update.", later=True),
+    Field("optimizer.trunk_scale", 1.0, "times", _between(0.0, 1e3), "The same of pooling and trunk.", later=True),
+    Field("optimizer.decoder_scale", 1.0, "times", _between(0.0, 1e3), "The same of the decoder with its logits.",
+        later=True),
     Field("optimizer.schedule", "cosine", "", _one_of("cosine", "wsd", "constant"), "Learning rate after the warm-up: "
         "cosine (to the last step), wsd (the peak, then a linear decay over the last share of the steps), constant. As "
         "all of optimizer.*, it may change when a run resumes, from then on.", later=True),

@@ -7,6 +7,7 @@ end.
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import time
@@ -75,6 +76,11 @@ def size_and_checksum(file: BinaryIO, seen: Callable[[bytes], None] | None = Non
         if seen is not None:
             seen(chunk)
     return [size, checksum]
+
+
+def digest(contents: bytes) -> str:
+    """32 hexadecimal digits that tell these contents from any other."""
+    return hashlib.blake2b(contents, digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager

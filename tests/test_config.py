@@ -2,6 +2,7 @@
 
 import json
 import os
+from fractions import Fraction
 
 import pytest
 
@@ -357,6 +358,37 @@ def test_what_has_no_part_in_a_model_is_refused():
         config.check(changed(patching__kind="fixed", patching__commit_bos=True, patching__capacity=1.0))
     with pytest.raises(UserError, match="set model.entropy_model.layers = 0"):
         config.check(changed(**TRUNKLESS, model__entropy_model__layers=2))
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"model__encoder__layers": 0}, "and there are 0 encoder layers: set model.encoder.layers = 1"),
+        ({"patching__patch_bytes": 1}, "needs patching.patch_bytes >= 2, not 1"),
+        ({"patching__commit_bos": True, "patching__capacity": 1.0}, "set patching.commit_bos = False"),
+        (TRUNKLESS, "makes no patches that a router could learn: set patching.kind = 'fixed'"),
+        ({"patching__kind": "fixed", "model__smoothing": True}, "set patching.kind = 'learned', or it to False"),
+        ({"patching__kind": "fixed", "patching__curriculum_steps": 9}, "moves the target of a router"),
+        ({"model__decoder__injection": "cross_attention", "model__decoder__residual": "projected"}, "use .* = 'add'"),
+        (TRUNKLESS | {"patching__kind": "fixed", "model__decoder__residual": "projected"}, "nothing but byte states"),
+    ],
+)
+def test_a_router_needs_states_to_compare_patches_to_learn_and_smoothing_a_router(values, words):
+    with pytest.raises(UserError, match=words):
+        config.check(changed(**{"patching__kind": "learned"} | values))
+
+
+def test_learned_patches_have_room_for_twice_the_lowest_target():
+    capacities = [
+        ({}, Fraction(1, 3)),
+        ({"patching__curriculum_steps": 9}, Fraction(1)),
+        ({"patching__curriculum_steps": 9, "patching__curriculum_from": 2.5}, Fraction(4, 5)),
+        ({"patching__capacity": 0.25}, Fraction(1, 4)),
+    ]
+    for values, wanted in capacities:
+        made = changed(patching__kind="learned", patching__patch_bytes=6, **values)
+        config.check(made)
+        assert config.commit_capacity(made) == wanted
 
 
 def test_triggers_that_read_benefits_need_what_they_read():

@@ -182,10 +182,15 @@ def benefits(entropy_BL) -> jax.Array:
     return (jnp.asarray(entropy_BL)[..., None] - 2) * (1 + jnp.arange(AGES, dtype=jnp.float32) / 8)
 
 
+def signals(entropy_BL) -> Signals:
+    """These entropies, and what is made up from them: benefits, and boundaries where the entropy is above 2 nats."""
+    return Signals(jnp.asarray(entropy_BL), benefits(entropy_BL), jnp.asarray(entropy_BL) / 4)
+
+
 def decide(made, tokens_BL, entropy_BL, scratchpads: bool = True, **thresholds) -> layout.Layout:
     """The layout of a batch at the config's thresholds, or at others, with or without scratchpads."""
     start = layout.initial_thresholds(made)
     patching = jnp.float32(thresholds.get("patching", start.patching))
     trigger = jnp.float32(thresholds.get("trigger", start.trigger))
-    signals = Signals(jnp.asarray(entropy_BL), benefits(entropy_BL))
-    return layout.decide(made, rows(tokens_BL), signals, layout.Thresholds(patching, trigger), scratchpads)
+    at = layout.Thresholds(patching, trigger)
+    return layout.decide(made, rows(tokens_BL), signals(entropy_BL), at, scratchpads)

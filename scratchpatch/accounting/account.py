@@ -5,12 +5,10 @@ from scratchpatch.accounting import flops, kv_cache
 from scratchpatch.accounting.parameters import parameters
 from scratchpatch.output import quantity
 
-_NAMES = ("parameters", "inference_flops_per_byte", "training_flops_per_byte")
-
 
 def rates(config) -> tuple[float, float]:
     """Commits and scratchpads per byte that a config aims at; none without a trunk. Exact for byte, fixed, stride and
-    every; the target for random, marks and entropies; the budget for white space.
+    every; the target for random, marks, learned and entropies; the budget for white space.
     """
     if config.model.trunk.kind == "none":
         return 0.0, 0.0
@@ -33,34 +31,38 @@ def rates(config) -> tuple[float, float]:
 def account(config) -> dict:
     """Parameters, FLOPs and cache of a config, by tier (see `flops`). Returns a dict: parameters {tier: count},
     inference_flops_per_byte and training_flops_per_byte {tier: FLOPs}, each with 'total'; trunk_calls_per_byte,
-    commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, state_bytes (of a row), window.
+    commits_per_byte, scratchpads_per_byte, kv_bytes_per_byte, state_bytes (of a row), window. Of a model of tokens the
+    names end in per_token, since the text alone says how many bytes a token has.
     """
     config_lib.check(config)
     commits, scratchpads = rates(config)
     window = config.data.window
     inference, training = (f(config, commits, scratchpads, window) for f in (flops.inference, flops.training))
-    tiers = (parameters(config), inference, training)
-    return {name: by_tier | {"total": sum(by_tier.values())} for name, by_tier in zip(_NAMES, tiers, strict=True)} | {
-        "trunk_calls_per_byte": commits + scratchpads, "commits_per_byte": commits, "scratchpads_per_byte": scratchpads,
-        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(config, commits),
-        "state_bytes": kv_cache.state_bytes(config), "window": window,
+    each = f"per_{config_lib.vocabulary(config).unit}"
+    tiers = {"parameters": parameters(config), f"inference_flops_{each}": inference, f"training_flops_{each}": training}
+    return {name: by_tier | {"total": sum(by_tier.values())} for name, by_tier in tiers.items()} | {
+        f"trunk_calls_{each}": commits + scratchpads, f"commits_{each}": commits, f"scratchpads_{each}": scratchpads,
+        f"kv_bytes_{each}": kv_cache.kv_bytes_per_byte(config, commits), "state_bytes": kv_cache.state_bytes(config),
+        "window": window,
     }
 
 
 def text(accounted: dict) -> str:
     """An account as people read it."""
-    lines = [f"{'tier':<14}{'parameters':>12}{'inference FLOPs/byte':>22}{'training FLOPs/byte':>22}"]
+    unit = "byte" if "kv_bytes_per_byte" in accounted else "token"
+    lines = [f"{'tier':<14}{'parameters':>12}{f'inference FLOPs/{unit}':>22}{f'training FLOPs/{unit}':>22}"]
+    names = ("parameters", f"inference_flops_per_{unit}", f"training_flops_per_{unit}")
     for tier in (*flops.TIERS, "total"):
         if tier in accounted["parameters"]:
-            count, inference, training = (quantity(accounted[name].get(tier, 0.0)) for name in _NAMES)
+            count, inference, training = (quantity(accounted[name].get(tier, 0.0)) for name in names)
             lines.append(f"{tier:<14}{count:>12}{inference:>22}{training:>22}")
     lines += [
-        f"trunk calls per byte {accounted['trunk_calls_per_byte']:.4f} = {accounted['commits_per_byte']:.4f} commits "
-        f"+ {accounted['scratchpads_per_byte']:.4f} scratchpads",
+        f"trunk calls per {unit} {accounted[f'trunk_calls_per_{unit}']:.4f} = "
+        f"{accounted[f'commits_per_{unit}']:.4f} commits + {accounted[f'scratchpads_per_{unit}']:.4f} scratchpads",
     ]
     if accounted["state_bytes"]:
         lines.append(f"trunk state {accounted['state_bytes']:,} bytes per row, whatever its length")
     else:
-        kept = accounted["kv_bytes_per_byte"]
-        lines.append(f"trunk KV cache {kept:,.1f} bytes per byte of text (scratchpads keep none)")
+        kept = accounted[f"kv_bytes_per_{unit}"]
+        lines.append(f"trunk KV cache {kept:,.1f} bytes per {unit} of text (scratchpads keep none)")
     return "\n".join(lines)

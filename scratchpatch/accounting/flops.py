@@ -15,7 +15,7 @@ from scratchpatch.model import predictors
 from scratchpatch.model.layers import ffn_width
 from scratchpatch.patching.scores import AGES
 
-TIERS = ("n-grams", "encoder", "entropy head", "entropy model", "benefit head", "pooling", "trunk", "decoder")
+TIERS = ("n-grams", "encoder", "router", "entropy head", "entropy model", "benefit head", "pooling", "trunk", "decoder")
 # The sums over a batch that say what work there was.
 _KEYS = ("encoder_keys", "entropy_keys", "decoder_keys", "pool_keys")
 _SUMS = ("positions", "commits", "scratchpads", "trunk_keys", *_KEYS)
@@ -173,6 +173,8 @@ def _forward(config, work: Work) -> dict[str, float]:
     tiers = {"encoder": m.encoder.layers * encoder_layer}
     if m.trunk.kind == "none":
         return tiers | {"decoder": decoder}
+    if config.patching.kind == "learned":
+        tiers["router"] = 4 * d * d
     if m.entropy_head.weight > 0:
         tiers["entropy head"] = m.entropy_head.layers * head_layer + logits
     if e.layers > 0:
@@ -185,6 +187,8 @@ def _forward(config, work: Work) -> dict[str, float]:
     by_attention = _layer(big, kv_width, m.ffn_multiplier, work.trunk_keys)
     trunk_layer = _state_layer(config, big) if m.trunk.kind == "ssm" else by_attention
     tiers["trunk"] = slots * m.trunk.layers * trunk_layer
+    if m.decoder.residual == "projected":
+        decoder += 2 * d * d
     if m.decoder.injection == "cross_attention":
         decoder += slots * 2 * big * m.decoder.context_vectors * d + m.decoder.layers * cross_attention(config, slots)
     else:

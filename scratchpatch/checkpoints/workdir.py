@@ -1,8 +1,9 @@
 """The folder of one run: whose experiment it is, and who writes there now.
 
-    workdir/config.json    the flat config of the latest start, its schema, and the package version that ran it
-    workdir/lock           held by the trainer that owns the workdir
-    workdir/supervisor     held by the supervisor that restarts it (launch/supervise)
+    workdir/config.json       the flat config of the latest start, its schema, and the package version that ran it
+    workdir/tokenizer.json    of a model of tokens: a copy of its tokenizer, whose digest config.json holds
+    workdir/lock              held by the trainer that owns the workdir
+    workdir/supervisor        held by the supervisor that restarts it (launch/supervise)
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import ml_collections
 import scratchpatch
 from scratchpatch import config as config_lib, schema
 from scratchpatch.checkpoints import history, lock, settings
+from scratchpatch.data import tokenizer
 from scratchpatch.data.anchor import anchored
 from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
@@ -53,7 +55,7 @@ def guard_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
     document = {"schema": schema.CURRENT, "version": scratchpatch.__version__, "config": config_lib.flat(config)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        history.write(path, document)
+        history.write(path, document | tokenizer.keep(path.parent, config))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir") from error
 

@@ -29,9 +29,11 @@ from scratchpatch.data import checks, same_text, splits, work_folder
 from scratchpatch.data.records import BadRecords, Broken, Document, skipped
 from scratchpatch.data.shards import POSITIONS, Shard, ShardEntry, Writer, check_files, comparison, sealed, sync
 from scratchpatch.data.sources import Source
+from scratchpatch.data.tokenizer import Tokenizer
 from scratchpatch.errors import UserError
 from scratchpatch.files import size_and_checksum
 from scratchpatch.json_files import Count
+from scratchpatch.vocabulary import BYTES
 
 FORMAT = 4
 META, SEEN = "meta.json", "seen.json"
@@ -54,9 +56,11 @@ class _Meta(TypedDict):
     seal: str
 
 
-def open_index(place: Path) -> tuple[dict, dict[str, tuple[Shard, checks.Check]]] | None:
+def open_index(
+    place: Path, tokenizer: Tokenizer | None = None
+) -> tuple[dict, dict[str, tuple[Shard, checks.Check]]] | None:
     """The meta of the index at `place`, and of each split its shard and the comparison of it that is left to do.
-    Returns None where the index is missing or damaged.
+    Returns None where the index is missing or damaged. tokenizer: of the tokens that it has; None: it has bytes.
     """
     if not os.path.lexists(place):
         return None
@@ -66,10 +70,11 @@ def open_index(place: Path) -> tuple[dict, dict[str, tuple[Shard, checks.Check]]
             raise ValueError(f"the seal of {place / META} is wrong")
         if tuple(meta["splits"]) not in _LAYOUTS.values():
             raise ValueError(f"it has the splits {', '.join(meta['splits'])}")
-        check_files(str(place), list(meta["splits"].values()))
+        vocabulary = BYTES if tokenizer is None else tokenizer.vocabulary
+        check_files(str(place), list(meta["splits"].values()), vocabulary)
         shards = {}
         for name, entry in meta["splits"].items():
-            shard = Shard(str(place), entry)
+            shard = Shard(str(place), entry, tokenizer=tokenizer)
             shards[name] = shard, comparison([shard], _marker(place, name), lambda path: _forget(place, path))
         return meta, shards
     except (OSError, ValueError, checks.Damaged) as error:
@@ -89,16 +94,23 @@ def _forget(place: Path, path: str) -> str:
 
 
 def build(
-    place: Path, source: Source, layout: str, files: list[tuple[str, str]], bad: BadRecords, share: float
+    place: Path,
+    source: Source,
+    layout: str,
+    files: list[tuple[str, str]],
+    bad: BadRecords,
+    share: float,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Read `files` and leave their index at `place`, in place of one that is damaged or of another text.
 
-    `layout` and `share` are those of `index.open_source`. Raises UserError for a bad record (unless skipped) or no
-    bytes at all; OSError where the index cannot be written.
+    `layout`, `share` and `tokenizer` are those of `index.open_source`. Raises UserError for a bad record (unless
+    skipped) or no bytes at all; OSError where the index cannot be written.
     """
     with work_folder.work_folder(place.parent) as work:
         seen, probe = same_text.state(files), same_text.probe(files)
-        entries, places = _write_shards(work, source, layout, files, bad, share)
+        writers = {name: Writer(work, name, tokenizer) for name in _LAYOUTS[layout]}
+        entries, places = _write_shards(work, source, writers, files, bad, share)
         documents, size = (sum(entry[count] for entry in entries.values()) for count in ("documents", "bytes"))
         if not size:
             left_out = f" ({skipped(bad.count, bad.broken)}, first: {bad.messages[0]})" if bad.count else ""
@@ -107,7 +119,7 @@ def build(
         meta |= {"skipped": bad.count, "broken": bad.broken, "bad": bad.messages}
         dealt = layout == "split"
         if dealt and documents == 1 and not source.standard:
-            entries, dealt = _cut(work, entries), False
+            entries, dealt = _cut(work, entries, tokenizer), False
         checksum = hashlib.blake2b(digest_size=16)
         for name in entries:
             with open(work / f"{name}{POSITIONS}", "rb") as file:
@@ -121,19 +133,18 @@ def build(
             file.write(json.dumps(sealed(meta), indent=1).encode())
             sync(file)
         same_text.remember(work / SEEN, seen)
-        if _publish(work, place, probe):
+        if _publish(work, place, probe, tokenizer):
             for name, entry in entries.items():
                 checks.remember(_marker(place, name), list(Shard(str(place), entry).paths.values()))
         logging.info("indexed %s: %d documents, %d bytes", source.spec, documents, size)
 
 
 def _write_shards(
-    work: Path, source: Source, layout: str, files: list[tuple[str, str]], bad: BadRecords, share: float
+    work: Path, source: Source, writers: dict[str, Writer], files: list[tuple[str, str]], bad: BadRecords, share: float
 ) -> tuple[dict[str, ShardEntry], array]:
     """Write every document to the shard of its split; the shards' entries, and the `splits.place` of each document that
     has bytes.
     """
-    writers = {name: Writer(work, name) for name in _LAYOUTS[layout]}
     places, count, total = array("Q"), 0, 0
     # Of documents of the standard library: by their digest, the place of the first of them.
     standard_places: dict[bytes, int] = {}
@@ -149,7 +160,7 @@ def _write_shards(
             if source.standard:
                 # A module's docstring (stdlib:prose) stands in its code (stdlib:code): one name puts both in one split.
                 place = standard_places.setdefault(digest, splits.name_place(document.name))
-            writer = writers["all" if layout == "whole" else splits.split_of(place, share)]
+            writer = writers.get("all") or writers[splits.split_of(place, share)]
             writer.begin_document()
             size = spill.tell()
             spill.seek(0)
@@ -182,11 +193,16 @@ def _copy(file: BinaryIO, writer: Writer, size: int) -> None:
         size -= len(piece)
 
 
-def _cut(work: Path, entries: dict[str, ShardEntry]) -> dict[str, ShardEntry]:
-    """Cut the only document of a source into three, in place of the shards that have it whole."""
+def _cut(work: Path, entries: dict[str, ShardEntry], tokenizer: Tokenizer | None) -> dict[str, ShardEntry]:
+    """Cut the only document of a source into three, in place of the shards that have it whole: by its bytes, also where
+    they are stored as tokens.
+    """
     (whole,) = (entry for entry in entries.values() if entry["documents"])
     os.rename(work / f"{whole['name']}{POSITIONS}", work / "whole")
-    writers = {name: Writer(work, name) for name in splits.SPLITS}
+    if tokenizer is not None:
+        positions = np.fromfile(work / "whole", tokenizer.vocabulary.dtype)
+        (work / "whole").write_bytes(tokenizer.decode(positions[1:]))
+    writers = {name: Writer(work, name, tokenizer) for name in splits.SPLITS}
     with open(work / "whole", "rb") as file:
         # What stands before the text is the place of its BOS.
         file.seek(-whole["bytes"], os.SEEK_END)
@@ -197,10 +213,10 @@ def _cut(work: Path, entries: dict[str, ShardEntry]) -> dict[str, ShardEntry]:
     return {name: writer.finish() for name, writer in writers.items()}
 
 
-def _publish(work: Path, place: Path, probe: str) -> bool:
+def _publish(work: Path, place: Path, probe: str, tokenizer: Tokenizer | None) -> bool:
     """Rename `work` to `place`; returns False where another process has put an intact index of the same text there."""
     while True:
-        other = open_index(place)
+        other = open_index(place, tokenizer)
         if other and other[0]["probe"] == probe:
             return False
         if os.path.lexists(place):

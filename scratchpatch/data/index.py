@@ -13,6 +13,7 @@ from scratchpatch.data import build, paths, prepared, same_text, sources, splits
 from scratchpatch.data.records import FIX, RECORD_BYTES, BadRecords, skipped
 from scratchpatch.data.sources import Source
 from scratchpatch.data.stream import Stream
+from scratchpatch.data.tokenizer import Tokenizer
 from scratchpatch.errors import UserError
 from scratchpatch.places import cache_folder
 
@@ -29,26 +30,28 @@ def open_source(
     on_bad_record: str = "error",
     held_out: float = splits.SHARE,
     record_bytes: int = RECORD_BYTES,
+    tokenizer: Tokenizer | None = None,
 ) -> Stream:
     """The stream of one split of a source; its index is built where it is missing, damaged, or of another text.
 
     `on_bad_record` is 'error' or 'skip', and `record_bytes` the most that one record may hold (see `records`). The
     share `held_out` of the documents validates, and as much tests (see `splits`); the standard library has its own.
+    With a `tokenizer` the stream has tokens, of the same documents in the same splits.
 
     Raises UserError: an unknown split, no file, a bad record (unless skipped), no bytes, no room on disk.
     """
     splits.check(split)
     if source.scheme == "prepared":
-        return prepared.open_stream(source.spec, source.target, split, cache_folder(cache_dir))
+        return prepared.open_stream(source.spec, source.target, split, cache_folder(cache_dir), tokenizer)
     files = source.files()
     layout, share = "whole" if split == "all" else "split", splits.STANDARD_SHARE if source.standard else held_out
-    key = _key(source, layout, files, share, record_bytes)
+    key = _key(source, layout, files, share, record_bytes, tokenizer)
     place = cache_folder(cache_dir) / "index" / f"{source.scheme}-{key}"
     try:
-        index = build.open_index(place)
+        index = build.open_index(place, tokenizer)
         if index is None or not same_text.is_same(place / build.SEEN, index[0]["probe"], files):
-            build.build(place, source, layout, files, BadRecords(on_bad_record, record_bytes), share)
-            index = build.open_index(place)
+            build.build(place, source, layout, files, BadRecords(on_bad_record, record_bytes), share, tokenizer)
+            index = build.open_index(place, tokenizer)
         if index is None:
             raise OSError("what was written there does not read as it was written")
     except (OSError, ValueError) as error:
@@ -89,7 +92,14 @@ def _empty(spec: str, split: str, share: float, meta: dict) -> str:
     return f"{reason}with bytes falls into its {share:.1%}: {fix}"
 
 
-def _key(source: Source, layout: str, files: list[tuple[str, str]], share: float, record_bytes: int) -> str:
+def _key(
+    source: Source,
+    layout: str,
+    files: list[tuple[str, str]],
+    share: float,
+    record_bytes: int,
+    tokenizer: Tokenizer | None,
+) -> str:
     states = []
     for name, path in files:
         try:
@@ -97,5 +107,6 @@ def _key(source: Source, layout: str, files: list[tuple[str, str]], share: float
         except OSError:  # reading the file says what is wrong
             states.append((name, path))
     dealt = [share] if layout == "split" else []
-    text = json.dumps([build.FORMAT, source.identity, layout, *dealt, record_bytes, states])
+    tokens = [] if tokenizer is None else [tokenizer.checksum]
+    text = json.dumps([build.FORMAT, source.identity, layout, *dealt, record_bytes, *tokens, states])
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -1,6 +1,6 @@
 """Which streams a config trains, validates and tests on."""
 
-from scratchpatch.data import index, sources, splits
+from scratchpatch.data import index, sources, splits, tokenizer
 from scratchpatch.data.sources import Source
 from scratchpatch.data.stream import Stream
 from scratchpatch.errors import UserError
@@ -39,4 +39,5 @@ def evaluation_stream(config, spec: str, split: str) -> Stream:
 def _open(config, source: Source, split: str, dealt: bool) -> Stream:
     data = config.data
     split = split if dealt or source.keeps_splits else "all"
-    return index.open_source(source, split, data.cache_dir, data.on_bad_record, data.held_out, data.record_bytes)
+    limits = data.on_bad_record, data.held_out, data.record_bytes
+    return index.open_source(source, split, data.cache_dir, *limits, tokenizer.of(config))

@@ -2,29 +2,34 @@
 
     meta.json                           counts, checksums of all files, and a seal of its own; it is written last
     train-00003-of-00008.bin, .starts   a shard, see `shards`
+    tokenizer.json                      of a folder of tokens: a copy of the tokenizer
 
 The shards of a split, one after the other, are one stream. Its checksum does not depend on them: it is the sum of the
 documents' digests.
 
-meta.json holds: format, element (the dtype of a position), plan (names and values that a second attempt compares),
-counts (documents and bytes read, duplicates and their bytes, skipped bad records, and broken files, whose last records
-nobody counted), bad (the first messages about bad records) and splits (the entries of each one's shards).
+meta.json holds: format, element (the dtype of a position), of tokens tokenizer (the digest of that copy), plan (names
+and values that a second attempt compares), counts (documents and bytes read, duplicates and their bytes, skipped bad
+records, and broken files, whose last records nobody counted), bad (the first messages about bad records) and splits
+(the entries of each one's shards).
 """
 
 import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
+from scratchpatch import config as config_lib
 from scratchpatch.data import paths, shards as shard_files, splits
 from scratchpatch.data.checks import Damaged
-from scratchpatch.data.shards import FIX, VOCABULARY, Shard, ShardEntry
+from scratchpatch.data.shards import FIX, Shard, ShardEntry
 from scratchpatch.data.stream import Stream
+from scratchpatch.data.tokenizer import Tokenizer
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
+from scratchpatch.vocabulary import BYTES
 
 FORMAT, META = 2, "meta.json"
 
@@ -47,6 +52,7 @@ class _Meta(TypedDict):
     counts: _Counts
     bad: list[str]
     splits: _Splits
+    tokenizer: NotRequired[str]
     seal: str
 
 
@@ -54,10 +60,22 @@ class _Format(TypedDict):
     format: int
 
 
-def new_meta(plan: dict[str, str], counts: dict[str, int], bad: list[str], entries: dict[str, list]) -> dict:
+def new_meta(
+    plan: dict[str, str],
+    counts: dict[str, int],
+    bad: list[str],
+    entries: dict[str, list],
+    tokenizer: Tokenizer | None = None,
+) -> dict:
     """The contents of meta.json; `entries` are those of the shards of each split."""
-    meta = {"format": FORMAT, "element": VOCABULARY.dtype.name}
+    meta = {"format": FORMAT, "element": _element(tokenizer)}
+    if tokenizer is not None:
+        meta["tokenizer"] = tokenizer.checksum
     return shard_files.sealed(meta | {"plan": plan, "counts": counts, "bad": bad, "splits": entries})
+
+
+def _element(tokenizer: Tokenizer | None) -> str:
+    return (BYTES if tokenizer is None else tokenizer.vocabulary).dtype.name
 
 
 def read_meta(folder: str) -> dict | None:
@@ -74,8 +92,8 @@ def read_meta(folder: str) -> dict | None:
         meta = paths.read_json(path, _Meta)
         if shard_files.sealed(meta) != meta:
             raise ValueError("its seal is wrong")
-        if meta["element"] != VOCABULARY.dtype.name:
-            raise ValueError(f"its elements are {meta['element']}, not {VOCABULARY.dtype.name}")
+        if "tokenizer" not in meta and meta["element"] != BYTES.dtype.name:
+            raise ValueError(f"its elements are {meta['element']}, not {BYTES.dtype.name}")
         for entry in entries_of(meta):
             Shard(folder, entry)  # its files are no links
     except (OSError, ValueError) as error:
@@ -106,13 +124,15 @@ def damage_named() -> Iterator[None]:
         raise UserError(f"{error}: {FIX}") from error
 
 
-def open_stream(spec: str, folder: str, split: str, cache: Path) -> Stream:
+def open_stream(spec: str, folder: str, split: str, cache: Path, tokenizer: Tokenizer | None = None) -> Stream:
     """The stream of a split of a folder, or of the URL of one; 'all' is train, validation and test in this order.
 
     `spec` is the source as the user wrote it. Copies of the .starts files behind a URL go to `cache`. Raises UserError
-    where the folder is not finished, files are missing, damaged or of another size, or the split is empty.
+    where the folder is not finished, has no tokens of this tokenizer (or, without one, tokens), files are missing,
+    damaged or of another size, or the split is empty.
     """
     meta = finished_meta(spec, folder)
+    check_tokenizer(spec, folder, meta, tokenizer)
     chosen = [meta["splits"][name] for name in (splits.SPLITS if split == "all" else (split,))]
     entries = [entry for each in chosen for entry in each]
     if not sum(entry["bytes"] for entry in entries):
@@ -120,15 +140,31 @@ def open_stream(spec: str, folder: str, split: str, cache: Path) -> Stream:
             f"{spec}: the {split} split is empty, {folder} has {meta['counts']['documents']} document(s); "
             "prepare it with a larger --held_out, or name data.validation_sources"
         )
-    shards, check = [Shard(folder, entry, cache / "prepared") for entry in entries], None
+    shards, check = [Shard(folder, entry, cache / "prepared", tokenizer) for entry in entries], None
     key = hashlib.blake2b(repr((folder, entries)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     with damage_named():
-        shard_files.check_files(folder, entries)
+        shard_files.check_files(folder, entries, shards[0].vocabulary)
         if not paths.is_url(folder):  # `prepare` compares a folder behind a URL
             marker = cache / "right" / f"{key}.json"
             check = shard_files.comparison(shards, marker, lambda path: f"the checksum of {path} is wrong: {FIX}")
-    checksum = hashlib.blake2b("/".join(map(_checksum, chosen)).encode(), digest_size=16).hexdigest()
+    # The documents' digests are those of their bytes.
+    by = [] if tokenizer is None else [tokenizer.checksum]
+    checksum = hashlib.blake2b("/".join([*map(_checksum, chosen), *by]).encode(), digest_size=16).hexdigest()
     return PreparedStream(spec, split, shards, checksum, meta["counts"]["skipped"], meta["counts"]["broken"], check)
+
+
+def check_tokenizer(spec: str, folder: str, meta: dict, tokenizer: Tokenizer | None) -> None:
+    """Raise UserError unless a folder has bytes, or tokens of this tokenizer."""
+    stored, wanted = meta.get("tokenizer"), tokenizer and tokenizer.checksum
+    if stored == wanted:
+        return
+    own = paths.join(folder, config_lib.TOKENIZER)
+    if not stored:
+        fix = f"prepare its source anew with --tokenizer={tokenizer.name}"
+        raise UserError(f"{spec}: {folder} holds bytes, and data.tokenizer wants tokens: {fix}")
+    if not wanted:
+        raise UserError(f"{spec}: {folder} holds tokens, not bytes: set data.tokenizer = {own!r} and data.vocabulary")
+    raise UserError(f"{spec}: {folder} holds tokens of another tokenizer than {tokenizer.name}: set it to {own}")
 
 
 def _checksum(entries: list[PreparedEntry]) -> str:

@@ -1,6 +1,6 @@
 """The files of a shard, which is a part of a stream: a split of an index, or one of many of a prepared folder.
 
-    NAME.bin      one element of the vocabulary's dtype per position; 0 where a BOS stands
+    NAME.bin      one element of the vocabulary's dtype per position: a byte or a token; 0 where a BOS stands
     NAME.starts   where each BOS stands: uint32 [pages + 1], how many stand before each page of 65,536 positions; then
                   uint16 [documents], their places within their pages
 
@@ -16,24 +16,22 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
 from scratchpatch import json_files
 from scratchpatch.data import paths
 from scratchpatch.data.checks import Check, Checked, Damaged
+from scratchpatch.data.tokenizer import Tokenizer
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
-from scratchpatch.vocabulary import BYTES
+from scratchpatch.vocabulary import BYTES, Vocabulary
 
 POSITIONS, STARTS = ".bin", ".starts"
-# Documents are bytes, so the ids of a shard are bytes.
-VOCABULARY = BYTES
 PAGE = 1 << 16
 FIX = "copy the folder anew, or remove it and prepare it anew"
 _COUNT, _PLACE = np.dtype("<u4"), np.dtype("<u2")
-_PLACEHOLDER = bytes(VOCABULARY.dtype.itemsize)
 # Positions that a pass over all documents reads at a time.
 _CHUNK = 1 << 22
 
@@ -45,7 +43,8 @@ class ShardEntry(TypedDict):
 
     name: str
     documents: Count
-    bytes: Count
+    bytes: Count  # of the documents
+    tokens: NotRequired[Count]  # of the documents, where ids of text are tokens
     checksums: _Checksums
 
 
@@ -55,17 +54,17 @@ def sealed(meta: dict) -> dict:
     return unsealed | {"seal": json_files.seal(unsealed)}
 
 
-def file_sizes(entry: ShardEntry) -> dict[str, int]:
+def file_sizes(entry: ShardEntry, vocabulary: Vocabulary = BYTES) -> dict[str, int]:
     """The bytes of a shard's files, by suffix."""
     starts = (_pages(_length(entry)) + 1) * _COUNT.itemsize + entry["documents"] * _PLACE.itemsize
-    return {POSITIONS: _length(entry) * VOCABULARY.dtype.itemsize, STARTS: starts}
+    return {POSITIONS: _length(entry) * vocabulary.dtype.itemsize, STARTS: starts}
 
 
-def check_files(folder: str, entries: list[ShardEntry]) -> None:
+def check_files(folder: str, entries: list[ShardEntry], vocabulary: Vocabulary = BYTES) -> None:
     """Raise Damaged unless every file of the shards is there and has its size; OSError where that cannot be seen."""
     sizes = paths.sizes(folder)
     for entry in entries:
-        for suffix, wanted in file_sizes(entry).items():
+        for suffix, wanted in file_sizes(entry, vocabulary).items():
             path, size = paths.join(folder, entry["name"] + suffix), sizes.get(entry["name"] + suffix)
             if size is None:
                 raise Damaged(f"{path} is missing")
@@ -85,14 +84,18 @@ def comparison(shards: list[Shard], marker: Path, message: Callable[[str], str])
 
 class Shard:
     """One shard, whose files are opened on first use; `paths` and `sizes` (in bytes) of its files are by suffix, and
-    its `length` is in positions of the stream.
+    its `length` is in positions of the stream. `bytes` are those of its documents.
     """
 
-    def __init__(self, folder: str, entry: ShardEntry, cache: Path | None = None):
+    def __init__(
+        self, folder: str, entry: ShardEntry, cache: Path | None = None, tokenizer: Tokenizer | None = None
+    ):
         """`cache` takes a copy of the .starts file of a folder behind a URL. Raises ValueError as `paths.below`."""
-        self.sizes = file_sizes(entry)
+        self._tokenizer = tokenizer
+        self.vocabulary = BYTES if tokenizer is None else tokenizer.vocabulary
+        self.sizes = file_sizes(entry, self.vocabulary)
         self.paths = {suffix: paths.below(folder, entry["name"] + suffix) for suffix in self.sizes}
-        self.length, self.document_count = _length(entry), entry["documents"]
+        self.length, self.document_count, self.bytes = _length(entry), entry["documents"], entry["bytes"]
         self._checksums = entry["checksums"]
         # Several folders may have shards of one name, so the name of the copy holds the checksums.
         self._cache = cache and cache / "-".join(f"{checksum:08x}" for checksum in self._checksums.values())
@@ -100,7 +103,7 @@ class Shard:
     @functools.cached_property
     def mapped(self) -> np.ndarray:
         """The positions, as a memory map of a file on this machine."""
-        return _mapped(self.paths[POSITIONS], VOCABULARY.dtype)
+        return _mapped(self.paths[POSITIONS], self.vocabulary.dtype)
 
     @functools.cached_property
     def _starts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -137,11 +140,12 @@ class Shard:
         low = 0
         while low < len(edges) - 1:
             high = max(int(edges.searchsorted(edges[low] + _CHUNK, "right")) - 1, low + 1)
-            chunk = np.empty(edges[high] - edges[low], VOCABULARY.dtype)
+            chunk = np.empty(edges[high] - edges[low], self.vocabulary.dtype)
             read_stretches([Stretch(self, int(edges[low]), chunk)])
             within = (edges[low : high + 1] - edges[low]).tolist()
             for start, end in zip(within, within[1:], strict=False):
-                yield chunk[start + 1 : end].tobytes()
+                document = chunk[start + 1 : end]
+                yield document.tobytes() if self._tokenizer is None else self._tokenizer.decode(document)
             low = high
 
 
@@ -163,11 +167,12 @@ def read_stretches(stretches: list[Stretch]) -> None:
     """Fill the arrays of stretches of one folder. A host that has no rows of a source in a batch has no stretches."""
     if stretches and paths.is_url(stretches[0].shard.paths[POSITIONS]):
         # File systems of buckets ask for all ranges of one call at once.
-        size, files = VOCABULARY.dtype.itemsize, [stretch.shard.paths[POSITIONS] for stretch in stretches]
+        dtype, files = stretches[0].shard.vocabulary.dtype, [stretch.shard.paths[POSITIONS] for stretch in stretches]
+        size = dtype.itemsize
         begins = [start * size for _, start, _ in stretches]
         ends = [(start + len(into_W)) * size for _, start, into_W in stretches]
         ranges = paths.system(files[0]).cat_ranges(files, begins, ends, on_error="raise")
-        pieces = [np.frombuffer(data, VOCABULARY.dtype) for data in ranges]
+        pieces = [np.frombuffer(data, dtype) for data in ranges]
     else:
         pieces = [shard.mapped[start : start + len(into_W)] for shard, start, into_W in stretches]
     for (_, _, into_W), piece in zip(stretches, pieces, strict=True):
@@ -175,26 +180,32 @@ def read_stretches(stretches: list[Stretch]) -> None:
 
 
 class Writer:
-    """Writes the files of one shard, synced onto the disk."""
+    """Writes the files of one shard, synced onto the disk: of bytes, or of tokens, which need a document whole."""
 
-    def __init__(self, folder: Path, name: str):
-        self._folder, self._name = folder, name
+    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer | None = None):
+        self._folder, self._name, self._tokenizer = folder, name, tokenizer
+        self._dtype = (BYTES if tokenizer is None else tokenizer.vocabulary).dtype
+        self._pieces: list[bytes] = []
         self._file = open(folder / f"{name}{POSITIONS}", "wb")
         # As an array, because there may be many millions.
         self._starts = array("q")
-        self._position = self._checksum = 0
+        self._position = self._checksum = self._bytes = 0
 
     def begin_document(self) -> None:
+        self._end_document()
         self._starts.append(self._position)
-        self.write(_PLACEHOLDER)
+        self._put(bytes(self._dtype.itemsize))
 
     def write(self, piece: bytes) -> None:
         """Write a piece of the text of the document that was begun last."""
-        self._file.write(piece)
-        self._checksum = zlib.crc32(piece, self._checksum)
-        self._position += len(piece) // VOCABULARY.dtype.itemsize
+        self._bytes += len(piece)
+        if self._tokenizer is None:
+            self._put(piece)
+        else:
+            self._pieces.append(piece)
 
     def finish(self) -> ShardEntry:
+        self._end_document()
         starts = pack_starts(np.frombuffer(self._starts, np.int64), self._position)
         with open(self._folder / f"{self._name}{STARTS}", "wb") as file:
             file.write(starts)
@@ -204,9 +215,20 @@ class Writer:
         return ShardEntry(
             name=self._name,
             documents=len(self._starts),
-            bytes=(self._position - len(self._starts)) * VOCABULARY.bytes_per_token,
+            bytes=self._bytes,
+            **({"tokens": self._position - len(self._starts)} if self._tokenizer else {}),
             checksums={POSITIONS: self._checksum, STARTS: zlib.crc32(starts)},
         )
+
+    def _end_document(self) -> None:
+        if self._pieces:
+            self._put(self._tokenizer.encode(b"".join(self._pieces)).tobytes())
+            self._pieces = []
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._position += len(data) // self._dtype.itemsize
 
 
 def sync(file) -> None:
@@ -216,7 +238,7 @@ def sync(file) -> None:
 
 
 def _length(entry: ShardEntry) -> int:
-    return entry["documents"] + entry["bytes"] // VOCABULARY.bytes_per_token
+    return entry["documents"] + entry.get("tokens", entry["bytes"])
 
 
 def _pages(length: int) -> int:

@@ -8,14 +8,12 @@ import bisect
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import ClassVar
 
 import numpy as np
 
 from scratchpatch.data.checks import Check
 from scratchpatch.data.records import skipped as skipped_in_words
-from scratchpatch.data.shards import VOCABULARY, Shard, Stretch, read_stretches
-from scratchpatch.vocabulary import Vocabulary
+from scratchpatch.data.shards import Shard, Stretch, read_stretches
 
 
 @dataclasses.dataclass(eq=False)
@@ -32,14 +30,15 @@ class Stream(abc.ABC):
     skipped: int = 0  # bad records of the whole source that were left out
     broken: int = 0  # files of it that break off, so that more records are left out than were counted
     check: Check | None = None  # the comparison of its files with their checksums, which may be under way
-    vocabulary: ClassVar[Vocabulary] = VOCABULARY  # its ids, with BOS and PAD, and the type of its elements on disk
 
     def __post_init__(self):
         # Where each shard begins in the stream, and where the last one ends.
         self._edges = [0, *itertools.accumulate(shard.length for shard in self.shards)]
         self.documents = sum(shard.document_count for shard in self.shards)
         # Raw bytes of all documents, BOS not counted.
-        self.bytes = (len(self) - self.documents) * self.vocabulary.bytes_per_token
+        self.bytes = sum(shard.bytes for shard in self.shards)
+        # Its ids, with BOS and PAD, and the type of its elements on disk.
+        self.vocabulary = self.shards[0].vocabulary
 
     def __len__(self) -> int:
         return self._edges[-1]
@@ -52,6 +51,14 @@ class Stream(abc.ABC):
     def windows(self, window: int) -> int:
         """How many windows of `window` inputs (and as many targets) cover the stream once."""
         return -(-(len(self) - 1) // window)
+
+    def beginning(self, byte_count: int) -> int:
+        """How many positions at the beginning hold about so many bytes, a BOS counted as one: as many, or of tokens
+        fewer, by the mean of the stream.
+        """
+        if self.vocabulary.is_bytes:
+            return byte_count
+        return -(-byte_count * len(self) // (self.bytes + self.documents))
 
     def read(self, start: int, length: int) -> np.ndarray:
         """int32 [length]: the tokens from position `start` on, PAD beyond the end. Raises UserError on damage."""
@@ -97,4 +104,5 @@ class Stream(abc.ABC):
     def summary(self) -> str:
         """One line for a run's first lines."""
         left_out = f", {skipped_in_words(self.skipped, self.broken)}" if self.skipped else ""
-        return f"{self.spec} [{self.split}]: {self.documents:,} documents, {self.bytes:,} bytes{left_out}"
+        tokens = "" if self.vocabulary.is_bytes else f" in {len(self) - self.documents:,} tokens"
+        return f"{self.spec} [{self.split}]: {self.documents:,} documents, {self.bytes:,} bytes{tokens}{left_out}"

@@ -25,9 +25,9 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.byte_lm import Output
 from scratchpatch.patching import controller, scores as scores_lib
 
-STAGES = ("encoder", "entropy head", "entropy model", "patchifier", "trigger", "pooling", "trunk", "decoder")
+STAGES = ("encoder", "router", "entropy head", "entropy model", "patchifier", "trigger", "pooling", "trunk", "decoder")
 # Those that gradients pass through, and those of them whose states are the slots'.
-_SMOOTH = ("encoder", "entropy head", "pooling", "trunk", "decoder")
+_SMOOTH = ("encoder", "router", "entropy head", "pooling", "trunk", "decoder")
 _OF_SLOTS = ("pooling", "trunk")
 _ROWS = 8
 # A backward pass costs more, and two rows can leak into each other.
@@ -158,6 +158,7 @@ def _states(output: Output) -> dict[str, jax.Array]:
     """The arrays of the `_SMOOTH` stages that the model has, [R, L or N, ...]."""
     states = {
         "encoder": output.hidden_BLd,
+        "router": None if output.layout.boundary_BL is None else output.layout.boundary_BL[..., None],
         "entropy head": output.head_logits_BLV,
         "pooling": output.pooled_BND,
         "trunk": output.trunk_BND,
@@ -236,7 +237,7 @@ class Auditor:
         rates = {"patching": 1 / self.config.patching.patch_bytes, "trigger": self.config.trigger.rate}
         for section, rate in rates.items():
             settings = self.config[section]
-            if settings.kind not in scores:
+            if settings.kind not in config_lib.SCORED[section]:
                 continue
             score = scores[settings.kind]
             threshold = np.quantile(score, 1 - rate if settings.gain > 0 else 0.5)
@@ -335,6 +336,8 @@ class Auditor:
             self.findings[key] = finding
 
     def _bytes(self) -> np.ndarray:
+        if not self.vocabulary.is_bytes:
+            return self.rng.integers(0, self.vocabulary.bos, (_ROWS, self.length)).astype(np.int32)
         # Words, punctuation and lead bytes, so that every patchifier finds something to do.
         letters = np.frombuffer(b"etaoinshrdlu" * 4 + b" \n.,(0" * 4 + bytes([0xC3, 0xA9, 0xE4]), np.uint8)
         return self.rng.choice(letters, (_ROWS, self.length)).astype(np.int32)

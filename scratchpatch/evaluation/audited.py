@@ -18,7 +18,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit as audit_lib, made_of
 
 # Fields on which no stage of a model depends.
-_NEITHER = ("seed", "data.sources", "data.validation_sources", "optimizer.", "evaluation.")
+_NEITHER = ("seed", "data.sources", "data.validation_sources", "data.tokenizer", "optimizer.", "evaluation.")
 
 
 class _Verdict(TypedDict):

@@ -47,6 +47,7 @@ _INSTEAD = {
         "random": "set patching.patch_bytes, or --override patching.kind=entropy",
         "byte": "every byte is a patch; train with patching.kind = 'entropy'",
         "whitespace": "its patches are words; --override patching.kind=entropy has one",
+        "learned": "its router decides; train with another patching.patch_bytes",
     },
     "trigger": {
         "none": "--override trigger.kind=entropy has one",
@@ -161,7 +162,7 @@ def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) 
         fix = "calibrate a model with a trunk"
         raise UserError(f"model.trunk.kind = 'none' makes neither patches nor scratchpads: {fix}")
     kind = config[section].kind
-    if kind not in config_lib.SCORED:
+    if kind not in config_lib.SCORED[section]:
         raise UserError(f"{section}.kind = {kind!r} has no threshold: {_INSTEAD[section][kind]}")
     if section == "trigger" and config.patching.kind == "byte":
         raise UserError("patching.kind = 'byte' leaves no byte inside a patch where a scratchpad could fire")
@@ -172,13 +173,12 @@ def _without_budget(lm: LanguageModel, section: str, overrides: dict[str, Any]) 
 class _Text:
     """Rows that decisions are made on.
 
-    tokens_RL, entropy_RL, benefit_RLM: see `entropies.Answers`. counts_RL: positions that these rows answer for.
+    tokens_RL, signals: see `entropies.Answers`. counts_RL: positions that these rows answer for.
     is_byte_RL: those of text, neither BOS nor PAD. source, split: where the rows come from.
     """
 
     tokens_RL: np.ndarray
-    entropy_RL: np.ndarray
-    benefit_RLM: np.ndarray | None
+    signals: Signals
     counts_RL: np.ndarray
     is_byte_RL: np.ndarray
     source: str
@@ -237,8 +237,7 @@ def _sample(entropies: Entropies, config, streams: list[tuple[Any, float]], samp
         row_L[w.first - w.start :][: w.count] = True
     return _Text(
         tokens_RL=tokens_RL,
-        entropy_RL=np.concatenate([some.entropy_RL for some in rows]),
-        benefit_RLM=None if rows[0].benefit_RLM is None else np.concatenate([some.benefit_RLM for some in rows]),
+        signals=jax.tree.map(lambda *some: np.concatenate(some), *(some.signals for some in rows)),
         counts_RL=counts_RL,
         is_byte_RL=tokens_RL < config_lib.vocabulary(config).bos,
         source=", ".join(dict.fromkeys(stream.spec for stream, _ in streams)),
@@ -259,7 +258,7 @@ def _counter(lm: LanguageModel, section: str, text: _Text) -> Callable[[float], 
         return jnp.asarray(x_RL.reshape(chunks, rows_at_once, *x_RL.shape[1:]))
 
     pad = config_lib.vocabulary(lm.config).pad
-    signals = Signals(*(None if x is None else in_chunks(x, 0.0) for x in (text.entropy_RL, text.benefit_RLM)))
+    signals = jax.tree.map(lambda x_RL: in_chunks(x_RL, 0.0), text.signals)
     arrays = in_chunks(text.tokens_RL, pad), signals, in_chunks(text.counts_RL, False)
     weights = jax.device_get(lm.weights["thresholds"])
     own = layout.Thresholds(jnp.asarray(weights["patching_threshold"]), jnp.asarray(weights["trigger_threshold"]))

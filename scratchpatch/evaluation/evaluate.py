@@ -103,7 +103,7 @@ def measure(lm: LanguageModel, workdir, asked: Asked, compressor_bytes: int) -> 
         stream.watch()
     about = dataclasses.asdict(asked) | {"source": ", ".join(stream.spec for stream in streams)}
     if asked.max_bytes is not None:
-        streams = [Head(stream, asked.max_bytes + 1) for stream in streams]
+        streams = [Head(stream, stream.beginning(asked.max_bytes + 1)) for stream in streams]
     result = bpb.measure(lm, streams, compressor_bytes) | about
     for_the_page = asked.source is None and asked.split == "validation" and not asked.overrides
     return Evaluation(lm, streams, result, for_the_page)
@@ -124,5 +124,5 @@ def _passage(lm: LanguageModel, stream) -> dict[str, Any]:
     tokens = stream.read(0, min(len(stream), 64 * _PASSAGE_BYTES))
     edges = np.append(np.flatnonzero(tokens == bos), len(tokens))
     longest = int(np.argmax(np.diff(edges)))
-    data = tokens[edges[longest] + 1 : edges[longest + 1]].astype(np.uint8).tobytes()[:_PASSAGE_BYTES]
+    data = lm.text(tokens[edges[longest] + 1 : edges[longest + 1]])[:_PASSAGE_BYTES]
     return {"data": data, **dataclasses.asdict(lm.segment(data))}

@@ -63,7 +63,7 @@ class Written:
 
     Attributes:
       count_B: int32.
-      token_BT: int32, bytes, and BOS where the model ended the document.
+      token_BT: int32, bytes or tokens, and BOS where the model ended the document.
       log_probability_BT: float32, nats.
       entropy_BT: float32, nats, of the byte as decisions saw it; NaN where they saw none.
       commit_BT, scratchpad_BT: bool, whether a patch ended, or the context was refreshed, right before the byte.
@@ -142,7 +142,7 @@ def empty_board(model: Steps, rows: int) -> Board:
     token_B = jnp.full((rows,), model.vocabulary.pad, jnp.int32)
     _, reading = jax.eval_shape(model.read, cache, token_B[:, None])
     reading = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), reading)
-    nothing = sampling.settings([sampling.Options()] * rows), sampling.initial([b""] * rows)
+    nothing = sampling.settings([sampling.Options()] * rows), sampling.initial([b""] * rows, model.vocabulary)
     return Board(cache, token_B, reading, jnp.zeros((rows,), bool), *jax.tree.map(jnp.asarray, nothing)).spread()
 
 
@@ -226,8 +226,8 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
             calls, slots = go.astype(jnp.int32), jnp.where(go, count, 0)
         cache, logits_B1V = model.write(cache, reading, valid_BC=ready_B[:, None])
         logits_BV = logits_B1V[:, 0]
-        token_B, log_probability_B = sampling.choose(logits_BV, board.settings, board.chosen)
-        chosen = sampling.advance(board.chosen, token_B, ready_B)
+        token_B, log_probability_B = sampling.choose(logits_BV, board.settings, board.chosen, vocabulary)
+        chosen = sampling.advance(board.chosen, token_B, ready_B, model.bytes_of_tokens)
         place_B = jnp.where(ready_B, written.count_B, ticks)
 
         def put(x_BT, new_B):
@@ -236,7 +236,7 @@ def _run(model: Steps, board: Board, active_B, share, ticks: int, alternatives: 
         none_B = jnp.zeros((rows,), bool)
         of_alternatives = written.alternative_BTK, written.alternative_log_probability_BTK
         if alternatives:
-            nats_BK, token_BK = sampling.alternatives(logits_BV, alternatives)
+            nats_BK, token_BK = sampling.alternatives(logits_BV, alternatives, vocabulary)
             of_alternatives = put(of_alternatives[0], token_BK), put(of_alternatives[1], nats_BK)
         written = Written(
             count_B=written.count_B + ready_B,

@@ -73,13 +73,17 @@ class Work:
 
 @dataclasses.dataclass
 class _Row:
-    """A prompt that is continued. tokens: BOS, prompt, output. start: the first token of the row that reads them."""
+    """A prompt that is continued. tokens: BOS, prompt, output. read: of these BOS and prompt. start: the first token of
+    the row that reads them. written: bytes of the output.
+    """
 
     ticket: int
     options: Options
     tokens: list[int]
     prompt: bytes
     start: int = 0
+    written: int = 0
+    read: int = 0
     stops: Stops = dataclasses.field(default_factory=lambda: Stops(()))
     held: list[Byte] = dataclasses.field(default_factory=list)
 
@@ -138,21 +142,26 @@ class Engine:
         the budget of scratchpads, as `LanguageModel.override` has it.
         """
         self.check(options)
-        bos = self.model.vocabulary.bos
-        row = _Row(next(self._tickets), options, [bos, *prompt], bytes(prompt), stops=Stops(options.stop))
+        tokens = self.model.tokens(prompt).tolist()
+        row = _Row(next(self._tickets), options, tokens, bytes(prompt), stops=Stops(options.stop), read=len(tokens))
         self._waiting.append(row)
         return row.ticket
 
     def check(self, options: Options) -> None:
         """Raises UserError for options that cannot be used with this model."""
         options.check()
+        for name in () if self.model.vocabulary.is_bytes else ("valid_utf8", "logprobs"):
+            if getattr(options, name):
+                value = getattr(options, name)
+                raise UserError(f"{name} = {value} is about bytes, and this model writes tokens: leave it out")
         if options.patch_threshold is not None:
             raise UserError(
                 f"patch_threshold = {options.patch_threshold} moves how many commits a row may keep, which is settled "
                 "for all rows at the start: use a model of LanguageModel.override(patching__threshold=...)"
             )
         kind = self.model.config.trigger.kind
-        if (options.scratchpad_threshold is not None or options.rate is not None) and kind not in config_lib.SCORED:
+        dialled = options.scratchpad_threshold is not None or options.rate is not None
+        if dialled and kind not in config_lib.SCORED["trigger"]:
             name = "rate" if options.scratchpad_threshold is None else "scratchpad_threshold"
             raise UserError(
                 f"{name} = {getattr(options, name)}: trigger.kind = {kind!r} of this model asks no threshold; leave "
@@ -290,31 +299,32 @@ class Engine:
         self._board, place_G, ready = prefill.settle(self._board, lambda row: next(free))
         if not ready:
             return
-        options, prompts = [Options()] * len(place_G), [b""] * len(place_G)
+        options, prompts = [Options()] * len(place_G), [[]] * len(place_G)
         for k, row in ready:
-            options[k], prompts[k], self._places[place_G[k]] = row.options, row.prompt, row
-        self._board = self._programs.options(
-            self._board, place_G, sampling.settings(options), sampling.initial(prompts)
-        )
+            options[k], prompts[k], self._places[place_G[k]] = row.options, row.tokens[1 : row.read], row
+        chosen = sampling.initial(prompts, self.model.vocabulary)
+        self._board = self._programs.options(self._board, place_G, sampling.settings(options), chosen)
 
     def _take(self, place: int, row: _Row, written) -> Iterable[Progress]:
         """What the call wrote for a row, as far as no stop string can take it back."""
         bos, finish, released = self.model.vocabulary.bos, None, 0
-        for byte in self._bytes(place, row, written):
-            if byte.value == bos:
+        for written_token in self._written(place, row, written):
+            if written_token.value == bos:
                 # Inside a character, the end stands for a budget that cannot complete it: see `inference.utf8`.
                 end = bytes(row.tokens[1:][-3:]) if row.options.valid_utf8 else b""
                 finish = "stop" if utf8.state_after(end) == utf8.ACCEPT else "length"
                 break
-            row.tokens.append(byte.value)
-            row.held.append(byte)
-            self.work.bytes += 1
-            released += len(row.stops.push(bytes([byte.value]))) if row.options.stop else 1
-            if row.stops.ended:
-                finish = "stop"
+            row.tokens.append(written_token.value)
+            for byte in self._bytes(written_token):
+                row.held.append(byte)
+                row.written += 1
+                self.work.bytes += 1
+                released += len(row.stops.push(bytes([byte.value]))) if row.options.stop else 1
+                if row.stops.ended or row.written == row.options.max_bytes:
+                    finish = "stop" if row.stops.ended else "length"
+                    break
+            if finish:
                 break
-            if len(row.tokens) - 1 - len(row.prompt) == row.options.max_bytes:
-                finish = "length"
         if finish and not row.stops.ended:
             released += len(row.stops.flush())
         progress = Progress(row.ticket, tuple(row.held[:released]), finish)
@@ -324,8 +334,20 @@ class Engine:
         if released or finish:
             yield progress
 
-    def _bytes(self, place: int, row: _Row, written) -> Iterable[Byte]:
-        """What the call wrote for a row; an end of the document as a byte of the value BOS."""
+    def _bytes(self, token: Byte) -> Iterable[Byte]:
+        """The bytes of what was written at once: of a token, the first has its decisions, and the last what it says of
+        itself; a log-probability of 0 stands at the others.
+        """
+        if self.model.vocabulary.is_bytes:
+            return (token,)
+        *others, last = self.model.text(np.array([token.value]))
+        values = [Byte(value, 0.0, math.nan, False, False) for value in others]
+        values.append(Byte(last, token.log_probability, math.nan, False, False))
+        values[0] = values[0]._replace(entropy=token.entropy, commit=token.commit, scratchpad=token.scratchpad)
+        return values
+
+    def _written(self, place: int, row: _Row, written) -> Iterable[Byte]:
+        """What the call wrote for a row, a token as a byte of its id, and an end of the document as one of BOS."""
         count, wanted, bos = int(written.count_B[place]), row.options.logprobs, self.model.vocabulary.bos
         nats_T = written.log_probability_BT[place, :count]
         sampling.check_sound(nats_T)

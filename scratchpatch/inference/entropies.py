@@ -5,6 +5,7 @@ The windows are those of `LanguageModel.positions`. Legend: R rows, L positions 
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -15,6 +16,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import windows
 from scratchpatch.model import weights as weights_lib
+from scratchpatch.patching.scores import Signals
 
 # Tokens of one call on one device.
 _TOKENS_PER_CALL = 8192
@@ -27,18 +29,16 @@ class Answers:
     Attributes:
       windows: what each row reads, and the positions that it answers for.
       tokens_RL: int32, PAD beyond the stream's end.
-      entropy_RL: float32, nats, of the byte after each position; of no meaning at PAD.
-      benefit_RLM: what the trigger reads of benefits, see `patching.scores.Signals`; None where it reads none.
+      signals: what decisions read of each position, arrays [R, L, ...]; of no meaning at PAD.
     """
 
     windows: list[windows.Window]
     tokens_RL: np.ndarray
-    entropy_RL: np.ndarray
-    benefit_RLM: np.ndarray | None = None
+    signals: Signals
 
     def answered(self) -> np.ndarray:
         """float32 [positions]: the entropies that these windows answer for, in order."""
-        rows = zip(self.entropy_RL, self.windows, strict=True)
+        rows = zip(self.signals.entropy_BL, self.windows, strict=True)
         return np.concatenate([row_L[w.first - w.start :][: w.count] for row_L, w in rows])
 
 
@@ -47,7 +47,7 @@ def _compile(definition, mesh):
     # Whatever the entropies do not need, the compiler leaves out.
     def run(weights, tokens_RL):
         output = weights_lib.merge(definition, weights)(tokens_RL)
-        return output.entropy_BL, output.benefit_BLM
+        return Signals(output.entropy_BL, output.benefit_BLM, output.layout.boundary_BL)
 
     return mesh_lib.inside(mesh, jax.jit(run, out_shardings=mesh_lib.everywhere(mesh)))
 
@@ -79,4 +79,5 @@ class Entropies:
             tokens_RL = np.stack([stream.read(w.start, self.length) for w in plan])
             padded_RL = np.pad(tokens_RL, ((0, self._batch - len(plan)), (0, 0)), constant_values=self._pad)
             signals = jax.device_get(self._run(self._weights, jax.device_put(padded_RL, self._rows)))
-            yield Answers(plan, tokens_RL, *(None if x is None else x[: len(plan)] for x in signals))
+            real = slice(len(plan))
+            yield Answers(plan, tokens_RL, jax.tree.map(operator.itemgetter(real), signals))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scratchpatch import config as config_lib
+from scratchpatch.data import tokenizer as tokenizer_lib
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.inference import windows
@@ -99,15 +100,16 @@ class LanguageModel:
         self._fingerprint: str | None = None
 
     def score(self, data: bytes) -> np.ndarray:
-        """float64 [n]: log2-probability of each byte, given those before it and that the document starts there."""
-        nats = [p.nats for p in self.positions(windows.Text(self.tokens(data), self.vocabulary))]
-        return -np.concatenate(nats)[: len(data)].astype(np.float64) / math.log(2)
+        """float64 [n]: log2-probability of each byte, given those before it and that the document starts there. Of a
+        model of tokens, a token's stands at its last byte (see `by_byte`): sums over ranges that end where tokens do
+        are those of the tokens that have their last byte in the range.
+        """
+        return -self._along(data).nats[: len(data)].astype(np.float64) / math.log(2)
 
     def segment(self, data: bytes) -> Segmentation:
-        """Entropies, commits and scratchpads after each byte."""
-        parts = list(self.positions(windows.Text(self.tokens(data), self.vocabulary)))
-        names = ("entropy", "commit", "scratchpad")
-        return Segmentation(**{name: np.concatenate([getattr(p, name) for p in parts])[1:] for name in names})
+        """Entropies, commits and scratchpads after each byte; of a model of tokens, a token's stand after its last."""
+        said = self._along(data)
+        return Segmentation(said.entropy[1:], said.commit[1:], said.scratchpad[1:])
 
     def generate(
         self, prompt: bytes | Sequence[bytes] = b"", max_bytes: int = 256, seed: int = 0, **options: Any
@@ -179,6 +181,8 @@ class LanguageModel:
         for name, value in changes.items():
             config_lib.set_field(config, name, value)
         config_lib.check(config)
+        if config.data.tokenizer != self.config.data.tokenizer:
+            raise UserError("data.tokenizer is the one that the model was trained with: leave it as it is")
         _, weights = weights_lib.redefine(config, self.weights, named=named)
         return LanguageModel(config, weights, self.step)
 
@@ -197,6 +201,8 @@ class LanguageModel:
             return self._fingerprint
         named = ("model.", "patching.", "trigger.", "kernels.", "data.window", "training.dtype")
         fields = {name: value for name, value in config_lib.flat(self.config).items() if name.startswith(named)}
+        if not self.vocabulary.is_bytes:
+            fields["data.tokenizer"] = self._tokenizer.checksum
         digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8)
         everywhere = mesh_lib.everywhere(mesh_lib.of(self.weights))
         whole = jax.jit(lambda x: x, out_shardings=everywhere) if everywhere else lambda x: x
@@ -250,8 +256,57 @@ class LanguageModel:
         return max(tokens // length, 1) * mesh_lib.row_shares(mesh_lib.of(self.weights))
 
     def tokens(self, data: bytes) -> np.ndarray:
-        """BOS and the bytes of a document, int32 [n + 1]."""
-        return np.concatenate([[self.vocabulary.bos], np.frombuffer(data, np.uint8)]).astype(np.int32)
+        """BOS and the bytes, or tokens, of a document, int32 [n + 1]. Raises UserError where data.tokenizer cannot be
+        used.
+        """
+        text = np.frombuffer(data, np.uint8) if self.vocabulary.is_bytes else self._tokenizer.encode(data)
+        return np.concatenate([[self.vocabulary.bos], text]).astype(np.int32)
+
+    def text(self, tokens_T: np.ndarray) -> bytes:
+        """The bytes of tokens; BOS and PAD have none. Raises UserError as `tokens` does."""
+        if self.vocabulary.is_bytes:
+            return tokens_T[tokens_T < self.vocabulary.bos].astype(np.uint8).tobytes()
+        return self._tokenizer.decode(tokens_T)
+
+    @functools.cached_property
+    def _tokenizer(self) -> tokenizer_lib.Tokenizer:
+        return tokenizer_lib.of(self.config)
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray | None:
+        """int64 [rows of the vocabulary]: bytes of each token; None of a model of bytes."""
+        if self.vocabulary.is_bytes:
+            return None
+        return np.asarray(jax.device_get(self.weights["spelling"]["token_bytes"])).astype(np.int64)
+
+    def by_byte(self, said: Positions) -> Positions:
+        """What was said along one document of n bytes, arrays [n + 1] that begin at its BOS; of a model of bytes as it
+        is.
+
+        What a token says of itself (nats, best, targets) stands where its last byte is told, and what follows from it
+        (entropy, commit, scratchpad) after its last byte. Elsewhere nats are 0, `best` is true, targets are PAD,
+        entropy is NaN, and there is no commit.
+        """
+        if self.vocabulary.is_bytes:
+            return said
+        # Bytes before each position's state, and before that of the next token's end.
+        before_T = np.append(0, np.cumsum(self.token_bytes[said.targets[:-1]]))
+        n, told_T = int(before_T[-1]), np.append(before_T[1:] - 1, before_T[-1])
+        at_n = np.arange(n + 1)
+        offset_n = at_n - before_T[np.searchsorted(before_T, at_n, "right") - 1]
+        places = dict.fromkeys(("nats", "head_nats", "targets", "best"), told_T)
+        nothing = {"nats": 0, "head_nats": 0, "targets": self.vocabulary.pad, "best": True, "entropy": np.nan}
+        spread = {"offset": offset_n, "since": at_n + 1}
+        for name in ("nats", "head_nats", "targets", "best", "entropy", "commit", "scratchpad"):
+            x_T = getattr(said, name)
+            spread[name] = np.full(n + 1, nothing.get(name, False), x_T.dtype)
+            spread[name][places.get(name, before_T)] = x_T
+        return Positions(**spread)
+
+    def _along(self, data: bytes) -> Positions:
+        """What the model says at each byte of a document."""
+        parts = self.positions(windows.Text(self.tokens(data), self.vocabulary))
+        return self.by_byte(Positions.joined([vars(part) for part in parts]))
 
 
 def _own(part: Sequence[Row], said: dict[str, jax.Array]) -> list[tuple[Row, dict[str, np.ndarray]]]:

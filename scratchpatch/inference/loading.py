@@ -13,6 +13,7 @@ import jax
 from scratchpatch import config as config_lib
 from scratchpatch.checkpoints import workdir as workdir_lib
 from scratchpatch.checkpoints.reader import TRIES, CheckpointReader
+from scratchpatch.data import tokenizer
 from scratchpatch.distributed import mesh as mesh_lib, processes
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
@@ -84,7 +85,7 @@ def init(config, seed: int = 0) -> LanguageModel:
     """A model with random weights. Raises UserError for a config or a seed that cannot be."""
     config_lib.check(config)
     config_lib.check_seed(seed)
-    return LanguageModel(config, weights_lib.random(config, seed))
+    return LanguageModel(config, weights_lib.random(config, seed) | tokenizer.spelling(config))
 
 
 def load(

@@ -34,8 +34,9 @@ def positions(
     """
     window = lm.config.data.window
     by_length: dict[int, list[int]] = {}
-    for index in sorted(range(len(documents)), key=lambda index: len(documents[index])):
-        by_length.setdefault(windows.row_length(len(documents[index]) + 1, window), []).append(index)
+    sizes = [len(lm.tokens(document)) for document in documents]
+    for index in sorted(range(len(documents)), key=sizes.__getitem__):
+        by_length.setdefault(windows.row_length(sizes[index], window), []).append(index)
     for length, indices in by_length.items():
         texts = ((index, windows.Text(lm.tokens(documents[index]), lm.vocabulary)) for index in indices)
         open_documents = (_Document(index, text, list(windows.plan(len(text), length))) for index, text in texts)
@@ -56,4 +57,4 @@ def _score(
         seen(sum(own.count for (_, own, _), _ in answered))
         for (_, own, document), _ in answered:
             if own is document.plan[-1]:
-                yield document.index, Positions.joined(document.parts)
+                yield document.index, lm.by_byte(Positions.joined(document.parts))

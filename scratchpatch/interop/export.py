@@ -2,7 +2,8 @@
 
     folder/model.safetensors    the arrays as float32 (half precision is read, too), named by their path in the model
     folder/config.json          {"schema", "version", "step", "config": every field, "checksum": [bytes, CRC-32] of the
-                                other file}
+                                other file; of a model of tokens "tokenizer", the digest of tokenizer.json}
+    folder/tokenizer.json       of a model of tokens: a copy of its tokenizer
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import numpy as np
 
 import scratchpatch
 from scratchpatch import config as config_lib, json_files, schema
+from scratchpatch.data import tokenizer
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
 from scratchpatch.interop import safetensors_folder
@@ -35,6 +37,7 @@ class _About(TypedDict, total=False):
     step: json_files.Count
     # Folders of older versions, and configs that people write for arrays of theirs, have none.
     checksum: tuple[json_files.Count, json_files.Count]
+    tokenizer: str
 
 
 def vacant(folder: str | Path) -> None:
@@ -65,11 +68,13 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
         arrays = _unstacked(arrays) if layout == "unstacked" else arrays
         safetensors_folder.save(folder, arrays, {"format": "scratchpatch"})
         try:
+            about |= tokenizer.keep(folder, lm.config)
             about["checksum"] = safetensors_folder.size_and_checksum(folder)
             replace_text(folder / "config.json", json.dumps(about, indent=1) + "\n")
         except BaseException:
-            with contextlib.suppress(OSError):
-                (folder / safetensors_folder.FILE).unlink()
+            for name in (safetensors_folder.FILE, config_lib.TOKENIZER):
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
             raise
     except BaseException as error:
         if is_new:

@@ -1,4 +1,4 @@
-"""The byte-level language model with scratchpads.
+"""The byte-level language model with scratchpads; where the config names a tokenizer, a position is a token.
 
 Legend: B rows, L byte positions, N slots, P commits, D trunk width, d byte width, V vocabulary.
 """
@@ -17,6 +17,7 @@ from scratchpatch.model.encoder import Encoder
 from scratchpatch.model.heads import EntropyHead, entropy
 from scratchpatch.model.pooling import Pooling
 from scratchpatch.model.predictors import BenefitHead, Dependence
+from scratchpatch.model.router import Router
 from scratchpatch.model.trunk import Trunk
 from scratchpatch.patching import layout
 from scratchpatch.patching.rows import Rows, pack
@@ -25,6 +26,10 @@ from scratchpatch.patching.scores import Signals
 
 class Threshold(nnx.Variable):
     """A threshold in nats at which documents start: carried by training, not learned by gradient."""
+
+
+class Spelling(nnx.Variable):
+    """What a tokenizer says of its tokens: part of the weights, so that a model counts bytes without its file."""
 
 
 @jax.tree_util.register_dataclass
@@ -58,7 +63,8 @@ class ByteLM(nnx.Module):
     """Encoder, entropy head or model, patchifier and trigger, pooling, trunk, decoder.
 
     The entropy head exists where `model.entropy_head.weight` > 0, the entropy model, itself a ByteLM without a trunk,
-    where `model.entropy_model.layers` > 0. Decisions read the model's entropies if there is one, else the head's.
+    where `model.entropy_model.layers` > 0. Decisions read the model's entropies if there is one, else the head's. The
+    router exists where patches are learned.
     """
 
     def __init__(self, config, *, rngs: nnx.Rngs):
@@ -68,6 +74,10 @@ class ByteLM(nnx.Module):
         encoder, head, pooling, trunk, decoder = (nnx.Rngs(params=k) for k in jax.random.split(key, 5))
         self.encoder = Encoder(config, encoder)
         self.decoder = Decoder(config, decoder)
+        vocabulary = config_lib.vocabulary(config)
+        # Bytes of each token, float32 [V], nothing until `data.tokenizer.spelling` is put there.
+        counts = Spelling(jnp.zeros((vocabulary.rows,), jnp.float32))
+        self.token_bytes = None if vocabulary.is_bytes else counts
         if config.model.trunk.kind == "none":
             return
         self.entropy_head = EntropyHead(config, head) if config.model.entropy_head.weight > 0 else None
@@ -81,6 +91,8 @@ class ByteLM(nnx.Module):
         learns, own = config.model.benefit.width > 0, nnx.Rngs(params=jax.random.fold_in(key, 1))
         self.benefit_head = BenefitHead(config, own) if learns else None
         self.dependence = Dependence() if config.model.benefit.table else None
+        routes, own = config.patching.kind == "learned", nnx.Rngs(params=jax.random.fold_in(key, 2))
+        self.router = Router(config, own) if routes else None
 
     @property
     def measures(self) -> bool:
@@ -116,8 +128,10 @@ class ByteLM(nnx.Module):
         predicted_BLM = None
         if self.benefit_head is not None:
             predicted_BLM = self.benefit_head(h_BLd, entropy_BL, rows.previous(entropy_BL, entropy_BL))
-        benefit_BLM = self._benefit(h_BLd, rows, entropy_BL, predicted_BLM)
-        decisions = layout.decide(self.config, rows, Signals(entropy_BL, benefit_BLM), self.thresholds())
+        boundary_BL = None if self.router is None else self.router(h_BLd, rows)
+        benefit_BLM = self._benefit(h_BLd, rows, entropy_BL, predicted_BLM, boundary_BL)
+        signals = Signals(entropy_BL, benefit_BLM, boundary_BL)
+        decisions = layout.decide(self.config, rows, signals, self.thresholds())
         read = layout.leaking(self.config, decisions) if self.config.model.leak else decisions
         pooled_BND = self.pooling(h_BLd, read)
         z_BND = self.trunk(pooled_BND, decisions)
@@ -126,7 +140,7 @@ class ByteLM(nnx.Module):
             logits_BLV, head_logits_BLV, entropy_BL, decisions, h_BLd, pooled_BND, z_BND, predicted_BLM, benefit_BLM
         )
 
-    def _benefit(self, h_BLd, rows: Rows, entropy_BL, predicted_BLM) -> jax.Array | None:
+    def _benefit(self, h_BLd, rows: Rows, entropy_BL, predicted_BLM, boundary_BL) -> jax.Array | None:
         """What decisions read of benefits, see `Signals`."""
         trigger = self.config.trigger
         if trigger.kind == "learned":
@@ -138,7 +152,8 @@ class ByteLM(nnx.Module):
             return None
         pad = rows.vocabulary.pad
         targets_BL = jnp.pad(rows.tokens_BL[:, 1:], ((0, 0), (0, 1)), constant_values=pad)
-        plain = layout.decide(self.config, rows, Signals(entropy_BL), self.thresholds(), scratchpads=False)
+        signals = Signals(entropy_BL, None, boundary_BL)
+        plain = layout.decide(self.config, rows, signals, self.thresholds(), scratchpads=False)
         return benefit.measure_all(self, h_BLd, plain, targets_BL)[..., None]
 
     @precision.of_config

@@ -32,6 +32,8 @@ class Cache:
       commits_B: int32, how many those are.
       earlier_B: int32, how many of them belong to earlier documents of the row.
       context: what bytes read of the latest slot: arrays whose first axis is the row.
+      router_Bd: float32, what the router keeps of the last byte.
+      smoothed_Bd: float32, what the next commit is mixed with, if the open document has a commit.
     """
 
     position_B: jax.Array
@@ -47,6 +49,8 @@ class Cache:
     commits_B: jax.Array | None = None
     earlier_B: jax.Array | None = None
     context: tuple | None = None
+    router_Bd: jax.Array | None = None
+    smoothed_Bd: jax.Array | None = None
 
     def spread(self) -> "Cache":
         """The same in its place on the current mesh: by rows, and what the trunk keeps also by its heads."""
@@ -70,6 +74,7 @@ class Reading:
       seen_from_BC, seen_to_BC: int32, the commits of the row that a slot here attends to.
       bytes: what pooling reads of the M bytes before the first position and of these [B, M + C, d]; None of a single
         position, whose patch the cache has.
+      boundary_BC: float32, the router's probabilities; None without a router.
     """
 
     position_BC: jax.Array
@@ -83,6 +88,12 @@ class Reading:
     seen_from_BC: jax.Array | None = None
     seen_to_BC: jax.Array | None = None
     bytes: PatchBytes | None = None
+    boundary_BC: jax.Array | None = None
+
+    @property
+    def first_BC(self) -> jax.Array:
+        """bool: whether a slot here sees no commit before it in its document."""
+        return self.seen_from_BC == self.seen_to_BC
 
     @property
     def slot_BC(self) -> jax.Array:
@@ -98,7 +109,9 @@ class Thought:
     Attributes:
       leaves: of each layer what a commit leaves: (keys, values), arrays [B, 1, G, K], or its `State`.
       context: what bytes read of the slot, as in `Cache`.
+      smoothed_Bd: what the next commit is mixed with; None where nothing is smoothed.
     """
 
     leaves: tuple
     context: tuple
+    smoothed_Bd: jax.Array | None = None

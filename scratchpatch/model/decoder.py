@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch import sharding
-from scratchpatch.model import layers, stack
+from scratchpatch.model import layers, router, stack
 from scratchpatch.model.heads import Logits
 from scratchpatch.model.pooling import take
+from scratchpatch.model.smoothing import smooth
 from scratchpatch.patching.layout import Layout
 
 
@@ -64,6 +65,10 @@ class Decoder(nnx.Module):
 
     scope: patch: window layers reach back to the latest commit and no further, and positions count from there
     (MegaByte, arXiv 2305.07185, section 2.3). Scratchpads begin no scope.
+
+    Learned patches: contexts may be smoothed, and are read with the router's confidence (by cross-attention, its
+    values; that is ours). residual: projected adds not the byte states but a projection of them, all zeros at first,
+    in float32 (H-Net, arXiv 2507.07955, section 2.2.3).
     """
 
     def __init__(self, config, rngs: nnx.Rngs):
@@ -84,6 +89,11 @@ class Decoder(nnx.Module):
         else:
             self.stack = stack.ByteTier("decoder", config, t.layers, t.heads, t.window, dtype, rngs)
         self.logits = Logits("decoder", config, dtype, rngs)
+        self.smooths = m.smoothing
+        # Made last, so that it changes the first numbers of no other parameter.
+        self.residual = None if t.residual == "identity" else layers.linear(
+            m.d_byte, m.d_byte, names, jnp.float32, rngs, init=nnx.initializers.zeros_init()
+        )
 
     def __call__(self, h_BLd, z_BND, layout: Layout) -> jax.Array:
         """Logits [B, L, V] from byte states and slot states."""
@@ -93,15 +103,41 @@ class Decoder(nnx.Module):
         c_BNd, index_BL = self.contexts(z_BND), layout.slots.context_BL
         if self.at_slot:
             index_BL = jnp.where(layout.commit_BL | layout.scratchpad_BL, index_BL, z_BND.shape[1])
+        if self.smooths:
+            c_BNd = self._smoothed(c_BNd, layout)
+
+        def trusted(x):
+            if layout.boundary_BL is None:
+                return x
+            return router.confident(x, router.confidence(layout.boundary_BL, layout.commit_BL))
+
         if not self.vectors:
-            return self.logits(self.stack(h_BLd + take(c_BNd, index_BL), rows))
+            context_BLd = trusted(take(c_BNd, index_BL))
+            return self.logits(self.stack(self.join(h_BLd, context_BLd), rows))
         c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.vectors, -1)
 
         def run(layer, x_BLd):
-            x_BLd = layer.cross(x_BLd, *(take(x, index_BL) for x in layer.cross.offers(c_BNkd)))
+            k_BLkHK, v_BLkHK = (take(x, index_BL) for x in layer.cross.offers(c_BNkd))
+            x_BLd = layer.cross(x_BLd, k_BLkHK, trusted(v_BLkHK))
             return stack.run_window(layer.block, x_BLd, rows, self.window, self.backend)
 
         return self.logits(self.stack(h_BLd, run))
+
+    def join(self, h_BLd, context_BLd) -> jax.Array:
+        """What the layers read of byte states and of what was injected by adding, [B, L, d]."""
+        if self.residual is None:
+            return h_BLd + context_BLd
+        return (context_BLd.astype(jnp.float32) + self.residual(h_BLd)).astype(h_BLd.dtype)
+
+    def _smoothed(self, c_BNd, layout: Layout) -> jax.Array:
+        """Contexts [B, N + 1, d] of which those of commits are smoothed."""
+        slots, p = layout.slots, layout.slots.commits
+        # Every device of a row has all of its contexts, and so it needs all of its probabilities.
+        boundary_BL = sharding.constrain(layout.boundary_BL, "decoder.boundary", "local_rows", None)
+        p_BP = take(boundary_BL, slots.end_BN[:, :p])
+        first_BP = slots.seen_from_BN[:, :p] == slots.seen_to_BN[:, :p]
+        z_BPd, _ = smooth(c_BNd[:, :p], p_BP, jnp.ones_like(first_BP), first_BP, c_BNd[:, -1])
+        return jnp.concatenate([z_BPd.astype(c_BNd.dtype), c_BNd[:, p:]], axis=1)
 
     def contexts(self, z_BND) -> jax.Array:
         """What bytes read of each slot [B, N + 1, d], or k vectors joined; the last one is the null context, or zeros

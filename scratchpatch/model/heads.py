@@ -21,7 +21,7 @@ class Logits(nnx.Module):
 
     def __init__(self, name: str, config, dtype, rngs: nnx.Rngs):
         m, self.rows = config.model, config_lib.vocabulary(config).rows
-        self.targets, self.name = m.target_rows, name
+        self.targets, self.name = config_lib.target_rows(config), name
         self.norm = layers.norm(m.d_byte, m.norm_eps, dtype, rngs)
         names = ("width", "vocabulary")
         self.projection = layers.linear(m.d_byte, self.rows, names, dtype, rngs, scale=0.1, out=jnp.float32)

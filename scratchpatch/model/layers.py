@@ -35,7 +35,9 @@ class Linear(nnx.Linear):
     def multiplied(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The same by another kernel, whose place on the mesh is this one's."""
         placement = sharding.placement(self.kernel)
-        how = (placement, self.dtype, sharding.gradient_dtype(), self.precision, self.preferred_element_type)
+        # What multiplies float32 in a bfloat16 model has a float32 gradient, whatever the others have.
+        summed_in = jnp.promote_types(self.dtype, sharding.gradient_dtype())
+        how = (placement, self.dtype, summed_in, self.precision, self.preferred_element_type)
         return _product(x.astype(self.dtype), kernel, how)
 
 
@@ -99,19 +101,24 @@ def shared(x: jax.Array, *projections: Linear) -> list[jax.Array]:
     return jnp.split(projections[0].multiplied(x, kernel), ends[:-1], axis=-1)
 
 
-def linear(d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale=1.0, out=None) -> Linear:
+def linear(
+    d_in: int, d_out: int, names: tuple[str, str], dtype, rngs: nnx.Rngs, scale=1.0, out=None, init=None
+) -> Linear:
     """A bias-free projection, normal with standard deviation scale / sqrt(d_in).
 
     Args:
-      dtype: that its inputs and its kernel are rounded to.
+      dtype: that its inputs and its kernel are rounded to; products of float32 are float32 ones in any model.
       out: dtype of the results, and of the sums that they are; None: as `dtype`.
+      init: (key, shape, dtype) -> the first kernel; None: the normal one.
     """
     init = nnx.with_metadata(
-        nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
+        init or nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
         sharding_names=names,
         eager_sharding=False,
     )
     types = {"dtype": dtype, "param_dtype": jnp.float32, "preferred_element_type": out}
+    if dtype == jnp.float32:
+        types["precision"] = jax.lax.Precision.HIGHEST
     return Linear(d_in, d_out, use_bias=False, kernel_init=init, rngs=rngs, **types)
 
 

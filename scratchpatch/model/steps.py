@@ -15,12 +15,13 @@ from scratchpatch import config as config_lib, precision, sharding
 from scratchpatch.kernels import attention, diagonal
 from scratchpatch.kernels.attention import Kept
 from scratchpatch.kernels.diagonal import State
-from scratchpatch.model import ssm
+from scratchpatch.model import router as router_lib, ssm
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
 from scratchpatch.model.layers import pin
 from scratchpatch.model.pooling import PatchBytes, take
+from scratchpatch.model.smoothing import smooth
 from scratchpatch.patching import step as step_lib
 from scratchpatch.patching.layout import Thresholds
 from scratchpatch.patching.rows import Rows
@@ -40,7 +41,7 @@ class Steps(nnx.Module):
         config_lib.require_causal(model.config, "continue text byte by byte")
         config_lib.require_no_leak(model.config, "continue text byte by byte")
         self.config = model.config
-        self.vocabulary = config_lib.vocabulary(model.config)
+        self.vocabulary, self.token_bytes = config_lib.vocabulary(model.config), model.token_bytes
         self.trunkless = model.config.model.trunk.kind == "none"
         self.recurrent = model.config.model.trunk.kind == "ssm"
         # P: places for the commits of a row.
@@ -59,9 +60,15 @@ class Steps(nnx.Module):
         trigger = model.config.trigger.kind if fires else "none"
         self.benefit_head = model.benefit_head if trigger == "learned" else None
         self.dependence = model.dependence if trigger == "score" else None
+        self.router = model.router
         self.pooling = model.pooling
         self.trunk_layers, self.trunk_norm = _layers(model.trunk.stack), model.trunk.norm
         self.patching_threshold, self.trigger_threshold = model.patching_threshold, model.trigger_threshold
+
+    @property
+    def bytes_of_tokens(self) -> jax.Array | None:
+        """float32 [V]: bytes of each token; None of a model of bytes."""
+        return None if self.token_bytes is None else self.token_bytes.get_value()
 
     def empty(self, rows: int) -> Cache:
         """The cache of rows of which nothing is read."""
@@ -95,6 +102,7 @@ class Steps(nnx.Module):
         if self.pooling.gathers:
             byte_BMd = jnp.zeros((rows, self.pooling.limit, m.d_byte), dtype)
             patch = PatchBytes(byte_BMd, *((byte_BMd, byte_BMd) if self.pooling.attends else ()))
+        wide_Bd = jnp.zeros((rows, m.d_byte), jnp.float32)
         if self.recurrent:
             trunk = states(t.d_model, t.layers)
         else:
@@ -110,7 +118,9 @@ class Steps(nnx.Module):
             trunk=trunk,
             commits_B=zero_B,
             earlier_B=zero_B,
-            context=self._null(rows),
+            context=self._of_contexts(self._null(rows)),
+            router_Bd=None if self.router is None else wide_Bd,
+            smoothed_Bd=jnp.repeat(wide_Bd, max(self.decoder.vectors, 1), axis=1) if self.decoder.smooths else None,
         )
 
     @precision.of_config
@@ -155,7 +165,13 @@ class Steps(nnx.Module):
             before_BC = window.previous(tokens_BT, tokens_BT)[:, g:]
             weight = self.config.trigger.dependence
             benefit_BCM = self.dependence.score(weight, entropy_BC, tokens_BC, before_BC)[..., None]
-        signals = Signals(entropy_BC, benefit_BCM)
+        boundary_BC = None
+        if self.router is not None:
+            q_BCd, k_BCd = self.router.project(hidden_BCd)
+            before_BCd = jnp.concatenate([cache.router_Bd[:, None], k_BCd[:, :-1]], axis=1)
+            boundary_BC = router_lib.probability(q_BCd, before_BCd, position_BC == start_BC)
+            later["router_Bd"] = _last(k_BCd, new_B, cache.router_Bd)
+        signals = Signals(entropy_BC, benefit_BCM, boundary_BC)
         later["patching"], decision = step_lib.scan(self.config, cache.patching, tokens_BC, signals)
 
         # A document that starts here sees none of the commits so far.
@@ -174,7 +190,7 @@ class Steps(nnx.Module):
         if tokens_BC.shape[1] == 1:
             # Where contexts reach no other byte, each byte begins without one.
             fresh_B = ((position_BC == start_BC)[:, 0] | self.decoder.at_slot) & valid_BC[:, 0]
-            later["context"] = where(fresh_B, self._null(rows), cache.context)
+            later["context"] = where(fresh_B, self._of_contexts(self._null(rows)), cache.context)
         reading = dataclasses.replace(
             reading,
             entropy_BC=reading.entropy_BC if entropy_BC is None else entropy_BC,
@@ -184,6 +200,7 @@ class Steps(nnx.Module):
             seen_from_BC=from_BC,
             seen_to_BC=to_BC,
             bytes=bytes_,
+            boundary_BC=boundary_BC,
         )
         return dataclasses.replace(cache, **later), reading
 
@@ -195,9 +212,10 @@ class Steps(nnx.Module):
           reading: of one position.
           row_W: int32, the rows that run; one that does not exist is left out. None: all of them.
         """
-        patch, rows = cache.patch, cache.position_B.shape[0]
+        patch, smoothed_Bd, rows = cache.patch, cache.smoothed_Bd, cache.position_B.shape[0]
         if row_W is not None:
-            reading, patch = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), (reading, patch))
+            own = reading, patch, smoothed_Bd
+            reading, patch, smoothed_Bd = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), own)
         reading = _ranges_pinned(reading)
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
         index_B1M = (reading.position_BC[..., None] - back_M) % self.pooling.limit
@@ -217,7 +235,9 @@ class Steps(nnx.Module):
             return y_B1e
 
         z_B1D = self._slots(patch, index_B1M, reading, cache.trunk, mix if self.recurrent else attend)
-        thought = Thought(tuple(new), jax.tree.map(lambda x: x[:, 0], self._offers(z_B1D)))
+        context_B1d, smoothed_Bd = self._contexts(z_B1D, reading, smoothed_Bd)
+        context = jax.tree.map(lambda x: x[:, 0], self._of_contexts(context_B1d))
+        thought = Thought(tuple(new), context, smoothed_Bd)
         if row_W is None:
             return thought
         return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype).at[row_W].set(x, mode="drop"), thought)
@@ -234,7 +254,8 @@ class Steps(nnx.Module):
             return where(stays_B1[:, 0], new, kept) if self.recurrent else kept.put(*new, place_B1)
 
         trunk = tuple(map(settled, cache.trunk, thought.leaves))
-        return dataclasses.replace(cache, trunk=trunk, context=where(row_B, thought.context, cache.context))
+        kept = where(row_B, (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd))
+        return dataclasses.replace(cache, trunk=trunk, context=kept[0], smoothed_Bd=kept[1])
 
     @precision.of_config
     def write(self, cache: Cache, reading: Reading, valid_BC=None, context=None, logits: bool = True):
@@ -257,7 +278,7 @@ class Steps(nnx.Module):
             if self.decoder.vectors:
                 cross = context
             else:
-                x_BCd = x_BCd + context[0]
+                x_BCd = self.decoder.join(x_BCd, context[0])
         x_BCd, decoder = place.through(self.decoder_layers, x_BCd, cache.decoder, cross)
         return dataclasses.replace(cache, decoder=decoder), self.decoder.logits(x_BCd) if logits else None
 
@@ -290,21 +311,19 @@ class Steps(nnx.Module):
             return jnp.concatenate([room, old[:, None], null[:, None]], axis=1)
 
         # What bytes read of the slot at each position, of the slot before the chunk, and of none.
-        table = jax.tree.map(rooms, cache.context, self._null(rows))
+        table = jax.tree.map(rooms, cache.context, self._of_contexts(self._null(rows)))
 
         def run(state):
-            done, trunk, table = state
+            done, trunk, table, smoothed_Bd = state
             n_BN = jax.lax.dynamic_slice_in_dim(order_BC, done, group, axis=1)
             slot_BN, n_BN = n_BN < length, jnp.minimum(n_BN, length - 1)
-            of_slots = Reading(**{
-                field.name: take(getattr(reading, field.name), n_BN)
-                for field in dataclasses.fields(Reading)
-                if field.name != "bytes"
-            })
+            of_slots = jax.tree.map(lambda x: take(x, n_BN), dataclasses.replace(reading, bytes=None))
             of_slots = _ranges_pinned(of_slots)
+            # Places that no slot takes come last, and carry on what is before them.
+            of_slots = dataclasses.replace(of_slots, commit_BC=of_slots.commit_BC & slot_BN)
             # Behind the M bytes before the chunk.
             index_BNM = n_BN[..., None] + self.pooling.limit - back_M
-            place_BN, later = jnp.where(slot_BN & of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
+            place_BN, later = jnp.where(of_slots.commit_BC, of_slots.seen_to_BC, self.commits), []
 
             def attend(q, k, v, kept):
                 # A slot does not see itself in the cache: its commit lies behind those that it sees.
@@ -321,11 +340,14 @@ class Steps(nnx.Module):
             mixer = mix if self.recurrent else attend
             z_BND = self._slots(reading.bytes, index_BNM, of_slots, trunk, mixer)
             target_BN = jnp.where(slot_BN, n_BN, length + 2)
-            table = jax.tree.map(lambda x, new: replaced(x, target_BN, new), table, self._offers(z_BND))
-            return done + group, tuple(later), table
+            context_BNd, smoothed_Bd = self._contexts(z_BND, of_slots, smoothed_Bd)
+            offers = self._of_contexts(context_BNd)
+            table = jax.tree.map(lambda x, new: replaced(x, target_BN, new), table, offers)
+            return done + group, tuple(later), table, smoothed_Bd
 
         most = slot_BC.sum(axis=1).max()
-        _, trunk, table = jax.lax.while_loop(lambda state: state[0] < most, run, (jnp.int32(0), cache.trunk, table))
+        state = jnp.int32(0), cache.trunk, table, cache.smoothed_Bd
+        _, trunk, table, smoothed_Bd = jax.lax.while_loop(lambda state: state[0] < most, run, state)
         if self.decoder.at_slot:
             index_BC = jnp.where(slot_BC, n_BC, length + 1)
         else:
@@ -337,7 +359,7 @@ class Steps(nnx.Module):
         last_B = _last(index_BC, count_B, jnp.full((rows,), length))
         context = jax.tree.map(lambda x: take(x, last_B[:, None])[:, 0], table)
         contexts = jax.tree.map(lambda x: take(x, index_BC), table)
-        return dataclasses.replace(cache, trunk=trunk, context=context), contexts
+        return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd), contexts
 
     def _slots(self, patch, index_BNM, reading: Reading, trunk, mix):
         """Slot states [B, N, D], from what pooling reads of bytes at these places.
@@ -354,20 +376,27 @@ class Steps(nnx.Module):
             x_BND = layer(x_BND, reading.seen_to_BC - reading.seen_from_BC, functools.partial(mix, kept=kept))
         return x_BND if self.trunk_norm is None else self.trunk_norm(x_BND)
 
-    def _offers(self, z_BND) -> tuple:
-        """What bytes read of slots, arrays [B, N, ...]."""
-        return self._of_contexts(self.decoder.contexts(z_BND)[:, :-1])
+    def _contexts(self, z_BND, reading: Reading, smoothed_Bd) -> tuple[jax.Array, jax.Array | None]:
+        """The contexts of slots [B, N, d], in the order of their bytes, and what the next commit is mixed with."""
+        c_BNd = self.decoder.contexts(z_BND)
+        c_BNd, null_Bd = c_BNd[:, :-1], c_BNd[:, -1]
+        if smoothed_Bd is None:
+            return c_BNd, None
+        boundaries = reading.boundary_BC, reading.commit_BC, reading.first_BC
+        mixed_BNd, smoothed_Bd = smooth(c_BNd, *boundaries, null_Bd, smoothed_Bd)
+        return mixed_BNd.astype(c_BNd.dtype), smoothed_Bd
 
-    def _null(self, rows: int) -> tuple:
-        """What bytes read before a document's first slot, arrays [rows, ...]."""
+    def _null(self, rows: int) -> jax.Array:
+        """The context of bytes before a document's first slot, [rows, d]."""
         nothing_B0D = jnp.zeros((rows, 0, self.config.model.trunk.d_model), self.encoder.dtype)
-        return jax.tree.map(lambda x: x[:, 0], self._of_contexts(self.decoder.contexts(nothing_B0D)))
+        return self.decoder.contexts(nothing_B0D)[:, 0]
 
-    def _of_contexts(self, c_BNd) -> tuple:
+    def _of_contexts(self, c) -> tuple:
+        """What bytes read of contexts [..., d], arrays [..., ...]."""
         if not self.decoder.vectors:
-            return (c_BNd,)
-        c_BNkd = c_BNd.reshape(*c_BNd.shape[:2], self.decoder.vectors, -1)
-        return tuple(layer.cross.offers(c_BNkd) for layer in self.decoder_layers)
+            return (c,)
+        c = c.reshape(*c.shape[:-1], self.decoder.vectors, -1)
+        return tuple(layer.cross.offers(c) for layer in self.decoder_layers)
 
 
 def _layers(stack):
@@ -414,7 +443,7 @@ class _Place:
 def _last(x_BC, count_B, otherwise_B):
     """x at the last of the first `count` positions; `otherwise` where there is none."""
     last_B = take(x_BC, jnp.maximum(count_B - 1, 0)[:, None])[:, 0]
-    return jnp.where(count_B > 0, last_B, otherwise_B)
+    return where(count_B > 0, last_B, otherwise_B)
 
 
 def where(row_B, new, old):

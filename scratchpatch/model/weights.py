@@ -2,7 +2,7 @@
 
 `weights` is {'params': what gradients change, 'thresholds': what training carries along} and, where the model has an
 entropy model of its own, 'frozen': what nothing changes; where it learns what scratchpads save, 'statistics': running
-sums that training carries along. Each is a nested dict of arrays.
+sums that training carries along; where it reads tokens, 'spelling': the bytes of each. Each is a nested dict of arrays.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from ml_collections import FrozenConfigDict
 from scratchpatch import compilation_cache, config as config_lib, sharding
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
-from scratchpatch.model.byte_lm import ByteLM, Threshold
+from scratchpatch.model.byte_lm import ByteLM, Spelling, Threshold
 from scratchpatch.model.predictors import Statistic
 
 _SHOWN = 3  # arrays that a message names
-PARTS = ("params", "thresholds", "frozen", "statistics")
+PARTS = ("params", "thresholds", "frozen", "statistics", "spelling")
 
 
 def select(state: dict) -> dict:
@@ -36,9 +36,9 @@ def _is_frozen(path, _) -> bool:
 
 def _separate(model_or_state):
     """(definition, weights) as nnx states."""
-    definition, *states = nnx.split(model_or_state, _is_frozen, nnx.Param, Threshold, Statistic)
-    frozen, params, thresholds, statistics = states
-    some = {"frozen": frozen, "statistics": statistics}
+    definition, *states = nnx.split(model_or_state, _is_frozen, nnx.Param, Threshold, Statistic, Spelling)
+    frozen, params, thresholds, statistics, spelling = states
+    some = {"frozen": frozen, "statistics": statistics, "spelling": spelling}
     return definition, {"params": params, "thresholds": thresholds} | {k: x for k, x in some.items() if len(x)}
 
 

@@ -33,6 +33,8 @@ class Layout:
       suppressed_commits_B, suppressed_scratchpads_B: int32 [B], requests that the budget refused.
       slots: the trunk's queries, in arrays of static size.
       thresholds: float32 [B, L].
+      boundary_BL: float32 [B, L], the probabilities that learned patches were decided by, with their gradient; None of
+        other patches.
     """
 
     rows: Rows
@@ -43,6 +45,7 @@ class Layout:
     suppressed_scratchpads_B: jax.Array
     slots: Slots
     thresholds: Thresholds
+    boundary_BL: jax.Array | None = None
 
     def segments(self) -> Rows:
         """The rows as if a document began at each commit: a segment holds the bytes that read the same commit.
@@ -136,4 +139,5 @@ def decide(config, rows: Rows, signals: Signals, thresholds: Thresholds, scratch
         suppressed_scratchpads_B=(wish_BL & ~scratchpad_BL).sum(axis=1),
         slots=slots_lib.build(commit_BL, scratchpad_BL, patch_start_BL, rows, commits, most if capacity else 0),
         thresholds=Thresholds(patching_BL, trigger_BL),
+        boundary_BL=signals.boundary_BL,
     )

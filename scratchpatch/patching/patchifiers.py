@@ -10,8 +10,8 @@ from scratchpatch.patching import characters, controller, scores
 from scratchpatch.patching.rows import Rows
 from scratchpatch.patching.scores import Signals
 
-# Kinds whose patches have one size.
-_REGULAR = ("byte", "fixed")
+# Kinds whose patches have one size, or are as long as a router makes them: nothing is added to what they ask for.
+_AS_ASKED = ("byte", "fixed", "learned")
 
 
 def request(patching, rows: Rows, signals: Signals, threshold):
@@ -33,7 +33,7 @@ def request(patching, rows: Rows, signals: Signals, threshold):
         gain, rate, eligible_BL = patching.gain, 1 / patching.patch_bytes, rows.valid_BL & ~inside_BL
         fired_BL, threshold_BL = controller.fire(score_BL, eligible_BL, rows, threshold, gain, rate)
         asked_BL |= fired_BL
-    if patching.kind not in _REGULAR:
+    if patching.kind not in _AS_ASKED:
         asked_BL = chop(asked_BL, rows, patching.max_patch_bytes)
     if patching.whole_characters:
         asked_BL = characters.hold(asked_BL, inside_BL, rows)
@@ -59,7 +59,7 @@ def step(patching, tail: Rows, signals: Signals, standing: controller.Standing, 
         eligible_B = tail.valid_BL[:, -1] & ~inside_B
         fired_B, standing = controller.step(standing, score_BK[:, -1], eligible_B, offset_B, tail.vocabulary)
         asked_B |= fired_B
-    if patching.kind not in _REGULAR:
+    if patching.kind not in _AS_ASKED:
         asked_B, since_B = chop_step(asked_B, since_B, offset_B, patching.max_patch_bytes)
     if patching.whole_characters:
         asked_B, held_B = characters.hold_step(asked_B, inside_B, held_B, offset_B)
@@ -76,6 +76,7 @@ def _rule(patching, rows: Rows, signals: Signals):
     is its code's `threshold_add`, whose third byte never ends a patch); whitespace: SpaceByte (arXiv 2404.14408), whose
     BOS is space-like. Where the BOS is no patch of its own (not `commit_bos`), it is not: a document's first space-like
     byte ends a patch even where no byte stands before it.
+    learned: H-Net (arXiv 2507.07955).
     """
     kind, score_BL = patching.kind, None
     if kind == "byte":
@@ -89,6 +90,8 @@ def _rule(patching, rows: Rows, signals: Signals):
             asked_BL &= ~rows.previous(rows.tokens_BL == rows.vocabulary.bos, False)
     elif kind == "random":
         asked_BL = scores.chance(rows) < 1 / patching.patch_bytes
+    elif kind == "learned":
+        asked_BL = signals.boundary_BL > scores.LIKELY
     else:
         asked_BL, score_BL = jnp.zeros_like(rows.valid_BL), _uncertainty(patching, rows, signals.entropy_BL)
     if patching.commit_bos:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from scratchpatch.patching.rows import Rows
 
 LOOK_BACK = 3
+# A learned patch ends where the router's probability is above this (H-Net, arXiv 2507.07955, section 2.2.1).
+LIKELY = 0.5
 
 
 @jax.tree_util.register_dataclass
@@ -25,10 +27,12 @@ class Signals:
       entropy_BL: of the next byte, float32, nats.
       benefit_BLM: what a scratchpad here is thought to save, float32; by M ages of the context, or one for all of them.
         In deviations from the mean; of the `oracle` in nats.
+      boundary_BL: the router's probability that a patch ends here, float32; see `model.router`.
     """
 
     entropy_BL: jax.Array | None = None
     benefit_BLM: jax.Array | None = None
+    boundary_BL: jax.Array | None = None
 
 
 # Bytes of the open patch, as ages of the context: 1, 2 to 3, 4 to 7, ..., 64 and more.

@@ -133,9 +133,9 @@ def step(config, state: State, token_B: jax.Array, signals: Signals) -> tuple[St
         entropy_BK = jnp.concatenate([state.entropy_BK, signals.entropy_BL[:, None]], axis=1)
     offset_B = jnp.where(token_B == vocabulary.bos, 0, state.offset_B)
     patch_bytes_B = jnp.where(offset_B == 0, 0, state.patch_bytes_B) + 1
-    # Of benefits this byte's alone is read.
-    benefit_B1M = None if signals.benefit_BLM is None else signals.benefit_BLM[:, None]
-    recent, signals = tail(tokens_BK, offset_B, vocabulary), Signals(entropy_BK, benefit_B1M)
+    # Of benefits and boundaries this byte's alone are read.
+    of_byte = (None if x is None else x[:, None] for x in (signals.benefit_BLM, signals.boundary_BL))
+    recent, signals = tail(tokens_BK, offset_B, vocabulary), Signals(entropy_BK, *of_byte)
     request_B, patching, since_B, held_commit_B = patchifiers.step(
         config.patching, recent, signals, state.patching, state.since_B, state.held_commit_B
     )

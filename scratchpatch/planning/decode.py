@@ -35,6 +35,8 @@ def plan_decode(config, pod: Topology, rows_per_chip: int) -> dict:
     compile_seconds. Raises UserError where libtpu is missing, the config does not fit the pod's devices, or XLA
     refuses a program.
     """
+    if config.data.tokenizer:
+        raise UserError("the plan of decoding counts bytes, and data.tokenizer makes this a model of tokens")
     rows = rows_per_chip * pod.chips
     fields = {"mesh.slice": pod.slices, "mesh.sequence": 1, "training.batch_rows": rows, "training.accumulation": 1}
     config = config_lib.from_flat(config_lib.flat(config) | fields)

@@ -28,9 +28,10 @@ def plan_tpu(config, pod: Topology, full: bool = False, smallest: bool = True, p
     compiling for it. policies: estimate the other policies of training.remat too. Returns a dict: topology, slices,
     chips, mesh, parts, fits, bytes_per_chip {parameters, optimizer, activations, temporaries, total}, hbm_bytes,
     flops_per_chip, useful_flops_per_chip, collectives {kind: {axes: bytes}}, collective_bytes_per_chip, seconds
-    {compute, memory, ici, dcn, host}, seconds_estimate, bound_by, mfu_estimate, bytes_per_second, padding, warnings,
-    remat {policy: {total, fits, seconds, mfu}}, smallest_topology, compile_seconds. Bytes of collectives are those that
-    one chip sends in one step. Raises UserError as `ahead_of_time.compile_step` does.
+    {compute, memory, ici, dcn, host}, seconds_estimate, bound_by, mfu_estimate, bytes_per_second (tokens_per_second of
+    a model of tokens), padding, warnings, remat {policy: {total, fits, seconds, mfu}}, smallest_topology,
+    compile_seconds. Bytes of collectives are those that one chip sends in one step. Raises UserError as
+    `ahead_of_time.compile_step` does.
     """
     config = config_lib.from_flat(config_lib.flat(config) | {"mesh.slice": pod.slices})
     config_lib.check(config)
@@ -121,7 +122,8 @@ def _timing(config, cost: StepCost, chip: Chip, totals: dict) -> dict:
         "flops_per_chip": cost.flops, "useful_flops_per_chip": cost.useful, "collectives": totals,
         "collective_bytes_per_chip": everywhere, "seconds": seconds, "seconds_estimate": step, "bound_by": bound[step],
         "mfu_estimate": cost.useful / (step * chip.flops),
-        "bytes_per_second": config.training.batch_rows * config.data.window / step, "padding": cost.padding,
+        f"{config_lib.vocabulary(config).unit}s_per_second": config.training.batch_rows * config.data.window / step,
+        "padding": cost.padding,
     }
 
 
@@ -195,6 +197,9 @@ def text(plan: dict) -> str:
     slices = f" x {plan['slices']} slices" if plan["slices"] > 1 else ""
     parts = f", rows in {plan['parts']} parts" if plan["parts"] > 1 else ""
     kinds = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in held.items() if kind != "total")
+    text_per_second = f"{quantity(plan.get('tokens_per_second', 0))} tokens"
+    if "bytes_per_second" in plan:
+        text_per_second = f"{quantity(plan['bytes_per_second'])}B"
     host = f", to the host {seconds['host']:.3f}" if seconds["host"] else ""
     lines = [
         f"{plan['topology']}{slices}: {plan['chips']} chips, {mesh}{parts}",
@@ -203,7 +208,7 @@ def text(plan: dict) -> str:
         f"step {plan['seconds_estimate']:.3f} s by our roofline, bound by {plan['bound_by']} "
         f"(compute {seconds['compute']:.3f}, memory {seconds['memory']:.3f}, network {seconds['ici']:.3f}, "
         f"between slices {seconds['dcn']:.3f}{host})",
-        f"{quantity(plan['bytes_per_second'])}B of text per second; {quantity(plan['flops_per_chip'])}FLOP per chip, "
+        f"{text_per_second} of text per second; {quantity(plan['flops_per_chip'])}FLOP per chip, "
         f"{quantity(plan['useful_flops_per_chip'])} of them useful: MFU {plan['mfu_estimate']:.0%}",
         f"a chip sends {quantity(plan['collective_bytes_per_chip'])}B per step",
     ]

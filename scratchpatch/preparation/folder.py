@@ -17,14 +17,17 @@ from pathlib import Path
 
 from absl import logging
 
-from scratchpatch.data import paths, prepared, sources, splits
+from scratchpatch import config as config_lib
+from scratchpatch.data import paths, prepared, sources, splits, tokenizer as tokenizer_lib
 from scratchpatch.data.records import RECORD_BYTES, skipped
 from scratchpatch.data.shards import FIX, Shard, check_files
+from scratchpatch.data.tokenizer import Tokenizer
 from scratchpatch.data.work_folder import lock_alone
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Malformed
 from scratchpatch.preparation import local, plan, shards
 from scratchpatch.preparation.plan import Plan
+from scratchpatch.vocabulary import BYTES
 
 LOCAL = "local"
 # So long a preparation that was stopped may be gone on with, where its work lies in the cache.
@@ -41,22 +44,25 @@ def prepare(
     runner: str = LOCAL,
     runner_flags: tuple[str, ...] = (),
     record_bytes: int = RECORD_BYTES,
+    tokenizer: str = "",
 ) -> dict:
     """Prepare `out`, or go on with it; a folder that is finished is read and compared with its checksums.
 
     `shard_count` is per split (None: by the size of the files), `workers` are processes of the local runner, `runner`
-    is 'local' or the name of a runner of Apache Beam, and `runner_flags` are of Beam, such as '--project=NAME'; see
-    `Plan` for the rest. Returns out, shards, counts and per split documents and bytes, of what JSON has.
+    is 'local' or the name of a runner of Apache Beam, and `runner_flags` are of Beam, such as '--project=NAME';
+    `tokenizer` is a file by which shards get tokens instead of bytes, and the folder a copy of it; see `Plan` for the
+    rest. Returns out, shards, counts and per split documents, bytes and tokens, of what JSON has.
 
     Raises UserError: a bad source or record, a folder of another preparation, no room, or damage.
     """
-    made = plan.make(sources.parse(spec), out, shard_count, held_out, on_bad_record, record_bytes)
+    tokens_by = tokenizer_lib.read(tokenizer) if tokenizer else None
+    made = plan.make(sources.parse(spec), out, shard_count, held_out, on_bad_record, record_bytes, tokens_by)
     state = paths.join(made.out, shards.STATE)
     try:
         meta = prepared.read_meta(made.out)
         if meta is not None:
             _check_same(made, meta["plan"])
-            verify(made.out, meta, workers)
+            verify(made.out, meta, workers, made.tokenizer)
         else:
             meta = _prepare(made, state, workers, runner, runner_flags)
         paths.remove(state)
@@ -99,15 +105,17 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
 
             counts = beam.run(made, missing, runner, runner_flags)
         meta = _meta(made, counts)
+        if made.tokens_by:
+            paths.write_text(paths.join(made.out, config_lib.TOKENIZER), made.tokens_by)
         paths.write_text(paths.join(made.out, prepared.META), json.dumps(meta, indent=1))
         paths.remove(str(work))
     return meta
 
 
 def _check_same(made: Plan, begun: dict[str, str]) -> None:
-    changes = [
-        f"{name}: {begun.get(name)} -> {value}" for name, value in made.identity().items() if begun.get(name) != value
-    ]
+    now = made.identity()
+    names = [name for name in {**now, **begun} if begun.get(name) != now.get(name)]
+    changes = [f"{name}: {begun.get(name)} -> {now.get(name)}" for name in names]
     if changes:
         fix = "use another --out, or remove that folder"
         raise UserError(f"{made.out} holds another preparation: {'; '.join(changes)}; {fix}")
@@ -127,18 +135,19 @@ def _meta(made: Plan, tasks: list[dict]) -> dict:
     if not any(split["bytes"] for split in distinct):
         raise UserError(f"{made.source.spec}: the source is empty, its {len(made.files)} file(s) hold no bytes")
     bad = [message for task in tasks for message in task["bad"]][:20]
-    return prepared.new_meta(made.identity(), counts, bad, entries)
+    return prepared.new_meta(made.identity(), counts, bad, entries, made.tokenizer)
 
 
 def _totals(entries: list[prepared.PreparedEntry]) -> dict[str, int]:
-    return {count: sum(entry[count] for entry in entries) for count in ("documents", "bytes")}
+    counts = ("documents", "bytes", "tokens")
+    return {count: sum(entry[count] for entry in entries) for count in counts if all(count in e for e in entries)}
 
 
-def verify(folder: str, meta: dict, workers: int = 1) -> None:
+def verify(folder: str, meta: dict, workers: int = 1, tokenizer: Tokenizer | None = None) -> None:
     """Read a finished folder. Raises UserError where a file is missing, or does not have its size or checksum."""
     entries = prepared.entries_of(meta)
     with prepared.damage_named():
-        check_files(folder, entries)
+        check_files(folder, entries, BYTES if tokenizer is None else tokenizer.vocabulary)
     sizes = [entry["bytes"] for entry in entries]
     local.each(_verify, [(folder, entry) for entry in entries], sizes, workers, f"verifying {folder}")
 
@@ -168,5 +177,6 @@ def table(result: dict) -> str:
         f"{result['out']}: {result['documents']:,} documents, {result['bytes']:,} bytes read; {duplicates}, {left_out}"
     ]
     for name, split in result["splits"].items():
-        lines.append(f"  {name}: {split['documents']:,} documents, {split['bytes']:,} bytes")
+        tokens = f" in {split['tokens']:,} tokens" if "tokens" in split else ""
+        lines.append(f"  {name}: {split['documents']:,} documents, {split['bytes']:,} bytes{tokens}")
     return "\n".join(lines)

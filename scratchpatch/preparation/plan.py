@@ -6,9 +6,11 @@ import dataclasses
 import hashlib
 import json
 
+from scratchpatch import config as config_lib
 from scratchpatch.data import paths, prepared
 from scratchpatch.data.records import RECORD_BYTES
 from scratchpatch.data.sources import Source
+from scratchpatch.data.tokenizer import Tokenizer, parse
 from scratchpatch.errors import UserError
 
 _HALF = 1 << 64
@@ -40,6 +42,12 @@ class Plan:
     held_out: float  # share of the documents that validate, and that test
     on_bad_record: str  # 'error' or 'skip'
     record_bytes: int = RECORD_BYTES  # the most that one record may hold
+    tokens_by: str = ""  # the contents of the tokenizer's file; '': shards of bytes
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Of the shards; made by each worker for itself."""
+        return parse(self.tokens_by, config_lib.TOKENIZER) if self.tokens_by else None
 
     def tasks(self) -> list[list[tuple[str, str]]]:
         """Files in groups of about TASK_BYTES, in order."""
@@ -61,11 +69,19 @@ class Plan:
         identity = {"format": prepared.FORMAT, "source": ":".join(self.source.identity), "files": self.files_state}
         for name in ("shards", "held_out", "on_bad_record", "record_bytes"):
             identity[name] = getattr(self, name)
+        if self.tokenizer is not None:
+            identity["tokenizer"] = self.tokenizer.checksum
         return {name: str(value) for name, value in identity.items()}
 
 
 def make(
-    source: Source, out: str, shards: int | None, held_out: float, on_bad_record: str, record_bytes: int = RECORD_BYTES
+    source: Source,
+    out: str,
+    shards: int | None,
+    held_out: float,
+    on_bad_record: str,
+    record_bytes: int = RECORD_BYTES,
+    tokenizer: Tokenizer | None = None,
 ) -> Plan:
     """The plan for the source as it is now. Raises UserError where it has no files, or they cannot be seen."""
     files = tuple(source.files())
@@ -77,4 +93,5 @@ def make(
     shards = shards or max(-(-sum(sizes) // SHARD_BYTES), 1)
     digest = hashlib.blake2b(json.dumps([files, states]).encode(), digest_size=8).hexdigest()
     state = f"{len(files)} of state {digest}"
-    return Plan(source, files, sizes, state, paths.absolute(out), shards, held_out, on_bad_record, record_bytes)
+    text = "" if tokenizer is None else tokenizer.text
+    return Plan(source, files, sizes, state, paths.absolute(out), shards, held_out, on_bad_record, record_bytes, text)

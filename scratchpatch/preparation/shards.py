@@ -26,7 +26,7 @@ def write(plan: Plan, shard: int, documents: Iterable[tuple[bytes, bytes]]) -> N
     # The worker of another machine has no work folder, and takes a temporary one of its own.
     with tempfile.TemporaryDirectory(dir=work if work.is_dir() else None, prefix="shard-") as folder:
         number = f"{shard:05}-of-{plan.shards:05}"
-        writers = {split: Writer(Path(folder), f"{split}-{number}") for split in splits.SPLITS}
+        writers = {split: Writer(Path(folder), f"{split}-{number}", plan.tokenizer) for split in splits.SPLITS}
         digests = dict.fromkeys(splits.SPLITS, 0)
         for digest, data in documents:
             split = splits.split_of(splits.place(digest), plan.held_out)

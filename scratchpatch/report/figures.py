@@ -107,11 +107,12 @@ def compute_quality(
 
 
 def by_step(series: Sequence[Series], y_label: str, name: str) -> str:
-    """What is measured now and then, against the step."""
+    """What is measured now and then, or at every step, against the step. More than BINS points are drawn as means."""
 
     def draw(axes):
         for index, one in enumerate(_drawable(series)):
-            _plot(axes, index, one, linewidth=1.2)
+            many = {"marker": None} if len(one.x) > BINS else {}
+            _plot(axes, index, _binned(one), linewidth=1.2, **many)
         axes.set_xlabel("step")
         axes.set_ylabel(textwrap.fill(y_label, _Y_LABEL_WIDTH))
         axes.xaxis.set_major_locator(_ticks())

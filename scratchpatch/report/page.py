@@ -72,6 +72,7 @@ def body(run: RunFolder, other: RunFolder | None = None) -> str:
             _sweep(run, other, "trunk_calls_per_byte", "trunk calls per byte"),
             _sweep(run, other, "flops_per_byte", "FLOPs per byte"),
         ]
+    curves += _boundaries(run)
     sections = [
         _heading(run, other), _tiles(run),
         '<div class="grid">', *curves, "</div>",
@@ -150,6 +151,17 @@ def _lag(run: RunFolder, other: RunFolder | None) -> str:
         f" Offsets with less than {RARE:.1%} of the bytes are not drawn."
     )
     return elements.figure("Patch lag", note, figures.patch_lag(curves))
+
+
+def _boundaries(run: RunFolder) -> list[str]:
+    """What a router asked for while it learnt; nothing of a run without one."""
+    names = {"boundaries_per_byte": "asked for", "boundary_probability": "mean probability"}
+    curves = [curve for name, label in names.items() if (curve := run.curve(name, label)).x]
+    if not curves:
+        return []
+    note = "Boundaries that the router asks for, whatever the budget grants, and the mean of their probabilities."
+    drawn = figures.by_step(curves, "boundaries per byte", "boundaries")
+    return [elements.figure("Learned boundaries", note, drawn)]
 
 
 def _sweep(run: RunFolder, other: RunFolder | None, key: str, label: str) -> str:

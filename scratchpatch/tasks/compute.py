@@ -95,7 +95,8 @@ class Compute(Task):
         streams = [stream for stream, _ in opened]
         for stream in streams:
             stream.watch()
-        return [Head(stream, max(self.bytes // len(streams), 1) + 1) for stream in streams]
+        share = max(self.bytes // len(streams), 1) + 1
+        return [Head(stream, stream.beginning(share)) for stream in streams]
 
     def _measure_seconds(
         self, dial: str | None, models: dict[str, LanguageModel], points: dict[str, dict], streams: Sequence[Head]
@@ -105,7 +106,7 @@ class Compute(Task):
             name: model if name == TRAINED else _budgeted(dial, model, points[name]) for name, model in models.items()
         }
         tokens_RM = _rows(next(iter(models.values())), streams)
-        byte_count = tokens_RM.size - len(tokens_RM)
+        byte_count = _byte_count(next(iter(models.values())), tokens_RM)
         times = timing.take_turns({name: functools.partial(m.look, tokens_RM) for name, m in budgeted.items()}, 0.0)
         for name, model in budgeted.items():
             same = points[name] if model is models[name] else sweep.point(model, None, streams, progress_label="")
@@ -149,9 +150,15 @@ def _rows(lm: LanguageModel, streams: Sequence[Head]) -> np.ndarray:
     return np.resize(text, (lm.rows_per_call(length), length + 1)).astype(np.int32)
 
 
+def _byte_count(lm: LanguageModel, tokens_RM: np.ndarray) -> int:
+    """Bytes of rows that are read: as many as positions; of tokens those that they stand for, a BOS counted as one."""
+    if lm.token_bytes is None:
+        return tokens_RM.size - len(tokens_RM)
+    return int(np.maximum(lm.token_bytes[tokens_RM[:, :-1]], 1).sum())
+
+
 def _prompt(lm: LanguageModel, stream: Head) -> bytes:
-    tokens = stream.read(0, min(len(stream), 4 * _PROMPT_BYTES))
-    return tokens[tokens < lm.vocabulary.bos].astype(np.uint8).tobytes()[:_PROMPT_BYTES]
+    return lm.text(stream.read(0, min(len(stream), 4 * _PROMPT_BYTES)))[:_PROMPT_BYTES]
 
 
 class _Writer:

@@ -72,6 +72,7 @@ class Computed(ItemTask):
     """
 
     name: ClassVar[str] = "computed"
+    asks_bytes: ClassVar[bool] = True
     separator: str = "\n"
 
     def protocol(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Recall(ItemTask):
     """
 
     name: ClassVar[str] = "recall"
+    asks_bytes: ClassVar[bool] = True
     pairs: int = 6
     questions: int = 24
     distance: int = 0

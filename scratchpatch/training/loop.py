@@ -13,6 +13,7 @@ from scratchpatch import background, config as config_lib
 from scratchpatch.accounting import account
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.checkpoints.writer import Checkpoints
+from scratchpatch.data import tokenizer
 from scratchpatch.data.anchor import anchored
 from scratchpatch.data.batches import Batches
 from scratchpatch.data.mixture import streams_for
@@ -55,6 +56,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     notices.joined(jax.process_count() > 1)
     try:
         with start_lib.owned_workdir(config, Path(workdir)):
+            config = tokenizer.kept(Path(workdir), config)
             if (done := start_lib.finished(config, Path(workdir))) is not None:
                 logging.info("%s is finished: %d steps", workdir, done)
                 return True
@@ -80,8 +82,8 @@ class _Run:
         processes.first(lambda: run_text.guard_training(workdir, self.batches.streams))
         validation = processes.together(lambda: streams_for(config, "validation"))
         run_text.agree("validation data", validation)
-        share = max(config.training.eval_bytes // len(validation), 2)
-        self.validation = [Head(stream, share) for stream, _ in validation]
+        share = config.training.eval_bytes // len(validation)
+        self.validation = [Head(stream, max(stream.beginning(share), 2)) for stream, _ in validation]
         processes.first(lambda: run_text.guard(workdir, self.batches.streams, validation))
         folder, keep_last = workdir / "checkpoints", config.training.keep_last
         self.checkpoints = processes.together(lambda: Checkpoints(folder, config, keep_last))
@@ -236,7 +238,7 @@ class _Run:
 
     def _validation(self, weights, done: int) -> tuple[float, int]:
         model = self._model_of(weights, done)
-        tally = bpb.Tally(config_lib.vocabulary(self.config))
+        tally = bpb.Tally(model.vocabulary, model.token_bytes)
         for stream in self.validation:
             for positions in model.positions(stream):
                 tally.add(positions)

@@ -23,7 +23,7 @@ from scratchpatch.accounting import chips, flops
 from scratchpatch.errors import UserError
 from scratchpatch.files import open_regular, replace_text
 from scratchpatch.json_files import Count, Malformed, parse, plain
-from scratchpatch.model import benefit
+from scratchpatch.model import benefit, loss
 from scratchpatch.training.appended import Appended
 from scratchpatch.training.tensorboard import EventFiles
 
@@ -189,14 +189,16 @@ class Measures:
     def of_step(self, index: int, sums: Mapping[str, float], seconds: float | None) -> dict[str, float]:
         """What the step with this index, which took so long, measured. end_of_document_nats: mean over ends, NaN where
         no document ends. scratchpad_benefit_nats: the mean that a scratchpad would save; benefit_correlation_*: of what
-        predicts it with what was measured. Rates are per position, suppressed ones counts. flops_per_second counts
-        useful FLOPs; mfu is its share of the chips' dense bf16 peak.
+        predicts it with what was measured. boundaries_per_byte: that a router asked for, also those that the budget
+        refused. Rates are per byte (a BOS counts as one), suppressed ones counts. flops_per_second counts useful FLOPs;
+        mfu is its share of the chips' dense bf16 peak.
         """
 
         def bits(nats: float) -> float:
             return nats / max(sums["bytes"], 1.0) / math.log(2)
 
-        positions = max(sums["positions"], 1.0)
+        # Of bytes as many as there are, and of tokens as many as the bytes that they stand for.
+        positions = max(sums["positions"], 1.0) * loss.bytes_per_position(sums)
         commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
         values = {
             "bpb": bits(sums["nats"]),
@@ -209,6 +211,10 @@ class Measures:
                 "trunk_calls_per_byte": commits + scratchpads, "scratchpads_per_byte": scratchpads,
                 "bytes_per_patch": 1 / commits if commits else math.inf, **{name: sums[name] for name in copied},
             }
+        if "ratio" in sums:
+            shares = {"boundaries_per_byte": "boundaries", "boundary_probability": "boundary_probability"}
+            shares |= {"ratio_loss": "ratio"}
+            values |= {name: sums[total] / positions for name, total in shares.items()}
         if "benefit_count" in sums:
             values["scratchpad_benefit_nats"] = sums["benefit"] / max(sums["benefit_count"], 1.0)
             for name in benefit.PREDICTORS:

@@ -15,23 +15,58 @@ from scratchpatch import config as config_lib
 
 
 class Settings(NamedTuple):
-    """What one step is taken with, float32 scalars; the last three are limits, infinite where nothing limits."""
+    """What one step is taken with, float32 scalars; the last three are limits, infinite where nothing limits.
+
+    encoder_scale, trunk_scale, decoder_scale: times of the learning rate, by tier (see `TIERS`). patch_bytes: bytes per
+    patch that learned patches are drawn to.
+    """
 
     learning_rate: jax.Array
     b1: jax.Array
     b2: jax.Array
     eps: jax.Array
     weight_decay: jax.Array
+    encoder_scale: jax.Array
+    trunk_scale: jax.Array
+    decoder_scale: jax.Array
+    patch_bytes: jax.Array
     clip_norm: jax.Array
     loss_spike: jax.Array
     norm_spike: jax.Array
 
 
+# By the name of a part of the model, the setting that scales its learning rate. The heads read the encoder's states;
+# pooling and the trunk run at slots alone.
+TIERS = {
+    **dict.fromkeys(("encoder", "entropy_head", "benefit_head", "router"), "encoder_scale"),
+    **dict.fromkeys(("pooling", "trunk"), "trunk_scale"),
+    "decoder": "decoder_scale",
+}
+
+
 def settings(config, index: int) -> np.ndarray:
     """float32 [fields of Settings]: what the step with this index is taken with."""
     o, t = config.optimizer, config.training
-    limits = [limit or math.inf for limit in (o.clip_norm, t.loss_spike, t.norm_spike)]
-    return np.array([schedule(config)(index), o.b1, o.b2, o.eps, o.weight_decay, *limits], np.float32)
+    limits = (limit or math.inf for limit in (o.clip_norm, t.loss_spike, t.norm_spike))
+    return np.array(Settings(
+        schedule(config)(index), o.b1, o.b2, o.eps, o.weight_decay, o.encoder_scale, o.trunk_scale, o.decoder_scale,
+        curriculum(config)(index), *limits,
+    ), np.float32)
+
+
+def curriculum(config) -> Callable[[int], float]:
+    """The bytes per patch that learned patches are drawn to, by the index of the step: a line from
+    patching.curriculum_from at step 0 to patching.patch_bytes at step patching.curriculum_steps, and these from there
+    on. (Compression that rises while a model trains: arXiv 2605.30080; the line is ours.)
+    """
+    p = config.patching
+
+    def target(index: int) -> float:
+        if index >= p.curriculum_steps:
+            return p.patch_bytes
+        return p.curriculum_from + (p.patch_bytes - p.curriculum_from) * index / p.curriculum_steps
+
+    return target
 
 
 def schedule(config) -> Callable[[int], float]:
@@ -63,6 +98,9 @@ def schedule(config) -> Callable[[int], float]:
     return rate
 
 
+_RATE, _TARGET = (Settings._fields.index(name) for name in ("learning_rate", "patch_bytes"))
+
+
 class SettingsByStep:
     """What each step of a run is taken with, by the run's history of settings (see `checkpoints.settings`)."""
 
@@ -70,20 +108,22 @@ class SettingsByStep:
         values = config_lib.flat(config)
         configs = [(start, config_lib.from_flat(values | changed)) for start, changed in history]
         # By the first step: what depends on the step, and what does not.
-        self._parts = [(start, schedule(config), settings(config, start)) for start, config in configs]
+        self._parts = [
+            (start, schedule(config), curriculum(config), settings(config, start)) for start, config in configs
+        ]
 
     def at(self, index: int) -> np.ndarray:
         """See `settings`."""
-        _, rate, same = self._part(index)
+        _, rate, target, same = self._part(index)
         array = same.copy()
-        array[0] = rate(index)
+        array[_RATE], array[_TARGET] = rate(index), target(index)
         return array
 
     def learning_rate(self, index: int) -> float:
         """See `schedule`."""
         return self._part(index)[1](index)
 
-    def _part(self, index: int) -> tuple[int, Callable[[int], float], np.ndarray]:
+    def _part(self, index: int) -> tuple[int, Callable[[int], float], Callable[[int], float], np.ndarray]:
         """What holds at the step with this index."""
         return next(part for part in reversed(self._parts) if part[0] <= index)
 
@@ -97,10 +137,23 @@ def make(s: Settings) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) after clipping by the global norm. Its state counts the steps that were taken, for
     Adam's bias correction; the schedule goes by the index of the step.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(s.clip_norm),
-        optax.adamw(s.learning_rate, s.b1, s.b2, s.eps, weight_decay=s.weight_decay, mask=decayed),
+    adamw = optax.chain(
+        optax.scale_by_adam(s.b1, s.b2, s.eps), optax.add_decayed_weights(s.weight_decay, decayed), _by_tier(s)
     )
+    return optax.chain(optax.clip_by_global_norm(s.clip_norm), adamw)
+
+
+def _by_tier(s: Settings) -> optax.GradientTransformation:
+    """Times minus the learning rate of the tier that a parameter belongs to, decay included."""
+
+    def update(updates, state, params=None):
+        def scaled(path, x):
+            name = TIERS.get(path[0].key)
+            return -(s.learning_rate if name is None else s.learning_rate * getattr(s, name)) * x
+
+        return jax.tree_util.tree_map_with_path(scaled, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def init(params):

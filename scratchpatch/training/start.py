@@ -16,6 +16,7 @@ from scratchpatch import config as config_lib
 from scratchpatch.checkpoints import durable, history, run_text, settings, workdir as workdir_lib
 from scratchpatch.checkpoints.reader import CheckpointReader, Restored
 from scratchpatch.checkpoints.writer import Checkpoints
+from scratchpatch.data import tokenizer
 from scratchpatch.data.anchor import anchored
 from scratchpatch.data.mixture import streams_for
 from scratchpatch.distributed import processes
@@ -26,7 +27,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.training.metrics import read_all
 
 # The files by which a start says which run a workdir is.
-_FIRST_FILES = {"config.json", run_text.FILE, settings.FILE}
+_FIRST_FILES = {"config.json", run_text.FILE, settings.FILE, config_lib.TOKENIZER}
 # Where a run starts is the one thing that its branches do not share.
 _STARTS = ("training.init_from", "training.continue_from")
 # What an entropy model computes depends on these fields, and the shapes of its arrays do not tell all of them.
@@ -164,12 +165,25 @@ def given_weights(config, shardings) -> dict:
         return _whole_model(config, shardings)
     if config.model.entropy_model.layers:
         return {"frozen": {"entropy_model": _entropy_model(config, shardings["frozen"]["entropy_model"])}}
-    return {}
+    return _put(tokenizer.spelling(config), shardings)
+
+
+def _put(weights: dict, shardings) -> dict:
+    """Arrays of the host, which every process has, where their shardings say."""
+
+    def put(x, place):
+        return jax.make_array_from_callback(x.shape, place, x.__getitem__)
+
+    return {part: jax.tree.map(put, x, shardings[part]) for part, x in weights.items()}
 
 
 def _whole_model(config, shardings) -> dict:
     """The weights of `training.init_from`, as far as there are shardings for them."""
     source = loading.find(config.training.init_from)
+    own, theirs = (tokenizer.of(each) for each in (config, source.config))
+    if own and theirs and own.checksum != theirs.checksum:
+        other = f"training.init_from = {config.training.init_from!r} was trained with another data.tokenizer"
+        raise UserError(f"{other}: set data.tokenizer = {theirs.name!r}")
     named = config_lib.changed(source.config, config)
     _, wanted = weights_lib.redefine(config, source.abstract, named=named)
     placed = {part: _placed(x, shardings[part]) for part, x in source.abstract.items() if part in shardings}

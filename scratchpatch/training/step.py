@@ -157,7 +157,8 @@ class Trainer:
             tokens_BM, entropy_BL = rows
             with sharding.summing(self.config.training.gradient_dtype):
                 g, total = gradient_of(
-                    params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight, entropy_BL
+                    params, rest, self.definition, tokens_BM, targets, self.config.model.entropy_head.weight,
+                    entropy_BL, s.patch_bytes,
                 )
             return jax.tree.map(jnp.add, gradient, g), total
 
@@ -186,8 +187,9 @@ class Trainer:
 
     def _carried(self, name: str, old, end, documents):
         """A threshold after the step: only a controller moves it, and only documents that were there."""
-        section = self.config[name.removesuffix("_threshold")]
-        if section.gain == 0 or section.kind not in config_lib.SCORED:
+        name = name.removesuffix("_threshold")
+        section = self.config[name]
+        if section.gain == 0 or section.kind not in config_lib.SCORED[name]:
             return old
         return jnp.where(documents > 0, old + THRESHOLD_RATE * (end - old), old)
 

@@ -19,10 +19,11 @@ from scratchpatch.verbs import (
     prepare,
     report,
     serve,
+    tokenizer,
     train,
 )
 
-_ORDER = [train, prepare, entropies, eval, calibrate, audit, inspect]
+_ORDER = [train, prepare, tokenizer, entropies, eval, calibrate, audit, inspect]
 _ORDER += [generate, serve, account, plan, bench, report, checkpoint, import_]
 # In the order in which the help lists them.
 VERBS = {module.VERB.name: module.VERB for module in _ORDER}

@@ -1,6 +1,6 @@
 """Turn documents into deduplicated shards with held-out splits, for data.sources = prepared:DIR.
 
-usage: scratchpatch prepare --source=SPEC --out=DIR [--shards=N] [--workers=N] \
+usage: scratchpatch prepare --source=SPEC --out=DIR [--tokenizer=FILE] [--shards=N] [--workers=N] \
 [--runner=RUNNER --runner_flag=NAME=VALUE...] [--json]
 
 Documents of the same bytes are kept once. A hash of its bytes decides a document's split, shard and place, so
@@ -24,6 +24,8 @@ from scratchpatch.verbs import verb
 _FLAGS = (
     verb.JSON, verb.text("source", f"SPEC of the documents: {sources.SPECS}."),
     verb.folder("out", "New folder, or URL of one (gs://, s3://), for the shards."),
+    verb.file("tokenizer", "Write tokens of this tokenizer (see `scratchpatch tokenizer`) instead of bytes, for "
+        "configs that name it as data.tokenizer."),
     verb.integer("shards", "Shards of each split; none: one for every 256 MB of files.", upper_bound=99_999),
     verb.number("held_out", "Share of the documents that validate, and that test.", splits.SHARE),
     verb.choice("on_bad_record", "What a record that cannot be read does: stop, or be counted.", "error",
@@ -54,7 +56,7 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     result = prepare(
         values.source, values.out, shard_count=values.shards, held_out=values.held_out,
         on_bad_record=values.on_bad_record, workers=values.workers or cores, runner=values.runner,
-        runner_flags=tuple(values.runner_flag), record_bytes=values.record_bytes,
+        runner_flags=tuple(values.runner_flag), record_bytes=values.record_bytes, tokenizer=values.tokenizer or "",
     )
     answer.show(result, values, table)
 

@@ -57,6 +57,8 @@ def _run(values: verb.Flags, answer: verb.Answer) -> None:
     model = load(workdir, values.step)
     if values.override:
         model = model.override(dict(values.override))
+    if not model.vocabulary.is_bytes:
+        raise UserError(f"{workdir} holds a model of tokens, and the server counts bytes: use scratchpatch generate")
     name = os.fsencode(values.name or Path(workdir).resolve().name).decode("utf-8", "backslashreplace")
     engine = Engine(model, rows=values.rows)
     warm_up(engine)

@@ -92,7 +92,13 @@ VARIANTS = {
         "model.pooling.kind": "mean",
         "model.trunk.kv_heads": 2,
     },
-    "byte-last": BYTE_PATCHES | {"model.pooling.kind": "last"},
+    "tokens-last": BYTE_PATCHES
+    | {
+        "data.tokenizer": "any.json",
+        "data.vocabulary": 4096,
+        "model.entropy_head.weight": 0.0,
+        "model.pooling.kind": "last",
+    },
     "every": {"trigger.kind": "every"},
     "spacebyte": {
         "patching.kind": "whitespace",
@@ -121,6 +127,14 @@ VARIANTS = {
         "model.decoder.injection": "cross_attention",
         "patching.kind": "entropy_and_jump",
         "trigger.kind": "none",
+    },
+    "learned": {
+        "patching.kind": "learned",
+        "model.smoothing": True,
+        "model.pooling.kind": "last",
+        "model.decoder.residual": "projected",
+        "trigger.kind": "none",
+        "model.entropy_head.weight": 0.0,
     },
     "head and entropy model": {
         "model.entropy_model.layers": 1,

@@ -44,6 +44,7 @@ TRUNKLESS = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trig
 # What each piece depends on, of the fields that tests vary.
 READS = {
     "encoder": ("model.encoder.layers", "model.encoder.ngrams"),
+    "router": ("patching.kind",),
     "entropy_head": (),
     "entropy_model": ("model.entropy_model.layers",),
     "decide": (
@@ -60,7 +61,13 @@ READS = {
     "_benefit": ("trigger.kind",),
     "pooling": ("model.pooling.kind", "model.pooling.last_state", "model.cross_residual", "patching.kind"),
     "trunk": ("model.trunk.final_norm",),
-    "decoder": ("model.decoder.layers", "model.decoder.injection", "model.decoder.scope", "model.cross_residual"),
+    "decoder": (
+        "model.decoder.layers",
+        "model.decoder.injection",
+        "model.decoder.scope",
+        "model.cross_residual",
+        "model.smoothing",
+    ),
 }
 
 
@@ -68,6 +75,7 @@ def pieces_of(config, fields: dict) -> dict[str, tuple]:
     """The pieces of a config's model, each with those (name, value) of the fields that it depends on."""
     m = config.model
     lacks = {"entropy_head": m.entropy_head.weight == 0, "entropy_model": m.entropy_model.layers == 0}
+    lacks["router"] = config.patching.kind != "learned"
     lacks |= {
         "benefit_head": m.benefit.width == 0,
         "_benefit": config.trigger.kind not in config_fields.BENEFIT_TRIGGERS,
@@ -75,6 +83,8 @@ def pieces_of(config, fields: dict) -> dict[str, tuple]:
     reads = {name: names for name, names in READS.items() if not lacks.get(name)}
     if m.trunk.kind == "none":
         reads = {"encoder": READS["encoder"], "decoder": ("model.decoder.layers", *TRUNKLESS)}
+    if m.smoothing:
+        reads["decoder"] += ("patching.kind",)
     # Pooling asks of the patchifier how long a patch may be, which is the same for all but this one; and between
     # patches of one byte no trigger is asked.
     idle = {("decide", "trigger.kind")} if config.patching.kind == "byte" else {("pooling", "patching.kind")}
@@ -140,8 +150,8 @@ class Model:
             for name, own in pieces_of(self.config, fields).items()
         }
         self._decide = pieces.pop("decide", None)
-        nothing = {"entropy_head": None, "entropy_model": None, "benefit_head": None, "_benefit": lambda *_: None}
-        self._pieces = nothing | pieces
+        nothing = dict.fromkeys(("router", "entropy_head", "entropy_model", "benefit_head"))
+        self._pieces = nothing | {"_benefit": lambda *_: None} | pieces
         start = layout.initial_thresholds(self.config)
         self.weights = {"thresholds": {"patching_threshold": start.patching, "trigger_threshold": start.trigger}}
 

@@ -34,7 +34,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.decoder import Decoder
 from scratchpatch.patching import controller
 from scratchpatch.vocabulary import BYTES
-from tests import tiny
+from tests import tiny, tokens
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisions, random_weights, report_of
 
 # The oracle has a test of its own.
@@ -87,6 +87,9 @@ def test_every_pair_of_options_passes(kind):
         if patchifier != kind:
             continue
         fields = decisions(patchifier, trigger) | fields_of(*others)
+        if kind == "learned":
+            # A router compares what an encoder says.
+            fields |= {"model.encoder.layers": 1, "model.smoothing": True}
         report = report_of(Model(fields))
         assert report.ok, f"{fields}: {report.text()}"
         assert report.checked == {"prefixes": 23, "documents": 24, "rows": 8}
@@ -98,6 +101,8 @@ def test_gradients_of_every_pair_of_options_pass(decoder):
     encoder_layers = itertools.cycle((0, 1) if decoder == DECODERS[0] else (1, 0))
     for pooling in POOLINGS:
         fields = decisions(*next(layouts)) | fields_of(pooling, decoder, next(encoder_layers))
+        if fields["patching.kind"] == "learned":
+            fields |= {"model.encoder.layers": 1, "model.smoothing": True}
         report = report_of(Model(fields), gradients=True)
         assert report.ok, f"{fields}: {report.text()}"
         assert report.checked["gradients"] == 6
@@ -161,14 +166,8 @@ WHOLE = {
         "trigger.kind": "random",
         "model.decoder.injection": "cross_attention",
     },
-    "bytes": {
-        "patching.kind": "byte",
-        "trigger.kind": "none",
-        "model.trunk.kv_heads": 0,
-        "model.encoder.layers": 0,
-        "model.entropy_head.layers": 0,
-        "model.decoder.layers": 0,
-    },
+    # No file is read: the ids of a vocabulary of so many tokens.
+    "tokens": tokens.FIELDS | {"data.tokenizer": "any.json", "model.trunk.kv_heads": 0},
     "chunks": {"patching.kind": "whitespace", "trigger.kind": "every", "model.pooling.kind": "mean"},
     "blocks": {
         "kernels.staircase": "blocked",
@@ -209,6 +208,14 @@ WHOLE = {
         "patching.whole_characters": True,
         "trigger.kind": "learned",
         "trigger.whole_characters": True,
+    },
+    "learned patches": {
+        "training.dtype": "bfloat16",
+        "patching.kind": "learned",
+        "trigger.kind": "stride",
+        "model.smoothing": True,
+        "model.pooling.kind": "last",
+        "model.decoder.residual": "projected",
     },
     "states": {
         "training.dtype": "bfloat16",
@@ -277,16 +284,18 @@ def test_thresholds_are_laid_amid_the_entropies(kind):
 
 def test_a_stage_says_nothing_where_the_model_lacks_it():
     says = {}
-    for name, fields in (ENTROPIES | {"none": HEADLESS, "no trunk": TRUNKLESS}).items():
+    others = {"learned patches": {"patching.kind": "learned"}, "none": HEADLESS, "no trunk": TRUNKLESS}
+    for name, fields in (ENTROPIES | others).items():
         model = Model(decisions("fixed", "stride") | fields)
         auditor = audit.Auditor(model.config, model, None)
         assert auditor.report(model.weights).ok
         says[name] = {stage: len(arrays) for stage, arrays in auditor.base.items()}
-    one = dict.fromkeys(audit.STAGES, 1)
+    one = dict.fromkeys(audit.STAGES, 1) | {"router": 0}
     assert says == {
         "head": one | {"entropy head": 2, "entropy model": 0},
         "model": one | {"entropy head": 0},
         "head and model": one,
+        "learned patches": one | {"router": 1, "entropy head": 2, "entropy model": 0},
         "none": one | {"entropy head": 0, "entropy model": 0},
         "no trunk": dict.fromkeys(audit.STAGES, 0) | {"encoder": 1, "decoder": 1},
     }

@@ -199,9 +199,9 @@ def test_what_cannot_be_is_named_with_the_fix(workdirs, arguments, words):
 
 
 def test_every_kind_without_a_threshold_has_advice():
-    with_threshold = set(config_fields.SCORED)
-    assert set(calibrate_lib._INSTEAD["patching"]) == set(config_fields.PATCHIFIERS) - with_threshold
-    assert set(calibrate_lib._INSTEAD["trigger"]) == set(config_fields.TRIGGERS) - with_threshold
+    scored = config_fields.SCORED
+    assert set(calibrate_lib._INSTEAD["patching"]) == set(config_fields.PATCHIFIERS) - set(scored["patching"])
+    assert set(calibrate_lib._INSTEAD["trigger"]) == set(config_fields.TRIGGERS) - set(scored["trigger"])
 
 
 def test_a_model_without_patches_to_size_is_named(tmp_path):

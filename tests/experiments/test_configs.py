@@ -48,6 +48,8 @@ def smallest(config) -> str:
     if config.model.trunk.kind == "ssm":
         made["model.trunk.kv_heads"] = 0
     made["patching.capacity"] = 1.0 if config.patching.commit_bos else 0.0
+    if config.data.tokenizer:
+        made |= {"data.tokenizer": "any.json", "data.vocabulary": 300}
     return json.dumps(made)
 
 

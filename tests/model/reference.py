@@ -193,11 +193,20 @@ class Reference:
             x = block(x, layer(tree["stack"]["block"], n), before, see, t.heads, self.m.rope_theta, self.m.norm_eps)
         return self.norm(x, tree["norm"]) if t.final_norm else x
 
-    def cross(self, x, tree, context):
-        """Each byte reads the vectors of its context slot, context [L, k, d]."""
+    def boundaries(self, h):
+        """H-Net's router: (1 - cos(Wq h_n, Wk h_n-1)) / 2, and 1 at the first byte."""
+        q, k = (h @ _kernel(self.params["router"][name]) for name in ("q", "k"))
+        p = [1.0]
+        for n in range(1, len(h)):
+            p.append((1 - q[n] @ k[n - 1] / np.sqrt(q[n] @ q[n]) / np.sqrt(k[n - 1] @ k[n - 1])) / 2)
+        return np.clip(p, 0.0, 1.0)
+
+    def cross(self, x, tree, context, trust):
+        """Each byte reads the vectors of its context slot, context [L, k, d], their values times `trust`."""
         c = self.norm(context, tree["context_norm"])
         q = (self.norm(x, tree["norm"]) @ _kernel(tree["q"]))[:, None]
-        out = read(q, c @ _kernel(tree["k"]), c @ _kernel(tree["v"]), self.m.decoder.heads)[:, 0]
+        values = c @ _kernel(tree["v"]) * trust[:, None, None]
+        out = read(q, c @ _kernel(tree["k"]), values, self.m.decoder.heads)[:, 0]
         return self.m.cross_residual * x + out @ _kernel(tree["o"])
 
     def separate_entropy(self, tokens):
@@ -207,8 +216,8 @@ class Reference:
         x = local(x, tree["encoder"]["layers"]["stack"], e.heads, e.window, e.rope_theta, e.norm_eps)
         return entropy(self.logits(x, tree["decoder"]["logits"], e.norm_eps))
 
-    def context(self, h, commit, scratchpad):
-        """What each byte reads of the trunk, projected."""
+    def context(self, h, commit, scratchpad, p):
+        """What each byte reads of the trunk, projected; p: the boundaries' probabilities, if patches are learned."""
         at_slot = self.m.decoder.injection == "at_slot"
         null = np.zeros(self.m.trunk.d_model) if at_slot else np.asarray(self.params["decoder"]["null"], np.float64)
         ends = np.flatnonzero(commit | scratchpad)
@@ -217,12 +226,35 @@ class Reference:
         if len(ends):
             z = self.trunk(np.stack([self.pool(h, a, b) for a, b in zip(starts, ends, strict=True)]), commit[ends])
         latest = [(ends <= n).sum() - 1 if not at_slot or n in ends else -1 for n in range(len(h))]
-        return np.stack([z[i] if i >= 0 else null for i in latest]) @ _kernel(self.params["decoder"]["context"])
+        kernel = _kernel(self.params["decoder"]["context"])
+        slots, null = list(z @ kernel), null @ kernel
+        if self.m.smoothing:
+            before = null
+            for i in np.flatnonzero(commit[ends]):
+                weight = min(max(p[ends[i]], 1e-4), 1 - 1e-4)
+                slots[i] = before = weight * slots[i] + (1 - weight) * before
+        return np.stack([slots[i] if i >= 0 else null for i in latest])
 
-    def document(self, tokens, commit, scratchpad):
-        """(logits, entropy head's logits or None, entropies that decisions read or None), float64 [length, ...]."""
+    def document(self, tokens, commit, scratchpad, trusted=None):
+        """(logits, entropy head's logits or None, entropies that decisions read or None), float64 [length, ...].
+
+        trusted: the confidences at which bytes of learned patches read their contexts as they are; None: those that are
+        computed. What is linear in a confidence and 1 at this one has the straight-through gradient.
+        """
+        return self.of_states(self.states(tokens), tokens, commit, scratchpad, trusted)
+
+    def states(self, tokens):
+        """Of the encoder."""
+        stack = self.params["encoder"].get("layers", {}).get("stack", {})
+        return self.local(self.embed(tokens), stack, self.m.encoder)
+
+    def confidence(self, boundaries, commit):
+        """Of what was decided of each byte; 1 where no router decided."""
+        return np.ones(len(commit)) if boundaries is None else np.where(commit, boundaries, 1 - boundaries)
+
+    def of_states(self, h, tokens, commit, scratchpad, trusted):
+        """See `document`."""
         m, p = self.m, self.params
-        h = self.local(self.embed(tokens), p["encoder"].get("layers", {}).get("stack", {}), m.encoder)
         d, head, nats = p["decoder"], None, None
         stack = d.get("stack", {})
         if m.trunk.kind == "none":
@@ -236,12 +268,16 @@ class Reference:
         if m.entropy_model.layers:
             nats = self.separate_entropy(tokens)
 
-        context = self.context(h, commit, scratchpad)
+        boundaries = self.boundaries(h) if "router" in p else None
+        confidence = self.confidence(boundaries, commit)
+        trust = 1 + confidence - (confidence if trusted is None else trusted)
+        context = self.context(h, commit, scratchpad, boundaries)
         # A segment begins with the byte that commits.
         segment = np.cumsum(commit) if m.decoder.scope == "patch" else None
         if m.decoder.injection == "cross_attention":
             context = context.reshape(len(tokens), m.decoder.context_vectors, -1)
-            x = self.local(h, stack, m.decoder, lambda x, tree: self.cross(x, tree["cross"], context), segment)
+            x = self.local(h, stack, m.decoder, lambda x, tree: self.cross(x, tree["cross"], context, trust), segment)
         else:
-            x = self.local(h + context, stack.get("stack", {}), m.decoder, segment=segment)
+            own = h if m.decoder.residual == "identity" else h @ _kernel(d["residual"])
+            x = self.local(own + context * trust[:, None], stack.get("stack", {}), m.decoder, segment=segment)
         return self.logits(x, d["logits"], m.norm_eps), head, nats

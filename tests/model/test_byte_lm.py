@@ -114,6 +114,25 @@ COMBINATIONS = {
         "model.pooling.kind": "max_query",
         "model.cross_residual": 2,
     },
+    "learned-stride": {
+        "patching.kind": "learned",
+        "patching.capacity": 0.3,
+        "trigger.kind": "stride",
+        "trigger.stride": 2,
+        "model.smoothing": True,
+        "model.pooling.kind": "last",
+        "model.pooling.last_state": False,
+        "model.decoder.residual": "projected",
+        "model.entropy_head.weight": 0.0,
+    },
+    "learned-whitespace": {
+        "patching.kind": "learned",
+        "patching.capacity": 1.0,
+        "trigger.kind": "whitespace",
+        "model.smoothing": True,
+        "model.decoder.injection": "cross_attention",
+        "model.entropy_head.weight": 0.0,
+    },
     # As SpaceByte, with scratchpads.
     "whitespace-random, at the slot": {
         "patching.kind": "whitespace",

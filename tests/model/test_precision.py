@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from scratchpatch import sharding
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.kernels import choice, xla
 from scratchpatch.model import loss as loss_lib, weights as weights_lib
@@ -56,6 +57,14 @@ def test_every_product_of_a_loss_and_its_gradient_is_as_exact_as_the_dtype(monke
         if platform != "gpu":
             # A kernel of the TPU refuses any other for bfloat16.
             assert of_gradient(fields | {"training.dtype": "bfloat16"}) == {"DEFAULT, DEFAULT"}
+
+
+def test_a_router_and_a_projected_residual_multiply_float32_in_a_bfloat16_model():
+    fields = {"patching.kind": "learned", "model.smoothing": True, "model.decoder.residual": "projected"}
+    bfloat16 = {"training.dtype": "bfloat16", "training.gradient_dtype": "bfloat16"}
+    with sharding.summing("bfloat16"):
+        assert of_gradient(fields | bfloat16) == {"DEFAULT, DEFAULT", "HIGHEST, HIGHEST"}
+    assert of_gradient(fields) == {"HIGHEST, HIGHEST"}
 
 
 def test_the_step_of_a_trainer_and_a_forward_pass_multiply_so_whatever_the_default_of_jax():

@@ -20,7 +20,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.kernels import blocked
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.steps import Steps
-from tests import tiny
+from tests import tiny, tokens
 from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS
 
 PAD, CHUNK = tiny.PAD, 24
@@ -92,7 +92,21 @@ MODELS = {
         "trigger.whole_characters": True,
     },
     "score": {"trigger.kind": "score", "trigger.threshold": 1.1, "trigger.gain": 0.02},
-    "bytes alone": {"patching.kind": "byte", "trigger.kind": "none"},
+    "learned patches": {
+        "model.smoothing": True,
+        "model.pooling.kind": "last",
+        "model.decoder.residual": "projected",
+        "patching.kind": "learned",
+        "trigger.kind": "stride",
+    },
+    "learned patches by cross attention": CROSS | {
+        "model.smoothing": True,
+        "patching.kind": "learned",
+        "patching.capacity": 0.2,
+        "trigger.kind": "whitespace",
+    },
+    # So many tokens have the ids of bytes.
+    "tokens": tokens.FIELDS | {"data.tokenizer": "any.json", "data.vocabulary": 256},
     "blocks": {
         "kernels.staircase": "blocked",
         "kernels.window": "blocked",
@@ -205,7 +219,7 @@ def test_pieces_say_what_the_whole_says(monkeypatch, name):
         assert int(whole.layout.suppressed_commits_B.sum()) and int(whole.layout.suppressed_scratchpads_B.sum())
 
 
-@pytest.mark.parametrize("name", ("controllers", "BLT with an entropy model"))
+@pytest.mark.parametrize("name", ("controllers", "BLT with an entropy model", "learned patches"))
 def test_every_split_point_says_the_same(name):
     made = config_of(name)
     weights, tokens_BL = tiny.weights(made), tiny.batch(rows=3, length=tiny.WINDOW)

@@ -159,8 +159,10 @@ class Document:
                 "entropy": lambda n: float(entropy[n]),
                 "entropy_jump": lambda n: jump(entropy, n),
                 "entropy_and_jump": lambda n: float(entropy[n]),
+                # What `tiny.signals` makes up.
+                "learned": lambda n: float(entropy[n]) > 2,
             }[p.kind](n)
-            variable = p.kind not in ("byte", "fixed")
+            variable = p.kind not in ("byte", "fixed", "learned")
             open_ = inside(tokens, n) if p.whole_characters or t.whole_characters else False
             waits, pauses = p.whole_characters and open_, t.whole_characters and open_
             if p.kind.startswith("entropy"):
@@ -176,7 +178,7 @@ class Document:
             self.suppressed_commits += request and not commit
 
             eligible = valid and not commit
-            if t.kind in config_lib.SCORED:
+            if t.kind in config_lib.SCORED["trigger"]:
                 read = {"entropy": lambda n: float(entropy[n]), "entropy_jump": lambda n: jump(entropy, n)}.get(
                     t.kind, lambda n, first=patch_start: benefit(entropy, n, first)
                 )(n)

@@ -12,7 +12,6 @@ from hypothesis import assume, given, settings, strategies as st
 
 from scratchpatch import config as config_lib, config_fields
 from scratchpatch.patching import layout
-from scratchpatch.patching.scores import Signals
 from tests import tiny
 from tests.patching import reference
 from tests.patching.strategies import LENGTH, ROWS, WHOLE_CHARACTERS, entropies, rows
@@ -61,7 +60,7 @@ def compiled(fields):
 
 def decide(fields, tokens_BL, entropy_BL, patching=1.335, trigger=1.5):
     thresholds = layout.Thresholds(jnp.float32(patching), jnp.float32(trigger))
-    packed, signals = tiny.rows(tokens_BL), Signals(jnp.asarray(entropy_BL), tiny.benefits(entropy_BL))
+    packed, signals = tiny.rows(tokens_BL), tiny.signals(entropy_BL)
     if fields in CONTROLLED + WHOLE_CHARACTERS:  # a scan: compile it once
         return compiled(tuple(fields.items()))(packed, signals, thresholds)
     return layout.decide(tiny.config(fields), packed, signals, thresholds)

@@ -15,7 +15,7 @@ def requests(kind: str, tokens: list[int], entropy=None, threshold: float = 1.0,
     config = tiny.config({"patching.kind": kind, **{f"patching.{k}": v for k, v in fields.items()}})
     tokens_BL = jnp.array([tokens])
     entropy_BL = jnp.zeros(tokens_BL.shape) if entropy is None else jnp.array([entropy], jnp.float32)
-    rows, signals = tiny.rows(tokens_BL), Signals(entropy_BL)
+    rows, signals = tiny.rows(tokens_BL), Signals(entropy_BL, boundary_BL=entropy_BL / 4)
     got_BL, threshold_BL = patchifiers.request(config.patching, rows, signals, jnp.float32(threshold))
     assert threshold_BL.tolist() == [[threshold] * len(tokens)]
     return np.flatnonzero(got_BL[0]).tolist()
@@ -86,6 +86,14 @@ def test_entropy_and_jump_ends_a_patch_where_uncertainty_is_high_and_rises():
     assert requests("entropy_and_jump", [BOS, *b"abcdef"], entropy, jump=-0.8) == [2, 3, 6]
     assert requests("entropy_and_jump", [BOS, 1, BOS, 2], [0.0, 0.5, 9.0, 9.5]) == [3]
 
+
+def test_learned_ends_a_patch_where_a_boundary_is_likelier_than_not_however_long_it_is():
+    likely = [4.0, 2.0, 2.01, *[0.5] * 20, 3.0]
+    assert requests("learned", [BOS, *b"a" * 22, PAD], likely, max_patch_bytes=4) == [0, 2]
+    assert requests("learned", [BOS, *b"a" * 23], likely, max_patch_bytes=4) == [0, 2, 23]
+
+
+BLT = {"commit_bos": True, "capacity": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def programs(items):
     config = tiny.config(dict(items))
 
     def whole(tokens_L, entropy_L, patching, trigger):
-        packed, signals = tiny.rows(tokens_L[None]), Signals(entropy_L[None], tiny.benefits(entropy_L[None]))
+        packed, signals = tiny.rows(tokens_L[None]), tiny.signals(entropy_L[None])
         decided = layout.decide(config, packed, signals, layout.Thresholds(patching, trigger))
         first_L, offset_L = decided.patch_start_BL[0], packed.offset_BL[0]
         patch_bytes_L = jnp.arange(tokens_L.shape[0]) - first_L + 1
@@ -98,7 +98,7 @@ def programs(items):
         return *masks, offset_L, patch_bytes_L, decided.thresholds.patching[0], decided.thresholds.trigger[0]
 
     def scan(state, tokens_BC, entropy_BC):
-        return step_lib.scan(config, state, tokens_BC, Signals(entropy_BC, tiny.benefits(entropy_BC)))
+        return step_lib.scan(config, state, tokens_BC, tiny.signals(entropy_BC))
 
     return jax.jit(jax.vmap(whole)), jax.jit(scan)
 

@@ -254,6 +254,12 @@ def test_metrics_of_hand_made_sums():
     )
 
 
+def test_metrics_of_a_router_are_rates_of_its_positions():
+    values = measures().of_step(0, SUMS | {"boundaries": 21.0, "boundary_probability": 42.0, "ratio": 63.0}, 2.0)
+    rates = {"boundaries_per_byte": 0.25, "boundary_probability": 0.5, "ratio_loss": 0.75}
+    assert {name: values[name] for name in rates} == rates
+
+
 def test_utilisation_counts_all_chips_and_only_those_whose_peak_is_known():
     values = measures([H100, H100]).of_step(0, SUMS, 2.0)
     assert values["mfu"] == pytest.approx(values["flops_per_second"] / (2 * 989e12))

@@ -83,6 +83,29 @@ def test_one_update_clips_by_the_global_norm_and_decays_kernels():
     np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * (adam + 0.3 * 10.0), rtol=1e-4)
 
 
+def test_each_tier_has_its_own_learning_rate_and_every_parameter_a_tier():
+    learned = {"patching.kind": "learned", "model.benefit.width": 8}
+    _, abstract = weights.abstract(tiny.config(learned))
+    assert set(abstract["params"]) == set(optimizer.TIERS)
+    params = {name: {"kernel": jnp.full((2,), 10.0)} for name in ("encoder", "router", "trunk", "decoder")}
+    fields = {"optimizer.learning_rate": 0.1, "optimizer.warmup_steps": 0, "optimizer.weight_decay": 0.5}
+    scales = {"encoder": 3.0, "trunk": 0.25, "decoder": 1.0}
+    adamw = made(fields | {f"optimizer.{tier}_scale": scale for tier, scale in scales.items()})
+    updates, _ = adamw.update(jax.tree.map(jnp.ones_like, params), adamw.init(params), params)
+    for name, scale in (scales | {"router": 3.0}).items():
+        # Adam's first step is 1; a half of 10 decays.
+        np.testing.assert_allclose(updates[name]["kernel"], -0.1 * scale * (1 + 5.0), rtol=1e-4)
+
+
+def test_a_curriculum_is_a_line_from_its_first_target_to_the_patchifiers():
+    fields = {"patching.kind": "learned", "patching.patch_bytes": 6, "patching.curriculum_steps": 8}
+    config = tiny.config(fields | {"patching.curriculum_from": 2.0, "patching.capacity": 1.0})
+    by_step = optimizer.SettingsByStep(config, [(0, {}), (5, {"optimizer.learning_rate": 1.0})])
+    targets = [optimizer.Settings(*by_step.at(index)).patch_bytes for index in range(12)]
+    np.testing.assert_allclose(targets, [2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6, 6, 6])
+    assert optimizer.curriculum(tiny.config())(0) == tiny.config().patching.patch_bytes
+
+
 def test_clip_norm_0_does_not_clip():
     params = {"kernel": jnp.ones((2,))}
     fields = {

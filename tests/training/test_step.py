@@ -34,6 +34,19 @@ CONTROLLED = {
 }
 
 
+# A budget that refuses, and a target that moves.
+LEARNED = {
+    "patching.kind": "learned",
+    "patching.capacity": 0.4,
+    "patching.ratio_weight": 0.5,
+    "patching.curriculum_steps": 4,
+    "model.smoothing": True,
+    "model.pooling.kind": "last",
+    "model.decoder.residual": "projected",
+    "optimizer.encoder_scale": 2.0,
+}
+
+
 class Run:
     """A trainer and its compiled step, on the devices that the config's mesh takes."""
 
@@ -197,6 +210,36 @@ def test_controllers_do_not_depend_on_the_mesh():
     got, sums = controlled_step(("mesh.data", 2), ("mesh.fsdp", 2), ("mesh.sequence", 2))
     close(sums, wanted_sums, 1e-4)
     close(got["thresholds"], wanted["thresholds"], 1e-6)
+    close(got["params"], wanted["params"], 2e-4)
+
+
+def learned_step(*fields):
+    """(state, sums) after two steps of learned patches, whose target moves."""
+    made = run(*LEARNED.items(), *fields)
+    state = jax.device_put(learned_state(), made.trainer.shardings)
+    for index in range(2):
+        state, sums = made.advance(state, index)
+    return jax.device_get((state, sums))
+
+
+@functools.cache
+def learned_state():
+    made = run(*LEARNED.items())
+    w = jax.device_get(tiny.weights(made.trainer.config))
+    return jax.device_get(made.trainer.init()) | w
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [(("training.accumulation", 4),), (("mesh.data", 2), ("mesh.fsdp", 2), ("mesh.sequence", 2))],
+    ids=["accumulated", "meshed"],
+)
+def test_learned_patches_depend_neither_on_parts_nor_on_the_mesh(fields):
+    """The ratio loss least of all, which is each document's own."""
+    wanted, wanted_sums = learned_step()
+    got, sums = learned_step(*fields)
+    assert 0 < wanted_sums["commits"] < wanted_sums["boundaries"] < wanted_sums["positions"]
+    close(sums, wanted_sums, 1e-4)
     close(got["params"], wanted["params"], 2e-4)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from scratchpatch.data import paths
 from scratchpatch.data.checks import Damaged
-from scratchpatch.data.prepared import entries_of, finished_meta
+from scratchpatch.data.prepared import check_tokenizer, entries_of, finished_meta
 from scratchpatch.data.records import BadRecords, Document, explain
 from scratchpatch.data.shards import POSITIONS, STARTS, Shard
 from scratchpatch.data.sources.source import Source
@@ -22,7 +22,9 @@ class Prepared(Source):
     def read(self, name: str, path: str, bad: BadRecords) -> Iterator[Document]:
         """The documents of a shard. Where one cannot be read, all that are left are bad records."""
         folder = path.removesuffix(name).rstrip("/")
-        entries = entries_of(finished_meta(path, folder))
+        meta = finished_meta(path, folder)
+        check_tokenizer(path, folder, meta, None)
+        entries = entries_of(meta)
         (entry,) = (entry for entry in entries if entry["name"] + POSITIONS == name)
         number = 0
         try:

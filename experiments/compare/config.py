@@ -1,0 +1,185 @@
+"""All systems on one text, at equal training FLOPs and at equal bytes.
+
+Purpose: one fair comparison of flat models, patches chosen in several ways with and without scratchpads, and systems of
+other papers as slots. Models have a trunk of 4 layers of width 128 and about a million parameters, and differ in what
+their rows say. `SYSTEM-TEXT` is a system on books and code (`latin`) or on Chinese and Japanese (`cjk`), of
+$SCRATCHPATCH_DATA (../README.md). The learning rate is constant after its warm-up, so that one run is measured at equal
+bytes and at equal FLOPs, whichever comes first, and each number is that of a run of its own.
+Hardware: 2 CPU cores.
+Expected time: `--plan=1` tells the hours; about 45 minutes of a core for each run at 20 MB (an estimate).
+Expected number: README.md beside this file has the runs so far, once there are any.
+Command, for everything:
+    .venv/bin/python -m experiments.compare.run --plan=1
+    .venv/bin/python -m experiments.compare.run
+Command, for one variant (an entropy model that BLT reads is trained by the study):
+    scratchpatch train --config=experiments/compare/config.py:p8_scratchpads-latin --workdir=runs/p8_scratchpads
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import ml_collections
+
+from experiments import corpora
+from experiments.flat import config as flat
+from experiments.megabyte import config as megabyte
+from experiments.spacebyte import config as spacebyte
+from scratchpatch import config as config_lib
+
+# Text, then corpus to its share of the training bytes. The Japanese text is small: it is read a few times.
+TEXTS = {"latin": {"en_books": 0.5, "code": 0.5}, "cjk": {"zh_classics": 0.9, "ja_soseki": 0.1}}
+WINDOW = 512
+# Scratchpads per byte, of every trigger.
+RATE = 1 / 8
+# The frozen entropy model of BLT, which is trained before, on a share of the bytes.
+PREDICTOR, PREDICTOR_SHARE = "entropy_model", 1 / 4
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A row of the tables: what it is called there, how its config is made, and whether the claims need it (core)."""
+
+    name: str
+    make: Callable[[], ml_collections.ConfigDict]
+    core: bool = True
+
+
+def _patches():
+    """The model whose patchifiers and triggers are compared: patches of 8 bytes, no scratchpads."""
+    config = config_lib.default()
+    config.model.d_byte = 64
+    config.model.encoder.layers = 1
+    config.model.encoder.window = 32
+    config.model.entropy_head.layers = 1
+    config.model.entropy_head.weight = 0.0
+    config.model.trunk.layers = 4
+    config.model.trunk.d_model = 128
+    config.model.trunk.heads = 4
+    config.model.decoder.layers = 2
+    config.model.decoder.window = 32
+    config.patching.kind = "fixed"
+    config.patching.patch_bytes = 8
+    config.patching.max_patch_bytes = 32
+    config.trigger.kind = "none"
+    return config
+
+
+def _fixed(patch_bytes: int):
+    config = _patches()
+    config.patching.patch_bytes = patch_bytes
+    return config
+
+
+def _words():
+    config = _patches()
+    config.patching.kind = "whitespace"
+    return config
+
+
+def _entropy():
+    config = _patches()
+    config.model.entropy_head.weight = 1.0
+    config.patching.kind = "entropy"
+    config.patching.gain = 0.01
+    return config
+
+
+def _with_scratchpads(config, trigger: str = "entropy"):
+    if trigger == "entropy":
+        config.model.entropy_head.weight = 1.0
+        config.trigger.gain = 0.01
+    config.trigger.kind = trigger
+    config.trigger.stride = 4
+    # A random trigger draws at the 7 of 8 bytes where no commit stands.
+    config.trigger.rate = RATE * 8 / 7 if trigger == "random" else RATE
+    return config
+
+
+def _blt():
+    """As experiments/blt/small.py, with a controller in place of a calibrated threshold."""
+    config = _patches()
+    config.model.norm_eps = 1e-5
+    config.model.cross_residual = 2
+    config.model.encoder.ngrams = (3, 4, 5, 6)
+    config.model.encoder.ngram_rows = 4000
+    predictor = _predictor().model
+    config.model.entropy_model.layers = predictor.encoder.layers
+    config.model.entropy_model.d_byte = predictor.d_byte
+    config.model.entropy_model.heads = predictor.encoder.heads
+    config.model.entropy_model.window = predictor.encoder.window
+    config.model.pooling.kind = "max_query"
+    config.model.pooling.last_state = False
+    config.model.trunk.final_norm = False
+    config.model.decoder.injection = "cross_attention"
+    config.patching.kind = "entropy"
+    config.patching.gain = 0.01
+    return config
+
+
+def _predictor():
+    config = config_lib.default()
+    config.model.d_byte = 64
+    config.model.encoder.layers = 2
+    config.model.encoder.heads = 4
+    config.model.encoder.window = 64
+    config.model.entropy_head.weight = 0.0
+    config.model.trunk.kind = "none"
+    config.model.decoder.layers = 0
+    config.trigger.kind = "none"
+    return config
+
+
+# Patchifiers that are compared with and without scratchpads: the variant of each without, and what it is called.
+PATCHIFIERS = {"p8": "every 8 bytes", "words": "words", "entropy": "entropy"}
+_MAKE = {"p8": lambda: _fixed(8), "words": _words, "entropy": _entropy}
+_OURS = {
+    f"{variant}{suffix}": System(
+        f"{name}{', scratchpads' if suffix else ''}",
+        (lambda make=_MAKE[variant]: _with_scratchpads(make())) if suffix else _MAKE[variant],
+    )
+    for variant, name in PATCHIFIERS.items()
+    for suffix in ("", "_scratchpads")
+}
+# In the order in which they are run.
+SYSTEMS = {
+    "flat": System("flat bytes", lambda: flat.get_config("full")),
+    **_OURS,
+    "spacebyte": System("SpaceByte", spacebyte.get_config),
+    "megabyte": System("MegaByte, 8 bytes", megabyte.get_config),
+    "flat_windows": System("flat bytes, windows", lambda: flat.get_config("windows")),
+    "blt": System("BLT", _blt),
+    "p16": System("every 16 bytes", lambda: _fixed(16), core=False),
+    "p16_scratchpads": System("every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), core=False),
+    "p4": System("every 4 bytes", lambda: _fixed(4), core=False),
+    "p4_scratchpads": System("every 4 bytes, scratchpads", lambda: _with_scratchpads(_fixed(4)), core=False),
+    "p8_stride": System("every 8 bytes, stride", lambda: _with_scratchpads(_fixed(8), "stride"), core=False),
+    "p8_random": System("every 8 bytes, random", lambda: _with_scratchpads(_fixed(8), "random"), core=False),
+}
+VARIANTS = tuple(f"{system}-{text}" for text in TEXTS for system in (*SYSTEMS, PREDICTOR))
+
+
+def get_config(variant="p8_scratchpads-latin"):
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}; wanted one of {', '.join(VARIANTS)}")
+    system, text = variant.split("-")
+    config = _predictor() if system == PREDICTOR else SYSTEMS[system].make()
+    config.data.sources = _sources(text)
+    config.data.validation_sources = _sources(text, "validation")
+    config.data.window = WINDOW
+    if config.patching.kind == "whitespace":
+        # A Chinese character is a patch of 3 bytes, and asks for the automatic budget.
+        config.patching.capacity = 0.25 if text == "latin" else 0.0
+    config.training.batch_rows = 8
+    config.training.eval_every = 0
+    # The worker measures by itself.
+    config.training.eval_bytes = 4096
+    config.training.checkpoint_every = 500
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "constant"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.b2 = 0.95
+    return config
+
+
+def _sources(text: str, split: str = "train"):
+    return tuple((corpora.source(corpus, split), share) for corpus, share in TEXTS[text].items())

@@ -1,0 +1,201 @@
+"""The comparison as a page: tables at equal FLOPs and at equal bytes, what the claims come to, and what is missing."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXTS
+from experiments.compare.worker import POINTS
+from experiments.results import NOISE, markdown, mean_and_each, within_noise
+
+_TITLES = {
+    "flops": "At equal training FLOPs",
+    "bytes": "At equal bytes",
+}
+_TEXT_NAMES = {"latin": "English books and Python code", "cjk": "Classical Chinese and Japanese"}
+
+
+class Study:
+    """What is measured so far, of runs that are done and of those that are not."""
+
+    def __init__(self, folders: dict[tuple[str, int], Path]):
+        self.points, self.results = {}, {}
+        for run, folder in folders.items():
+            for name, found in (("points.json", self.points), ("result.json", self.results)):
+                if (folder / name).exists():
+                    found[run] = json.loads((folder / name).read_text())
+
+    def seeds(self, point: str, *variants: str) -> list[int]:
+        """The seeds for which all of these were measured at a point, in order."""
+        measured = [run for run, points in self.points.items() if point in points]
+        return sorted(set.intersection(*({seed for v, seed in measured if v == one} for one in variants)))
+
+    def values(self, point: str, variant: str, seeds: Sequence[int], key: str = "bpb") -> np.ndarray:
+        """One number per seed."""
+        return np.array([self.points[variant, seed][point][key] for seed in seeds])
+
+    def difference(self, point: str, a: str, b: str) -> str | None:
+        """BPB of a minus that of b, paired by seed, and whether it is a result; None where they share no seed."""
+        seeds = self.seeds(point, a, b)
+        return verdict(self.values(point, a, seeds) - self.values(point, b, seeds)) if seeds else None
+
+    def spreads(self, point: str, text: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Seeds, and per seed how far the patchifiers lie apart in BPB, without and with scratchpads."""
+        both = [[f"{patchifier}{suffix}-{text}" for patchifier in PATCHIFIERS] for suffix in ("", "_scratchpads")]
+        seeds = self.seeds(point, *both[0], *both[1])
+        return seeds, *(
+            np.ptp([self.values(point, variant, seeds) for variant in variants], axis=0) for variants in both
+        )
+
+
+def verdict(by_seed: np.ndarray, better: str = "better", worse: str = "worse") -> str:
+    """The mean of differences and each of them, and what they show: below zero is better."""
+    if len(by_seed) == 1:
+        return f"{mean_and_each(by_seed)}: one seed, no result"
+    shows = "within noise" if within_noise(by_seed) else worse if by_seed.mean() > 0 else better
+    return f"{mean_and_each(by_seed)}: {shows}"
+
+
+def write(folder: Path, folders: dict[tuple[str, int], Path], costs: list[dict]) -> None:
+    """README.md in `folder`, from the folders of the runs by variant and seed, and what `cost.rows` gave."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(page(Study(folders), list(folders), costs))
+
+
+def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
+    """The page's Markdown. wanted: the runs that there are to be, by variant and seed."""
+    wanted = [(variant, seed) for variant, seed in wanted if not variant.startswith(PREDICTOR)]
+    done = [run for run in wanted if run in study.results]
+    lines = [
+        "# All systems on one text",
+        "",
+        "Every run is measured at the same training FLOPs, those of patches of 8 bytes at the bytes of the study, and "
+        "at these bytes. FLOPs are useful ones as `scratchpatch.accounting` counts them: with the entropy head, the "
+        "forward pass of a frozen entropy model, and what its training took. Learning rates are constant after the "
+        "warm-up, so one run serves for both. BPB on held-out text; seeds are paired: one fixes initialisation and "
+        f"data order for every system. Differences below {NOISE} BPB on average, or of two signs, are called noise, "
+        "and those of one seed nothing.",
+        "",
+        f"{len(done)} of {len(wanted)} runs are done. Everything here is written by "
+        "`.venv/bin/python -m experiments.compare.run`, after each run. `config.py` says what the systems are, and "
+        "the folder of each what differs from its paper.",
+    ]
+    for text in TEXTS:
+        variants = [f"{system}-{text}" for system in SYSTEMS]
+        if not any(study.seeds(point, variant) for point in POINTS for variant in variants):
+            continue
+        lines += ["", f"## {_TEXT_NAMES[text]}"]
+        for point, title in _TITLES.items():
+            lines += ["", f"**{title}**", "", *_table(study, point, text)]
+        lines += ["", "**What reproduces**, at equal training FLOPs but where it says otherwise", ""]
+        lines += claims(study, text)
+    lines += ["", "## What a byte costs by patch size", "", *_costs(costs)]
+    missing = [f"`{variant}` (seed {seed})" for variant, seed in wanted if (variant, seed) not in study.results]
+    if missing:
+        lines += ["", f"Not done so far: {', '.join(missing)}."]
+    return markdown(lines)
+
+
+def _table(study: Study, point: str, text: str) -> list[str]:
+    corpora = list(TEXTS[text])
+    lines = [
+        f"| system | parameters | MB read | 10^12 FLOPs | BPB | {' | '.join(corpora)} | bytes/patch | trunk calls/byte "
+        "| inference MFLOPs/byte | trunk KV bytes/byte | noise | recall |",
+        "|---|---|---|---|---|" + "---|" * (len(corpora) + 6),
+    ]
+    for system, about in SYSTEMS.items():
+        variant = f"{system}-{text}"
+        seeds = study.seeds(point, variant)
+        if not seeds:
+            continue
+
+        def mean(key: str, variant=variant, seeds=seeds) -> float:
+            return study.values(point, variant, seeds, key).mean()
+
+        bpb, calls = study.values(point, variant, seeds), mean("commits_per_byte") + mean("scratchpads_per_byte")
+        by_corpus = [[study.points[variant, s][point]["by_corpus"][corpus] for s in seeds] for corpus in corpora]
+        finished = [study.results[variant, seed] for seed in seeds if (variant, seed) in study.results]
+        # Tasks are asked of the last weights, which are those of the last point.
+        last = finished and max(POINTS, key=lambda p: finished[0]["points"][p]["steps"]) == point
+        noise, recall = (
+            f"{np.mean([x['tasks'][key] for x in finished]):{form}}" if last else ""
+            for key, form in (("noise_gap", "+.3f"), ("recall_accuracy", ".2f"))
+        )
+        cells = [
+            about.name,
+            f"{finished[0]['parameters'] / 1e6:.2f}M" if finished else "",
+            f"{mean('training_bytes') / 1e6:.1f}",
+            f"{mean('training_flops') / 1e12:.1f}",
+            f"{bpb.mean():.4f} ± {np.ptp(bpb) / 2:.4f}" if len(seeds) > 1 else f"{bpb[0]:.4f} (one seed)",
+            *(f"{np.mean(values):.3f}" for values in by_corpus),
+            f"{1 / mean('commits_per_byte'):.2f}" if mean("commits_per_byte") else "",
+            f"{calls:.3f}" if calls else "",
+            f"{mean('flops_per_byte') / 1e6:.2f}",
+            f"{mean('kv_bytes_per_byte'):.0f}",
+            noise,
+            recall,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def claims(study: Study, text: str) -> list[str]:
+    """What the papers' claims come to on a text: each an item, or that it cannot be said yet."""
+
+    def name(system: str) -> str:
+        return SYSTEMS[system].name
+
+    def compare(a: str, b: str, point: str = "flops") -> str:
+        said = study.difference(point, f"{a}-{text}", f"{b}-{text}")
+        return f"{name(a)} against {name(b)} {said or 'not measured yet'}"
+
+    seeds, without, with_ = study.spreads("flops", text)
+    spread = "not measured yet"
+    if seeds:
+        told = verdict(with_ - without, "they narrow it", "they widen it")
+        spread = f"{without.mean():.4f} BPB without, {with_.mean():.4f} with; the difference {told}"
+    sparse = [f"{patchifier}_scratchpads" for patchifier in PATCHIFIERS]
+    items = {
+        f"Scratchpads narrow the spread of patchifiers ({', '.join(PATCHIFIERS.values())}; in the paper 7.4 to 2.0 "
+        "points of tasks)": [spread],
+        "Scratchpads help every patchifier": [compare(s, s.removesuffix("_scratchpads")) for s in sparse],
+        "Entropy is the best trigger, at an equal rate": [
+            compare("p8_scratchpads", other) for other in ("p8_stride", "p8_random")
+        ],
+        "Larger patches at no loss, with scratchpads": [
+            compare("p16_scratchpads", "flat"),
+            compare("p16_scratchpads", "flat", "bytes") + " (at equal bytes)",
+            compare("p16_scratchpads", "p4_scratchpads"),
+            compare("p16", "p4") + " (without)",
+        ],
+        "SpaceByte beats bytes with windows and MegaByte (its table 1)": [
+            compare("spacebyte", "flat_windows"),
+            compare("spacebyte", "megabyte"),
+        ],
+        "Entropy patches with n-grams (BLT) beat patches of a fixed size": [compare("blt", "p8")],
+    }
+    return [f"- **{claim}**: {'; '.join(said)}." for claim, said in items.items()]
+
+
+_COSTING = {"p8": "patches", "p8_scratchpads": "patches, scratchpads", "megabyte": "MegaByte", "flat": "flat bytes"}
+
+
+def _costs(costs: list[dict]) -> list[str]:
+    flat = next(cost for cost in costs if cost["system"] == "flat")
+    lines = [
+        "A forward pass of random weights over whole rows, measured in turns on this machine; scratchpads at a rate of "
+        "1/8, each with its entropy head.",
+        "",
+        "| system | bytes/patch | MFLOPs/byte | of these trunk | microseconds/byte | FLOPs, of the flat model's "
+        "| time, of the flat model's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for cost in costs:
+        lines.append(
+            f"| {_COSTING[cost['system']]} | {cost['patch_bytes']} "
+            f"| {cost['flops'] / 1e6:.2f} | {cost['trunk'] / cost['flops']:.0%} | {cost['seconds'] * 1e6:.1f} "
+            f"| {cost['flops'] / flat['flops']:.2f} | {cost['seconds'] / flat['seconds']:.2f} |"
+        )
+    return lines
