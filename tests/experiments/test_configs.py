@@ -45,6 +45,8 @@ def smallest(config) -> str:
             made[name] = min(value, SMALL.get(name, 1))
     made["model.encoder.ngrams"] = [2, 3] if config.model.encoder.ngrams else []
     made["model.entropy_head.weight"] = min(config.model.entropy_head.weight, 1.0)
+    if config.model.trunk.kind == "ssm":
+        made["model.trunk.kv_heads"] = 0
     made["patching.capacity"] = 1.0 if config.patching.commit_bos else 0.0
     if config.data.tokenizer:
         made |= {"data.tokenizer": "any.json", "data.vocabulary": 300}
