@@ -91,9 +91,10 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         f"data order for every system. Differences below {NOISE} BPB on average, or of two signs, are called noise, "
         "and those of one seed nothing.",
         "",
-        "Bytes per patch, trunk calls, FLOPs and KV cache are per raw byte, on the held-out text. Noise: bits per byte "
-        "that noise on the first half of a text costs on its clean second half. Recall: the share of values that are "
-        "looked up in documents such as `m7 y6; y6 m7` (chance 0.1), by models that were not trained on any.",
+        "Bytes per patch, trunk calls, FLOPs and KV cache are per raw byte, on the held-out text. Decoding: bytes "
+        "per second of one row from its cache, on a core beside another run. Noise: bits per byte that noise on the "
+        "first half of a text costs on its clean second half. Recall: the share of values that are looked up in "
+        "documents such as `m7 y6; y6 m7` (chance 0.1), by models that were not trained on any.",
         "",
         f"{len(done)} of {len(wanted)} runs are done. Everything here is written by "
         "`.venv/bin/python -m experiments.compare.run`, after each run. `config.py` says what the systems are, and "
@@ -119,8 +120,8 @@ def _table(study: Study, point: str, text: str) -> list[str]:
     corpora = list(TEXTS[text])
     lines = [
         f"| system | parameters | MB read | 10^12 FLOPs | BPB | {' | '.join(corpora)} | bytes/patch | trunk calls/byte "
-        "| inference MFLOPs/byte | trunk KV bytes/byte | noise | recall |",
-        "|---|---|---|---|---|" + "---|" * (len(corpora) + 6),
+        "| inference MFLOPs/byte | trunk KV bytes/byte | decoding B/s | noise | recall |",
+        "|---|---|---|---|---|" + "---|" * (len(corpora) + 7),
     ]
     for system, about in SYSTEMS.items():
         variant = f"{system}-{text}"
@@ -151,6 +152,7 @@ def _table(study: Study, point: str, text: str) -> list[str]:
             f"{calls:.3f}" if calls else "",
             f"{mean('flops_per_byte') / 1e6:.2f}",
             f"{mean('kv_bytes_per_byte'):.0f}",
+            f"{max(x['decoding_bytes_per_second'] for x in finished):.0f}" if finished else "",
             noise,
             recall,
         ]

@@ -158,6 +158,7 @@ def test_the_page_says_what_reproduces_and_what_does_not(tmp_path):
             (folder / "points.json").write_text(json.dumps(points))
             tasks = {"noise_gap": 0.25, "recall_accuracy": 0.11, "recall_bits": 4.0}
             result = {"points": points, "parameters": 1e6, "flops_per_second": 2e10, "tasks": tasks}
+            result["decoding_bytes_per_second"] = 900.0
             (folder / "result.json").write_text(json.dumps(result))
     folders["blt-latin", 0] = tmp_path / "none"
     summary.write(tmp_path, folders, COSTS)
@@ -172,7 +173,7 @@ def test_the_page_says_what_reproduces_and_what_does_not(tmp_path):
     assert "SpaceByte against flat bytes, windows not measured yet" in said
     assert "Not done so far: `blt-latin` (seed 0)." in said
     row = "| flat bytes | 1.00M | 20.0 | 40.0 | 2.0500 ± 0.0500 | 2.000 | 1.000 | 8.00 | 0.250 | 0.90 | 512 |"
-    assert f"{row}  |  |" in said and f"{row} +0.250 | 0.11 |" in said
+    assert f"{row} 900 |  |  |" in said and f"{row} 900 | +0.250 | 0.11 |" in said
     assert "| patches | 16 | 0.50 | 30% | 8.0 | 0.25 | 0.40 |" in said
 
 
