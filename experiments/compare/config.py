@@ -11,7 +11,7 @@ Expected number: README.md beside this file has the runs so far, once there are 
 Command, for everything:
     .venv/bin/python -m experiments.compare.run --plan=1
     .venv/bin/python -m experiments.compare.run
-Command, for one variant (an entropy model that BLT reads is trained by the study):
+Command, for one variant (the entropy model that BLT reads, and the tokens, are learnt by the study):
     scratchpatch train --config=experiments/compare/config.py:p8_scratchpads-latin --workdir=runs/p8_scratchpads
 """
 
@@ -22,6 +22,7 @@ import ml_collections
 
 from experiments import corpora
 from experiments.flat import config as flat
+from experiments.hnet import config as hnet
 from experiments.megabyte import config as megabyte
 from experiments.spacebyte import config as spacebyte
 from scratchpatch import config as config_lib
@@ -84,6 +85,19 @@ def _entropy():
     return config
 
 
+def _learned():
+    config = _patches()
+    config.patching.kind = "learned"
+    return config
+
+
+def _hnet():
+    config = hnet.get_config("plain")
+    config.model.trunk.layers = 4
+    config.patching.patch_bytes = 8
+    return config
+
+
 def _with_scratchpads(config, trigger: str = "entropy"):
     if trigger == "entropy":
         config.model.entropy_head.weight = 1.0
@@ -130,8 +144,8 @@ def _predictor():
 
 
 # Patchifiers that are compared with and without scratchpads: the variant of each without, and what it is called.
-PATCHIFIERS = {"p8": "every 8 bytes", "words": "words", "entropy": "entropy"}
-_MAKE = {"p8": lambda: _fixed(8), "words": _words, "entropy": _entropy}
+PATCHIFIERS = {"p8": "every 8 bytes", "words": "words", "entropy": "entropy", "learned": "learned"}
+_MAKE = {"p8": lambda: _fixed(8), "words": _words, "entropy": _entropy, "learned": _learned}
 _OURS = {
     f"{variant}{suffix}": System(
         f"{name}{', scratchpads' if suffix else ''}",
@@ -140,6 +154,8 @@ _OURS = {
     for variant, name in PATCHIFIERS.items()
     for suffix in ("", "_scratchpads")
 }
+# The system whose positions are tokens; how many, and how many of them are about WINDOW bytes.
+TOKENS, VOCABULARY, TOKEN_WINDOW = "tokens", 2048, 168
 # In the order in which they are run.
 SYSTEMS = {
     "flat": System("flat bytes", lambda: flat.get_config("full")),
@@ -148,6 +164,8 @@ SYSTEMS = {
     "megabyte": System("MegaByte, 8 bytes", megabyte.get_config),
     "flat_windows": System("flat bytes, windows", lambda: flat.get_config("windows")),
     "blt": System("BLT", _blt),
+    "hnet": System("H-Net, one stage", _hnet),
+    TOKENS: System("BPE tokens", lambda: flat.get_config("full")),
     "p16": System("every 16 bytes", lambda: _fixed(16), core=False),
     "p16_scratchpads": System("every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), core=False),
     "p4": System("every 4 bytes", lambda: _fixed(4), core=False),
@@ -166,9 +184,15 @@ def get_config(variant="p8_scratchpads-latin"):
     config.data.sources = _sources(text)
     config.data.validation_sources = _sources(text, "validation")
     config.data.window = WINDOW
+    if system == TOKENS:
+        config.data.tokenizer = f"runs/compare/{text}.tokenizer.json"
+        config.data.vocabulary = VOCABULARY
+        config.data.window = TOKEN_WINDOW
     if config.patching.kind == "whitespace":
         # A Chinese character is a patch of 3 bytes, and asks for the automatic budget.
         config.patching.capacity = 0.25 if text == "latin" else 0.0
+    # About 20 MB; the study's program says how many.
+    config.training.steps = 5000
     config.training.batch_rows = 8
     config.training.eval_every = 0
     # The worker measures by itself.

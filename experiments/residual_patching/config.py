@@ -26,7 +26,7 @@ LEAKY = ("a_leaky", "b_leaky", "c_leaky", "d_leaky")
 LONG = ("a_long", "a_leaky_long")
 VARIANTS = (*BASES, *LEAKY, *LONG)
 # How many steps a patch model takes in the time of one step of E: measured, see README.md beside this file.
-STEPS_OF_LONG = 3.0
+STEPS_OF_LONG = 3.5
 
 
 def get_config(variant: str = "a"):
@@ -70,5 +70,5 @@ def get_config(variant: str = "a"):
     config.training.batch_rows = 4
     config.training.eval_every = 0
     config.training.checkpoint_every = 250
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 5e-3
     return config

@@ -45,6 +45,8 @@ def smallest(config) -> str:
             made[name] = min(value, SMALL.get(name, 1))
     made["model.encoder.ngrams"] = [2, 3] if config.model.encoder.ngrams else []
     made["model.entropy_head.weight"] = min(config.model.entropy_head.weight, 1.0)
+    if config.model.trunk.kind == "ssm":
+        made["model.trunk.kv_heads"] = 0
     made["patching.capacity"] = 1.0 if config.patching.commit_bos else 0.0
     if config.data.tokenizer:
         made |= {"data.tokenizer": "any.json", "data.vocabulary": 300}
@@ -60,6 +62,7 @@ SMALL = {
     "model.entropy_model.window": 12,
     "model.benefit.width": 4,
     "model.benefit.share": 1.0,
+    "model.trunk.kv_heads": 0,
     "model.trunk.layers": 1,
     "patching.gain": 0.02,
     "trigger.gain": 0.02,

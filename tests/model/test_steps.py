@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from scratchpatch import config as config_lib
+from scratchpatch.errors import UserError
 from scratchpatch.kernels import blocked
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.steps import Steps
@@ -264,3 +265,10 @@ def test_rows_do_not_see_each_other_and_pad_changes_nothing():
         assert (one[row] == other[row, row::3]).all()
     same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), together.cache, apart.cache)
     assert all(jax.tree.leaves(same))
+
+
+def test_nothing_continues_text_by_what_follows_it():
+    made = tiny.config({"model.leak": "broadcast", "trigger.kind": "none"})
+    model = weights_lib.merge(weights_lib.abstract(made)[0], tiny.weights(made))
+    with pytest.raises(UserError, match="'broadcast' lets bytes read what follows them, so it cannot continue text"):
+        Steps(model)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import scratchpatch as sp
-from scratchpatch import cli, config as config_lib
+from scratchpatch import cli, config as config_lib, config_file
 from scratchpatch.data import tokenizer
 from scratchpatch.data.batches import Batches
 from scratchpatch.errors import UserError
@@ -129,5 +129,5 @@ def test_what_decides_about_bytes_is_refused_when_a_config_is_read(tmp_path, nam
     fields = config_lib.flat(tokens.config({"data.tokenizer": "any.json"})) | {name: value}
     (tmp_path / "c.json").write_text(json.dumps({"schema": 2, "config": fields}))
     with pytest.raises(UserError) as caught:
-        config_lib.read(tmp_path / "c.json")
+        config_file.read(tmp_path / "c.json")
     assert says in str(caught.value)
