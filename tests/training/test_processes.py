@@ -268,7 +268,7 @@ from scratchpatch.checkpoints import format as checkpoint_format
 from scratchpatch.evaluation import audited
 from scratchpatch.training import start
 
-audited.audit = lambda config, weights: (True, "left out")
+audited.audit = lambda config, weights: (True, "no audit")
 given_weights = start.given_weights
 
 def said(made, shardings):
