@@ -23,7 +23,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from scratchpatch import config as config_lib, files, places
+from scratchpatch import config as config_lib, config_file, files, places
 from scratchpatch.config_fields import BY_NAME
 from scratchpatch.errors import UserError
 
@@ -37,7 +37,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     path = places.expanded(path)
     path, _, argument = path.partition(":") if not os.path.exists(path) else (path, "", "")
     if path.endswith(".json") and os.path.exists(path):
-        return config_lib.read(path)
+        return config_file.read(path)
     try:
         with files.open_regular(path) as file:
             source = file.read()

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from scratchpatch import config, output
+from scratchpatch import config, config_file, output
 from scratchpatch.errors import UserError
 from scratchpatch.inference import loading
 
@@ -233,7 +233,7 @@ def written(folder, text: str):
 def test_a_config_json_is_checked_as_a_config_file_is(tmp_path, values, words):
     path = written(tmp_path, json.dumps({"schema": 2, "config": config.flat(config.default()) | values}))
     with pytest.raises(UserError) as caught:
-        config.read(path)
+        config_file.read(path)
     said = str(caught.value)
     assert said.startswith(f"cannot read {path}: ") and words in said and "\n" not in said
 
@@ -254,7 +254,7 @@ def test_a_config_json_is_checked_as_a_config_file_is(tmp_path, values, words):
 def test_a_config_json_that_is_none_is_one_line(tmp_path, text, words):
     path = written(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        config.read(path)
+        config_file.read(path)
     said = str(caught.value)
     assert said.startswith(f"cannot read {path}: ") and words in said and "\n" not in said
 
@@ -262,12 +262,12 @@ def test_a_config_json_that_is_none_is_one_line(tmp_path, text, words):
 def test_a_config_json_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(UserError, match="it is a named pipe, and only regular files are read"):
-        config.read(tmp_path / "config.json")
+        config_file.read(tmp_path / "config.json")
 
 
 def test_a_config_json_may_hold_an_infinite_threshold(tmp_path):
     c = changed(trigger__threshold=float("inf"))
-    assert config.read(written(tmp_path, json.dumps({"config": config.flat(c)}))).trigger.threshold == float("inf")
+    assert config_file.read(written(tmp_path, json.dumps({"config": config.flat(c)}))).trigger.threshold == float("inf")
 
 
 def test_check_names_every_bad_field_together():

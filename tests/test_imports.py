@@ -18,7 +18,7 @@ interop accounting
 model checkpoints
 preparation patching kernels distributed
 data
-sharding config config_flags config_fields
+sharding config config_file config_flags config_fields
 files json_files progress errors output places platforms schema vocabulary precision timing\
  compilation_cache background heap
 """

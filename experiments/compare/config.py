@@ -1,17 +1,18 @@
 """All systems on one text, at equal training FLOPs and at equal bytes.
 
 Purpose: one fair comparison of flat models, patches chosen in several ways with and without scratchpads, and systems of
-other papers as slots. Models have a trunk of 4 layers of width 128 and about a million parameters, and differ in what
-their rows say. `SYSTEM-TEXT` is a system on books and code (`latin`) or on Chinese and Japanese (`cjk`), of
-$SCRATCHPATCH_DATA (../README.md). The learning rate is constant after its warm-up, so that one run is measured at equal
-bytes and at equal FLOPs, whichever comes first, and each number is that of a run of its own.
+other papers as slots. Models have a trunk of 3 layers of width 96, and bytes of half that width where there are
+patches; they differ in what their rows say, and are so small that reading 20 MB takes minutes of a core. `SYSTEM-TEXT`
+is a system on books and code (`latin`) or on Chinese and Japanese (`cjk`), of $SCRATCHPATCH_DATA (../README.md). The
+learning rate is constant after its warm-up, so that one run is measured at equal bytes and at equal FLOPs, whichever
+comes first.
 Hardware: 2 CPU cores.
-Expected time: `--plan=1` tells the hours; about 45 minutes of a core for each run at 20 MB (an estimate).
+Expected time: `--plan=1` tells the hours; about 20 minutes of a core for each run at 20 MB (an estimate).
 Expected number: README.md beside this file has the runs so far, once there are any.
 Command, for everything:
     .venv/bin/python -m experiments.compare.run --plan=1
     .venv/bin/python -m experiments.compare.run
-Command, for one variant (an entropy model that BLT reads is trained by the study):
+Command, for one variant (the entropy model that BLT reads, and the tokens, are learnt by the study):
     scratchpatch train --config=experiments/compare/config.py:p8_scratchpads-latin --workdir=runs/p8_scratchpads
 """
 
@@ -22,6 +23,7 @@ import ml_collections
 
 from experiments import corpora
 from experiments.flat import config as flat
+from experiments.hnet import config as hnet
 from experiments.megabyte import config as megabyte
 from experiments.spacebyte import config as spacebyte
 from scratchpatch import config as config_lib
@@ -29,6 +31,8 @@ from scratchpatch import config as config_lib
 # Text, then corpus to its share of the training bytes. The Japanese text is small: it is read a few times.
 TEXTS = {"latin": {"en_books": 0.5, "code": 0.5}, "cjk": {"zh_classics": 0.9, "ja_soseki": 0.1}}
 WINDOW = 512
+# Of the trunk, and of a flat model.
+LAYERS, WIDTH = 3, 96
 # Scratchpads per byte, of every trigger.
 RATE = 1 / 8
 # The frozen entropy model of BLT, which is trained before, on a share of the bytes.
@@ -47,13 +51,10 @@ class System:
 def _patches():
     """The model whose patchifiers and triggers are compared: patches of 8 bytes, no scratchpads."""
     config = config_lib.default()
-    config.model.d_byte = 64
     config.model.encoder.layers = 1
     config.model.encoder.window = 32
     config.model.entropy_head.layers = 1
     config.model.entropy_head.weight = 0.0
-    config.model.trunk.layers = 4
-    config.model.trunk.d_model = 128
     config.model.trunk.heads = 4
     config.model.decoder.layers = 2
     config.model.decoder.window = 32
@@ -81,6 +82,18 @@ def _entropy():
     config.model.entropy_head.weight = 1.0
     config.patching.kind = "entropy"
     config.patching.gain = 0.01
+    return config
+
+
+def _learned():
+    config = _patches()
+    config.patching.kind = "learned"
+    return config
+
+
+def _hnet():
+    config = hnet.get_config("plain")
+    config.patching.patch_bytes = 8
     return config
 
 
@@ -118,7 +131,7 @@ def _blt():
 
 def _predictor():
     config = config_lib.default()
-    config.model.d_byte = 64
+    config.model.d_byte = WIDTH // 2
     config.model.encoder.layers = 2
     config.model.encoder.heads = 4
     config.model.encoder.window = 64
@@ -130,8 +143,8 @@ def _predictor():
 
 
 # Patchifiers that are compared with and without scratchpads: the variant of each without, and what it is called.
-PATCHIFIERS = {"p8": "every 8 bytes", "words": "words", "entropy": "entropy"}
-_MAKE = {"p8": lambda: _fixed(8), "words": _words, "entropy": _entropy}
+PATCHIFIERS = {"p8": "every 8 bytes", "words": "words", "entropy": "entropy", "learned": "learned"}
+_MAKE = {"p8": lambda: _fixed(8), "words": _words, "entropy": _entropy, "learned": _learned}
 _OURS = {
     f"{variant}{suffix}": System(
         f"{name}{', scratchpads' if suffix else ''}",
@@ -140,6 +153,10 @@ _OURS = {
     for variant, name in PATCHIFIERS.items()
     for suffix in ("", "_scratchpads")
 }
+# The system whose positions are tokens; how many, and how many of them are about WINDOW bytes.
+TOKENS, VOCABULARY, TOKEN_WINDOW = "tokens", 2048, 168
+# Whose layers are all of the trunk's width.
+FLAT = ("flat", "flat_windows", TOKENS)
 # In the order in which they are run.
 SYSTEMS = {
     "flat": System("flat bytes", lambda: flat.get_config("full")),
@@ -148,6 +165,8 @@ SYSTEMS = {
     "megabyte": System("MegaByte, 8 bytes", megabyte.get_config),
     "flat_windows": System("flat bytes, windows", lambda: flat.get_config("windows")),
     "blt": System("BLT", _blt),
+    "hnet": System("H-Net, one stage", _hnet),
+    TOKENS: System("BPE tokens", lambda: flat.get_config("full")),
     "p16": System("every 16 bytes", lambda: _fixed(16), core=False),
     "p16_scratchpads": System("every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), core=False),
     "p4": System("every 4 bytes", lambda: _fixed(4), core=False),
@@ -158,17 +177,38 @@ SYSTEMS = {
 VARIANTS = tuple(f"{system}-{text}" for text in TEXTS for system in (*SYSTEMS, PREDICTOR))
 
 
+def model(system: str):
+    """The config of a system's model, in the size of this study."""
+    config = SYSTEMS[system].make()
+    config.model.d_byte = WIDTH if system in FLAT else WIDTH // 2
+    config.model.trunk.d_model = WIDTH
+    if config.model.trunk.kind != "none":
+        config.model.trunk.layers = LAYERS
+    if system == "flat_windows":
+        config.model.encoder.layers = LAYERS
+        config.model.encoder.window = WIDTH
+    if system == "megabyte":
+        config.model.decoder.layers = LAYERS
+    return config
+
+
 def get_config(variant="p8_scratchpads-latin"):
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r}; wanted one of {', '.join(VARIANTS)}")
     system, text = variant.split("-")
-    config = _predictor() if system == PREDICTOR else SYSTEMS[system].make()
+    config = _predictor() if system == PREDICTOR else model(system)
     config.data.sources = _sources(text)
     config.data.validation_sources = _sources(text, "validation")
     config.data.window = WINDOW
+    if system == TOKENS:
+        config.data.tokenizer = f"runs/compare/{text}.tokenizer.json"
+        config.data.vocabulary = VOCABULARY
+        config.data.window = TOKEN_WINDOW
     if config.patching.kind == "whitespace":
         # A Chinese character is a patch of 3 bytes, and asks for the automatic budget.
         config.patching.capacity = 0.25 if text == "latin" else 0.0
+    # About 20 MB; the study's program says how many.
+    config.training.steps = 5000
     config.training.batch_rows = 8
     config.training.eval_every = 0
     # The worker measures by itself.

@@ -6,7 +6,7 @@ Models have random weights. Seconds are of a forward pass over rows of whole pat
 import jax
 import jax.numpy as jnp
 
-from experiments.compare.config import RATE, SYSTEMS
+from experiments.compare.config import RATE, model
 from scratchpatch import timing
 from scratchpatch.accounting import flops
 from scratchpatch.model import weights as weights_lib
@@ -19,7 +19,7 @@ _WINDOW, _ROWS = 480, 4
 
 
 def config_of(system: str, patch_bytes: int):
-    config = SYSTEMS[system].make()
+    config = model(system)
     config.data.window = _WINDOW
     if system != FLAT:
         config.patching.patch_bytes = patch_bytes

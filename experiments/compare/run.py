@@ -14,18 +14,21 @@ from pathlib import Path
 
 from experiments import corpora, jobs
 from experiments.compare import cost, summary, worker
-from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXTS, get_config
+from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXTS, TOKENS, get_config
 from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
+from scratchpatch.preparation import vocabulary
 
+# Training bytes that tokens are learnt from.
+_SAMPLE_BYTES = 8_000_000
 _FLAGS = {
     "megabytes": (20.0, "bytes that every run is measured after at least, in millions"),
     "texts": (",".join(TEXTS), "which texts"),
     "systems": (",".join(SYSTEMS), "which systems"),
     "items": (48, "documents of the tasks"),
     "cost_seconds": (60.0, "time to measure costs by patch size for"),
-    "gflops": (10.0, "useful GFLOP/s of a core, of runs that have not begun"),
+    "gflops": (20.0, "useful GFLOP/s of a core, of runs that have not begun"),
     "plan": (0, "1: tell what would be run, and run nothing"),
     "train": (1, "0: train nothing"),
 }
@@ -115,6 +118,11 @@ def main() -> int:
         summary.write(flags.output, {run: job.folder for run, job in of.items()}, json.loads(costs.read_text()))
 
     if flags.train:
+        if TOKENS in flags.systems.split(","):
+            for text in flags.texts.split(","):
+                config = get_config(f"{TOKENS}-{text}")
+                config.data.tokenizer = str(flags.workdir.resolve() / f"{text}.tokenizer.json")
+                vocabulary.learn(config, _SAMPLE_BYTES)
         predictors = [job for (variant, _), job in of.items() if variant.startswith(PREDICTOR)]
         jobs.run(predictors, flags.workers, "compare, entropy models")
         others = [job for job in of.values() if job not in predictors]

@@ -41,13 +41,26 @@ class Study:
         seeds = self.seeds(point, a, b)
         return verdict(self.values(point, a, seeds) - self.values(point, b, seeds)) if seeds else None
 
-    def spreads(self, point: str, text: str) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Seeds, and per seed how far the patchifiers lie apart in BPB, without and with scratchpads."""
-        both = [[f"{patchifier}{suffix}-{text}" for patchifier in PATCHIFIERS] for suffix in ("", "_scratchpads")]
-        seeds = self.seeds(point, *both[0], *both[1])
-        return seeds, *(
-            np.ptp([self.values(point, variant, seeds) for variant in variants], axis=0) for variants in both
+    def spread(self, point: str, text: str) -> str | None:
+        """How far the patchifiers that are measured with and without scratchpads lie apart in BPB; None of fewer than
+        two.
+        """
+
+        def of(patchifier: str) -> list[str]:
+            return [f"{patchifier}{suffix}-{text}" for suffix in ("", "_scratchpads")]
+
+        measured = [patchifier for patchifier in PATCHIFIERS if self.seeds(point, *of(patchifier))]
+        variants = [variant for patchifier in measured for variant in of(patchifier)]
+        seeds = self.seeds(point, *variants) if len(measured) > 1 else []
+        if not seeds:
+            return None
+        without, with_ = (
+            np.ptp([self.values(point, variant, seeds) for variant in variants], axis=0)
+            for variants in zip(*map(of, measured), strict=True)
         )
+        told = verdict(with_ - without, "they narrow it", "they widen it")
+        names = ", ".join(PATCHIFIERS[patchifier] for patchifier in measured)
+        return f"of {names} {without.mean():.4f} BPB without, {with_.mean():.4f} with; the difference {told}"
 
 
 def verdict(by_seed: np.ndarray, better: str = "better", worse: str = "worse") -> str:
@@ -78,6 +91,11 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         f"data order for every system. Differences below {NOISE} BPB on average, or of two signs, are called noise, "
         "and those of one seed nothing.",
         "",
+        "Bytes per patch, trunk calls, FLOPs and KV cache are per raw byte, on the held-out text. Decoding: bytes "
+        "per second of one row from its cache, on a core beside another run. Noise: bits per byte that noise on the "
+        "first half of a text costs on its clean second half. Recall: the share of values that are looked up in "
+        "documents such as `m7 y6; y6 m7` (chance 0.1), by models that were not trained on any.",
+        "",
         f"{len(done)} of {len(wanted)} runs are done. Everything here is written by "
         "`.venv/bin/python -m experiments.compare.run`, after each run. `config.py` says what the systems are, and "
         "the folder of each what differs from its paper.",
@@ -102,8 +120,8 @@ def _table(study: Study, point: str, text: str) -> list[str]:
     corpora = list(TEXTS[text])
     lines = [
         f"| system | parameters | MB read | 10^12 FLOPs | BPB | {' | '.join(corpora)} | bytes/patch | trunk calls/byte "
-        "| inference MFLOPs/byte | trunk KV bytes/byte | noise | recall |",
-        "|---|---|---|---|---|" + "---|" * (len(corpora) + 6),
+        "| inference MFLOPs/byte | trunk KV bytes/byte | decoding B/s | noise | recall |",
+        "|---|---|---|---|---|" + "---|" * (len(corpora) + 7),
     ]
     for system, about in SYSTEMS.items():
         variant = f"{system}-{text}"
@@ -134,6 +152,7 @@ def _table(study: Study, point: str, text: str) -> list[str]:
             f"{calls:.3f}" if calls else "",
             f"{mean('flops_per_byte') / 1e6:.2f}",
             f"{mean('kv_bytes_per_byte'):.0f}",
+            f"{max(x['decoding_bytes_per_second'] for x in finished):.0f}" if finished else "",
             noise,
             recall,
         ]
@@ -151,15 +170,11 @@ def claims(study: Study, text: str) -> list[str]:
         said = study.difference(point, f"{a}-{text}", f"{b}-{text}")
         return f"{name(a)} against {name(b)} {said or 'not measured yet'}"
 
-    seeds, without, with_ = study.spreads("flops", text)
-    spread = "not measured yet"
-    if seeds:
-        told = verdict(with_ - without, "they narrow it", "they widen it")
-        spread = f"{without.mean():.4f} BPB without, {with_.mean():.4f} with; the difference {told}"
     sparse = [f"{patchifier}_scratchpads" for patchifier in PATCHIFIERS]
     items = {
-        f"Scratchpads narrow the spread of patchifiers ({', '.join(PATCHIFIERS.values())}; in the paper 7.4 to 2.0 "
-        "points of tasks)": [spread],
+        "Scratchpads narrow the spread of patchifiers (in the paper from 7.4 to 2.0 points of tasks)": [
+            study.spread("flops", text) or "not measured yet"
+        ],
         "Scratchpads help every patchifier": [compare(s, s.removesuffix("_scratchpads")) for s in sparse],
         "Entropy is the best trigger, at an equal rate": [
             compare("p8_scratchpads", other) for other in ("p8_stride", "p8_random")
@@ -175,6 +190,8 @@ def claims(study: Study, text: str) -> list[str]:
             compare("spacebyte", "megabyte"),
         ],
         "Entropy patches with n-grams (BLT) beat patches of a fixed size": [compare("blt", "p8")],
+        "Scratchpads match tokens": [compare(system, "tokens") for system in ("p8_scratchpads", "words_scratchpads")],
+        "Learned patches beat words (H-Net)": [compare("learned", "words"), compare("hnet", "words")],
     }
     return [f"- **{claim}**: {'; '.join(said)}." for claim, said in items.items()]
 

@@ -9,12 +9,14 @@ its newest checkpoint.
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import logging
 
-from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, TEXTS, get_config
+from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, TEXTS, WINDOW, get_config
 from scratchpatch import compilation_cache, load
 from scratchpatch.accounting import account, flops, kv_cache
 from scratchpatch.data.mixture import streams_for
@@ -31,6 +33,8 @@ from scratchpatch.training.metrics import read_metrics
 _PILOT, _FARTHER = 1 / 50, 4
 _FEWEST = 20
 POINTS = ("bytes", "flops")
+# What is continued to tell how fast, and by how many bytes.
+_PROMPT, _CONTINUED = b"The ", 256
 _NOISES = ("drop", "random_case", "repeat")
 
 
@@ -42,8 +46,9 @@ def budget(text: str, megabytes: float) -> float:
 
 
 def per_byte(config) -> float:
-    """Training FLOPs of a byte, by the rates that a config aims at."""
-    return sum(flops.training(config, *account.rates(config), config.data.window).values())
+    """Training FLOPs of a byte, by the rates that a config aims at; tokens are taken to be as long as it has them."""
+    per_position = sum(flops.training(config, *account.rates(config), config.data.window).values())
+    return per_position * config.data.window / WINDOW if config.data.tokenizer else per_position
 
 
 def spent(folder: Path) -> dict[str, float]:
@@ -77,12 +82,22 @@ def plan(lines: list[dict], wanted: dict[str, float]) -> dict[str, int]:
     return {point: so_far["steps"] + max(round(steps), 0) for point, steps in left.items()}
 
 
-def measure(lm, streams: dict) -> dict:
-    """Bits per byte over all streams and of each (by name of its corpus), and what the trunk did for them."""
-    total, by_corpus = Tally(lm.vocabulary), {}
+def beginning(lm, stream, byte_count: int) -> Head:
+    """The first positions of a stream, of bytes or of tokens, that hold so many bytes of text; or all of it."""
+    # A position holds a byte or more, or begins a document.
+    tokens_T = stream.read(0, min(2 * byte_count, len(stream)))
+    bytes_T = tokens_T < lm.vocabulary.bos if lm.token_bytes is None else lm.token_bytes[tokens_T]
+    return Head(stream, int(np.searchsorted(np.cumsum(bytes_T), byte_count)) + 1)
+
+
+def measure(lm, streams: dict, eval_bytes: int) -> dict:
+    """Bits per byte over the beginnings of all streams and of each (by name of its corpus), and what the trunk did for
+    them.
+    """
+    total, by_corpus = Tally(lm.vocabulary, lm.token_bytes), {}
     for corpus, stream in streams.items():
-        alone = Tally(lm.vocabulary)
-        for part in lm.positions(stream):
+        alone = Tally(lm.vocabulary, lm.token_bytes)
+        for part in lm.positions(beginning(lm, stream, eval_bytes // len(streams))):
             alone.add(part)
             total.add(part)
         by_corpus[corpus] = alone.bpb
@@ -113,6 +128,19 @@ def tasks(lm, config, items: int) -> dict:
     }
 
 
+def decoding_speed(lm) -> float:
+    """Bytes per second that one row is continued by, greedily and from its cache, on this core."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        written = lm.generate(_PROMPT, max_bytes=_CONTINUED)
+        return len(written) / (time.perf_counter() - began)
+
+    # The first call compiles.
+    run()
+    return max(run() for _ in range(3))
+
+
 def main(variant: str, seed: int, folder: Path, megabytes: float, eval_bytes: int, items: int) -> None:
     logging.set_verbosity(logging.INFO)
     compilation_cache.enable()
@@ -122,6 +150,8 @@ def main(variant: str, seed: int, folder: Path, megabytes: float, eval_bytes: in
     wanted = {"bytes": megabytes * 1e6, "flops": budget(text, megabytes)}
     if system == PREDICTOR:
         wanted = {"bytes": wanted["bytes"] * PREDICTOR_SHARE}
+    if config.data.tokenizer:
+        config.data.tokenizer = str(folder.parent / f"{text}.tokenizer.json")
     if config.model.entropy_model.layers:
         predictor = folder.parent / f"{PREDICTOR}-{text}-0"
         config.model.entropy_model.workdir = str(predictor)
@@ -133,7 +163,6 @@ def main(variant: str, seed: int, folder: Path, megabytes: float, eval_bytes: in
     pilot = int(wanted["bytes"] * _PILOT / (config.training.batch_rows * config.data.window))
     todo = json.loads(planned.read_text()) if planned.exists() else {"step": max(pilot, _FEWEST), "points": {}}
     streams = dict(zip(TEXTS[text], (stream for stream, _ in streams_for(config, "validation")), strict=True))
-    streams = {corpus: Head(stream, eval_bytes // len(streams) + 1) for corpus, stream in streams.items()}
     while points.keys() < wanted.keys():
         config.training.steps = todo["step"]
         if not train(config, folder):
@@ -144,7 +173,7 @@ def main(variant: str, seed: int, folder: Path, megabytes: float, eval_bytes: in
                 "steps": so_far["steps"],
                 "training_bytes": so_far["bytes"],
                 "training_flops": so_far["flops"],
-                **measure(load(folder), streams),
+                **measure(load(folder), streams, eval_bytes),
             }
             replace_text(stored, json.dumps(points, indent=1) + "\n")
         left = {point: total for point, total in wanted.items() if point not in points}
@@ -161,6 +190,7 @@ def main(variant: str, seed: int, folder: Path, megabytes: float, eval_bytes: in
     }
     if system != PREDICTOR:
         result["tasks"] = tasks(lm, config, items)
+        result["decoding_bytes_per_second"] = decoding_speed(lm)
     replace_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_collections
 
 import scratchpatch
-from scratchpatch import config as config_lib, schema
+from scratchpatch import config as config_lib, config_file, schema
 from scratchpatch.checkpoints import history, lock, settings
 from scratchpatch.data import tokenizer
 from scratchpatch.data.anchor import anchored
@@ -65,7 +65,7 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     path = Path(workdir) / _CONFIG
     if not path.exists():
         raise UserError(f"{workdir} is no workdir: it has no {_CONFIG}; train into it first")
-    return config_lib.read(path)
+    return config_file.read(path)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
-from scratchpatch import config as config_lib
+from scratchpatch import config_file
 from scratchpatch.data import paths, shards as shard_files, splits
 from scratchpatch.data.checks import Damaged
 from scratchpatch.data.shards import FIX, Shard, ShardEntry
@@ -158,7 +158,7 @@ def check_tokenizer(spec: str, folder: str, meta: dict, tokenizer: Tokenizer | N
     stored, wanted = meta.get("tokenizer"), tokenizer and tokenizer.checksum
     if stored == wanted:
         return
-    own = paths.join(folder, config_lib.TOKENIZER)
+    own = paths.join(folder, config_file.TOKENIZER)
     if not stored:
         fix = f"prepare its source anew with --tokenizer={tokenizer.name}"
         raise UserError(f"{spec}: {folder} holds bytes, and data.tokenizer wants tokens: {fix}")

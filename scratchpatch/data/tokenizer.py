@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from scratchpatch import config as config_lib, files, json_files
+from scratchpatch import config as config_lib, config_file, files, json_files
 from scratchpatch.data import paths
 from scratchpatch.data.extras import need
 from scratchpatch.errors import UserError
@@ -126,13 +126,13 @@ def of(config) -> Tokenizer | None:
 
 def keep(folder: Path, config) -> dict[str, str]:
     """Leave a copy of a config's tokenizer in a folder, and return what the config.json beside it says of it (see
-    `config.document`): nothing where the config reads bytes. Raises UserError as `of` does, and where the folder has
-    the copy of another tokenizer; OSError.
+    `config_file.document`): nothing where the config reads bytes. Raises UserError as `of` does, and where the folder
+    has the copy of another tokenizer; OSError.
     """
-    tokenizer = of(kept(folder, config) if _is_gone(config.data.tokenizer) else config)
+    tokenizer = of(with_copy(folder, config) if _is_gone(config.data.tokenizer) else config)
     if tokenizer is None:
         return {}
-    copy = folder / config_lib.TOKENIZER
+    copy = folder / config_file.TOKENIZER
     if copy.exists() and read(copy).checksum != tokenizer.checksum:
         fix = "use another folder, or name that file to go on with it"
         raise UserError(f"data.tokenizer = {config.data.tokenizer!r} is not the tokenizer in {copy}: {fix}")
@@ -140,9 +140,9 @@ def keep(folder: Path, config) -> dict[str, str]:
     return {"tokenizer": tokenizer.checksum}
 
 
-def kept(folder: Path, config):
+def with_copy(folder: Path, config):
     """The config with the copy that `keep` has left in a folder in place of its tokenizer."""
-    copy = (folder / config_lib.TOKENIZER).absolute()
+    copy = (folder / config_file.TOKENIZER).absolute()
     if not config.data.tokenizer or not copy.exists():
         return config
     made = config_lib.from_flat(config_lib.flat(config))

@@ -17,8 +17,8 @@ from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import audit as audit_lib, made_of
 
-# Fields on which no stage of a model depends.
-_NEITHER = ("seed", "data.sources", "data.validation_sources", "data.tokenizer", "optimizer.", "evaluation.")
+# Fields on which no stage of a model depends, beside those that may change while it trains (`config.Field.later`).
+_NEITHER = ("seed", "data.sources", "data.validation_sources", "data.tokenizer", "evaluation.")
 
 
 class _Verdict(TypedDict):
@@ -46,7 +46,8 @@ def audit(config, weights) -> tuple[bool, str]:
 
 def _place(config) -> Path | None:
     """Where the verdict about a model lies; None without a cache folder."""
-    fields = {name: value for name, value in config_lib.flat(config).items() if not name.startswith(_NEITHER)}
+    flat, free = config_lib.flat(config), {field.name for field in config_lib.FIELDS if field.later}
+    fields = {name: value for name, value in flat.items() if name not in free and not name.startswith(_NEITHER)}
     try:
         return places.cache_folder() / "audits" / f"{json_files.seal(made_of.program() | {'config': fields})}.json"
     except UserError:

@@ -101,8 +101,10 @@ def measure(
     with Progress(total=size, label=label, unit="B" if vocabulary.is_bytes else "tokens", shown=shown) as progress:
         for stream in streams:
             for part in lm.positions(stream):
+                before = total.sums["bytes"] + total.sums["ends"]
                 total.add(part)
-                progress.advance(len(part.nats), len(part.nats), total.bpb)
+                read = total.sums["bytes"] + total.sums["ends"] - before
+                progress.advance(len(part.nats), int(read), total.bpb)
     sums, positions = total.sums, max(total.sums["positions"], 1.0)
     commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
     stands_for = loss_lib.bytes_per_position(sums)

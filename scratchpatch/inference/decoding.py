@@ -22,7 +22,8 @@ from scratchpatch.inference import sampling
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.layers import round_kernels
-from scratchpatch.model.steps import Steps, replaced, where
+from scratchpatch.model.places import replaced, where
+from scratchpatch.model.steps import Steps
 from scratchpatch.patching import step as step_lib
 
 # The trunk runs for one of a few numbers of rows, each this many times the one before.

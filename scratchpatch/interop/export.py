@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import scratchpatch
-from scratchpatch import config as config_lib, json_files, schema
+from scratchpatch import config as config_lib, config_file, json_files, schema
 from scratchpatch.data import tokenizer
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
@@ -72,7 +72,7 @@ def export(lm, folder: str | Path, layout: str = "stacked") -> None:
             about["checksum"] = safetensors_folder.size_and_checksum(folder)
             replace_text(folder / "config.json", json.dumps(about, indent=1) + "\n")
         except BaseException:
-            for name in (safetensors_folder.FILE, config_lib.TOKENIZER):
+            for name in (safetensors_folder.FILE, config_file.TOKENIZER):
                 with contextlib.suppress(OSError):
                     (folder / name).unlink()
             raise
@@ -149,7 +149,7 @@ class Exported:
 
 def _read_about(path: Path) -> tuple[Any, _About]:
     try:
-        return config_lib.document(path, _About)
+        return config_file.document(path, _About)
     except FileNotFoundError as error:
         cause = "its export was cut off, or a part of it is missing"
         raise UserError(f"{path.parent} has no config.json: {cause}; export anew") from error

@@ -11,6 +11,7 @@ import jax
 from scratchpatch import sharding
 from scratchpatch.kernels.attention import Kept
 from scratchpatch.kernels.diagonal import State
+from scratchpatch.model.layers import pin
 from scratchpatch.model.pooling import PatchBytes
 from scratchpatch.patching import step
 
@@ -99,6 +100,11 @@ class Reading:
     def slot_BC(self) -> jax.Array:
         """bool: whether the trunk runs here."""
         return self.commit_BC | self.scratchpad_BC
+
+    def pinned(self) -> "Reading":
+        """The same, with the commits that its slots attend to in their place on the mesh."""
+        ranges = (pin(x, "trunk.ranges", sharding.TRUNK) for x in (self.seen_from_BC, self.seen_to_BC))
+        return dataclasses.replace(self, **dict(zip(("seen_from_BC", "seen_to_BC"), ranges, strict=True)))
 
 
 @jax.tree_util.register_dataclass

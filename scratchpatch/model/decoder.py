@@ -68,7 +68,7 @@ class Decoder(nnx.Module):
 
     Learned patches: contexts may be smoothed, and are read with the router's confidence (by cross-attention, its
     values; that is ours). residual: projected adds not the byte states but a projection of them, all zeros at first,
-    in float32 (H-Net, arXiv 2507.07955, section 2.2.3).
+    in float32 (H-Net, arXiv 2507.07955).
     """
 
     def __init__(self, config, rngs: nnx.Rngs):

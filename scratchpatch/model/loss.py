@@ -67,7 +67,7 @@ def bytes_per_position(total: Mapping[str, float]) -> float:
 
 
 def ratio(layout: Layout, patch_bytes) -> jax.Array:
-    """H-Net's ratio loss (arXiv 2507.07955, section 2.2.2) of each document, times its positions, added up.
+    """H-Net's ratio loss (arXiv 2507.07955) of each document, times its positions, added up.
 
     With N bytes per patch wanted, F the share of a document's positions at which the router asks, and G the mean of its
     probabilities: N / (N - 1) * ((1 - F) (1 - G) + (N - 1) F G), which is 1 where F = G = 1 / N. F has no gradient. The

@@ -1,4 +1,4 @@
-"""The learned patchifier of H-Net (arXiv 2507.07955, section 2.2): a probability that a patch ends at each byte.
+"""The learned patchifier of H-Net (arXiv 2507.07955, its routing module): a probability that a patch ends at each byte.
 
 The gradient of the loss reaches the router in three ways: through the weights by which `smoothing` mixes contexts,
 through the confidence that bytes read their contexts with (`confident`), and through the ratio loss (`loss.ratio`).
@@ -73,7 +73,7 @@ def confidence(p_BL: jax.Array, commit_BL: jax.Array) -> jax.Array:
 def confident(x: jax.Array, confidence_BL: jax.Array) -> jax.Array:
     """x [B, L, ...] as it is, with the gradient of x times the confidence at confidence 1 (straight-through).
 
-    The paper (section 2.2.3) multiplies by a number that is 1, whose gradient is the confidence's.
+    The paper multiplies by a number that is 1, whose gradient is the confidence's.
     """
     return x
 

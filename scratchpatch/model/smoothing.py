@@ -1,5 +1,5 @@
-"""Contexts that are mixed with those before them by the router's probability, as H-Net does (arXiv 2507.07955, section
-2.2.3): where the router was unsure of a boundary, the bytes after it read a mean of both patches.
+"""Contexts that are mixed with those before them by the router's probability, as H-Net does (arXiv 2507.07955, its
+smoothing module): where the router was unsure of a boundary, the bytes after it read a mean of both patches.
 
 Legend: B rows, N slots of a row in byte order, d byte width.
 """

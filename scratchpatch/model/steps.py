@@ -15,11 +15,12 @@ from scratchpatch import config as config_lib, precision, sharding
 from scratchpatch.kernels import attention, diagonal
 from scratchpatch.kernels.attention import Kept
 from scratchpatch.kernels.diagonal import State
-from scratchpatch.model import router as router_lib, ssm
+from scratchpatch.model import router as router_lib
 from scratchpatch.model.byte_lm import ByteLM
 from scratchpatch.model.cache import Cache, Reading, Thought
 from scratchpatch.model.heads import entropy
 from scratchpatch.model.layers import pin
+from scratchpatch.model.places import Place, joined, last, layers_of, put, replaced, where
 from scratchpatch.model.pooling import PatchBytes, take
 from scratchpatch.model.smoothing import smooth
 from scratchpatch.patching import step as step_lib
@@ -47,14 +48,14 @@ class Steps(nnx.Module):
         # P: places for the commits of a row.
         self.commits, _ = config_lib.slots(model.config)
         encoder, decoder = model.encoder, model.decoder
-        self.encoder_layers, encoder.layers = _layers(encoder.layers.stack), None
-        self.decoder_layers = _layers(decoder.stack if decoder.vectors else decoder.stack.stack)
+        self.encoder_layers, encoder.layers = layers_of(encoder.layers.stack), None
+        self.decoder_layers = layers_of(decoder.stack if decoder.vectors else decoder.stack.stack)
         self.encoder, self.decoder, decoder.stack = encoder, decoder, None
         if self.trunkless:
             return
         head, inner = model.entropy_head, model.entropy_model
         self.head = None if head is None else head.logits
-        self.head_layers = _layers(None if head is None else head.layers.stack)
+        self.head_layers = layers_of(None if head is None else head.layers.stack)
         self.entropy_model = None if inner is None else Steps(inner)
         fires = config_lib.scratchpad_capacity(model.config) > 0
         trigger = model.config.trigger.kind if fires else "none"
@@ -62,7 +63,7 @@ class Steps(nnx.Module):
         self.dependence = model.dependence if trigger == "score" else None
         self.router = model.router
         self.pooling = model.pooling
-        self.trunk_layers, self.trunk_norm = _layers(model.trunk.stack), model.trunk.norm
+        self.trunk_layers, self.trunk_norm = layers_of(model.trunk.stack), model.trunk.norm
         self.patching_threshold, self.trigger_threshold = model.patching_threshold, model.trigger_threshold
 
     @property
@@ -139,10 +140,10 @@ class Steps(nnx.Module):
         valid_BT = tokens_BT != self.vocabulary.pad
         window = Rows(tokens_BT, jnp.zeros_like(offset_BT), offset_BT, valid_BT, self.vocabulary)
         recent_Bg = take(tokens_BT, new_B[:, None] + jnp.arange(g, dtype=jnp.int32))
-        place = _Place(position_BC, start_BC, valid_BC)
+        place = Place(position_BC, start_BC, valid_BC)
         hidden_BCd, encoder = place.through(self.encoder_layers, self.encoder.embed(window)[:, g:], cache.encoder)
 
-        later = {"position_B": cache.position_B + new_B, "start_B": _last(start_BC, new_B, cache.start_B)}
+        later = {"position_B": cache.position_B + new_B, "start_B": last(start_BC, new_B, cache.start_B)}
         later |= {"recent_Bg": recent_Bg, "encoder": encoder}
         reading = Reading(position_BC, start_BC, valid_BC, hidden_BCd, jnp.full(tokens_BC.shape, jnp.nan))
         if self.trunkless:
@@ -170,7 +171,7 @@ class Steps(nnx.Module):
             q_BCd, k_BCd = self.router.project(hidden_BCd)
             before_BCd = jnp.concatenate([cache.router_Bd[:, None], k_BCd[:, :-1]], axis=1)
             boundary_BC = router_lib.probability(q_BCd, before_BCd, position_BC == start_BC)
-            later["router_Bd"] = _last(k_BCd, new_B, cache.router_Bd)
+            later["router_Bd"] = last(k_BCd, new_B, cache.router_Bd)
         signals = Signals(entropy_BC, benefit_BCM, boundary_BC)
         later["patching"], decision = step_lib.scan(self.config, cache.patching, tokens_BC, signals)
 
@@ -180,13 +181,13 @@ class Steps(nnx.Module):
         here_BC = start_BC - position_BC[:, :1]
         from_BC = jnp.where(here_BC >= 0, take(to_BC, jnp.maximum(here_BC, 0)), cache.earlier_B[:, None])
         later["commits_B"] = cache.commits_B + commit_BC.sum(axis=1, dtype=jnp.int32)
-        later["earlier_B"] = _last(from_BC, new_B, cache.earlier_B)
+        later["earlier_B"] = last(from_BC, new_B, cache.earlier_B)
         bytes_ = None
         if self.pooling.gathers:
             views = self.pooling.views(hidden_BCd, self.pooling.norm(hidden_BCd))
             if tokens_BC.shape[1] > 1:
-                bytes_ = jax.tree.map(functools.partial(_joined, cache.position_B), cache.patch, views)
-            later["patch"] = jax.tree.map(functools.partial(_put, position_BC, valid_BC), cache.patch, views)
+                bytes_ = jax.tree.map(functools.partial(joined, cache.position_B), cache.patch, views)
+            later["patch"] = jax.tree.map(functools.partial(put, position_BC, valid_BC), cache.patch, views)
         if tokens_BC.shape[1] == 1:
             # Where contexts reach no other byte, each byte begins without one.
             fresh_B = ((position_BC == start_BC)[:, 0] | self.decoder.at_slot) & valid_BC[:, 0]
@@ -216,7 +217,7 @@ class Steps(nnx.Module):
         if row_W is not None:
             own = reading, patch, smoothed_Bd
             reading, patch, smoothed_Bd = jax.tree.map(lambda x: x.at[row_W].get(mode="clip"), own)
-        reading = _ranges_pinned(reading)
+        reading = reading.pinned()
         back_M = jnp.arange(self.pooling.limit, dtype=jnp.int32)
         index_B1M = (reading.position_BC[..., None] - back_M) % self.pooling.limit
         new = []
@@ -254,8 +255,9 @@ class Steps(nnx.Module):
             return where(stays_B1[:, 0], new, kept) if self.recurrent else kept.put(*new, place_B1)
 
         trunk = tuple(map(settled, cache.trunk, thought.leaves))
-        kept = where(row_B, (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd))
-        return dataclasses.replace(cache, trunk=trunk, context=kept[0], smoothed_Bd=kept[1])
+        told, known = (thought.context, thought.smoothed_Bd), (cache.context, cache.smoothed_Bd)
+        context, smoothed_Bd = where(row_B, told, known)
+        return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd)
 
     @precision.of_config
     def write(self, cache: Cache, reading: Reading, valid_BC=None, context=None, logits: bool = True):
@@ -271,7 +273,7 @@ class Steps(nnx.Module):
         if self.decoder.scope == "patch":
             before_BC = reading.position_BC - jnp.where(reading.commit_BC, 0, reading.patch_bytes_BC)
             start_BC = jnp.maximum(before_BC, start_BC)
-        place = _Place(reading.position_BC, start_BC, valid_BC)
+        place = Place(reading.position_BC, start_BC, valid_BC)
         x_BCd, cross = reading.hidden_BCd, None
         if not self.trunkless:
             context = jax.tree.map(lambda x: x[:, None], cache.context) if context is None else context
@@ -317,8 +319,7 @@ class Steps(nnx.Module):
             done, trunk, table, smoothed_Bd = state
             n_BN = jax.lax.dynamic_slice_in_dim(order_BC, done, group, axis=1)
             slot_BN, n_BN = n_BN < length, jnp.minimum(n_BN, length - 1)
-            of_slots = jax.tree.map(lambda x: take(x, n_BN), dataclasses.replace(reading, bytes=None))
-            of_slots = _ranges_pinned(of_slots)
+            of_slots = jax.tree.map(lambda x: take(x, n_BN), dataclasses.replace(reading, bytes=None)).pinned()
             # Places that no slot takes come last, and carry on what is before them.
             of_slots = dataclasses.replace(of_slots, commit_BC=of_slots.commit_BC & slot_BN)
             # Behind the M bytes before the chunk.
@@ -356,7 +357,7 @@ class Steps(nnx.Module):
             none_BC = jnp.where(first_BC < 0, length, length + 1)
             index_BC = jnp.where(latest_BC >= jnp.maximum(first_BC, 0), latest_BC, none_BC)
         count_B = reading.valid_BC.sum(axis=1)
-        last_B = _last(index_BC, count_B, jnp.full((rows,), length))
+        last_B = last(index_BC, count_B, jnp.full((rows,), length))
         context = jax.tree.map(lambda x: take(x, last_B[:, None])[:, 0], table)
         contexts = jax.tree.map(lambda x: take(x, index_BC), table)
         return dataclasses.replace(cache, trunk=trunk, context=context, smoothed_Bd=smoothed_Bd), contexts
@@ -397,74 +398,3 @@ class Steps(nnx.Module):
             return (c,)
         c = c.reshape(*c.shape[:-1], self.decoder.vectors, -1)
         return tuple(layer.cross.offers(c) for layer in self.decoder_layers)
-
-
-def _layers(stack):
-    return nnx.data(() if stack is None else stack.separate())
-
-
-def _ranges_pinned(reading: Reading) -> Reading:
-    ranges = (pin(x, "trunk.ranges", sharding.TRUNK) for x in (reading.seen_from_BC, reading.seen_to_BC))
-    return dataclasses.replace(reading, **dict(zip(("seen_from_BC", "seen_to_BC"), ranges, strict=True)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where new bytes stand in their rows."""
-
-    position_BC: jax.Array
-    start_BC: jax.Array
-    valid_BC: jax.Array
-
-    def through(self, layers, x_BCd, rings, cross=None):
-        """Byte states after the layers of a byte tier, and its rings; cross: what each layer reads of contexts."""
-        later = []
-        for i, (layer, ring) in enumerate(zip(layers, rings, strict=True)):
-
-            def attend(q, k, v, ring=ring):
-                out, new = attention.cached_window(q, k, v, ring, self.position_BC, self.start_BC, self.valid_BC)
-                later.append(new)
-                return out
-
-            def mix(system, u_BCe, step, state=ring):
-                fresh_BC = self.position_BC == self.start_BC
-                y_BCe, new = diagonal.carry_on(system, u_BCe, step, fresh_BC, self.valid_BC, state)
-                later.append(new)
-                return y_BCe
-
-            if cross is not None:
-                x_BCd = layer.cross(x_BCd, *cross[i])
-                layer = layer.block
-            mixer = mix if isinstance(layer, ssm.Block) else attend
-            x_BCd = layer(x_BCd, self.position_BC - self.start_BC, mixer)
-        return x_BCd, tuple(later)
-
-
-def _last(x_BC, count_B, otherwise_B):
-    """x at the last of the first `count` positions; `otherwise` where there is none."""
-    last_B = take(x_BC, jnp.maximum(count_B - 1, 0)[:, None])[:, 0]
-    return where(count_B > 0, last_B, otherwise_B)
-
-
-def where(row_B, new, old):
-    """Row by row of trees of arrays whose first axis is the row."""
-    return jax.tree.map(lambda a, b: jnp.where(row_B.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
-
-
-@jax.vmap
-def replaced(x_BL, index_BC, new_BC):
-    """x with others at these places of each row, but for places that do not exist. As `take`, local to the row."""
-    return x_BL.at[index_BC].set(new_BC, mode="drop")
-
-
-def _joined(position_B, ring_BMd, new_BCd):
-    """The last M bytes that a ring has, in their order, and the new ones."""
-    limit = ring_BMd.shape[1]
-    index_BM = (position_B[:, None] + jnp.arange(limit, dtype=jnp.int32)) % limit
-    return jnp.concatenate([take(ring_BMd, index_BM), new_BCd.astype(ring_BMd.dtype)], axis=1)
-
-
-def _put(position_BC, valid_BC, ring_BMd, new_BCd):
-    """The ring with the last M of the new bytes."""
-    place_BC = attention.ring_places(position_BC, valid_BC, ring_BMd.shape[1])
-    return replaced(ring_BMd, place_BC, new_BCd.astype(ring_BMd.dtype))

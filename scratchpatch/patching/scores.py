@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from scratchpatch.patching.rows import Rows
 
 LOOK_BACK = 3
-# A learned patch ends where the router's probability is above this (H-Net, arXiv 2507.07955, section 2.2.1).
+# A learned patch ends where the router's probability is above this (H-Net, arXiv 2507.07955, whose code decides a tie
+# so; its formula counts a tie as a boundary).
 LIKELY = 0.5
 
 

@@ -19,7 +19,7 @@ import jax
 from absl import logging
 from jax.experimental import topologies
 
-from scratchpatch import config as config_lib, schema
+from scratchpatch import config as config_lib, config_file, schema
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.errors import UserError
 from scratchpatch.planning.topology import Topology
@@ -117,7 +117,7 @@ def devices(name: str, slices: int) -> list:
 
 def main(config_path: str, name: str, slices: str, folder: str) -> None:
     """The child: compile, and leave XLA's texts in a folder."""
-    config = config_lib.read(config_path)
+    config = config_file.read(config_path)
     jax.config.update("jax_enable_compilation_cache", False)
     trainer = Trainer(config, mesh_lib.make(config, devices(name, int(slices))))
     trainer.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})

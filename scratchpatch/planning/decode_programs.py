@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from scratchpatch import config as config_lib, sharding
+from scratchpatch import config_file, sharding
 from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.inference import decoding, sampling
 from scratchpatch.inference.decoding import Board
@@ -99,7 +99,7 @@ def cost(program, mesh: dict[str, int]) -> dict:
 
 def main(config_path: str, name: str, slices: str, rows: str, result: str) -> None:
     """The child: compile, and write what a plan reads."""
-    config = config_lib.read(config_path)
+    config = config_file.read(config_path)
     jax.config.update("jax_enable_compilation_cache", False)
     devices = ahead_of_time.devices(name, int(slices))
     programs, held = compile_programs(config, devices, int(rows))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import logging
 
-from scratchpatch import config as config_lib
+from scratchpatch import config_file
 from scratchpatch.data import paths, prepared, sources, splits, tokenizer as tokenizer_lib
 from scratchpatch.data.records import RECORD_BYTES, skipped
 from scratchpatch.data.shards import FIX, Shard, check_files
@@ -106,7 +106,7 @@ def _prepare(made: Plan, state: str, workers: int, runner: str, runner_flags: tu
             counts = beam.run(made, missing, runner, runner_flags)
         meta = _meta(made, counts)
         if made.tokens_by:
-            paths.write_text(paths.join(made.out, config_lib.TOKENIZER), made.tokens_by)
+            paths.write_text(paths.join(made.out, config_file.TOKENIZER), made.tokens_by)
         paths.write_text(paths.join(made.out, prepared.META), json.dumps(meta, indent=1))
         paths.remove(str(work))
     return meta

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 
-from scratchpatch import config as config_lib
+from scratchpatch import config_file
 from scratchpatch.data import paths, prepared
 from scratchpatch.data.records import RECORD_BYTES
 from scratchpatch.data.sources import Source
@@ -47,7 +47,7 @@ class Plan:
     @property
     def tokenizer(self) -> Tokenizer | None:
         """Of the shards; made by each worker for itself."""
-        return parse(self.tokens_by, config_lib.TOKENIZER) if self.tokens_by else None
+        return parse(self.tokens_by, config_file.TOKENIZER) if self.tokens_by else None
 
     def tasks(self) -> list[list[tuple[str, str]]]:
         """Files in groups of about TASK_BYTES, in order."""

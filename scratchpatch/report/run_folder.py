@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 from absl import logging
 
-from scratchpatch import config as config_lib, json_files, schema
+from scratchpatch import config as config_lib, config_file, json_files, schema
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
 from scratchpatch.evaluation import scores
@@ -95,7 +95,7 @@ class RunFolder:
     def _config(self) -> dict[str, Any]:
         """Those of the stored fields that this version has."""
         path = self.path / "config.json"
-        document = _read(path, config_lib.Document, constants=True)
+        document = _read(path, config_file.Document, constants=True)
         try:
             values = schema.fields(document) if document else {}
             values = {field.name: values[field.name] for field in config_lib.FIELDS if field.name in values}

@@ -162,7 +162,7 @@ class Choice(ItemTask):
 
 
 def beyond(longest: Sequence[int], setting: Setting) -> int:
-    """How many of items, whose longest requests have so many bytes, are scored by more than one window."""
+    """How many of items, whose longest requests have so many bytes or tokens, are scored by more than one window."""
     # A window holds the BOS too.
     return sum(size + 1 > setting.lm.config.data.window for size in longest)
 
@@ -203,6 +203,6 @@ class Sheet:
             "characters": [len(answer) for answer in self.answers],
             "scored_bytes": len(right.continuation),
             "greedy": answered[right].best,
-            "longest": max(request.byte_count for request in self.conditional),
+            "longest": max(answered[request].read for request in self.conditional),
             "group": self.question.group,
         }

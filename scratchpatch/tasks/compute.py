@@ -114,7 +114,7 @@ class Compute(Task):
             points[name] |= {
                 "scoring_bpb": same["bpb"],
                 "scoring_trunk_calls_per_byte": same["trunk_calls_per_byte"],
-                "scoring_slots_per_byte": sum(config_lib.slots(model.config)) / model.config.data.window,
+                "scoring_slots_per_byte": sum(config_lib.slots(model.config)) * len(tokens_RM) / byte_count,
                 "scoring_seconds_per_byte": float(np.median(seconds)),
                 "scoring_seconds_range": float(np.ptp(seconds)),
             }

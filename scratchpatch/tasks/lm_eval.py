@@ -146,7 +146,7 @@ class ScratchpatchLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        return "bytes"
+        return f"{self._setting.lm.vocabulary.unit}s"
 
     def _likelihood(self, context: str, continuation: str) -> Likelihood:
         rest = continuation.lstrip(" ")

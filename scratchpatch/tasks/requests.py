@@ -33,11 +33,14 @@ class Likelihood:
 
 @dataclasses.dataclass(frozen=True)
 class Likely:
-    """nats: of all bytes of the continuation (0 of none); best: whether each of them was the likeliest token."""
+    """nats: of all bytes of the continuation (0 of none); best: whether each of them was the likeliest token;
+    byte_count: of the continuation; read: bytes, or tokens, of the context and the continuation.
+    """
 
     nats: float
     best: bool
     byte_count: int
+    read: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,7 @@ def answer(lm: LanguageModel, requests: Sequence[Request], progress: Progress | 
     answers: list[Answer | None] = [None] * len(requests)
     scored = [index for index, request in enumerate(requests) if not isinstance(request, Generation)]
     for place, positions in scoring.positions(lm, [_document(requests[index]) for index in scored], seen):
-        answers[scored[place]] = _scored(requests[scored[place]], positions)
+        answers[scored[place]] = _scored(lm, requests[scored[place]], positions)
     written = [index for index, request in enumerate(requests) if isinstance(request, Generation)]
     for index, data in zip(written, _generated(lm, [requests[index] for index in written], seen), strict=True):
         answers[index] = data
@@ -105,7 +108,7 @@ def _document(request: Likelihood | Passage) -> bytes:
     return request.text if isinstance(request, Passage) else request.context + request.continuation
 
 
-def _scored(request: Likelihood | Passage, positions: Positions) -> Likely | Passed:
+def _scored(lm: LanguageModel, request: Likelihood | Passage, positions: Positions) -> Likely | Passed:
     # Position k, of which position 0 is the BOS, predicts byte k.
     nats = positions.nats.astype(np.float64)
     if isinstance(request, Passage):
@@ -113,7 +116,9 @@ def _scored(request: Likelihood | Passage, positions: Positions) -> Likely | Pas
         commits, scratchpads = int(positions.commit.sum()), int(positions.scratchpad.sum())
         return Passed(nats[:size], positions.best[:size], commits, scratchpads)
     own = slice(len(request.context), len(request.context) + len(request.continuation))
-    return Likely(math.fsum(nats[own]), bool(positions.best[own].all()), len(request.continuation))
+    # Of a model of tokens PAD stands at the bytes that end none.
+    read = int((positions.targets != lm.vocabulary.pad).sum())
+    return Likely(math.fsum(nats[own]), bool(positions.best[own].all()), len(request.continuation), read)
 
 
 def _generated(lm: LanguageModel, requests: Sequence[Generation], seen) -> list[bytes]:

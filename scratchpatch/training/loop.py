@@ -56,7 +56,7 @@ def train(config, workdir, began: float | None = None, notices: Notices | None =
     notices.joined(jax.process_count() > 1)
     try:
         with start_lib.owned_workdir(config, Path(workdir)):
-            config = tokenizer.kept(Path(workdir), config)
+            config = tokenizer.with_copy(Path(workdir), config)
             if (done := start_lib.finished(config, Path(workdir))) is not None:
                 logging.info("%s is finished: %d steps", workdir, done)
                 return True

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from scratchpatch import config as config_lib
+from scratchpatch import config as config_lib, config_file
 from scratchpatch.checkpoints import durable, history, run_text, settings, workdir as workdir_lib
 from scratchpatch.checkpoints.reader import CheckpointReader, Restored
 from scratchpatch.checkpoints.writer import Checkpoints
@@ -27,7 +27,7 @@ from scratchpatch.model import weights as weights_lib
 from scratchpatch.training.metrics import read_all
 
 # The files by which a start says which run a workdir is.
-_FIRST_FILES = {"config.json", run_text.FILE, settings.FILE, config_lib.TOKENIZER}
+_FIRST_FILES = {"config.json", run_text.FILE, settings.FILE, config_file.TOKENIZER}
 # Where a run starts is the one thing that its branches do not share.
 _STARTS = ("training.init_from", "training.continue_from")
 # What an entropy model computes depends on these fields, and the shapes of its arrays do not tell all of them.

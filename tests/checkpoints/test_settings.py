@@ -8,7 +8,7 @@ import chex
 import numpy as np
 import pytest
 
-from scratchpatch import config as config_lib
+from scratchpatch import config as config_lib, config_file
 from scratchpatch.checkpoints import run_text, settings
 from scratchpatch.errors import UserError
 from scratchpatch.report.page import write_report
@@ -77,7 +77,7 @@ def test_a_finished_run_goes_on_with_more_steps_and_other_settings_from_then_on(
     history = settings.read(folder / "more")
     assert [step for step, _ in history] == [0, STEPS]
     assert {name: history[1][1][name] for name in CHANGED} == CHANGED
-    assert config_lib.read(folder / "more" / "config.json").training.steps == 12
+    assert config_file.read(folder / "more" / "config.json").training.steps == 12
 
 
 def test_steps_before_a_change_that_are_done_again_are_what_they_were(folder, tmp_path):
@@ -136,7 +136,7 @@ def test_a_branch_is_the_run_that_was_never_divided(folder, monkeypatch):
     fields = {"training.continue_from": "whole@4"}
     train(config(folder, fields), folder / "same")
     assert runs.stored_steps(folder / "same") == [6, 8]
-    assert config_lib.read(folder / "same" / "config.json").training.continue_from == f"{folder}/whole@4"
+    assert config_file.read(folder / "same" / "config.json").training.continue_from == f"{folder}/whole@4"
     assert_same_run(folder, fields, folder / "same", folder / "whole")
 
 

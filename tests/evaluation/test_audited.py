@@ -28,7 +28,7 @@ def audits(tmp_path, monkeypatch):
 
 def test_a_verdict_holds_for_the_model_and_not_for_the_run(audits):
     assert audited.audit(tiny.config(), None) == (True, "the causality audit passed (8 rows; 0.5 s)")
-    other_run = {"seed": 1, "optimizer.learning_rate": 0.1, "data.sources": (("text:other", 1.0),)}
+    other_run = {"seed": 1, "optimizer.learning_rate": 0.1, "training.steps": 7, "data.sources": (("text:other", 1.0),)}
     causal, text = audited.audit(tiny.config(other_run), None)
     assert causal and "passed (8 rows; 0.5 s) on 20" in text and "not run again" in text
     assert len(audits) == 1

@@ -62,6 +62,7 @@ SMALL = {
     "model.entropy_model.window": 12,
     "model.benefit.width": 4,
     "model.benefit.share": 1.0,
+    "model.trunk.kv_heads": 0,
     "model.trunk.layers": 1,
     "patching.gain": 0.02,
     "trigger.gain": 0.02,

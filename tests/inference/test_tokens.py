@@ -81,6 +81,7 @@ def test_an_answer_is_scored_from_the_first_token_that_holds_a_byte_of_it():
     own = last_bytes(ids) >= cut
     assert last_bytes(ids)[~own][-1] + 1 < cut and own.sum() == 1
     assert likely.nats == pytest.approx(said(ids)[own].sum(), abs=1e-4)
+    assert (likely.byte_count, likely.read) == (len(whole) - cut, len(ids))
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import scratchpatch as sp
-from scratchpatch import config as config_lib
+from scratchpatch import config as config_lib, config_file
 from scratchpatch.errors import UserError
 from scratchpatch.inference.engine import Engine
 from scratchpatch.inference.loading import load_hf_blt
@@ -180,7 +180,7 @@ def test_it_can_be_fine_tuned_with_scratchpads(lm, tmp_path, monkeypatch):
     text.mkdir()
     for i in range(12):
         (text / f"{i}.txt").write_text(f"so it goes, and so it went {i} times. " * 12)
-    config = config_lib.read(tmp_path / "blt" / "config.json")
+    config = config_file.read(tmp_path / "blt" / "config.json")
     for name, value in {
         "data.sources": ((f"text:{text}/*.txt", 1.0),),
         "data.cache_dir": str(tmp_path / "cache"),

@@ -129,7 +129,7 @@ def test_the_protocol_tells_apart_what_is_asked(file):
 def test_grades_are_of_the_answers_without_the_space(file):
     task = Choice(file(HOT), space="answer_front")
     (item,) = task.items()
-    answers = [Likely(3.0, False, 4), Likely(1.0, True, 3), Likely(2.0, False, 4), Likely(0.5, False, 3)]
+    answers = [Likely(3.0, False, 4, 34), Likely(1.0, True, 3, 33), Likely(2.0, False, 4, 9), Likely(0.5, False, 3, 8)]
     assert task.grade(item, answers) == {
         "gold": 1,
         "nats": [3.0, 1.0],

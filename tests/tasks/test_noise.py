@@ -84,7 +84,7 @@ def test_gaps_have_the_error_of_the_paired_difference(file):
     def graded(nats_of_clean, nats_of_noise):
         def answer(number, request):
             nats = nats_of_clean if request in items[number].data["clean"].conditional else nats_of_noise
-            return Likely(nats[number][request.continuation in (b"the cake", b"dog")], False, 1)
+            return Likely(nats[number][request.continuation in (b"the cake", b"dog")], False, 1, 9)
 
         return [task.grade(item, [answer(k, request) for request in item.requests]) for k, item in enumerate(items)]
 

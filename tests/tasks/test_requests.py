@@ -34,10 +34,11 @@ def test_likelihoods_are_those_of_score(answers):
         log2_p = language_model().score(asked.context + asked.continuation)[len(asked.context) :]
         assert answers[index].nats == pytest.approx(-log2_p.sum() * math.log(2), abs=1e-4)
         assert answers[index].byte_count == len(asked.continuation)
+        assert answers[index].read == len(asked.context + asked.continuation)
 
 
 def test_an_empty_continuation_is_certain(answers):
-    assert answers[5] == requests.Likely(0.0, True, 0)
+    assert answers[5] == requests.Likely(0.0, True, 0, len(ASKED[5].context))
 
 
 def test_passages_have_nats_of_each_byte_and_slots(answers):

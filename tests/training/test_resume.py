@@ -60,6 +60,27 @@ def test_the_run_that_nothing_stopped_moves_all_that_a_resumption_must_bring_bac
     assert runs.stored_steps(folder / "whole") == [STEPS - 3, STEPS]
 
 
+def test_a_curriculum_goes_on_where_it_was(tmp_path):
+    fields = {
+        "model.encoder.layers": 1,
+        "model.smoothing": True,
+        "patching.kind": "learned",
+        "patching.ratio_weight": 1.0,
+        "patching.curriculum_steps": 5,
+        "trigger.kind": "none",
+        "model.entropy_head.weight": 0.0,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_steps": 0,
+    }
+    for name, stops in (("whole", (6,)), ("stopped", (3, 6))):
+        for steps in stops:
+            train(runs.config(tmp_path, runs.SHALLOW | fields | {"training.steps": steps}), tmp_path / name)
+    rows = runs.lines(tmp_path / "whole")
+    assert len({line["ratio_loss"] for line in rows if "ratio_loss" in line}) == 6
+    # But for the validation that ends the shorter run.
+    assert rows == [line for line in runs.lines(tmp_path / "stopped") if line["step"] != 3 or "bpb" in line]
+
+
 def test_a_run_killed_at_any_moment_continues_as_if_it_never_was(folder):
     workdir, log = folder / "killed", folder / "killed.log"
     # Where the kill strikes, and what it leaves in the folder of checkpoints.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import scratchpatch as sp
-from scratchpatch import config as config_lib
+from scratchpatch import cli, config as config_lib, config_file
 from scratchpatch.data import tokenizer
 from scratchpatch.data.batches import Batches
 from scratchpatch.errors import UserError
@@ -41,7 +41,7 @@ def config(folder: Path, **fields):
 
 def test_numbers_are_of_raw_bytes(run):
     # The model's own copy of the tokenizer serves where its file is gone.
-    batches = Batches(tokenizer.kept(run, config(run.parent)), "train")
+    batches = Batches(tokenizer.with_copy(run, config(run.parent)), "train")
     first, *_, last, validation = runs.lines(run)
     for line, step in ((first, 0), (last, 5)):
         batch = batches.batch(step)
@@ -104,6 +104,12 @@ def test_another_tokenizer_is_refused_by_name(run, tmp_path):
         start.given_weights(runs.config(run.parent, {"training.init_from": str(run)}), {})
 
 
+def test_the_server_which_counts_bytes_refuses_it(run, capsys):
+    assert cli.main(["serve", f"--workdir={run}", "--port=0"]) == 1
+    said = capsys.readouterr().err
+    assert "run holds a model of tokens, and the server counts bytes: use scratchpatch generate" in said
+
+
 REFUSED = {
     "data.vocabulary": (0, "data.tokenizer = 'any.json' and data.vocabulary = 0 go together"),
     "data.tokenizer": ("", "data.tokenizer = '' and data.vocabulary = 290 go together"),
@@ -123,5 +129,5 @@ def test_what_decides_about_bytes_is_refused_when_a_config_is_read(tmp_path, nam
     fields = config_lib.flat(tokens.config({"data.tokenizer": "any.json"})) | {name: value}
     (tmp_path / "c.json").write_text(json.dumps({"schema": 2, "config": fields}))
     with pytest.raises(UserError) as caught:
-        config_lib.read(tmp_path / "c.json")
+        config_file.read(tmp_path / "c.json")
     assert says in str(caught.value)

@@ -14,6 +14,7 @@ from absl import logging
 from scratchpatch import cli, config
 from scratchpatch.inference.options import Options
 from scratchpatch.serving.request import Limits
+from scratchpatch.vocabulary import BYTES, Vocabulary
 
 
 def test_train_gets_the_config_with_its_overrides(stand_in, config_file):
@@ -165,10 +166,11 @@ class Overridden:
 
     changed: dict | None = None
     score: str = "other scores"
+    vocabulary: Vocabulary = BYTES
 
 
 def test_serve_puts_an_engine_behind_the_address_that_is_named(capsys, stand_in, workdir):
-    model = types.SimpleNamespace(score="its scores", override=Overridden)
+    model = types.SimpleNamespace(score="its scores", override=Overridden, vocabulary=BYTES)
     loads = stand_in("scratchpatch.inference.loading", load=lambda workdir, step: model)
     engines = stand_in("scratchpatch.inference.engine", Engine=lambda model, rows: f"an engine of {rows} rows")
     warm = stand_in("scratchpatch.serving.driver", warm_up=lambda engine: None)
