@@ -68,18 +68,19 @@ def page(results: dict[tuple[str, int], dict]) -> str:
     lines = [
         "# Residual byte patching, with its leaks and without",
         "",
-        "A public experiment (terminus.ink, 2026-04-07, \"Residual byte patching: 3.5x faster and 0.6 BPB better after "
-        "catching a causality bug\") compares six byte models of width 256 with four layers of diagonal states, on "
-        "Portuguese text, for 20 minutes each. Two of its variants it withdraws itself. By its description the others "
-        "with patches pool windows of 4 bytes and broadcast the result to the same 4 bytes without a shift: byte 4i "
-        "reads the mean of bytes 4i to 4i + 3, and has to predict byte 4i + 1. Its code is not public. Here each of "
-        "them is built twice: as described (`model.leak`; training needs `training.allow_leak`, and every metric says "
-        "INVALID), and causally, where a byte reads the patches that are closed.",
+        "A public experiment (terminus.ink, EXP-005, 2026-04-07: residual byte patching, \"3.5x faster\" and \"0.6 BPB "
+        "better\") compares six byte models of width 256 with four layers of diagonal states, on Portuguese "
+        "Wikipedia, for 20 minutes each on an RTX 3060 Ti. Two of its variants, C and D, it withdraws itself, because "
+        "they read the future. By its description A and B do so as well: windows of 4 bytes are pooled, and the "
+        "result is broadcast to the same 4 bytes without a shift, so that byte 4i reads the mean of bytes 4i to "
+        "4i + 3, and has to predict byte 4i + 1. Its code is not public. Here A to D are built twice: as described "
+        "(`model.leak`; training needs `training.allow_leak`, and every metric says INVALID), and causally, where a "
+        "byte reads the patches that are closed.",
         "",
         f"{short['training_bytes'] / 1e6:.1f} MB of training bytes a run ({CORPUS_WORDS}), in "
         f"{config.training.batch_rows} rows of {config.data.window} bytes a step; {len(study.seeds)} "
         f"{'seed' if len(study.seeds) == 1 else 'seeds, paired'}. Mean over seeds, ± half the spread. The published "
-        "numbers are of other text and ten times the compute, so rows are compared with each other and not with them.",
+        "numbers are of other text and far more compute, so ours are compared with each other and not with them.",
         "",
         "Everything here is written by `.venv/bin/python -m experiments.residual_patching.run`.",
         "",
@@ -95,8 +96,8 @@ def page(results: dict[tuple[str, int], dict]) -> str:
         "## Where the bits go",
         "",
         "BPB by the place of the predicted byte in its patch of 4. The first byte of a patch is predicted where the "
-        "patch before it has just been closed, so that no leak shows it; the other three are in the window that a "
-        "leaky byte reads.",
+        "patch before it has just been closed: the leak of A and B does not reach it, that of C does. The other three "
+        "are in the window that a leaky byte reads.",
         "",
         "| variant | first byte | second | third | fourth |",
         "|---|---|---|---|---|",

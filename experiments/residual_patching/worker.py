@@ -37,7 +37,7 @@ def places(lm, part) -> np.ndarray:
     """
     if lm.config.patching.kind == "entropy":
         return np.minimum(part.offset, PERIOD - 1)
-    return (part.since + 1) % PERIOD
+    return part.since % PERIOD
 
 
 def measure(lm, stream) -> dict:

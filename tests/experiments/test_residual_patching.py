@@ -9,6 +9,8 @@ from experiments.residual_patching import run, summary, worker
 from experiments.residual_patching.config import LEAKY, LONG, STEPS_OF_LONG, VARIANTS, get_config
 from scratchpatch import config as config_lib
 from scratchpatch.accounting import account
+from scratchpatch.inference.language_model import LanguageModel
+from scratchpatch.inference.windows import Text
 from tests import tiny
 
 WORDS = b"o gato viu a casa, e a casa viu o gato. "
@@ -63,6 +65,13 @@ def test_a_leaky_run_trains_and_says_so(tiny_variants, tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["causality"] == "INVALID" for line in lines)
     assert result["stage"] == "decoder" and result["without_leak"] != result["bpb"]
+
+
+def test_the_byte_behind_a_closed_patch_is_the_first_of_its_own():
+    config = tiny.config({"patching.patch_bytes": 4, "trigger.kind": "none"})
+    lm = LanguageModel(config, tiny.weights(config))
+    for part in lm.positions(Text(lm.tokens(WORDS * 9), lm.vocabulary)):
+        assert (part.commit == (worker.places(lm, part) == 0)).all() and part.commit.any()
 
 
 def numbers(bpb: float, bytes_per_second: float, **more) -> dict:
