@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.residual_patching.config import BASES, LEAKY, LONG, STEPS_OF_LONG, get_config
+from experiments.residual_patching.config import BASES, LEAKY, LONG, STEPS_OF_LONG, VARIANTS, get_config
 from experiments.results import Results, markdown, mean_and_each, within_noise
 
 # (BPB, milliseconds of a step) as published, on an RTX 3060 Ti with 20 minutes for each.
@@ -51,7 +51,7 @@ class Study(Results):
             return ""
         by_seed = np.array([self.results[a, seed]["bpb"] - self.results[b, seed]["bpb"] for seed in seeds])
         verdict = "within noise" if within_noise(by_seed) else "worse" if by_seed.mean() > 0 else "better"
-        return f"{mean_and_each(by_seed)} BPB: {verdict}"
+        return f"{mean_and_each(by_seed)} BPB: {verdict}{', of one seed' if len(seeds) == 1 else ''}"
 
     def times_as_fast(self, variant: str) -> float | None:
         """Bytes per second of a variant over those of E."""
@@ -109,6 +109,9 @@ def page(results: dict[tuple[str, int], dict]) -> str:
         "|---|---|---|---|---|---|---|",
         *(_speed(study, variant) for variant in BASES if study.seeds_of(variant)),
     ]
+    missing = [f"`{variant}`" for variant in VARIANTS if not study.seeds_of(variant)]
+    if missing:
+        lines += ["", f"Not trained so far: {', '.join(missing)}."]
     return markdown(lines)
 
 
