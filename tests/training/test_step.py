@@ -18,11 +18,8 @@ from scratchpatch.training.step import MEAN_LEAST, SKIPPED, Trainer
 from scratchpatch.vocabulary import BYTES
 from tests import tiny
 from tests.patching import reference
+from tests.training.stepping import FIELDS, ROWS_BM, Run, close, fresh, run, state0
 
-# Stride decides from no float, so meshes cannot round their way to another layout. The layers of a head are those of
-# other byte tiers, and would take a quarter of the compilation.
-FIELDS = {"trigger.kind": "stride", "trigger.stride": 2, "model.entropy_head.layers": 0}
-ROWS_BM = tiny.batch(rows=8)
 # Both controllers, and a bound on the gradient that bites.
 CONTROLLED = {
     "model.entropy_head.layers": 0,
@@ -32,51 +29,6 @@ CONTROLLED = {
     "trigger.gain": 0.02,
     "optimizer.clip_norm": 0.01,
 }
-
-
-# A budget that refuses, and a target that moves.
-LEARNED = {
-    "patching.kind": "learned",
-    "patching.capacity": 0.4,
-    "patching.ratio_weight": 0.5,
-    "patching.curriculum_steps": 4,
-    "model.smoothing": True,
-    "model.pooling.kind": "last",
-    "model.decoder.residual": "projected",
-    "optimizer.encoder_scale": 2.0,
-}
-
-
-class Run:
-    """A trainer and its compiled step, on the devices that the config's mesh takes."""
-
-    def __init__(self, fields):
-        config = tiny.config({**FIELDS, **fields})
-        self.trainer = Trainer(config, mesh.make(config))
-        self.step = self.trainer.compile()
-
-    def advance(self, state, index=0, rows_BM=ROWS_BM):
-        settings = self.trainer.place_settings(optimizer.settings(self.trainer.config, index))
-        return self.step(state, self.trainer.place(rows_BM), settings)
-
-
-@functools.cache
-def run(*fields) -> Run:
-    return Run(dict(fields))
-
-
-def fresh(made: Run):
-    """A state on the mesh of `made`, from weights that every mesh shares."""
-    return jax.device_put(state0(), made.trainer.shardings)
-
-
-@functools.cache
-def state0():
-    return jax.device_get(run().trainer.init())
-
-
-def close(got, wanted, tolerance=1e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=10 * tolerance, atol=tolerance), got, wanted)
 
 
 def test_a_step_is_adamw_on_the_gradient_of_the_loss():
@@ -213,36 +165,6 @@ def test_controllers_do_not_depend_on_the_mesh():
     close(got["params"], wanted["params"], 2e-4)
 
 
-def learned_step(*fields):
-    """(state, sums) after two steps of learned patches, whose target moves."""
-    made = run(*LEARNED.items(), *fields)
-    state = jax.device_put(learned_state(), made.trainer.shardings)
-    for index in range(2):
-        state, sums = made.advance(state, index)
-    return jax.device_get((state, sums))
-
-
-@functools.cache
-def learned_state():
-    made = run(*LEARNED.items())
-    w = jax.device_get(tiny.weights(made.trainer.config))
-    return jax.device_get(made.trainer.init()) | w
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [(("training.accumulation", 4),), (("mesh.data", 2), ("mesh.fsdp", 2), ("mesh.sequence", 2))],
-    ids=["accumulated", "meshed"],
-)
-def test_learned_patches_depend_neither_on_parts_nor_on_the_mesh(fields):
-    """The ratio loss least of all, which is each document's own."""
-    wanted, wanted_sums = learned_step()
-    got, sums = learned_step(*fields)
-    assert 0 < wanted_sums["commits"] < wanted_sums["boundaries"] < wanted_sums["positions"]
-    close(sums, wanted_sums, 1e-4)
-    close(got["params"], wanted["params"], 2e-4)
-
-
 # Every axis, and every two of them that meet in an array.
 MESHES = [
     {"data": 8},
@@ -262,20 +184,6 @@ def test_steps_do_not_depend_on_the_mesh(sizes):
         got, sums = many.advance(got, i)
         close(sums, wanted_sums, 1e-4)
     # Adam divides by the gradient's own size, which turns rounding of small ones into steps.
-    close(got["params"], wanted["params"], 2e-4)
-
-
-def test_a_step_of_states_does_not_depend_on_the_mesh():
-    """Commits and scratchpads of a row lie on two devices, and so do its bytes."""
-    kinds = {"model.encoder.kind": "ssm", "model.trunk.kind": "ssm", "model.trunk.kv_heads": 0}
-    kinds |= {"model.trunk.layers": 1, "model.decoder.layers": 0, "model.entropy_head.weight": 0.0}
-    sizes = {"mesh.data": 2, "mesh.tensor": 2, "mesh.sequence": 2}
-    one, many = run(*kinds.items()), run(*(kinds | sizes).items())
-    start = jax.device_get(one.trainer.init())
-    (wanted, wanted_sums), (got, sums) = (
-        made.advance(jax.device_put(start, made.trainer.shardings)) for made in (one, many)
-    )
-    close(sums, wanted_sums, 1e-4)
     close(got["params"], wanted["params"], 2e-4)
 
 
