@@ -23,48 +23,23 @@ Command:
     scratchpatch train --config=experiments/megabyte/config.py --workdir=runs/megabyte
 """
 
-from experiments import corpora
-from scratchpatch import config as config_lib
+from experiments.spacebyte import config as spacebyte
 
-VARIANTS = ("tiny", "paper")
+VARIANTS = spacebyte.VARIANTS
 
 
 def get_config(variant="tiny"):
-    if variant not in VARIANTS:
-        raise ValueError(f"no variant {variant!r}; wanted one of {', '.join(VARIANTS)}")
-    config = config_lib.default()
-    config.data.sources = corpora.mixture("en_books", "code")
-    config.data.validation_sources = corpora.mixture("en_books", "code", split="validation")
-    config.data.window = 512
-    config.model.d_byte = 64
+    config = spacebyte.get_config(variant)
+    local_layers = config.model.encoder.layers + config.model.decoder.layers
     config.model.encoder.layers = 0
-    config.model.entropy_head.weight = 0.0
     config.model.pooling.kind = "concat"
-    config.model.pooling.last_state = False
-    config.model.trunk.layers = 4
-    config.model.trunk.d_model = 128
-    config.model.trunk.heads = 4
-    config.model.decoder.layers = 4
-    config.model.decoder.heads = 4
+    config.model.decoder.layers = local_layers
     config.model.decoder.window = 8
     config.model.decoder.scope = "patch"
+    config.model.decoder.injection = "add"
     config.patching.kind = "fixed"
     config.patching.patch_bytes = 8
-    config.trigger.kind = "none"
-    config.training.steps = 1000
-    config.training.batch_rows = 8
-    config.training.eval_every = 0
-    config.training.checkpoint_every = 500
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.b2 = 0.98
+    config.patching.capacity = 0.0
     if variant == "paper":
         config.data.window = 6144
-        config.model.d_byte = 384
-        config.model.trunk.layers = 16
-        config.model.trunk.d_model = 768
-        config.model.trunk.heads = 12
-        config.model.decoder.layers = 16
-        config.model.decoder.heads = 6
-        config.training.batch_rows = 64
-        config.training.dtype = "bfloat16"
     return config
