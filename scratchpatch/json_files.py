@@ -4,7 +4,6 @@ A document has a shape, given as a type that msgspec knows: a TypedDict for an o
 list[X], X | None, Annotated[int, Meta(ge=0)]. Fields that a shape does not name are let through.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -62,7 +61,7 @@ def read(path: Any, shape: Any, constants=False, open_read: Callable[..., Binary
 
 def seal(value: Any) -> str:
     """A checksum of a JSON value, for the document that holds it."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return files.digest(json.dumps(value, sort_keys=True).encode())
 
 
 def plain(value: Any) -> float | int | str | bool | None:

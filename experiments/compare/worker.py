@@ -18,9 +18,9 @@ from absl import logging
 
 from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, TEXTS, WINDOW, get_config
 from scratchpatch import compilation_cache, load
-from scratchpatch.accounting import account, flops, kv_cache
+from scratchpatch.accounting import account, flops
 from scratchpatch.data.mixture import streams_for
-from scratchpatch.evaluation.bpb import Tally
+from scratchpatch.evaluation.bpb import Tally, rates
 from scratchpatch.files import replace_text
 from scratchpatch.inference.windows import Head
 from scratchpatch.tasks import names
@@ -101,18 +101,7 @@ def measure(lm, streams: dict, eval_bytes: int) -> dict:
             alone.add(part)
             total.add(part)
         by_corpus[corpus] = alone.bpb
-    sums, window = total.sums, lm.config.data.window
-    commits, scratchpads = (sums[name] / sums["positions"] for name in ("commits", "scratchpads"))
-    # A position holds a byte, or of a model of tokens several.
-    positions = sums["positions"] / sums["bytes"]
-    return {
-        "bpb": total.bpb,
-        "by_corpus": by_corpus,
-        "commits_per_byte": commits * positions,
-        "scratchpads_per_byte": scratchpads * positions,
-        "flops_per_byte": flops.flops_per_byte(lm.config, commits, scratchpads, window) * positions,
-        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(lm.config, commits) * positions,
-    }
+    return {"bpb": total.bpb, "by_corpus": by_corpus, **rates(lm, total.sums)}
 
 
 def tasks(lm, config, items: int) -> dict:

@@ -29,11 +29,10 @@ from scratchpatch.data import checks, same_text, splits, work_folder
 from scratchpatch.data.records import BadRecords, Broken, Document, skipped
 from scratchpatch.data.shards import POSITIONS, Shard, ShardEntry, Writer, check_files, comparison, sealed, sync
 from scratchpatch.data.sources import Source
-from scratchpatch.data.tokenizer import Tokenizer
+from scratchpatch.data.tokenizer import Tokenizer, vocabulary
 from scratchpatch.errors import UserError
 from scratchpatch.files import size_and_checksum
 from scratchpatch.json_files import Count
-from scratchpatch.vocabulary import BYTES
 
 FORMAT = 4
 META, SEEN = "meta.json", "seen.json"
@@ -70,8 +69,7 @@ def open_index(
             raise ValueError(f"the seal of {place / META} is wrong")
         if tuple(meta["splits"]) not in _LAYOUTS.values():
             raise ValueError(f"it has the splits {', '.join(meta['splits'])}")
-        vocabulary = BYTES if tokenizer is None else tokenizer.vocabulary
-        check_files(str(place), list(meta["splits"].values()), vocabulary)
+        check_files(str(place), list(meta["splits"].values()), vocabulary(tokenizer))
         shards = {}
         for name, entry in meta["splits"].items():
             shard = Shard(str(place), entry, tokenizer=tokenizer)

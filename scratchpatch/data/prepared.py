@@ -21,12 +21,12 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
-from scratchpatch import config_file
+from scratchpatch import config_file, files
 from scratchpatch.data import paths, shards as shard_files, splits
 from scratchpatch.data.checks import Damaged
 from scratchpatch.data.shards import FIX, Shard, ShardEntry
 from scratchpatch.data.stream import Stream
-from scratchpatch.data.tokenizer import Tokenizer
+from scratchpatch.data.tokenizer import Tokenizer, vocabulary
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
 from scratchpatch.vocabulary import BYTES
@@ -68,14 +68,10 @@ def new_meta(
     tokenizer: Tokenizer | None = None,
 ) -> dict:
     """The contents of meta.json; `entries` are those of the shards of each split."""
-    meta = {"format": FORMAT, "element": _element(tokenizer)}
+    meta = {"format": FORMAT, "element": vocabulary(tokenizer).dtype.name}
     if tokenizer is not None:
         meta["tokenizer"] = tokenizer.checksum
     return shard_files.sealed(meta | {"plan": plan, "counts": counts, "bad": bad, "splits": entries})
-
-
-def _element(tokenizer: Tokenizer | None) -> str:
-    return (BYTES if tokenizer is None else tokenizer.vocabulary).dtype.name
 
 
 def read_meta(folder: str) -> dict | None:
@@ -149,7 +145,7 @@ def open_stream(spec: str, folder: str, split: str, cache: Path, tokenizer: Toke
             check = shard_files.comparison(shards, marker, lambda path: f"the checksum of {path} is wrong: {FIX}")
     # The documents' digests are those of their bytes.
     by = [] if tokenizer is None else [tokenizer.checksum]
-    checksum = hashlib.blake2b("/".join([*map(_checksum, chosen), *by]).encode(), digest_size=16).hexdigest()
+    checksum = files.digest("/".join([*map(_checksum, chosen), *by]).encode())
     return PreparedStream(spec, split, shards, checksum, meta["counts"]["skipped"], meta["counts"]["broken"], check)
 
 

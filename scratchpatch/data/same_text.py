@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import logging
 
 from scratchpatch.data import checks, paths
-from scratchpatch.files import open_regular, size_and_checksum
+from scratchpatch.files import digest, open_regular, size_and_checksum
 
 # Bytes that are compared at the beginning, middle and end of a large file, and states that are remembered.
 _PROBE, _REMEMBERED = 1 << 14, 1000
@@ -26,7 +26,7 @@ def state(files: list[tuple[str, str]]) -> str:
             states += paths.changed(path)
         except OSError:  # reading the file says what is wrong
             states.append(-1)
-    return hashlib.blake2b(repr(states).encode(), digest_size=16).hexdigest()
+    return digest(repr(states).encode())
 
 
 def probe(files: list[tuple[str, str]]) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from scratchpatch import json_files
 from scratchpatch.data import paths
 from scratchpatch.data.checks import Check, Checked, Damaged
-from scratchpatch.data.tokenizer import Tokenizer
+from scratchpatch.data.tokenizer import Tokenizer, vocabulary as vocabulary_of
 from scratchpatch.errors import UserError
 from scratchpatch.json_files import Count
 from scratchpatch.vocabulary import BYTES, Vocabulary
@@ -92,7 +92,7 @@ class Shard:
     ):
         """`cache` takes a copy of the .starts file of a folder behind a URL. Raises ValueError as `paths.below`."""
         self._tokenizer = tokenizer
-        self.vocabulary = BYTES if tokenizer is None else tokenizer.vocabulary
+        self.vocabulary = vocabulary_of(tokenizer)
         self.sizes = file_sizes(entry, self.vocabulary)
         self.paths = {suffix: paths.below(folder, entry["name"] + suffix) for suffix in self.sizes}
         self.length, self.document_count, self.bytes = _length(entry), entry["documents"], entry["bytes"]
@@ -184,7 +184,7 @@ class Writer:
 
     def __init__(self, folder: Path, name: str, tokenizer: Tokenizer | None = None):
         self._folder, self._name, self._tokenizer = folder, name, tokenizer
-        self._dtype = (BYTES if tokenizer is None else tokenizer.vocabulary).dtype
+        self._dtype = vocabulary_of(tokenizer).dtype
         self._pieces: list[bytes] = []
         self._file = open(folder / f"{name}{POSITIONS}", "wb")
         # As an array, because there may be many millions.

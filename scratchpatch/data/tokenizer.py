@@ -21,7 +21,7 @@ from scratchpatch import config as config_lib, config_file, files, json_files
 from scratchpatch.data import paths
 from scratchpatch.data.extras import need
 from scratchpatch.errors import UserError
-from scratchpatch.vocabulary import Vocabulary, of_tokens
+from scratchpatch.vocabulary import BYTES, Vocabulary, of_tokens
 
 _LIBRARY, _EXTRA = "tokenizers", "tokens"
 # Bytes of a token at most that is learnt: a longer one would be a file's licence or a table's rule.
@@ -91,6 +91,11 @@ class Tokenizer:
         if isinstance(piece, bytes):
             return self._of_byte[np.frombuffer(piece, np.uint8)]
         return np.array(self._inner.encode(piece, add_special_tokens=False).ids, np.int64)
+
+
+def vocabulary(tokenizer: Tokenizer | None) -> Vocabulary:
+    """The ids of what is stored by a tokenizer, or, without one, of bytes."""
+    return BYTES if tokenizer is None else tokenizer.vocabulary
 
 
 def read(path: str | Path) -> Tokenizer:

@@ -30,12 +30,13 @@ def audit(config, weights) -> tuple[bool, str]:
     """(whether the model passes, a text that says so), from a verdict that is stored, else by `audit.audit`; a pass is
     stored then. All processes must call this.
     """
-    place = _place(config)
+    # The first process alone reads and writes it.
+    place = _place(config) if processes.is_first() else None
     if verdict := processes.first(lambda: _stored(place)):
         text = f"{verdict['passed']} on {verdict['on']}, with this model and code, and is not run again"
         return True, f"{text}: `scratchpatch audit` does"
     report = audit_lib.audit(config, weights)
-    if report.ok and place and processes.is_first():
+    if report.ok and place:
         verdict = _Verdict(passed=report.summary(), on=f"{datetime.date.today()}")
         # A folder that cannot be written has been named: see `compilation_cache`.
         with contextlib.suppress(OSError):

@@ -79,6 +79,22 @@ def _beginning(lm: LanguageModel, stream, size: int) -> Iterator[bytes]:
             return
 
 
+def rates(lm: LanguageModel, sums: dict[str, float]) -> dict[str, float]:
+    """What the trunk did for the positions of a `Tally` and what they cost, per byte; a BOS counts as a byte, since the
+    trunk runs there too. flops_per_byte is that of documents as long as the config's window (`flops.expected`).
+    """
+    positions, stands_for = max(sums["positions"], 1.0), loss_lib.bytes_per_position(sums)
+    commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
+    flops_per_position = flops.flops_per_byte(lm.config, commits, scratchpads, lm.config.data.window)
+    return {
+        "trunk_calls_per_byte": (commits + scratchpads) / stands_for,
+        "commits_per_byte": commits / stands_for,
+        "scratchpads_per_byte": scratchpads / stands_for,
+        "flops_per_byte": flops_per_position / stands_for,
+        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(lm.config, commits) / stands_for,
+    }
+
+
 def measure(
     lm: LanguageModel, streams: Iterable, compressor_bytes: int = compressors.BYTES, label: str = "evaluating"
 ) -> dict[str, Any]:
@@ -88,9 +104,8 @@ def measure(
     `compressor_bytes` of the streams, the same share of each, or nothing where it is 0; `compressed_bytes` of the
     result says how many bytes there were. label: of the progress that is shown; '': none is.
 
-    bpb counts raw bytes; end_of_document_nats is the mean over ends of documents that another document follows. Rates
-    count a BOS as a byte, since the trunk runs there too. flops_per_byte is that of documents as long as the config's
-    window (`flops.expected`). bytes_per_token is there of a model of tokens. A model without a trunk has no lag, and
+    bpb counts raw bytes; end_of_document_nats is the mean over ends of documents that another document follows. See
+    `rates` for what is per byte. bytes_per_token is there of a model of tokens. A model without a trunk has no lag, and
     its bpb_by_offset is empty. Where causal is False, scratchpads stand where the bytes that follow say, and the
     numbers are those of no model.
     """
@@ -105,10 +120,8 @@ def measure(
                 total.add(part)
                 read = total.sums["bytes"] + total.sums["ends"] - before
                 progress.advance(len(part.nats), int(read), total.bpb)
-    sums, positions = total.sums, max(total.sums["positions"], 1.0)
-    commits, scratchpads = sums["commits"] / positions, sums["scratchpads"] / positions
-    stands_for = loss_lib.bytes_per_position(sums)
-    flops_per_position = flops.flops_per_byte(lm.config, commits, scratchpads, lm.config.data.window)
+    sums, per_byte = total.sums, rates(lm, total.sums)
+    commits = per_byte["commits_per_byte"]
     tokens = {} if vocabulary.is_bytes else {"bytes_per_token": sums["bytes"] / max(sums["tokens"], 1.0)}
     headless, lags = math.isnan(sums["head_nats"]), lm.config.model.trunk.kind != "none"
     compressed, compressed_bytes = None, 0
@@ -124,13 +137,9 @@ def measure(
         "documents": begun + int(sums["ends"]),
         "end_of_document_nats": sums["end_nats"] / sums["ends"] if sums["ends"] else None,
         "entropy_head_bpb": None if headless or not sums["bytes"] else sums["head_nats"] / sums["bytes"] / math.log(2),
-        "trunk_calls_per_byte": (commits + scratchpads) / stands_for,
-        "commits_per_byte": commits / stands_for,
-        "scratchpads_per_byte": scratchpads / stands_for,
-        "bytes_per_patch": stands_for / commits if commits else None,
+        **per_byte,
+        "bytes_per_patch": 1 / commits if commits else None,
         **tokens,
-        "flops_per_byte": flops_per_position / stands_for,
-        "kv_bytes_per_byte": kv_cache.kv_bytes_per_byte(lm.config, commits) / stands_for,
         "bpb_by_offset": total.bpb_by_offset() if lags else [],
         "bytes_by_offset": [int(c) for c in total.bytes_by_offset] if lags else [],
         "compressors": compressed,

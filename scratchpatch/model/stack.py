@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from scratchpatch import sharding
@@ -97,8 +96,7 @@ def run_window(layer: layers.Layer, x_BLd: jax.Array, rows: Rows, window: int, b
         return attention.window(q, k, v, rows.start_BL, window, backend)
 
     def mix(system, u_BLe, step):
-        fresh_BL = rows.start_BL == jnp.arange(u_BLe.shape[1], dtype=jnp.int32)
-        return diagonal.mix(system, u_BLe, step, fresh_BL, sharding.BYTE_TIER)
+        return diagonal.mix(system, u_BLe, step, rows.offset_BL == 0, sharding.BYTE_TIER)
 
     return layer(x_BLd, rows.offset_BL, mix if isinstance(layer, ssm.Block) else attend)
 

@@ -27,7 +27,6 @@ from scratchpatch.errors import UserError
 from scratchpatch.json_files import Malformed
 from scratchpatch.preparation import local, plan, shards
 from scratchpatch.preparation.plan import Plan
-from scratchpatch.vocabulary import BYTES
 
 LOCAL = "local"
 # So long a preparation that was stopped may be gone on with, where its work lies in the cache.
@@ -147,7 +146,7 @@ def verify(folder: str, meta: dict, workers: int = 1, tokenizer: Tokenizer | Non
     """Read a finished folder. Raises UserError where a file is missing, or does not have its size or checksum."""
     entries = prepared.entries_of(meta)
     with prepared.damage_named():
-        check_files(folder, entries, BYTES if tokenizer is None else tokenizer.vocabulary)
+        check_files(folder, entries, tokenizer_lib.vocabulary(tokenizer))
     sizes = [entry["bytes"] for entry in entries]
     local.each(_verify, [(folder, entry) for entry in entries], sizes, workers, f"verifying {folder}")
 
