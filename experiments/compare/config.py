@@ -1,13 +1,13 @@
 """All systems on one text, at equal training FLOPs and at equal bytes.
 
 Purpose: one fair comparison of flat models, patches chosen in several ways with and without scratchpads, and systems of
-other papers as slots. Models have a trunk of 3 layers of width 96, and bytes of half that width where there are
+other papers as slots. Models have a trunk of 3 layers of width 64, and bytes of half that width where there are
 patches; they differ in what their rows say, and are so small that reading 20 MB takes minutes of a core. `SYSTEM-TEXT`
 is a system on books and code (`latin`) or on Chinese and Japanese (`cjk`), of $SCRATCHPATCH_DATA (../README.md). The
 learning rate is constant after its warm-up, so that one run is measured at equal bytes and at equal FLOPs, whichever
 comes first.
 Hardware: 2 CPU cores.
-Expected time: `--plan=1` tells the hours; about 20 minutes of a core for each run at 20 MB (an estimate).
+Expected time: `--plan=1` tells the hours; about 10 minutes of a core for each run at 20 MB.
 Expected number: README.md beside this file has the runs so far, once there are any.
 Command, for everything:
     .venv/bin/python -m experiments.compare.run --plan=1
@@ -32,7 +32,7 @@ from scratchpatch import config as config_lib
 TEXTS = {"latin": {"en_books": 0.5, "code": 0.5}, "cjk": {"zh_classics": 0.9, "ja_soseki": 0.1}}
 WINDOW = 512
 # Of the trunk, and of a flat model.
-LAYERS, WIDTH = 3, 96
+LAYERS, WIDTH = 3, 64
 # Scratchpads per byte, of every trigger.
 RATE = 1 / 8
 # The frozen entropy model of BLT, which is trained before, on a share of the bytes.
