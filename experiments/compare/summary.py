@@ -1,5 +1,6 @@
 """The comparison as a page: tables at equal FLOPs and at equal bytes, what the claims come to, and what is missing."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXTS
 from experiments.compare.worker import POINTS
 from experiments.results import NOISE, markdown, mean_and_each, within_noise
+from scratchpatch.report import figures
+from scratchpatch.report.figures import Series
 
 _TITLES = {
     "flops": "At equal training FLOPs",
@@ -35,6 +38,14 @@ class Study:
     def values(self, point: str, variant: str, seeds: Sequence[int], key: str = "bpb") -> np.ndarray:
         """One number per seed."""
         return np.array([self.points[variant, seed][point][key] for seed in seeds])
+
+    def mean(self, point: str, variant: str, key: str) -> float:
+        """Over the seeds for which it was measured."""
+        return float(self.values(point, variant, self.seeds(point, variant), key).mean())
+
+    def texts(self) -> list[str]:
+        """Those of which a system was measured at equal FLOPs."""
+        return [text for text in TEXTS if any(self.seeds("flops", f"{system}-{text}") for system in SYSTEMS)]
 
     def difference(self, point: str, a: str, b: str) -> str | None:
         """BPB of a minus that of b, paired by seed, and whether it is a result; None where they share no seed."""
@@ -72,9 +83,34 @@ def verdict(by_seed: np.ndarray, better: str = "better", worse: str = "worse") -
 
 
 def write(folder: Path, folders: dict[tuple[str, int], Path], costs: list[dict]) -> None:
-    """README.md in `folder`, from the folders of the runs by variant and seed, and what `cost.rows` gave."""
+    """README.md in `folder`, and a figure of each text, from the folders of the runs by variant and seed, and what
+    `cost.rows` gave.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(page(Study(folders), list(folders), costs))
+    study = Study(folders)
+    for text in study.texts():
+        (folder / f"{text}.svg").write_text(_figure(study, text))
+    (folder / "README.md").write_text(page(study, list(folders), costs))
+
+
+def _figure(study: Study, text: str) -> str:
+    """BPB at equal training FLOPs against what a byte costs; what scratchpads change is a line from without to with."""
+
+    def series(label: str, systems: Sequence[str], notes: Sequence[str] = ()) -> Series:
+        variants = [f"{system}-{text}" for system in systems]
+        means = ([study.mean("flops", v, key) for v in variants] for key in ("flops_per_byte", "bpb"))
+        return Series(label, *means, notes or [""] * len(variants))
+
+    measured = [system for system in SYSTEMS if study.seeds("flops", f"{system}-{text}")]
+    lined = {f"{system}_scratchpads": system for system in SYSTEMS if f"{system}_scratchpads" in SYSTEMS}
+    drawn = []
+    for with_, without in lined.items():
+        if both := [system for system in (without, with_) if system in measured]:
+            drawn.append(series(f"{SYSTEMS[without].name}, then with scratchpads", both))
+    alone = [system for system in measured if system not in (*lined, *lined.values())]
+    # Each is named beside its point, not in the legend.
+    drawn += [series("", [system], [SYSTEMS[system].name]) for system in alone]
+    return figures.compute_quality(drawn, "inference FLOPs per byte", f"compare-{text}")
 
 
 def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
@@ -100,11 +136,8 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         "`.venv/bin/python -m experiments.compare.run`, after each run. `config.py` says what the systems are, and "
         "the folder of each what differs from its paper.",
     ]
-    for text in TEXTS:
-        variants = [f"{system}-{text}" for system in SYSTEMS]
-        if not any(study.seeds(point, variant) for point in POINTS for variant in variants):
-            continue
-        lines += ["", f"## {_TEXT_NAMES[text]}"]
+    for text in study.texts():
+        lines += ["", f"## {_TEXT_NAMES[text]}", "", f"![BPB against inference FLOPs per byte]({text}.svg)"]
         for point, title in _TITLES.items():
             lines += ["", f"**{title}**", "", *_table(study, point, text)]
         lines += ["", "**What reproduces**, at equal training FLOPs but where it says otherwise", ""]
@@ -129,8 +162,7 @@ def _table(study: Study, point: str, text: str) -> list[str]:
         if not seeds:
             continue
 
-        def mean(key: str, variant=variant, seeds=seeds) -> float:
-            return study.values(point, variant, seeds, key).mean()
+        mean = functools.partial(study.mean, point, variant)
 
         bpb, calls = study.values(point, variant, seeds), mean("commits_per_byte") + mean("scratchpads_per_byte")
         by_corpus = [[study.points[variant, s][point]["by_corpus"][corpus] for s in seeds] for corpus in corpora]

@@ -175,6 +175,9 @@ def test_the_page_says_what_reproduces_and_what_does_not(tmp_path):
     row = "| flat bytes | 1.00M | 20.0 | 40.0 | 2.0500 ± 0.0500 | 2.000 | 1.000 | 8.00 | 0.250 | 0.90 | 512 |"
     assert f"{row} 900 |  |  |" in said and f"{row} 900 | +0.250 | 0.11 |" in said
     assert "| patches | 16 | 0.50 | 30% | 8.0 | 0.25 | 0.40 |" in said
+    figure = (tmp_path / "latin.svg").read_text()
+    assert "](latin.svg)" in said and not (tmp_path / "cjk.svg").exists()
+    assert ">words, then with scratchpads<" in figure and ">flat bytes<" in figure and ">SpaceByte<" not in figure
 
 
 def test_costs_fall_with_the_patch_size_and_to_a_floor():
