@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from scratchpatch.errors import UserError
+from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.tasks.items import Item, ItemTask
 from scratchpatch.tasks.pairs import CHANCE, Pairs
 from scratchpatch.tasks.ratios import ratio
@@ -20,15 +21,14 @@ _MOST_DOCUMENTS = 1 << 20
 @dataclasses.dataclass(frozen=True)
 class Recall(ItemTask):
     """Pairs of a letter and a digit, and then the letters at random: which digit follows? Documents are drawn by a
-    seed, such as "m7 y6 n4; y6 m7 y6 n4"; a digit counts as right where it is the likeliest byte. Chance is 0.1. A
-    model that was not trained on such documents may yet learn the rule from the first answers of each.
+    seed, such as "m7 y6 n4; y6 m7 y6 n4"; a digit counts as right where it is the likeliest byte, or token. Chance is
+    0.1. A model that was not trained on such documents may yet learn the rule from the first answers of each.
 
     pairs: letters of a document. questions: how many letters are asked, each perhaps several times. distance: dots
     between the pairs and the questions. documents: how many. seed: of the documents.
     """
 
     name: ClassVar[str] = "recall"
-    asks_bytes: ClassVar[bool] = True
     pairs: int = 6
     questions: int = 24
     distance: int = 0
@@ -48,8 +48,24 @@ class Recall(ItemTask):
         one = self._shape.documents(self.documents)[0].tobytes().decode("ascii")
         return options | {"document": one, "chance": CHANCE}
 
+    def run(self, setting: Setting) -> dict[str, Any]:
+        """Raises UserError also where a model reads tokens that hold a value together with other bytes."""
+        if setting.lm.token_bytes is not None:
+            self._tell_values_apart(setting.lm)
+        return super().run(setting)
+
     def items(self) -> Sequence[Item]:
         return [Item((Passage(row.tobytes()),)) for row in self._shape.documents(self.documents)]
+
+    def _tell_values_apart(self, lm: LanguageModel) -> None:
+        places = self._shape.answers
+        for row in self._shape.documents(self.documents):
+            ends = np.cumsum(lm.token_bytes[lm.tokens(row.tobytes())])
+            if not np.isin([places, places + 1], ends).all():
+                raise UserError(
+                    f"{self.label} asks for digits, and the tokens of this model hold some of them together with other "
+                    "bytes: use a tokenizer that cuts digits from letters and spaces, or leave it out"
+                )
 
     def grade(self, item: Item, answers: list[Passed]) -> dict[str, Any]:
         (passed,), places = answers, self._shape.answers

@@ -1,6 +1,7 @@
 """The task `recall`: what it grades, and what its numbers are."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scratchpatch.tasks.pairs import Pairs
 from scratchpatch.tasks.recall import Recall
 from scratchpatch.tasks.requests import Passed
 from scratchpatch.tasks.task import Setting
+from tests.inference import test_tokens
 from tests.tasks.models import language_model
 
 TASK = Recall(pairs=3, questions=3, distance=4, documents=5, seed=7)
@@ -42,6 +44,17 @@ def test_numbers_are_those_of_the_score(tmp_path):
     assert answer["results"]["bits_per_value"] == pytest.approx(np.mean(bits), abs=1e-5)
     assert answer["results"]["items"] == 5
     assert answer["protocol"]["task"]["document"] == documents[0].requests[0].text.decode()
+
+
+def test_tokens_that_are_digits_are_graded_and_others_are_refused():
+    lm = test_tokens.language_model()
+    numbers, places = TASK.run(Setting(lm)), Pairs(pairs=3, questions=3, distance=4, seed=7).answers
+    bits = [-lm.score(item.requests[0].text)[places] for item in TASK.items()]
+    assert (np.array(bits) > 0).all() and numbers["bits_per_value"] == pytest.approx(np.mean(bits), abs=1e-5)
+    # Tokens of two bytes: some digits stand beside a space, others beside their letter.
+    pairs = SimpleNamespace(token_bytes=np.array([2, 0]), tokens=lambda data: np.array([1] + [0] * (len(data) // 2)))
+    with pytest.raises(UserError, match="recall asks for digits, and the tokens of this model hold some"):
+        TASK.run(Setting(pairs))
 
 
 def test_options_come_by_name():
