@@ -2,8 +2,8 @@
 
     .venv/bin/python -m experiments.residual_patching.run [--seeds=0,1] [--steps=500] [--workers=2] [--train=0]
 
-The page is written after each run. Finished runs in --workdir are kept: the same command goes on after a stop.
---train=0 writes the page of those that are finished.
+Steps of the variants are timed in turns before the first run, and the page is written after each run. Finished runs in
+--workdir are kept: the same command goes on after a stop. --train=0 writes the page of those that are finished.
 """
 
 import itertools
@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 from experiments import corpora, jobs
-from experiments.residual_patching import summary
+from experiments.residual_patching import speed, summary
 from experiments.residual_patching.config import CORPUS, LONG, STEPS_OF_LONG, VARIANTS, get_config
+from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
+from scratchpatch.files import replace_text
 
 # What is asked first, of every seed: patches against none, with and without the leak.
 _FIRST = ("e", "a", "a_leaky", "a_long")
@@ -23,7 +25,10 @@ _SECONDS, _SHARE = 0.22, 0.35
 
 
 def main() -> int:
-    extra = {"train": (1, "0: train nothing")}
+    extra = {
+        "train": (1, "0: train nothing"),
+        "speed_seconds": (90.0, "time to measure steps for, before the first run"),
+    }
     flags = jobs.flags("residual_patching", __doc__, Path(__file__).parent, 500, extra, reads_corpora=False)
     try:
         corpora.require(CORPUS)
@@ -37,11 +42,17 @@ def main() -> int:
         name = f"{variant}, seed {seed}"
         runs[variant, seed] = jobs.Job(name, folder, "experiments.residual_patching.worker", arguments)
 
+    compilation_cache.enable()
+    speeds = flags.workdir / "speeds.json"
+    if not speeds.exists():
+        flags.workdir.mkdir(parents=True, exist_ok=True)
+        replace_text(speeds, json.dumps(speed.milliseconds(flags.speed_seconds)) + "\n")
+
     def write() -> None:
         results = {run: json.loads(job.result.read_text()) for run, job in runs.items() if job.result.exists()}
         if results:
             flags.output.mkdir(parents=True, exist_ok=True)
-            (flags.output / "README.md").write_text(summary.page(results))
+            (flags.output / "README.md").write_text(summary.page(results, json.loads(speeds.read_text())))
 
     write()
     if flags.train:

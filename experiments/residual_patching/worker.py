@@ -5,7 +5,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -16,19 +15,14 @@ from experiments.residual_patching.config import LONG, STEPS_OF_LONG, get_config
 from scratchpatch import compilation_cache, config as config_lib, load
 from scratchpatch.accounting import flops
 from scratchpatch.data.mixture import streams_for
-from scratchpatch.distributed import mesh as mesh_lib
 from scratchpatch.evaluation import audit
 from scratchpatch.evaluation.bpb import Tally
 from scratchpatch.files import replace_text
 from scratchpatch.inference.windows import Head
-from scratchpatch.training import optimizer
 from scratchpatch.training.loop import train
-from scratchpatch.training.step import Trainer
 
 # Places of bytes in patches of this size; of longer patches the fourth byte and all behind it.
 PERIOD = 4
-# Steps of which the time is taken, after one more.
-_TIMED = 7
 
 
 def places(lm, part) -> np.ndarray:
@@ -54,18 +48,6 @@ def measure(lm, stream) -> dict:
     }
 
 
-def seconds_per_step(config, stream) -> float:
-    """Processor time of a step, the least of a few: on one core what its clock shows where nothing else runs."""
-    trainer, rows, tokens = Trainer(config, mesh_lib.make(config)), config.training.batch_rows, config.data.window + 1
-    step, state, seconds = trainer.compile(), trainer.init(), []
-    batch = trainer.place(stream.read(0, rows * tokens).reshape(rows, tokens))
-    for index in range(1 + _TIMED):
-        began = time.process_time()
-        state, _ = jax.block_until_ready(step(state, batch, trainer.place_settings(optimizer.settings(config, index))))
-        seconds.append(time.process_time() - began)
-    return min(seconds[1:])
-
-
 def main(variant: str, seed: int, folder: Path, steps: int, eval_bytes: int) -> None:
     logging.set_verbosity(logging.INFO)
     compilation_cache.enable()
@@ -80,11 +62,8 @@ def main(variant: str, seed: int, folder: Path, steps: int, eval_bytes: int) -> 
     if config.model.leak:
         result["without_leak"] = measure(lm.override({"model.leak": ""}), Head(stream, eval_bytes + 1))["bpb"]
         result["stage"] = audit.audit(config, lm.weights).findings[0].stage
-    step_bytes = config.training.batch_rows * config.data.window
-    seconds = seconds_per_step(config, streams_for(config, "train")[0][0])
-    result["ms_per_step"], result["bytes_per_second"] = 1e3 * seconds, step_bytes / seconds
     result["parameters"] = sum(x.size for x in jax.tree.leaves(lm.weights["params"]))
-    result["training_bytes"] = config.training.steps * step_bytes
+    result["training_bytes"] = config.training.steps * config.training.batch_rows * config.data.window
     replace_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
 
 
