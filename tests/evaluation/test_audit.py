@@ -232,13 +232,8 @@ WHOLE = {
 }
 
 
-@pytest.fixture
-def compiled_yet_quicker(monkeypatch):
-    """A whole model is the longest of these programs."""
-
-
 @pytest.mark.parametrize("name", WHOLE)
-def test_whole_models_pass(monkeypatch, compiled_yet_quicker, name):
+def test_whole_models_pass(monkeypatch, name):
     monkeypatch.setattr(xla, "CHUNK", 16)
     monkeypatch.setattr(blocked, "_BLOCK", 16)
     config = tiny.config(WHOLE[name])
@@ -249,7 +244,7 @@ def test_whole_models_pass(monkeypatch, compiled_yet_quicker, name):
     assert "passed" in report.summary()
 
 
-def test_weights_spread_over_a_mesh_are_audited_where_they_are(compiled_yet_quicker):
+def test_weights_spread_over_a_mesh_are_audited_where_they_are():
     config = tiny.config(WHOLE["no entropy head"] | {"mesh.fsdp": 4, "mesh.tensor": 2, "model.decoder.layers": 0})
     weights = random_weights(weights_lib.abstract(config)[1])
     spread = jax.device_put(weights, weights_lib.shardings(config, mesh_lib.make(config)))
