@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 
 from experiments import corpora, jobs
-from experiments.residual_patching import speed, summary
+from experiments.residual_patching import summary
 from experiments.residual_patching.config import CORPUS, LONG, STEPS_OF_LONG, VARIANTS, get_config
-from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
-from scratchpatch.files import replace_text
 
 # What is asked first, of every seed: patches against none, with and without the leak.
 _FIRST = ("e", "a", "a_leaky", "a_long")
@@ -42,17 +40,16 @@ def main() -> int:
         name = f"{variant}, seed {seed}"
         runs[variant, seed] = jobs.Job(name, folder, "experiments.residual_patching.worker", arguments)
 
-    compilation_cache.enable()
-    speeds = flags.workdir / "speeds.json"
-    if not speeds.exists():
-        flags.workdir.mkdir(parents=True, exist_ok=True)
-        replace_text(speeds, json.dumps(speed.milliseconds(flags.speed_seconds)) + "\n")
+    # On a core of its own, as each run is.
+    arguments = [str(flags.workdir / "speed"), str(flags.speed_seconds)]
+    speed = jobs.Job("steps in turns", flags.workdir / "speed", "experiments.residual_patching.speed", arguments)
+    jobs.run([speed], 1, "residual_patching, speed")
 
     def write() -> None:
         results = {run: json.loads(job.result.read_text()) for run, job in runs.items() if job.result.exists()}
         if results:
             flags.output.mkdir(parents=True, exist_ok=True)
-            (flags.output / "README.md").write_text(summary.page(results, json.loads(speeds.read_text())))
+            (flags.output / "README.md").write_text(summary.page(results, json.loads(speed.result.read_text())))
 
     write()
     if flags.train:

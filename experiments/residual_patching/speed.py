@@ -1,13 +1,20 @@
-"""How long a training step of each variant takes on this machine, measured in turns."""
+"""How long a training step of each variant takes on one core of this machine, measured in turns.
 
+.venv/bin/python -m experiments.residual_patching.speed FOLDER SECONDS
+"""
+
+import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from experiments.residual_patching.config import BASES, get_config
-from scratchpatch import timing
+from scratchpatch import compilation_cache, timing
 from scratchpatch.distributed import mesh as mesh_lib
+from scratchpatch.files import replace_text
 from scratchpatch.training import optimizer
 from scratchpatch.training.step import Trainer
 
@@ -30,3 +37,8 @@ def _step(config) -> Callable[[], None]:
         state, _ = jax.block_until_ready(step(state, batch, settings))
 
     return call
+
+
+if __name__ == "__main__":
+    compilation_cache.enable()
+    replace_text(Path(sys.argv[1], "result.json"), json.dumps(milliseconds(float(sys.argv[2]))) + "\n")
