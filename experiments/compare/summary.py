@@ -122,8 +122,9 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         "",
         "Every run is measured at the same training FLOPs, those of patches of 8 bytes at the bytes of the study, and "
         "at these bytes. FLOPs are useful ones as `scratchpatch.accounting` counts them: with the entropy head, the "
-        "forward pass of a frozen entropy model, and what its training took. Learning rates are constant after the "
-        "warm-up, so one run serves for both. BPB on held-out text; seeds are paired: one fixes initialisation and "
+        "forward pass of a frozen entropy model, and what its training took. All systems have one learning rate, which "
+        "was tuned for none of them and is constant after the warm-up, so one run serves for both. BPB on held-out "
+        "text; seeds are paired: one fixes initialisation and "
         f"data order for every system. Differences below {NOISE} BPB on average, or of two signs, are called noise, "
         "and those of one seed nothing.",
         "",
