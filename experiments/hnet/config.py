@@ -6,7 +6,7 @@ README.md beside this file says what differs from the paper.
 Hardware: 2 CPU cores.
 Expected time: 11 minutes on one core beside other work, for each variant.
 Expected number: 2.16 BPB of the held-out split for plain, 2.10 for curriculum,
-with 4.4 bytes per patch; README.md beside this file has the rates.
+2.13 for scratchpads; README.md beside this file has all, and the rates.
 Command, for one variant:
     scratchpatch train --config=experiments/hnet/config.py:plain --workdir=runs/hnet_plain
 """
