@@ -30,6 +30,7 @@ from scratchpatch import config as config_lib
 
 # Text, then corpus to its share of the training bytes. The Japanese text is small: it is read a few times.
 TEXTS = {"latin": {"en_books": 0.5, "code": 0.5}, "cjk": {"zh_classics": 0.9, "ja_soseki": 0.1}}
+TEXT = "latin"
 WINDOW = 512
 # Of the trunk, and of a flat model.
 LAYERS, WIDTH = 3, 64
@@ -41,7 +42,9 @@ PREDICTOR, PREDICTOR_SHARE = "entropy_model", 1 / 4
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A row of the tables: what it is called there, how its config is made, and whether the claims need it (core)."""
+    """A row of the tables: what it is called there, how its config is made, and whether it is compared on every text
+    (core); triggers and patch sizes are compared on TEXT alone.
+    """
 
     name: str
     make: Callable[[], ml_collections.ConfigDict]

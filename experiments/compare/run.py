@@ -8,13 +8,14 @@ done stay in --workdir, and one that was stopped goes on from its newest checkpo
 writes the page of what there is.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
 from experiments import corpora, jobs
 from experiments.compare import cost, summary, worker
-from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXTS, TOKENS, get_config
+from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXT, TEXTS, TOKENS, get_config
 from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
@@ -35,10 +36,10 @@ _FLAGS = {
 
 
 def runs(flags) -> dict[tuple[str, int], jobs.Job]:
-    """The jobs by variant and seed, in the order in which they are run: a text's core systems before what only some
-    claims need, and the seeds of a system side by side.
+    """The jobs by variant and seed, in the order in which they are run: the core systems of all texts before the
+    others of one, and the seeds of a system side by side.
     """
-    made, chosen = {}, flags.systems.split(",")
+    made, chosen, texts = {}, flags.systems.split(","), flags.texts.split(",")
 
     def add(system: str, text: str, seed: int) -> None:
         variant = f"{system}-{text}"
@@ -48,13 +49,12 @@ def runs(flags) -> dict[tuple[str, int], jobs.Job]:
         made[variant, seed] = jobs.Job(f"{variant}, seed {seed}", folder, "experiments.compare.worker", arguments)
 
     if "blt" in chosen:
-        for text in flags.texts.split(","):
+        for text in texts:
             add(PREDICTOR, text, 0)
-    for core in (True, False):
-        for text in flags.texts.split(","):
-            for system in (name for name in chosen if SYSTEMS[name].core == core):
-                for seed in flags.seeds:
-                    add(system, text, seed)
+    for core, own in ((True, texts), (False, [text for text in texts if text == TEXT])):
+        for text, system, seed in itertools.product(own, chosen, flags.seeds):
+            if SYSTEMS[system].core == core:
+                add(system, text, seed)
     return made
 
 

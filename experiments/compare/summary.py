@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXTS
+from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXT, TEXTS
 from experiments.compare.worker import POINTS
 from experiments.results import NOISE, markdown, mean_and_each, within_noise
 from scratchpatch.report import figures
@@ -209,6 +209,15 @@ def claims(study: Study, text: str) -> list[str]:
             study.spread("flops", text) or "not measured yet"
         ],
         "Scratchpads help every patchifier": [compare(s, s.removesuffix("_scratchpads")) for s in sparse],
+        "SpaceByte beats bytes with windows and MegaByte (its table 1)": [
+            compare("spacebyte", "flat_windows"),
+            compare("spacebyte", "megabyte"),
+        ],
+        "Entropy patches with n-grams (BLT) beat patches of a fixed size": [compare("blt", "p8")],
+        "Scratchpads match tokens": [compare(system, "tokens") for system in ("p8_scratchpads", "words_scratchpads")],
+        "Learned patches beat words (H-Net)": [compare("learned", "words"), compare("hnet", "words")],
+    }
+    of_one_text = {
         "Entropy is the best trigger, at an equal rate": [
             compare("p8_scratchpads", other) for other in ("p8_stride", "p8_random")
         ],
@@ -218,14 +227,8 @@ def claims(study: Study, text: str) -> list[str]:
             compare("p16_scratchpads", "p4_scratchpads"),
             compare("p16", "p4") + " (without)",
         ],
-        "SpaceByte beats bytes with windows and MegaByte (its table 1)": [
-            compare("spacebyte", "flat_windows"),
-            compare("spacebyte", "megabyte"),
-        ],
-        "Entropy patches with n-grams (BLT) beat patches of a fixed size": [compare("blt", "p8")],
-        "Scratchpads match tokens": [compare(system, "tokens") for system in ("p8_scratchpads", "words_scratchpads")],
-        "Learned patches beat words (H-Net)": [compare("learned", "words"), compare("hnet", "words")],
     }
+    items |= of_one_text if text == TEXT else {}
     return [f"- **{claim}**: {'; '.join(said)}." for claim, said in items.items()]
 
 
