@@ -1,5 +1,6 @@
 """The comparison as a page: tables at equal FLOPs and at equal bytes, what the claims come to, and what is missing."""
 
+import collections
 import functools
 import json
 from collections.abc import Sequence
@@ -144,9 +145,11 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         lines += ["", "**What reproduces**, at equal training FLOPs but where it says otherwise", ""]
         lines += claims(study, text)
     lines += ["", "## What a byte costs by patch size", "", *_costs(costs)]
-    missing = [f"`{variant}` (seed {seed})" for variant, seed in wanted if (variant, seed) not in study.results]
-    if missing:
-        lines += ["", f"Not done so far: {', '.join(missing)}."]
+    missing = collections.Counter(variant for variant, seed in wanted if (variant, seed) not in study.results)
+    for text, name in _TEXT_NAMES.items():
+        told = [f"`{v.partition('-')[0]}` ({n})" for v, n in missing.items() if v.endswith(f"-{text}")]
+        if told:
+            lines += ["", f"Runs that are not done, of {name}: {', '.join(told)}."]
     return markdown(lines)
 
 

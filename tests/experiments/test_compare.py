@@ -108,7 +108,7 @@ def test_a_run_that_is_stopped_goes_on_and_is_measured_at_equal_bytes_and_flops(
 
     summary.write(tmp_path / "page", {run: job.folder for run, job in jobs.items()}, COSTS)
     page = (tmp_path / "page" / "README.md").read_text()
-    assert "1 of 2 runs are done" in page and "Not done so far: `p8_random-latin` (seed 1)." in page
+    assert "1 of 2 runs are done" in page and "not done, of English books and Python code: `p8_random` (1)." in page
     assert "| every 8 bytes, random |" in page and "(one seed)" in page and "Chinese" not in page
 
 
@@ -171,7 +171,7 @@ def test_the_page_says_what_reproduces_and_what_does_not(tmp_path):
     assert "every 8 bytes, scratchpads against every 8 bytes, stride -0.0010 (-0.0010): one seed, no result" in said
     assert "every 16 bytes, scratchpads against flat bytes +0.0040 (+0.0040, +0.0040): within noise;" in said
     assert "SpaceByte against flat bytes, windows not measured yet" in said
-    assert "Not done so far: `blt-latin` (seed 0)." in said
+    assert "Runs that are not done, of English books and Python code: `blt` (1)." in said
     row = "| flat bytes | 1.00M | 20.0 | 40.0 | 2.0500 ± 0.0500 | 2.000 | 1.000 | 8.00 | 0.250 | 0.90 | 512 |"
     assert f"{row} 900 |  |  |" in said and f"{row} 900 | +0.250 | 0.11 |" in said
     assert "| patches | 16 | 0.50 | 30% | 8.0 | 0.25 | 0.40 |" in said
