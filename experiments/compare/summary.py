@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXT, TEXTS
+from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXT, TEXTS, TOKENS
 from experiments.compare.worker import POINTS
 from experiments.results import NOISE, markdown, mean_and_each, within_noise
 from scratchpatch.report import figures
@@ -142,8 +142,7 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         lines += ["", f"## {_TEXT_NAMES[text]}", "", f"![BPB against inference FLOPs per byte]({text}.svg)"]
         for point, title in _TITLES.items():
             lines += ["", f"**{title}**", "", *_table(study, point, text)]
-        lines += ["", "**What reproduces**, at equal training FLOPs but where it says otherwise", ""]
-        lines += claims(study, text)
+        lines += ["", "**What reproduces**: differences in BPB, on average and of each seed", "", *claims(study, text)]
     lines += ["", "## What a byte costs by patch size", "", *_costs(costs)]
     missing = collections.Counter(variant for variant, seed in wanted if (variant, seed) not in study.results)
     for text, name in _TEXT_NAMES.items():
@@ -197,42 +196,37 @@ def _table(study: Study, point: str, text: str) -> list[str]:
 
 
 def claims(study: Study, text: str) -> list[str]:
-    """What the papers' claims come to on a text: each an item, or that it cannot be said yet."""
-
-    def name(system: str) -> str:
-        return SYSTEMS[system].name
-
-    def compare(a: str, b: str, point: str = "flops") -> str:
-        said = study.difference(point, f"{a}-{text}", f"{b}-{text}")
-        return f"{name(a)} against {name(b)} {said or 'not measured yet'}"
-
-    sparse = [f"{patchifier}_scratchpads" for patchifier in PATCHIFIERS]
-    items = {
-        "Scratchpads narrow the spread of patchifiers (in the paper from 7.4 to 2.0 points of tasks)": [
-            study.spread("flops", text) or "not measured yet"
+    """What the papers' claims come to on a text: rows of a table, one for each pair of systems that is compared."""
+    narrower = "Scratchpads narrow the spread of patchifiers (in the paper from 7.4 to 2.0 points of tasks)"
+    pairs = {
+        "Scratchpads help every patchifier": [(f"{one}_scratchpads", one) for one in PATCHIFIERS],
+        "SpaceByte beats bytes with windows, and MegaByte (its table 1)": [
+            ("spacebyte", "flat_windows"),
+            ("spacebyte", "megabyte"),
         ],
-        "Scratchpads help every patchifier": [compare(s, s.removesuffix("_scratchpads")) for s in sparse],
-        "SpaceByte beats bytes with windows and MegaByte (its table 1)": [
-            compare("spacebyte", "flat_windows"),
-            compare("spacebyte", "megabyte"),
-        ],
-        "Entropy patches with n-grams (BLT) beat patches of a fixed size": [compare("blt", "p8")],
-        "Scratchpads match tokens": [compare(system, "tokens") for system in ("p8_scratchpads", "words_scratchpads")],
-        "Learned patches beat words (H-Net)": [compare("learned", "words"), compare("hnet", "words")],
+        "Entropy patches with n-grams (BLT) beat patches of a fixed size": [("blt", "p8")],
+        "Scratchpads match tokens": [(one, TOKENS) for one in ("p8_scratchpads", "words_scratchpads")],
+        "Learned patches beat words (H-Net)": [("learned", "words"), ("hnet", "words")],
     }
     of_one_text = {
         "Entropy is the best trigger, at an equal rate": [
-            compare("p8_scratchpads", other) for other in ("p8_stride", "p8_random")
+            ("p8_scratchpads", other) for other in ("p8_stride", "p8_random")
         ],
         "Larger patches at no loss, with scratchpads": [
-            compare("p16_scratchpads", "flat"),
-            compare("p16_scratchpads", "flat", "bytes") + " (at equal bytes)",
-            compare("p16_scratchpads", "p4_scratchpads"),
-            compare("p16", "p4") + " (without)",
+            ("p16_scratchpads", "flat"),
+            ("p16_scratchpads", "p4_scratchpads"),
+            ("p16", "p4"),
         ],
     }
-    items |= of_one_text if text == TEXT else {}
-    return [f"- **{claim}**: {'; '.join(said)}." for claim, said in items.items()]
+    pairs |= of_one_text if text == TEXT else {}
+    rows = ["| claim | compared | at equal training FLOPs | at equal bytes |", "|---|---|---|---|"]
+    spreads = [study.spread(point, text) or "" for point in ("flops", "bytes")]
+    rows.append(f"| {narrower} | with against without | {' | '.join(spreads)} |")
+    for claim, compared in pairs.items():
+        for one, other in compared:
+            points = [study.difference(p, f"{one}-{text}", f"{other}-{text}") or "" for p in ("flops", "bytes")]
+            rows.append(f"| {claim} | {SYSTEMS[one].name} against {SYSTEMS[other].name} | {' | '.join(points)} |")
+    return rows
 
 
 _COSTING = {"p8": "patches", "p8_scratchpads": "patches, scratchpads", "megabyte": "MegaByte", "flat": "flat bytes"}
