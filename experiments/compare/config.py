@@ -30,6 +30,7 @@ from scratchpatch import config as config_lib
 
 # Text, then corpus to its share of the training bytes. The Japanese text is small: it is read a few times.
 TEXTS = {"latin": {"en_books": 0.5, "code": 0.5}, "cjk": {"zh_classics": 0.9, "ja_soseki": 0.1}}
+# On which triggers and patch sizes are compared, too.
 TEXT = "latin"
 WINDOW = 512
 # Of the trunk, and of a flat model.
