@@ -25,13 +25,17 @@ class Results:
     def difference(self, a: str, b: str) -> str:
         """BPB of a minus b, paired by seed, and whether it is a result."""
         by_seed = self.values(a, "bpb") - self.values(b, "bpb")
-        verdict = "within noise" if within_noise(by_seed) else "worse" if by_seed.mean() > 0 else "better"
-        return f"{mean_and_each(by_seed)}: {verdict}"
+        return f"{mean_and_each(by_seed)}: {shown(by_seed)}"
 
 
 def within_noise(by_seed: np.ndarray) -> bool:
     """Whether differences are too small on average, or of two signs."""
     return abs(by_seed.mean()) < NOISE or bool((np.sign(by_seed) != np.sign(by_seed[0])).any())
+
+
+def shown(by_seed: np.ndarray, better: str = "better", worse: str = "worse") -> str:
+    """What differences show: below zero is better."""
+    return "within noise" if within_noise(by_seed) else worse if by_seed.mean() > 0 else better
 
 
 def markdown(lines: list[str]) -> str:

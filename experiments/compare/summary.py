@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXT, TEXTS, TOKENS
 from experiments.compare.worker import POINTS
-from experiments.results import NOISE, markdown, mean_and_each, within_noise
+from experiments.results import NOISE, markdown, mean_and_each, shown
 from scratchpatch.report import figures
 from scratchpatch.report.figures import Series
 
@@ -79,8 +79,7 @@ def verdict(by_seed: np.ndarray, better: str = "better", worse: str = "worse") -
     """The mean of differences and each of them, and what they show: below zero is better."""
     if len(by_seed) == 1:
         return f"{mean_and_each(by_seed)}: one seed, no result"
-    shows = "within noise" if within_noise(by_seed) else worse if by_seed.mean() > 0 else better
-    return f"{mean_and_each(by_seed)}: {shows}"
+    return f"{mean_and_each(by_seed)}: {shown(by_seed, better, worse)}"
 
 
 def write(folder: Path, folders: dict[tuple[str, int], Path], costs: list[dict]) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.residual_patching.config import BASES, LEAKY, LONG, STEPS_OF_LONG, VARIANTS, get_config
-from experiments.results import Results, markdown, mean_and_each, within_noise
+from experiments.results import Results, markdown, mean_and_each, shown
 
 # (BPB, milliseconds of a step) as published, on an RTX 3060 Ti with 20 minutes for each.
 PUBLISHED = {
@@ -50,8 +50,7 @@ class Study(Results):
         if not seeds:
             return ""
         by_seed = np.array([self.results[a, seed]["bpb"] - self.results[b, seed]["bpb"] for seed in seeds])
-        verdict = "within noise" if within_noise(by_seed) else "worse" if by_seed.mean() > 0 else "better"
-        return f"{mean_and_each(by_seed)} BPB: {verdict}{', of one seed' if len(seeds) == 1 else ''}"
+        return f"{mean_and_each(by_seed)} BPB: {shown(by_seed)}{', of one seed' if len(seeds) == 1 else ''}"
 
 
 def page(results: dict[tuple[str, int], dict], milliseconds: dict[str, float]) -> str:
