@@ -1,4 +1,7 @@
-"""Runs of a study, several at a time, each in a process of its own on one core; and the flags that studies share."""
+"""Runs of a study, several at a time, each in a process of its own; and the flags that studies share.
+
+Each has a core of its own, or they share an accelerator.
+"""
 
 import argparse
 import concurrent.futures
@@ -12,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments import corpora
-from scratchpatch import heap
+from scratchpatch import heap, platforms
 from scratchpatch.errors import UserError
 from scratchpatch.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
+# Runs that share an accelerator take its memory as they need it, and multiply float32 as a CPU does.
+_SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +66,8 @@ def flags(
     parser.add_argument("--eval_bytes", type=int, default=150_000, help="validation bytes of a run")
     for flag, (default, meaning) in (extra or {}).items():
         parser.add_argument(f"--{flag}", type=type(default), default=default, help=meaning)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one core each")
+    at_a_time = "runs at a time: each has a core, or they share an accelerator"
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help=at_a_time)
     runs = Path("runs", name)
     parser.add_argument("--workdir", type=Path, default=runs, help="folder of the runs, in the repository")
     parser.add_argument("--output", type=Path, default=page, help="folder of README.md and its figures")
@@ -79,32 +85,36 @@ def flags(
 def run(
     jobs: Sequence[Job], workers: int, label: str, pinned: bool = True, done: Callable[[], None] = lambda: None
 ) -> None:
-    """Run the jobs that have no result yet, in this order; pinned: each on a core of its own. done: called after each.
+    """Run the jobs that have no result yet, in this order; pinned: each on a core of its own, where there is no
+    accelerator. done: called after each.
 
     Raises:
       RuntimeError: one failed; names its log.
     """
     missing = [job for job in jobs if not job.result.exists()]
+    shared = platforms.accelerator()
+    environment = (_SHARED if shared else {}) | os.environ | heap.settings()
     cores = queue.Queue()
     for core in range(workers):
-        cores.put(core % os.cpu_count() if pinned else None)
+        cores.put(core % os.cpu_count() if pinned and not shared else None)
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
         Progress(total=len(jobs), first=len(jobs) - len(missing), label=label, unit="runs") as progress,
     ):
-        for finished in concurrent.futures.as_completed(pool.submit(_run_one, job, cores) for job in missing):
+        submitted = [pool.submit(_run_one, job, cores, environment) for job in missing]
+        for finished in concurrent.futures.as_completed(submitted):
             progress.advance(1, 0)
             progress.note(f"{finished.result()}: done")
             done()
 
 
-def _run_one(job: Job, cores: queue.Queue) -> str:
+def _run_one(job: Job, cores: queue.Queue, environment: dict[str, str]) -> str:
     core = cores.get()
     job.folder.mkdir(parents=True, exist_ok=True)
     try:
         with (job.folder / "log").open("a") as log:
             command = [sys.executable, "-m", job.module, *job.arguments]
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | heap.settings())
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             if core is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, {core})
             if process.wait():

@@ -129,7 +129,7 @@ def page(study: Study, wanted: list[tuple[str, int]], costs: list[dict]) -> str:
         "and those of one seed nothing.",
         "",
         "Bytes per patch, trunk calls, FLOPs and KV cache are per raw byte, on the held-out text. Decoding: bytes "
-        "per second of one row from its cache, on a core beside another run. Noise: bits per byte that noise on the "
+        "per second of one row from its cache, beside another run. Noise: bits per byte that noise on the "
         "first half of a text costs on its clean second half. Recall: the share of values that are looked up in "
         "documents such as `m7 y6; y6 m7` (chance 0.1), by models that were not trained on any.",
         "",
