@@ -3,12 +3,13 @@
 Purpose: one fair comparison of flat models, patches chosen in several ways with and without scratchpads, and systems of
 other papers as slots. Models have a trunk of 3 layers of width 64, and bytes of half that width where there are
 patches; they differ in what their rows say, and are so small that reading 20 MB takes minutes of a core. `SYSTEM-TEXT`
-is a system on books and code (`latin`) or on Chinese and Japanese (`cjk`), of $SCRATCHPATCH_DATA (../README.md). The
-learning rate is constant after its warm-up, so that one run is measured at equal bytes and at equal FLOPs, whichever
-comes first.
-Hardware: 2 CPU cores.
-Expected time: `--plan=1` tells the hours; about 10 minutes of a core for each run at 20 MB.
-Expected number: README.md beside this file has the runs so far, once there are any.
+is a system on books and code (`latin`), on Chinese and Japanese (`cjk`), or on the first of these in twice the width
+(`latin_wide`); of $SCRATCHPATCH_DATA (../README.md). The learning rate is constant after its warm-up, so that one run
+is measured at equal bytes and at equal FLOPs, whichever comes first.
+Hardware: 2 CPU cores, or a GPU, which all runs share.
+Expected time: `--plan=1` tells the hours; at 20 MB about 10 minutes of a core for each run, of twice the width half an
+hour. ../../BUILD.md says what a GPU took.
+Expected number: README.md beside this file.
 Command, for everything:
     .venv/bin/python -m experiments.compare.run --plan=1
     .venv/bin/python -m experiments.compare.run
@@ -28,13 +29,13 @@ from experiments.megabyte import config as megabyte
 from experiments.spacebyte import config as spacebyte
 from scratchpatch import config as config_lib
 
+_LATIN = {"en_books": 0.5, "code": 0.5}
 # Text, then corpus to its share of the training bytes. The Japanese text is small: it is read a few times.
-TEXTS = {"latin": {"en_books": 0.5, "code": 0.5}, "cjk": {"zh_classics": 0.9, "ja_soseki": 0.1}}
-# On which triggers and patch sizes are compared, too.
-TEXT = "latin"
+TEXTS = {"latin": _LATIN, "cjk": {"zh_classics": 0.9, "ja_soseki": 0.1}, "latin_wide": _LATIN}
 WINDOW = 512
 # Of the trunk, and of a flat model.
 LAYERS, WIDTH = 3, 64
+WIDTHS = {"latin": WIDTH, "cjk": WIDTH, "latin_wide": 2 * WIDTH}
 # Scratchpads per byte, of every trigger.
 RATE = 1 / 8
 # The frozen entropy model of BLT, which is trained before, on a share of the bytes.
@@ -43,13 +44,11 @@ PREDICTOR, PREDICTOR_SHARE = "entropy_model", 1 / 4
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A row of the tables: what it is called there, how its config is made, and whether it is compared on every text
-    (core); triggers and patch sizes are compared on TEXT alone.
-    """
+    """A row of the tables: what it is called there, how its config is made, and on which texts it is compared."""
 
     name: str
     make: Callable[[], ml_collections.ConfigDict]
-    core: bool = True
+    texts: tuple[str, ...] = ("latin", "cjk")
 
 
 def _patches():
@@ -153,6 +152,7 @@ _OURS = {
     f"{variant}{suffix}": System(
         f"{name}{', scratchpads' if suffix else ''}",
         (lambda make=_MAKE[variant]: _with_scratchpads(make())) if suffix else _MAKE[variant],
+        tuple(TEXTS),
     )
     for variant, name in PATCHIFIERS.items()
     for suffix in ("", "_scratchpads")
@@ -163,7 +163,7 @@ TOKENS, VOCABULARY, TOKEN_WINDOW = "tokens", 2048, 168
 FLAT = ("flat", "flat_windows", TOKENS)
 # In the order in which they are run.
 SYSTEMS = {
-    "flat": System("flat bytes", lambda: flat.get_config("full")),
+    "flat": System("flat bytes", lambda: flat.get_config("full"), tuple(TEXTS)),
     **_OURS,
     "spacebyte": System("SpaceByte", spacebyte.get_config),
     "megabyte": System("MegaByte, 8 bytes", megabyte.get_config),
@@ -171,26 +171,37 @@ SYSTEMS = {
     "blt": System("BLT", _blt),
     "hnet": System("H-Net, one stage", _hnet),
     TOKENS: System("BPE tokens", lambda: flat.get_config("full")),
-    "p16": System("every 16 bytes", lambda: _fixed(16), core=False),
-    "p16_scratchpads": System("every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), core=False),
-    "p4": System("every 4 bytes", lambda: _fixed(4), core=False),
-    "p4_scratchpads": System("every 4 bytes, scratchpads", lambda: _with_scratchpads(_fixed(4)), core=False),
-    "p8_stride": System("every 8 bytes, stride", lambda: _with_scratchpads(_fixed(8), "stride"), core=False),
-    "p8_random": System("every 8 bytes, random", lambda: _with_scratchpads(_fixed(8), "random"), core=False),
+    "p16": System("every 16 bytes", lambda: _fixed(16), ("latin", "latin_wide")),
+    "p16_scratchpads": System(
+        "every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), ("latin", "latin_wide")
+    ),
+    "p4": System("every 4 bytes", lambda: _fixed(4), ("latin",)),
+    "p4_scratchpads": System("every 4 bytes, scratchpads", lambda: _with_scratchpads(_fixed(4)), ("latin",)),
+    "p8_stride": System("every 8 bytes, stride", lambda: _with_scratchpads(_fixed(8), "stride"), ("latin",)),
+    "p8_random": System("every 8 bytes, random", lambda: _with_scratchpads(_fixed(8), "random"), ("latin",)),
 }
-VARIANTS = tuple(f"{system}-{text}" for text in TEXTS for system in (*SYSTEMS, PREDICTOR))
 
 
-def model(system: str):
+def systems(text: str) -> list[str]:
+    """Those that are compared on a text."""
+    return [system for system, about in SYSTEMS.items() if text in about.texts]
+
+
+VARIANTS = tuple(
+    f"{system}-{text}" for text in TEXTS for system in systems(text) + [PREDICTOR] * ("blt" in systems(text))
+)
+
+
+def model(system: str, width: int = WIDTH):
     """The config of a system's model, in the size of this study."""
     config = SYSTEMS[system].make()
-    config.model.d_byte = WIDTH if system in FLAT else WIDTH // 2
-    config.model.trunk.d_model = WIDTH
+    config.model.d_byte = width if system in FLAT else width // 2
+    config.model.trunk.d_model = width
     if config.model.trunk.kind != "none":
         config.model.trunk.layers = LAYERS
     if system == "flat_windows":
         config.model.encoder.layers = LAYERS
-        config.model.encoder.window = WIDTH
+        config.model.encoder.window = 64
     if system == "megabyte":
         config.model.decoder.layers = LAYERS
     return config
@@ -200,7 +211,7 @@ def get_config(variant="p8_scratchpads-latin"):
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r}; wanted one of {', '.join(VARIANTS)}")
     system, text = variant.split("-")
-    config = _predictor() if system == PREDICTOR else model(system)
+    config = _predictor() if system == PREDICTOR else model(system, WIDTHS[text])
     config.data.sources = _sources(text)
     config.data.validation_sources = _sources(text, "validation")
     config.data.window = WINDOW
@@ -210,7 +221,7 @@ def get_config(variant="p8_scratchpads-latin"):
         config.data.window = TOKEN_WINDOW
     if config.patching.kind == "whitespace":
         # A Chinese character is a patch of 3 bytes, and asks for the automatic budget.
-        config.patching.capacity = 0.25 if text == "latin" else 0.0
+        config.patching.capacity = 0.0 if text == "cjk" else 0.25
     # About 20 MB; the study's program says how many.
     config.training.steps = 5000
     config.training.batch_rows = 8

@@ -1,7 +1,7 @@
 """Run the comparison, and write README.md beside this file after every run that is done.
 
     .venv/bin/python -m experiments.compare.run --plan=1
-    .venv/bin/python -m experiments.compare.run [--seeds=0,1] [--megabytes=20] [--texts=latin,cjk] [--systems=flat,p8]
+    .venv/bin/python -m experiments.compare.run [--seeds=0,1] [--megabytes=20] [--texts=latin] [--systems=flat,p8]
 
 --plan=1 tells the runs, the hours that they are expected to take and how far each is, and trains nothing. Runs that are
 done stay in --workdir, and one that was stopped goes on from its newest checkpoint: the same command goes on. --train=0
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments import corpora, jobs
 from experiments.compare import cost, summary, worker
-from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXT, TEXTS, TOKENS, get_config
+from experiments.compare.config import PREDICTOR, PREDICTOR_SHARE, SYSTEMS, TEXTS, TOKENS, get_config, systems
 from scratchpatch import compilation_cache
 from scratchpatch.errors import UserError
 from scratchpatch.files import replace_text
@@ -36,8 +36,8 @@ _FLAGS = {
 
 
 def runs(flags) -> dict[tuple[str, int], jobs.Job]:
-    """The jobs by variant and seed, in the order in which they are run: the core systems of all texts before the
-    others of one, and the seeds of a system side by side.
+    """The jobs by variant and seed, in the order in which they are run: text by text, and the seeds of a system side
+    by side.
     """
     made, chosen, texts = {}, flags.systems.split(","), flags.texts.split(",")
 
@@ -48,12 +48,12 @@ def runs(flags) -> dict[tuple[str, int], jobs.Job]:
         arguments = [variant, str(seed), str(folder), *sizes]
         made[variant, seed] = jobs.Job(f"{variant}, seed {seed}", folder, "experiments.compare.worker", arguments)
 
-    if "blt" in chosen:
-        for text in texts:
+    for text in texts:
+        if "blt" in chosen and "blt" in systems(text):
             add(PREDICTOR, text, 0)
-    for core, own in ((True, texts), (False, [text for text in texts if text == TEXT])):
-        for text, system, seed in itertools.product(own, chosen, flags.seeds):
-            if SYSTEMS[system].core == core:
+    for text in texts:
+        for system, seed in itertools.product(systems(text), flags.seeds):
+            if system in chosen:
                 add(system, text, seed)
     return made
 
@@ -118,11 +118,10 @@ def main() -> int:
         summary.write(flags.output, {run: job.folder for run, job in of.items()}, json.loads(costs.read_text()))
 
     if flags.train:
-        if TOKENS in flags.systems.split(","):
-            for text in flags.texts.split(","):
-                config = get_config(f"{TOKENS}-{text}")
-                config.data.tokenizer = str(flags.workdir.resolve() / f"{text}.tokenizer.json")
-                vocabulary.learn(config, _SAMPLE_BYTES)
+        for variant in dict.fromkeys(variant for variant, _ in of if variant.startswith(f"{TOKENS}-")):
+            config = get_config(variant)
+            config.data.tokenizer = str(flags.workdir.resolve() / f"{variant.partition('-')[2]}.tokenizer.json")
+            vocabulary.learn(config, _SAMPLE_BYTES)
         predictors = [job for (variant, _), job in of.items() if variant.startswith(PREDICTOR)]
         jobs.run(predictors, flags.workers, "compare, entropy models")
         others = [job for job in of.values() if job not in predictors]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXT, TEXTS, TOKENS
+from experiments.compare.config import PATCHIFIERS, PREDICTOR, SYSTEMS, TEXTS, TOKENS, systems
 from experiments.compare.worker import POINTS
 from experiments.results import NOISE, markdown, mean_and_each, shown
 from scratchpatch.report import figures
@@ -18,7 +18,11 @@ _TITLES = {
     "flops": "At equal training FLOPs",
     "bytes": "At equal bytes",
 }
-_TEXT_NAMES = {"latin": "English books and Python code", "cjk": "Classical Chinese and Japanese"}
+_TEXT_NAMES = {
+    "latin": "English books and Python code",
+    "cjk": "Classical Chinese and Japanese",
+    "latin_wide": "The books and the code again, in twice the width",
+}
 
 
 class Study:
@@ -206,23 +210,24 @@ def claims(study: Study, text: str) -> list[str]:
         "Entropy patches with n-grams (BLT) beat patches of a fixed size": [("blt", "p8")],
         "Scratchpads match tokens": [(one, TOKENS) for one in ("p8_scratchpads", "words_scratchpads")],
         "Learned patches beat words (H-Net)": [("learned", "words"), ("hnet", "words")],
-    }
-    of_one_text = {
         "Entropy is the best trigger, at an equal rate": [
             ("p8_scratchpads", other) for other in ("p8_stride", "p8_random")
         ],
         "Larger patches at no loss, with scratchpads": [
             ("p16_scratchpads", "flat"),
+            ("p16_scratchpads", "p8_scratchpads"),
             ("p16_scratchpads", "p4_scratchpads"),
+            ("p16", "p8"),
             ("p16", "p4"),
         ],
     }
-    pairs |= of_one_text if text == TEXT else {}
     rows = ["| claim | compared | at equal training FLOPs | at equal bytes |", "|---|---|---|---|"]
     spreads = [study.spread(point, text) or "" for point in ("flops", "bytes")]
     rows.append(f"| {narrower} | with against without | {' | '.join(spreads)} |")
     for claim, compared in pairs.items():
         for one, other in compared:
+            if not {one, other} <= set(systems(text)):
+                continue
             points = [study.difference(p, f"{one}-{text}", f"{other}-{text}") or "" for p in ("flops", "bytes")]
             rows.append(f"| {claim} | {SYSTEMS[one].name} against {SYSTEMS[other].name} | {' | '.join(points)} |")
     return rows
