@@ -152,7 +152,7 @@ _OURS = {
     f"{variant}{suffix}": System(
         f"{name}{', scratchpads' if suffix else ''}",
         (lambda make=_MAKE[variant]: _with_scratchpads(make())) if suffix else _MAKE[variant],
-        tuple(TEXTS),
+        ("latin", "cjk") if variant == "learned" else tuple(TEXTS),
     )
     for variant, name in PATCHIFIERS.items()
     for suffix in ("", "_scratchpads")
@@ -171,10 +171,8 @@ SYSTEMS = {
     "blt": System("BLT", _blt),
     "hnet": System("H-Net, one stage", _hnet),
     TOKENS: System("BPE tokens", lambda: flat.get_config("full")),
-    "p16": System("every 16 bytes", lambda: _fixed(16), ("latin", "latin_wide")),
-    "p16_scratchpads": System(
-        "every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), ("latin", "latin_wide")
-    ),
+    "p16": System("every 16 bytes", lambda: _fixed(16), ("latin",)),
+    "p16_scratchpads": System("every 16 bytes, scratchpads", lambda: _with_scratchpads(_fixed(16)), ("latin",)),
     "p4": System("every 4 bytes", lambda: _fixed(4), ("latin",)),
     "p4_scratchpads": System("every 4 bytes, scratchpads", lambda: _with_scratchpads(_fixed(4)), ("latin",)),
     "p8_stride": System("every 8 bytes, stride", lambda: _with_scratchpads(_fixed(8), "stride"), ("latin",)),
