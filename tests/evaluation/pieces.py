@@ -43,7 +43,7 @@ TRUNKLESS = {"model.trunk.kind": "none", "model.entropy_head.weight": 0.0, "trig
 
 # What each piece depends on, of the fields that tests vary.
 READS = {
-    "encoder": ("model.encoder.layers", "model.encoder.ngrams"),
+    "encoder": ("model.encoder.layers", "model.encoder.kind", "model.encoder.ngrams"),
     "router": ("patching.kind",),
     "entropy_head": (),
     "entropy_model": ("model.entropy_model.layers",),
@@ -60,9 +60,11 @@ READS = {
     "benefit_head": ("trigger.kind",),
     "_benefit": ("trigger.kind",),
     "pooling": ("model.pooling.kind", "model.pooling.last_state", "model.cross_residual", "patching.kind"),
-    "trunk": ("model.trunk.final_norm",),
+    "trunk": ("model.trunk.kind", "model.trunk.kv_heads", "model.trunk.final_norm"),
     "decoder": (
         "model.decoder.layers",
+        "model.decoder.kind",
+        "model.decoder.residual",
         "model.decoder.injection",
         "model.decoder.scope",
         "model.cross_residual",

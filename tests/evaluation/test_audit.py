@@ -2,20 +2,21 @@
 
 Covered, exactly:
 - forward checks of models joined of separately compiled stages (`pieces`): every pair among patchifier, trigger,
-  pooling (with and without last_state), decoder (injection, layers, scope) and encoder (0 or 1 layers). A stage sees of
-  the others the arrays between them alone, and what decides is one stage of all patchifiers and triggers, so that a
-  pair of options shows what two stages leak together. Not covered is what three options would leak together: every
-  triple takes six times as many models, the full product 4200;
+  pooling, last_state, decoder (injection, layers, scope), encoder (0 or 1 layers), and attention or states in encoder,
+  trunk and decoder. A stage sees of the others the arrays between them alone, and what decides is one stage of all
+  patchifiers and triggers, so that a pair of options shows what two stages leak together. Learned patches are smoothed,
+  and have a projected residual where context is added. Not covered is what three options would leak together;
 - forward checks, joined likewise, of BLT's options: with the entropy head, the entropy model and both every triple
   among patchifier of entropies, commit_bos, how often inputs are added, n-grams, the trunk's last norm and decoder
   injection, under max_query pooling; and of all models without a trunk;
-- gradient checks, joined likewise: every pair among pooling (with and without last_state), decoder and encoder, each on
-  the layout of one of six patchifiers and triggers (decisions carry no gradient), and without a trunk;
+- gradient checks, joined likewise: every pair among pooling, last_state, decoder, encoder and their kinds, each on the
+  layout of one of the patchifiers and triggers (decisions carry no gradient), and without a trunk;
 - `audit` itself, one compiled program forward and one backward, as it runs before training: all patchifiers but random,
   bfloat16, both remats, grouped and full KV heads, controllers that move, staircases in chunks and in blocks, an
   unstopped entropy head and none, BLT's options together, no trunk.
 """
 
+import functools
 import itertools
 import json
 from unittest import mock
@@ -39,7 +40,6 @@ from tests.evaluation.pieces import HEADLESS, SEPARATE, TRUNKLESS, Model, decisi
 
 # The oracle has a test of its own.
 TRIGGERS = tuple(kind for kind in config_fields.TRIGGERS if kind != "oracle")
-POOLINGS = tuple(itertools.product(config_fields.POOLINGS, (False, True)))
 DECODERS = (
     ("add", 0, "document"),
     ("add", 1, "document"),
@@ -54,42 +54,73 @@ ENTROPIES = {"head": {}, "model": HEADLESS | SEPARATE, "head and model": SEPARAT
 
 def covering(strength: int, *options) -> list[tuple]:
     """Rows of the options' product, of which every combination of values of any `strength` options is in some row."""
+    places = range(len(options))
+    missing = {
+        frozenset(zip(at, values, strict=True))
+        for at in itertools.combinations(places, strength)
+        for values in itertools.product(*(options[place] for place in at))
+    }
+    rows = []
 
-    def combinations(row: tuple) -> set:
-        return set(itertools.combinations(enumerate(row), strength))
+    def of(row: dict) -> set[frozenset]:
+        return {frozenset(some) for some in itertools.combinations(row.items(), strength)}
 
-    product = {row: combinations(row) for row in itertools.product(*options)}
-    missing, rows = set().union(*product.values()), []
+    def gain(row: dict) -> int:
+        return len(of(row) & missing)
+
     while missing:
-        rows.append(max(product, key=lambda row: len(product[row] & missing)))
-        missing -= product[rows[-1]]
+        # Begun by a combination that no row has, and filled with what most others ask for.
+        row = dict(min(missing, key=lambda some: sorted(map(repr, some))))
+        for place in places:
+            if place not in row:
+                row = max(({**row, place: value} for value in options[place]), key=gain)
+        rows.append(tuple(row[place] for place in places))
+        missing -= of(row)
     return rows
 
 
-def fields_of(pooling, decoder, encoder_layers: int) -> dict:
-    """Fields of a config."""
+def fields_of(decoder, **values) -> dict:
+    """Fields of a config. values: of fields of the model, in place of the dot __."""
+    injection, layers, scope = decoder
     return {
-        "model.pooling.kind": pooling[0],
-        "model.pooling.last_state": pooling[1],
-        "model.decoder.injection": decoder[0],
-        "model.decoder.layers": decoder[1],
-        "model.decoder.scope": decoder[2],
-        "model.encoder.layers": encoder_layers,
+        "model.decoder.injection": injection,
+        "model.decoder.layers": layers,
+        "model.decoder.scope": scope,
+        **{f"model.{name.replace('__', '.')}": value for name, value in values.items()},
     }
+
+
+def options_of(patchifier: str, trigger: str, decoder, pooling, last_state, layers, *kinds) -> dict:
+    """Fields of a row of options."""
+    fields = fields_of(decoder, pooling__kind=pooling, pooling__last_state=last_state, encoder__layers=layers)
+    fields |= decisions(patchifier, trigger)
+    fields |= dict(zip(("model.encoder.kind", "model.trunk.kind", "model.decoder.kind"), kinds, strict=True))
+    if fields["model.trunk.kind"] == "ssm":
+        fields["model.trunk.kv_heads"] = 0
+    if patchifier == "learned":
+        # A router compares what an encoder says.
+        fields |= {"model.encoder.layers": 1, "model.smoothing": True}
+        fields["model.decoder.residual"] = "projected" if decoder[0] == "add" else "identity"
+    return fields
+
+
+# Those of a model's stages beside what decides.
+_LOCAL, _TRUNK = config_fields.LOCAL_KINDS, ("transformer", "ssm")
+STAGES = DECODERS, config_fields.POOLINGS, (False, True), (0, 1), _LOCAL, _TRUNK, _LOCAL
+
+
+@functools.cache
+def pairs_of_all() -> list[tuple]:
+    return covering(2, config_fields.PATCHIFIERS, TRIGGERS, *STAGES)
 
 
 # One test per patchifier, so that what its models share is compiled in one process.
 @pytest.mark.parametrize("kind", config_fields.PATCHIFIERS)
 def test_every_pair_of_options_passes(kind):
-    for patchifier, trigger, *others in covering(
-        2, config_fields.PATCHIFIERS, TRIGGERS, POOLINGS, DECODERS, (0, 1)
-    ):
-        if patchifier != kind:
+    for row in pairs_of_all():
+        if row[0] != kind:
             continue
-        fields = decisions(patchifier, trigger) | fields_of(*others)
-        if kind == "learned":
-            # A router compares what an encoder says.
-            fields |= {"model.encoder.layers": 1, "model.smoothing": True}
+        fields = options_of(*row)
         report = report_of(Model(fields))
         assert report.ok, f"{fields}: {report.text()}"
         assert report.checked == {"prefixes": 23, "documents": 24, "rows": 8}
@@ -97,12 +128,12 @@ def test_every_pair_of_options_passes(kind):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_of_every_pair_of_options_pass(decoder):
-    layouts = itertools.cycle(zip(itertools.cycle(config_fields.PATCHIFIERS[1:]), TRIGGERS[1:]))
-    encoder_layers = itertools.cycle((0, 1) if decoder == DECODERS[0] else (1, 0))
-    for pooling in POOLINGS:
-        fields = decisions(*next(layouts)) | fields_of(pooling, decoder, next(encoder_layers))
-        if fields["patching.kind"] == "learned":
-            fields |= {"model.encoder.layers": 1, "model.smoothing": True}
+    layouts = zip(itertools.cycle(config_fields.PATCHIFIERS[1:]), itertools.cycle(TRIGGERS[1:]))
+    for row in covering(2, *STAGES):
+        layout = next(layouts)
+        if row[0] != decoder:
+            continue
+        fields = options_of(*layout, *row)
         report = report_of(Model(fields), gradients=True)
         assert report.ok, f"{fields}: {report.text()}"
         assert report.checked["gradients"] == 6
@@ -112,7 +143,8 @@ def test_gradients_of_every_pair_of_options_pass(decoder):
 def test_every_triple_of_blts_options_passes(entropies):
     options = config_fields.ENTROPY_PATCHIFIERS, (False, True), (1, 2), ((), (2, 3)), (True, False), BLT_DECODERS
     for patchifier, commit_bos, residual, sizes, final_norm, decoder in covering(3, *options):
-        fields = decisions(patchifier, "entropy") | fields_of(("max_query", False), decoder, 1) | ENTROPIES[entropies]
+        fields = fields_of(decoder, pooling__kind="max_query", pooling__last_state=False, encoder__layers=1)
+        fields |= decisions(patchifier, "entropy") | ENTROPIES[entropies]
         fields |= {
             "model.cross_residual": residual,
             "model.encoder.ngrams": sizes,
