@@ -207,6 +207,7 @@ def claims(study: Study, text: str) -> list[str]:
             ("spacebyte", "flat_windows"),
             ("spacebyte", "megabyte"),
         ],
+        "SpaceByte beats words, whose patches are the same": [("spacebyte", "words")],
         "Entropy patches with n-grams (BLT) beat patches of a fixed size": [("blt", "p8")],
         "Scratchpads match tokens": [(one, TOKENS) for one in ("p8_scratchpads", "words_scratchpads")],
         "Learned patches beat words (H-Net)": [("learned", "words"), ("hnet", "words")],

@@ -43,7 +43,8 @@ def main() -> int:
     # On a core of its own, as each run is.
     arguments = [str(flags.workdir / "speed"), str(flags.speed_seconds)]
     speed = jobs.Job("steps in turns", flags.workdir / "speed", "experiments.residual_patching.speed", arguments)
-    jobs.run([speed], 1, "residual_patching, speed")
+    if flags.train or any(job.result.exists() for job in runs.values()):
+        jobs.run([speed], 1, "residual_patching, speed")
 
     def write() -> None:
         results = {run: json.loads(job.result.read_text()) for run, job in runs.items() if job.result.exists()}

@@ -34,6 +34,7 @@ def positions(
     """
     window = lm.config.data.window
     by_length: dict[int, list[int]] = {}
+    # Tokens of a document are made again below, since those of all documents may not fit into memory.
     sizes = [len(lm.tokens(document)) for document in documents]
     for index in sorted(range(len(documents)), key=sizes.__getitem__):
         by_length.setdefault(windows.row_length(sizes[index], window), []).append(index)

@@ -59,6 +59,21 @@ def spans(text: bytes) -> list[Span]:
     return answers
 
 
+def whole(answers: Sequence[Span], ends: np.ndarray) -> list[Span]:
+    """The spans, which are in order, each up to the end of the token that holds its last byte: what a model says of a
+    token stands there. Of a token that holds two answers the first has it.
+
+    ends: bool [n], the bytes of the text that end a token.
+    """
+    (places,), made, taken = np.nonzero(ends), [], 0
+    for kind, start, end in answers:
+        start, end = max(start, taken), int(places[np.searchsorted(places, end - 1)]) + 1
+        if start < end:
+            made.append(Span(kind, start, end))
+            taken = end
+    return made
+
+
 @dataclasses.dataclass(frozen=True)
 class Computed(ItemTask):
     """Accuracy and bits per byte of what must be computed or looked up rather than guessed, in worked answers.
@@ -72,7 +87,6 @@ class Computed(ItemTask):
     """
 
     name: ClassVar[str] = "computed"
-    asks_bytes: ClassVar[bool] = True
     separator: str = "\n"
 
     def protocol(self) -> dict[str, Any]:
@@ -84,6 +98,7 @@ class Computed(ItemTask):
             "copied": "the same number right behind >>",
             "final": "what follows #### on its line",
             "right": "each byte is the likeliest, given the true bytes before it",
+            "tokens": "an answer ends with the token that holds its last byte",
             "long_documents": "scored by windows that overlap by half",
             "standard_errors": "of documents, by the linearised variance of a ratio",
         }
@@ -95,9 +110,10 @@ class Computed(ItemTask):
         (passed,) = answers
         begin, answer_spans = item.data
         nats, other = passed.nats, np.arange(len(passed.nats)) >= begin
+        placed = whole([Span(kind, begin + start, begin + end) for kind, start, end in answer_spans], passed.ends)
         grade = {}
         for kind in KINDS:
-            own = [(begin + span.start, begin + span.end) for span in answer_spans if span.kind == kind]
+            own = [(span.start, span.end) for span in placed if span.kind == kind]
             for start, end in own:
                 other[start:end] = False
             grade[kind] = {

@@ -11,7 +11,7 @@ from absl import logging
 from scratchpatch import config as config_lib, files, json_files, output
 from scratchpatch.distributed import processes
 from scratchpatch.inference.language_model import LanguageModel
-from scratchpatch.tasks.task import Setting, Task, check, file_name
+from scratchpatch.tasks.task import Setting, Task, file_name
 
 
 def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
@@ -21,7 +21,6 @@ def evaluate(tasks: Sequence[Task], setting: Setting) -> list[dict[str, Any]]:
     Of several processes, which all must call this alike, the first one writes. Raises UserError for the first task that
     cannot be used, or that another process reads otherwise, before any is run.
     """
-    check(tasks, setting.lm.config)
     protocols = [protocol(task, setting) for task in tasks]
     processes.agree({task.label: json_files.seal(about) for task, about in zip(tasks, protocols, strict=True)})
     answers = []

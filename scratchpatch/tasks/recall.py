@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from scratchpatch.errors import UserError
-from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.tasks.items import Item, ItemTask
 from scratchpatch.tasks.pairs import CHANCE, Pairs
 from scratchpatch.tasks.ratios import ratio
@@ -48,27 +47,17 @@ class Recall(ItemTask):
         one = self._shape.documents(self.documents)[0].tobytes().decode("ascii")
         return options | {"document": one, "chance": CHANCE}
 
-    def run(self, setting: Setting) -> dict[str, Any]:
-        """Raises UserError also where a model reads tokens that hold a value together with other bytes."""
-        if setting.lm.token_bytes is not None:
-            self._tell_values_apart(setting.lm)
-        return super().run(setting)
-
     def items(self) -> Sequence[Item]:
         return [Item((Passage(row.tobytes()),)) for row in self._shape.documents(self.documents)]
 
-    def _tell_values_apart(self, lm: LanguageModel) -> None:
-        places = self._shape.answers
-        for row in self._shape.documents(self.documents):
-            ends = np.cumsum(lm.token_bytes[lm.tokens(row.tobytes())])
-            if not np.isin([places, places + 1], ends).all():
-                raise UserError(
-                    f"{self.label} asks for digits, and the tokens of this model hold some of them together with other "
-                    "bytes: use a tokenizer that cuts digits from letters and spaces, or leave it out"
-                )
-
     def grade(self, item: Item, answers: list[Passed]) -> dict[str, Any]:
+        """Raises UserError also where a model reads tokens that hold a value together with other bytes."""
         (passed,), places = answers, self._shape.answers
+        if not passed.ends[[places - 1, places]].all():
+            raise UserError(
+                f"{self.label} asks for digits, and the tokens of this model hold some of them together with other "
+                "bytes: use a tokenizer that cuts digits from letters and spaces, or leave it out"
+            )
         return {
             "right": passed.best[places].tolist(),
             "bits": (passed.nats[places] / math.log(2)).tolist(),

@@ -59,11 +59,14 @@ class Passed:
     """Attributes:
     nats: float64 [n], of each byte.
     best: bool [n], whether the byte was the likeliest token.
+    ends: bool [n], whether the byte ends a token: of a model of bytes each does. What a model says of a token stands
+      there, and at its other bytes nats of 0 that are the likeliest.
     commits, scratchpads: how many stand in the document, its BOS included.
     """
 
     nats: np.ndarray
     best: np.ndarray
+    ends: np.ndarray
     commits: int
     scratchpads: int
 
@@ -111,14 +114,14 @@ def _document(request: Likelihood | Passage) -> bytes:
 def _scored(lm: LanguageModel, request: Likelihood | Passage, positions: Positions) -> Likely | Passed:
     # Position k, of which position 0 is the BOS, predicts byte k.
     nats = positions.nats.astype(np.float64)
+    # Of a model of tokens PAD stands at the bytes that end none.
+    ends = positions.targets != lm.vocabulary.pad
     if isinstance(request, Passage):
         size = len(request.text)
         commits, scratchpads = int(positions.commit.sum()), int(positions.scratchpad.sum())
-        return Passed(nats[:size], positions.best[:size], commits, scratchpads)
+        return Passed(nats[:size], positions.best[:size], ends[:size], commits, scratchpads)
     own = slice(len(request.context), len(request.context) + len(request.continuation))
-    # Of a model of tokens PAD stands at the bytes that end none.
-    read = int((positions.targets != lm.vocabulary.pad).sum())
-    return Likely(math.fsum(nats[own]), bool(positions.best[own].all()), len(request.continuation), read)
+    return Likely(math.fsum(nats[own]), bool(positions.best[own].all()), len(request.continuation), int(ends.sum()))
 
 
 def _generated(lm: LanguageModel, requests: Sequence[Generation], seen) -> list[bytes]:

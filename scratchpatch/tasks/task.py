@@ -2,11 +2,10 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 
 
@@ -42,7 +41,6 @@ class Task(abc.ABC):
     """
 
     name: ClassVar[str]
-    asks_bytes: ClassVar[bool] = False  # whether it asks about single bytes, of which a model of tokens says nothing
     source: str = ""
 
     @property
@@ -60,13 +58,6 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def run(self, setting: Setting) -> dict[str, Any]:
         """The task's numbers, in the types of JSON. Raises UserError as `protocol` does."""
-
-
-def check(tasks: Sequence[Task], config) -> None:
-    """Raise UserError where a task asks what the model of a config cannot answer."""
-    for task in tasks:
-        if task.asks_bytes and config.data.tokenizer:
-            raise UserError(f"the task {task.label} asks about single bytes, and this model reads tokens: leave it out")
 
 
 def file_name(label: str) -> str:

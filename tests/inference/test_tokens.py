@@ -17,8 +17,6 @@ from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.inference.options import Options
 from scratchpatch.model import weights as weights_lib
 from scratchpatch.tasks import requests
-from scratchpatch.tasks.names import parse
-from scratchpatch.tasks.task import check
 from tests import tokens
 from tests.evaluation.pieces import random_weights
 
@@ -130,7 +128,5 @@ def test_what_is_about_single_bytes_is_refused_by_name():
     for name, value in (("valid_utf8", True), ("logprobs", 3)):
         with pytest.raises(UserError, match=f"{name} = {value} is about bytes, and this model writes tokens"):
             language_model().generate(b"a", **{name: value})
-    with pytest.raises(UserError, match="the task computed:x asks about single bytes, and this"):
-        check(parse(("computed:x.jsonl",), ()), language_model().config)
     with pytest.raises(UserError, match="data.tokenizer is the one that the model was trained with"):
         language_model().override({"data.tokenizer": "other.json"})

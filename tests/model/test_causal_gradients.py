@@ -12,9 +12,10 @@ import pytest
 from scratchpatch.kernels import xla
 from scratchpatch.model import weights
 from tests import tiny
-from tests.model.test_byte_lm import COMBINATIONS, TOKENS_BL
+from tests.model.combinations import COMBINATIONS
 from tests.patching.reference import spans
 
+TOKENS_BL = tiny.batch()[:, :-1]
 B, L = TOKENS_BL.shape
 REAL = 257  # logits of bytes and of the end of a document
 

@@ -12,10 +12,11 @@ import pytest
 from scratchpatch.model import loss, router, weights
 from scratchpatch.model.smoothing import smooth
 from tests import tiny
+from tests.model.combinations import COMBINATIONS
 from tests.model.reference import Reference
-from tests.model.test_byte_lm import COMBINATIONS, TOKENS_BL
 from tests.patching.reference import spans
 
+TOKENS_BL = tiny.batch()[:, :-1]
 REAL = 257  # logits of bytes and of the end of a document
 TARGET = 4.0  # bytes per patch
 

@@ -8,10 +8,11 @@ from hypothesis import given, strategies as st
 
 from scratchpatch.errors import UserError
 from scratchpatch.tasks import computed
-from scratchpatch.tasks.computed import Computed, Span, spans
+from scratchpatch.tasks.computed import Computed, Span, spans, whole
 from scratchpatch.tasks.items import Item
 from scratchpatch.tasks.requests import Passage, Passed
 from scratchpatch.tasks.task import Setting
+from tests.inference import test_tokens
 from tests.tasks.models import language_model
 
 ANSWER = b"She sold 48/2 = <<48/2=24>>24 clips.\nIn all 48+24 = $<<48+24=72>>72.\n#### 72"
@@ -67,7 +68,20 @@ def test_spans_are_in_order_and_do_not_overlap(parts):
 def passed(size: int, wrong=()) -> Passed:
     best = np.ones(size, bool)
     best[list(wrong)] = False
-    return Passed(np.full(size, math.log(2)) * np.arange(size), best, 0, 0)
+    return Passed(np.full(size, math.log(2)) * np.arange(size), best, np.ones(size, bool), 0, 0)
+
+
+def test_an_answer_of_a_model_of_tokens_ends_with_the_token_that_holds_its_last_byte():
+    text, ends = b"<<(4+1=5)>>5. #### 5", np.zeros(20, bool)
+    # Tokens "<<(", "4", "+", "1", "=", "5", ")>>", "5", ". ", "####", " 5": all answers end where tokens do.
+    ends[[2, 3, 4, 5, 6, 7, 10, 11, 13, 17, 19]] = True
+    assert [text[a:b] for _, a, b in whole(spans(text), ends)] == [b"5)>>", b"5"]
+    # Answers are "5)" and "5", and of "5)>>5" in one token the first has all.
+    merged = [Span("calculated", 7, 9), Span("copied", 11, 12), Span("final", 19, 20)]
+    assert whole(merged, ends) == [Span("calculated", 7, 11), *merged[1:]]
+    ends[[7, 10]] = False
+    assert whole(merged, ends) == [Span("calculated", 7, 12), Span("final", 19, 20)]
+    assert whole(merged, np.ones(20, bool)) == merged
 
 
 def test_an_answer_is_right_where_each_of_its_bytes_is_the_likeliest():
@@ -117,6 +131,15 @@ def test_a_model_is_measured(file):
     assert numbers["items"] == 2
     assert numbers["other"]["bpb"] == pytest.approx(bits / (other.sum() + len(others)), rel=1e-5)
     assert numbers["final"]["answers"] == 2 and numbers["calculated"]["answers"] == 3
+
+
+def test_of_a_model_of_tokens_every_bit_is_counted_once(file):
+    lm, text = test_tokens.language_model(), "She has 19 mats: <<19+19=38>>38.\n#### 38"
+    numbers = Computed(source=file({"text": text})).run(Setting(lm))
+    assert {kind: numbers[kind]["answers"] for kind in computed.KINDS} == dict.fromkeys(computed.KINDS, 1)
+    assert sum(kind["bpb"] * kind["bytes"] for name, kind in numbers.items() if name != "items") == pytest.approx(
+        -lm.score(text.encode()).sum(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The task `recall`: what it grades, and what its numbers are."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ def test_the_values_of_questions_alone_are_graded():
     nats = np.arange(len(text), dtype=np.float64)
     best = np.zeros(len(text), bool)
     best[[15, 21]] = True
-    grade = TASK.grade(TASK.items()[0], [Passed(nats, best, 5, 2)])
+    grade = TASK.grade(TASK.items()[0], [Passed(nats, best, np.ones(len(text), bool), 5, 2)])
     assert [text[place : place + 1] for place in Pairs(pairs=3, questions=3, distance=4).answers] == [b"6", b"7", b"6"]
     assert grade["right"] == [True, False, True]
     assert grade["bits"] == pytest.approx([x / math.log(2) for x in (15, 18, 21)])
@@ -52,9 +51,9 @@ def test_tokens_that_are_digits_are_graded_and_others_are_refused():
     bits = [-lm.score(item.requests[0].text)[places] for item in TASK.items()]
     assert (np.array(bits) > 0).all() and numbers["bits_per_value"] == pytest.approx(np.mean(bits), abs=1e-5)
     # Tokens of two bytes: some digits stand beside a space, others beside their letter.
-    pairs = SimpleNamespace(token_bytes=np.array([2, 0]), tokens=lambda data: np.array([1] + [0] * (len(data) // 2)))
+    item, ends = TASK.items()[0], np.arange(22) % 2 == 1
     with pytest.raises(UserError, match="recall asks for digits, and the tokens of this model hold some"):
-        TASK.run(Setting(pairs))
+        TASK.grade(item, [Passed(np.zeros(22), np.ones(22, bool), ends, 5, 2)])
 
 
 def test_options_come_by_name():
