@@ -98,7 +98,7 @@ class Computed(ItemTask):
             "copied": "the same number right behind >>",
             "final": "what follows #### on its line",
             "right": "each byte is the likeliest, given the true bytes before it",
-            "tokens": "an answer ends with the token that holds its last byte",
+            "tokens": "a byte is right with its token, and an answer ends with the token that holds its last byte",
             "long_documents": "scored by windows that overlap by half",
             "standard_errors": "of documents, by the linearised variance of a ratio",
         }

@@ -58,9 +58,9 @@ class Passage:
 class Passed:
     """Attributes:
     nats: float64 [n], of each byte.
-    best: bool [n], whether the byte was the likeliest token.
-    ends: bool [n], whether the byte ends a token: of a model of bytes each does. What a model says of a token stands
-      there, and at its other bytes nats of 0 that are the likeliest.
+    best: bool [n], whether the byte was the likeliest, or the token that holds it.
+    ends: bool [n], whether the byte ends a token: of a model of bytes each does. The nats of a token stand there, and 0
+      at its other bytes.
     commits, scratchpads: how many stand in the document, its BOS included.
     """
 
@@ -118,8 +118,10 @@ def _scored(lm: LanguageModel, request: Likelihood | Passage, positions: Positio
     ends = positions.targets != lm.vocabulary.pad
     if isinstance(request, Passage):
         size = len(request.text)
+        (places,) = np.nonzero(ends[:size])
+        best = positions.best[places][np.searchsorted(places, np.arange(size))]
         commits, scratchpads = int(positions.commit.sum()), int(positions.scratchpad.sum())
-        return Passed(nats[:size], positions.best[:size], ends[:size], commits, scratchpads)
+        return Passed(nats[:size], best, ends[:size], commits, scratchpads)
     own = slice(len(request.context), len(request.context) + len(request.continuation))
     return Likely(math.fsum(nats[own]), bool(positions.best[own].all()), len(request.continuation), int(ends.sum()))
 

@@ -10,7 +10,7 @@ from scratchpatch.errors import UserError
 from scratchpatch.tasks import computed
 from scratchpatch.tasks.computed import Computed, Span, spans, whole
 from scratchpatch.tasks.items import Item
-from scratchpatch.tasks.requests import Passage, Passed
+from scratchpatch.tasks.requests import Passage, Passed, answer
 from scratchpatch.tasks.task import Setting
 from tests.inference import test_tokens
 from tests.tasks.models import language_model
@@ -133,13 +133,15 @@ def test_a_model_is_measured(file):
     assert numbers["final"]["answers"] == 2 and numbers["calculated"]["answers"] == 3
 
 
-def test_of_a_model_of_tokens_every_bit_is_counted_once(file):
+def test_of_a_model_of_tokens_every_bit_is_counted_once_and_bytes_are_right_with_their_token(file):
     lm, text = test_tokens.language_model(), "She has 19 mats: <<19+19=38>>38.\n#### 38"
     numbers = Computed(source=file({"text": text})).run(Setting(lm))
     assert {kind: numbers[kind]["answers"] for kind in computed.KINDS} == dict.fromkeys(computed.KINDS, 1)
-    assert sum(kind["bpb"] * kind["bytes"] for name, kind in numbers.items() if name != "items") == pytest.approx(
-        -lm.score(text.encode()).sum(), rel=1e-5
-    )
+    kinds = [numbers[kind] for kind in (*computed.KINDS, "other")]
+    assert sum(kind["bpb"] * kind["bytes"] for kind in kinds) == pytest.approx(-lm.score(text.encode()).sum(), rel=1e-5)
+    sizes = lm.token_bytes[lm.tokens(text.encode())[1:]]
+    (passed,) = answer(lm, [Passage(text.encode())])
+    assert sizes.max() > 1 and (passed.best == np.repeat(passed.best[np.cumsum(sizes) - 1], sizes)).all()
 
 
 @pytest.mark.parametrize(
