@@ -185,9 +185,8 @@ def systems(text: str) -> list[str]:
     return [system for system, about in SYSTEMS.items() if text in about.texts]
 
 
-VARIANTS = tuple(
-    f"{system}-{text}" for text in TEXTS for system in systems(text) + [PREDICTOR] * ("blt" in systems(text))
-)
+VARIANTS = tuple(f"{system}-{text}" for text in TEXTS for system in systems(text))
+VARIANTS += tuple(f"{PREDICTOR}-{text}" for text in SYSTEMS["blt"].texts)
 
 
 def model(system: str, width: int = WIDTH):

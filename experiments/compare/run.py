@@ -49,7 +49,7 @@ def runs(flags) -> dict[tuple[str, int], jobs.Job]:
         made[variant, seed] = jobs.Job(f"{variant}, seed {seed}", folder, "experiments.compare.worker", arguments)
 
     for text in texts:
-        if "blt" in chosen and "blt" in systems(text):
+        if "blt" in chosen and text in SYSTEMS["blt"].texts:
             add(PREDICTOR, text, 0)
     for text in texts:
         for system, seed in itertools.product(systems(text), flags.seeds):
