@@ -11,7 +11,7 @@ from scratchpatch.distributed import processes
 from scratchpatch.errors import UserError
 from scratchpatch.inference.language_model import LanguageModel
 from scratchpatch.tasks import names
-from scratchpatch.tasks.task import Setting, Task, check
+from scratchpatch.tasks.task import Setting, Task
 from scratchpatch.training.metrics import TASK
 
 # Parts of results that tell of parts of a task, of which there may be hundreds; `eval --task` tells them.
@@ -30,7 +30,6 @@ class TrainingTasks:
     def __init__(self, config):
         evaluation = config.evaluation
         self._tasks = names.parse(evaluation.tasks, evaluation.options)
-        check(self._tasks, config)
         self._every, self._limit = evaluation.every, evaluation.limit or None
         self._left_out: set[Task] = set()
 
